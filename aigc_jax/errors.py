@@ -1,0 +1,71 @@
+"""Refusals: errors a user can cause, each with the exit status of a command.
+
+The message of a refusal names the value, what was expected, and the way out.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class Refusal(Exception):
+  """Something the program will not do; `code` is its exit status."""
+
+  code = 1
+
+
+class BadData(Refusal):
+  """A source, tokenizer or store that cannot be used."""
+
+  code = 65
+
+
+class WorkdirInUse(Refusal):
+  """Another live process writes to this work directory."""
+
+  code = 73
+
+
+class StorageFailure(Refusal):
+  """The work directory cannot be written, or no checkpoint in it is valid."""
+
+  code = 74
+
+
+class Stopped(Refusal):
+  """Stopped by a signal or a STOP file after saving; run again to continue."""
+
+  code = 75
+
+
+class NonFinite(Refusal):
+  """Too many non-finite losses in a row."""
+
+  code = 76
+
+
+class BadConfig(Refusal):
+  """A configuration that cannot work, or does not match the run on disk."""
+
+  code = 78
+
+
+class Hang(Refusal):
+  """The watchdog saw no progress."""
+
+  code = 79
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+  """"; did you mean 'x'?" for the closest of `words`, or nothing."""
+  close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+  return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def choose(kind: str, table: dict, what: str):
+  """`table[kind]`, or a BadConfig that lists what there is."""
+  if kind not in table:
+    raise BadConfig(
+      f"{what} {kind!r} is unknown{nearest(str(kind), table)} "
+      f"(there are: {', '.join(sorted(table))})"
+    )
+  return table[kind]

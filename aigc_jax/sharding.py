@@ -1,0 +1,223 @@
+"""The alphabet, the rules, the mesh; `named`, `constrain`, `shardings`.
+
+Array axes are letters (B batch, T and S positions, D width, F mlp width, N, K,
+H heads, V vocabulary, L layers, E experts, ...). One table says which mesh axes
+a letter may take. A mesh axis is spent once per array, in the table's order,
+so B takes `fsdp` in activations and D takes it in parameters. Every mesh has
+all the axes: size 1 is free. Mesh axis names occur in this file only.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import logging
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from aigc_jax.errors import BadConfig
+
+AXES = ("data", "fsdp", "expert", "tensor", "sequence", "pipeline")
+
+# letter -> mesh axes it may take, in order of priority.
+RULES: dict[str, tuple[str, ...]] = {
+  "L": ("pipeline",),
+  "E": ("expert",),
+  "B": ("data", "fsdp", "expert"),
+  "T": ("sequence",),
+  "V": ("tensor",),
+  "N": ("tensor",),
+  "K": ("tensor",),
+  "F": ("tensor",),
+  "D": ("fsdp",),
+}
+
+_told: set[tuple] = set()
+
+
+def make_mesh(
+  *,
+  data: int,
+  fsdp: int,
+  expert: int,
+  tensor: int,
+  sequence: int,
+  pipeline: int,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """The mesh of all devices; one axis may be -1 and takes the rest.
+
+  Raises BadConfig where the sizes do not multiply to the number of devices.
+  """
+  sizes = dict(
+    zip(AXES, (data, fsdp, expert, tensor, sequence, pipeline), strict=True)
+  )
+  devices = list(devices or jax.devices())
+  for name, size in sizes.items():
+    if not isinstance(size, int) or (size < 1 and size != -1):
+      raise BadConfig(
+        f"mesh.{name}={size!r}: expected a positive size, or -1 for the rest"
+      )
+  free = [name for name, size in sizes.items() if size == -1]
+  if len(free) > 1:
+    raise BadConfig(f"mesh: only one axis may be -1, got {', '.join(free)}")
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if free and len(devices) % fixed == 0:
+    sizes[free[0]] = len(devices) // fixed
+  if math.prod(sizes.values()) != len(devices):
+    shape = " x ".join(f"{n}={s}" for n, s in sizes.items() if s != 1) or "1"
+    raise BadConfig(
+      f"mesh {shape} does not fit {len(devices)} device(s): the sizes must "
+      "multiply to it (--config.mesh.fsdp=-1 takes what is left; on a CPU, "
+      "XLA_FLAGS=--xla_force_host_platform_device_count=N gives N devices)"
+    )
+  return jax.make_mesh(
+    tuple(sizes.values()),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices,
+  )
+
+
+def split(equation: str) -> tuple[tuple[str, str], str]:
+  """"BTD,DF->BTF" as (("BTD", "DF"), "BTF")."""
+  inputs, out = equation.split("->")
+  x, w = inputs.split(",")
+  return (x, w), out
+
+
+def spec(letters: str, shape: Sequence[int], mesh) -> PartitionSpec:
+  """Which mesh axes each dimension of an array takes.
+
+  A dimension that an axis does not divide is left whole, with one log line.
+  """
+  if len(letters) != len(shape):
+    raise ValueError(f"{letters!r} does not name the axes of shape {shape}")
+  spent: set[str] = set(getattr(mesh, "manual_axes", ()))
+  taken: dict[int, tuple[str, ...]] = {}
+  for letter, axes in RULES.items():
+    for i, (name, size) in enumerate(zip(letters, shape, strict=True)):
+      if name != letter:
+        continue
+      parts: list[str] = []
+      for axis in axes:
+        n = mesh.shape[axis]
+        if n == 1 or axis in spent:
+          continue
+        over = n * math.prod(mesh.shape[a] for a in parts)
+        if size % over:
+          _tell(letter, size, axis, n, letters)
+          continue
+        parts.append(axis)
+        spent.add(axis)
+      taken[i] = tuple(parts)
+  entries = [taken.get(i, ()) for i in range(len(shape))]
+  return PartitionSpec(
+    *(e[0] if len(e) == 1 else (e or None) for e in entries)
+  )
+
+
+def _tell(letter: str, size: int, axis: str, n: int, letters: str) -> None:
+  """One log line for each kind of dimension left whole."""
+  key = (letter, size, axis, n)
+  if key not in _told:
+    _told.add(key)
+    logging.info(
+      "%s=%d of an array %s is not divisible by mesh axis %s=%d: left whole",
+      letter, size, letters, axis, n,
+    )  # fmt: skip
+
+
+def shardings(letters: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+  """The sharding of an array whose axes are `letters`."""
+  return NamedSharding(mesh, spec(letters, shape, mesh))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of a value that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def named(init: Callable, letters: str) -> Callable:
+  """`init` whose result carries its letters, for `of_tree` to read."""
+  return nn.with_logical_partitioning(init, tuple(letters))
+
+
+def of_tree(boxed, mesh: Mesh):
+  """A tree of shardings for an abstract tree made with `named`."""
+
+  def one(x):
+    if isinstance(x, nn.LogicallyPartitioned):
+      return shardings("".join(x.names), x.value.shape, mesh)
+    return replicated(mesh)
+
+  return jax.tree.map(
+    one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+
+
+def constrain(x: jax.Array, letters: str) -> jax.Array:
+  """Says how `x` lies on the mesh in use; nothing happens without one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(letters, x.shape, mesh))
+
+
+def batch_shards(mesh) -> int:
+  """Into how many parts a batch is cut."""
+  return math.prod(mesh.shape[axis] for axis in RULES["B"])
+
+
+# Variables whose presence says that several processes work together.
+_CLUSTERS = {
+  "JAX_COORDINATOR_ADDRESS": None,
+  "SLURM_NTASKS": "SLURM_JOB_ID",
+  "OMPI_COMM_WORLD_SIZE": "OMPI_MCA_orte_hnp_uri",
+  "TPU_WORKER_HOSTNAMES": None,
+  "MEGASCALE_COORDINATOR_ADDRESS": None,
+}
+
+
+def cluster(environ=os.environ) -> str | None:
+  """The variable that tells of a cluster of several processes, or None."""
+  for name, needed in _CLUSTERS.items():
+    value = environ.get(name)
+    if not value or (needed and needed not in environ):
+      continue
+    if name.endswith(("NTASKS", "SIZE")) and int(value) < 2:
+      continue
+    if name == "TPU_WORKER_HOSTNAMES" and "," not in value:
+      continue
+    return name
+  return None
+
+
+def start_distributed(
+  coordinator: str = "",
+  processes: int = 0,
+  process: int = -1,
+  *,
+  heartbeat_seconds: int = 30,
+  start_seconds: int = 300,
+) -> None:
+  """Joins the processes of one run: by arguments, or where a cluster shows.
+
+  JAX itself detects SLURM, Cloud TPU, GKE and Open MPI. Raises BadConfig where
+  only some of the arguments are given.
+  """
+  given = (bool(coordinator), processes > 0, process >= 0)
+  if any(given) and not all(given):
+    raise BadConfig(
+      "--coordinator, --processes and --process belong together: got "
+      f"{coordinator!r}, {processes}, {process}"
+    )
+  limits = dict(
+    heartbeat_timeout_seconds=heartbeat_seconds,
+    initialization_timeout=start_seconds,
+  )
+  if all(given):
+    jax.distributed.initialize(coordinator, processes, process, **limits)
+  elif cluster():
+    jax.distributed.initialize(**limits)

@@ -1,0 +1,40 @@
+"""Installs aigc_jax: `pip install -e .` (extras: gpu, tpu, hf, plots, test)."""
+
+from setuptools import find_packages, setup
+
+HF = ["tokenizers>=0.20"]
+PLOTS = ["matplotlib>=3.8"]
+PARQUET = ["pyarrow>=15"]
+
+setup(
+  name="aigc_jax",
+  version="0.1.0",
+  description="Scaled pretraining of generative models in JAX",
+  packages=find_packages(include=["aigc_jax", "aigc_jax.*"]),
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py>=2.1",
+    "flax>=0.12",
+    "grain>=0.2.15",
+    "importlib_resources",  # tensorflow-datasets uses it without saying so
+    "jax>=0.10.2",
+    "ml-collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.30",
+    "rich>=13",
+    "safetensors>=0.5",
+    "sentencepiece>=0.2",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.9",
+  ],
+  extras_require={
+    "gpu": ["jax[cuda13]"],
+    "tpu": ["jax[tpu]"],
+    "hf": HF,
+    "plots": PLOTS,
+    "parquet": PARQUET,
+    "wandb": ["wandb"],
+    "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.12"] + HF + PARQUET + PLOTS,
+  },
+)
