@@ -1,0 +1,125 @@
+"""FLOPs per token against figures worked out apart from the code."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from aigc_jax import flops
+
+
+def decoder(
+  vocab, layers, dim, heads, kv_heads, head_dim, mlp_dim, *, gated, tied
+):
+  """A decoder's abstract parameters, with parts that must not be counted."""
+
+  def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  def weight(*shape):
+    return {"w": array(layers, *shape), "bias": array(layers, shape[-1])}
+
+  mlp = {"up": weight(dim, mlp_dim), "down": weight(mlp_dim, dim)}
+  if gated:
+    mlp["gate"] = weight(dim, mlp_dim)
+  params = {
+    "embed": {"table": array(vocab, dim)},
+    "position": {"table": array(1024, dim)},
+    "stack": {
+      "norm_attention": {"scale": array(layers, dim)},
+      "attention": {
+        "query": weight(dim, heads, head_dim),
+        "key": weight(dim, kv_heads, head_dim),
+        "value": weight(dim, kv_heads, head_dim),
+        "out": weight(heads, head_dim, dim),
+      },
+      "mlp": mlp,
+    },
+    "norm": {"scale": array(dim)},
+  }
+  if not tied:
+    params["head"] = {"table": array(vocab, dim)}
+  return params
+
+
+GPT2_SMALL = decoder(50304, 12, 768, 12, 12, 64, 3072, gated=False, tied=True)
+
+
+# name: abstract parameters, length, matmul parameters in millions, GFLOPs by
+# our convention and by PaLM's, the latter two to three or four digits.
+TABLE = {
+  "gpt2_124m": (GPT2_SMALL, 1024, 123.6, 0.7980, 0.8547),
+  "gpt2_1.5b": (
+    decoder(50304, 48, 1600, 25, 25, 64, 6400, gated=False, tied=True),
+    1024, 1555, 9.802, 10.27,
+  ),
+  "1.3b": (
+    decoder(50304, 24, 2048, 16, 16, 128, 8192, gated=False, tied=True),
+    2048, 1311, 8.470, 9.07,
+  ),
+  "llama3.2_1b": (
+    decoder(128256, 16, 2048, 32, 8, 64, 8192, gated=True, tied=True),
+    4096, 1236, 8.220, 9.03,
+  ),
+  "llama3.2_3b": (
+    decoder(128256, 28, 3072, 24, 8, 128, 8192, gated=True, tied=True),
+    4096, 3213, 21.39, 23.5,
+  ),
+  "llama3_8b": (
+    decoder(128256, 32, 4096, 32, 8, 128, 14336, gated=True, tied=False),
+    4096, 7505, 48.25, 51.5,
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_known_models(name):
+  params, length, millions, ours, palm = TABLE[name]
+  cost = flops.per_token(params, length=length, windows=())
+  assert cost.matmul_params / 1e6 == pytest.approx(millions, rel=5e-4)
+  assert cost.train / 1e9 == pytest.approx(ours, rel=5e-4)
+  assert cost.palm / 1e9 == pytest.approx(palm, rel=1e-3)
+
+
+def test_gpt2_small_to_the_last_flop():
+  cost = flops.per_token(GPT2_SMALL, length=1024, windows=())
+  matmul = 50304 * 768 + 12 * (4 * 768 * 768 + 2 * 768 * 3072)
+  assert cost.matmul_params == matmul == 123_568_128
+  assert cost.train == 6 * matmul + 12 * 12 * 768 * 512.5
+  assert cost.palm == 6 * matmul + 12 * 12 * 768 * 1024
+  assert cost.train == 3 * cost.forward
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 7, 9])
+@pytest.mark.parametrize("causal", [True, False])
+def test_context_is_the_mean_over_a_mask_that_is_counted(window, causal):
+  length = 7
+  if causal:
+    seen = sum(
+      1
+      for t in range(length)
+      for s in range(t + 1)
+      if window is None or t - s < window
+    )
+    assert flops.context(length, window, causal) == pytest.approx(seen / length)
+  else:
+    assert flops.context(length, window, causal) == min(window or 7, length)
+
+
+def test_windows_repeat_over_the_layers():
+  params = decoder(11, 5, 6, 2, 1, 4, 10, gated=True, tied=True)
+
+  def attention(windows):
+    return flops.per_token(params, length=8, windows=windows).attention
+
+  local, whole = flops.context(8, 2, True), flops.context(8, None, True)
+  assert attention((2, None)) == 2 * 4 * (3 * local + 2 * whole)
+  assert attention((2,)) == 2 * 4 * 5 * local
+  assert attention((None,)) == attention(()) == 2 * 4 * 5 * whole
+
+
+def test_a_separate_head_costs_and_the_look_up_does_not():
+  tied = decoder(11, 5, 6, 2, 1, 4, 10, gated=True, tied=True)
+  untied = decoder(11, 5, 6, 2, 1, 4, 10, gated=True, tied=False)
+  assert flops.matmul_params(tied) == flops.matmul_params(untied)
+  headless = {k: v for k, v in tied.items() if k != "embed"}
+  assert flops.matmul_params(tied) - flops.matmul_params(headless) == 66
