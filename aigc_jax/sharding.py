@@ -165,6 +165,11 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(letters, x.shape, mesh))
 
 
+def constrain_rows(x: jax.Array) -> jax.Array:
+  """`constrain` for an array of which only the first axis, B, has a rule."""
+  return constrain(x, "B" + "." * (x.ndim - 1))
+
+
 def batch_shards(mesh) -> int:
   """Into how many parts a batch is cut."""
   return math.prod(mesh.shape[axis] for axis in RULES["B"])
@@ -221,3 +226,40 @@ def start_distributed(
     jax.distributed.initialize(coordinator, processes, process, **limits)
   elif cluster():
     jax.distributed.initialize(**limits)
+
+
+def over_batch(f: Callable, mesh, cut: Sequence[bool]) -> Callable:
+  """`f` run on each device's own rows of the batch, its results added up.
+
+  `cut` says which arguments have a leading batch axis; the others arrive whole.
+  The partitioner would add up a loop's carry at each trip; here it is added
+  once, at the end. Where the mesh does not cut the batch, `f` itself.
+  """
+  if mesh.empty or batch_shards(mesh) == 1:
+    return f
+  axes = tuple(a for a in RULES["B"] if mesh.shape[a] > 1)
+  specs = tuple(PartitionSpec(axes) if c else PartitionSpec() for c in cut)
+
+  def local(*args):
+    # Marked as differing between devices, a whole argument gets a gradient
+    # that is added up once, where the mark is put.
+    args = [
+      a if c else jax.lax.pcast(a, axes, to="varying")
+      for a, c in zip(args, cut, strict=True)
+    ]
+    return jax.tree.map(lambda x: jax.lax.psum(x, axes), f(*args))
+
+  def run(*args):
+    rows = next(a.shape[0] for a, c in zip(args, cut, strict=True) if c)
+    if rows % batch_shards(mesh):
+      return f(*args)
+    return jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=specs,
+      out_specs=PartitionSpec(),
+      axis_names=set(axes),
+      check_vma=True,
+    )(*args)
+
+  return run

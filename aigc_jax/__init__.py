@@ -1,0 +1,25 @@
+"""aigc_jax: pretraining of generative models at scale, in JAX.
+
+The parts in import order; each may import itself and those before it:
+
+  errors      refusals, each with its exit status
+  tree        pytrees by path: names, match, mask, count, cast, digest
+  metrics     Mean(sum, weight) and merge
+  chips       peaks of known devices; unknown is unknown
+  sharding    the alphabet, the rules, the mesh
+  layers      the one small set of building blocks
+  models      architectures: inputs, a stack, a head
+  flops       what a step costs, counted from shapes
+  objectives  what is good: predictions against the batch
+  data        everything before the device
+  optim       schedules, optimizers, parameter groups
+  trainer     state, step, loop, checkpoints, guards, journal
+  sampling    logits to tokens; decoding with a cache
+  evaluators  loss and bits per byte, choices, text scores
+  hf          one table per family, read in both directions
+  run         config to Run; the only file that reads a config
+  planning    what a run needs, before it is paid for
+  scaling     sweeps, fits, reports
+
+and the commands: prepare train evaluate generate export bench.
+"""

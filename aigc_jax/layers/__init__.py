@@ -1,0 +1,1 @@
+"""The one small set of building blocks every architecture is made of."""

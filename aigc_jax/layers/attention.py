@@ -1,0 +1,94 @@
+"""Attention: positions T read from positions S, as far as `Visible` allows."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from aigc_jax import errors, sharding
+from aigc_jax.layers.einsum import Einsum
+from aigc_jax.layers.kernels import attend
+from aigc_jax.layers.norm import NormFactory
+from aigc_jax.layers.position import Rotation, rotate
+from aigc_jax.layers.visible import Visible
+
+
+@struct.dataclass
+class Cache:
+  """Keys and values of the positions seen so far, slot s for position s."""
+
+  keys_BSKH: jax.Array
+  values_BSKH: jax.Array
+
+  def extend(self, k_BTKH, v_BTKH, positions_BT) -> "Cache":
+    """With T new consecutive positions, written where each row stands."""
+
+    def write(slots, new, start):
+      zero = jnp.zeros((), start.dtype)
+      return jax.lax.dynamic_update_slice(slots, new, (start, zero, zero))
+
+    write = jax.vmap(write)
+    start_B = positions_BT[:, 0]
+    return Cache(
+      write(self.keys_BSKH, k_BTKH.astype(self.keys_BSKH.dtype), start_B),
+      write(self.values_BSKH, v_BTKH.astype(self.values_BSKH.dtype), start_B),
+    )
+
+
+class Attention(nn.Module):
+  """N query heads of width H over K key heads (grouped-query where K < N)."""
+
+  dim: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  dtype: jnp.dtype
+  bias: bool = False
+  out_bias: bool = False
+  norm: NormFactory | None = None  # of queries and keys (arXiv:2302.05442)
+  scale: float = 0.0  # of the scores; 0 means head_dim ** -0.5
+  softcap: float = 0.0
+  kernel: str = "auto"
+  std: float = 0.0
+  out_factor: float = 1.0
+
+  def __post_init__(self):
+    if self.heads % self.kv_heads:
+      raise errors.BadConfig(
+        f"model.heads={self.heads} is not a multiple of "
+        f"model.kv_heads={self.kv_heads}: each key head serves equally many"
+      )
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    visible: Visible,
+    turn: Rotation | None,
+    cache: Cache | None = None,
+  ) -> tuple[jax.Array, Cache | None]:
+    D, N, K, H = self.dim, self.heads, self.kv_heads, self.head_dim
+    kind = dict(dtype=self.dtype, bias=self.bias, std=self.std)
+    q = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)(x_BTD)
+    k = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)(x_BTD)
+    v = Einsum("BTD,DKH->BTKH", (D, K, H), name="value", **kind)(x_BTD)
+    if self.norm is not None:
+      q = self.norm(letter="H", name="norm_query")(q)
+      k = self.norm(letter="H", name="norm_key")(k)
+    if turn is not None:
+      q, k = rotate(q, turn), rotate(k, turn)
+    if cache is not None:
+      cache = cache.extend(k, v, visible.positions_BT)
+      k = cache.keys_BSKH.astype(self.dtype)
+      v = cache.values_BSKH.astype(self.dtype)
+    y_BTNH = attend(
+      q, k, v, visible,
+      scale=self.scale or H**-0.5, softcap=self.softcap, kernel=self.kernel,
+    )  # fmt: skip
+    y_BTNH = sharding.constrain(y_BTNH, "BTNH")
+    out = Einsum(
+      "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,
+      self.out_factor, name="out",
+    )  # fmt: skip
+    return out(y_BTNH), cache

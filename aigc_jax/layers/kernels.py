@@ -1,0 +1,127 @@
+"""The kernels of attention, one signature for all of them.
+
+attend(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, kernel) -> y_BTNH
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from aigc_jax import errors
+from aigc_jax.layers.einsum import product
+from aigc_jax.layers.visible import Visible
+
+HIDDEN = -2.0**30  # a score that exp() turns into zero, finite in bfloat16
+
+
+def attend(
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  visible: Visible,
+  *,
+  scale: float,
+  softcap: float,
+  kernel: str,
+) -> jax.Array:
+  """softmax(cap(scale q k) where visible) v, each query head over its group.
+
+  A kernel asked for by name is used or refused (BadConfig), never replaced.
+  """
+  if kernel == "auto":
+    kernel = resolve(q_BTNH, visible, softcap)
+  run = errors.choose(kernel, KERNELS, "model.kernel")
+  return run(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap)
+
+
+def resolve(q_BTNH: jax.Array, visible: Visible, softcap: float) -> str:
+  """The kernel that "auto" means here."""
+  if jax.default_backend() == "gpu" and not _cudnn_lacks(
+    q_BTNH, visible, softcap
+  ):
+    return "cudnn"
+  # Beyond this the scores of one head outgrow any cache: take them in pieces.
+  return "chunked" if q_BTNH.shape[1] > 2048 else "xla"
+
+
+def dense(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
+  """The formula with all the scores in memory; softmax in float32."""
+  B, T, N, H = q_BTNH.shape
+  S, K = k_BSKH.shape[1:3]
+  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+  scores_BKGTS = product("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH)
+  weights_BKGTS = jax.checkpoint(
+    functools.partial(soften, scale=scale, softcap=softcap),
+    prevent_cse=False,
+  )(scores_BKGTS, visible.mask(T, S)).astype(q_BTNH.dtype)
+  y_BTKGH = product("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
+  return y_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+def soften(scores_BKGTS, seen_BTS, *, scale, softcap):
+  """Scores to weights: scaled, capped, hidden where not seen, softmax."""
+  scores = scores_BKGTS.astype(jnp.float32) * scale
+  if softcap:
+    scores = softcap * jnp.tanh(scores / softcap)
+  if seen_BTS is not None:
+    scores = jnp.where(seen_BTS[:, None, None], scores, HIDDEN)
+  return jax.nn.softmax(scores, axis=-1)
+
+
+def chunked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, chunk=512):
+  """The same for `chunk` queries at a time, recomputed in the backward pass."""
+  B, T, N, H = q_BTNH.shape
+  chunk = next(c for c in range(min(chunk, T), 0, -1) if T % c == 0)
+  if visible.positions_BT is None:
+    implicit = jnp.broadcast_to(jnp.arange(T)[None], (1, T))
+    visible = _with_positions(visible, implicit)
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def one(start):
+    q = jax.lax.dynamic_slice_in_dim(q_BTNH, start, chunk, 1)
+    part = visible.rows(start, chunk)
+    return dense(q, k_BSKH, v_BSKH, part, scale=scale, softcap=softcap)
+
+  parts = jax.lax.map(one, jnp.arange(0, T, chunk))
+  return jnp.moveaxis(parts, 0, 1).reshape(B, T, N, H)
+
+
+def _with_positions(visible: Visible, positions_BT) -> Visible:
+  return Visible(
+    visible.causal, visible.window, positions_BT, visible.positions_BS,
+    visible.segments_BT, visible.segments_BS,
+  )  # fmt: skip
+
+
+def _cudnn_lacks(q_BTNH, visible: Visible, softcap: float) -> str:
+  """What of this the cuDNN kernel cannot do, or nothing."""
+  H = q_BTNH.shape[-1]
+  if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
+    return f"dtype {q_BTNH.dtype}: it takes bfloat16 and float16"
+  if H % 8 or H > 256:
+    return f"head_dim {H}: it takes multiples of 8 up to 256"
+  if not visible.structured:
+    return "segments, a cache, or windows under a scan: unroll all the layers"
+  if softcap:
+    return f"softcap {softcap}"
+  return ""
+
+
+def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
+  """Fused attention of cuDNN: no scores in memory, no dense mask."""
+  lacks = _cudnn_lacks(q_BTNH, visible, softcap)
+  if lacks or jax.default_backend() != "gpu":
+    raise errors.BadConfig(
+      "model.kernel='cudnn' cannot do this: "
+      f"{lacks or 'it runs on NVIDIA GPUs'} (--config.model.kernel=auto)"
+    )
+  window = None if visible.window is None else (visible.window - 1, 0)
+  return jax.nn.dot_product_attention(
+    q_BTNH, k_BSKH, v_BSKH,
+    scale=scale, is_causal=visible.causal, local_window_size=window,
+    implementation="cudnn",
+  )  # fmt: skip
+
+
+KERNELS = {"xla": dense, "chunked": chunked, "cudnn": cudnn}

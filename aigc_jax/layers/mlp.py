@@ -1,0 +1,73 @@
+"""MLP: plain (up, activation, down) or gated (arXiv:2002.05202)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from aigc_jax import errors
+from aigc_jax.layers.einsum import Einsum
+
+
+def _gelu(x):
+  return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_tanh(x):
+  return jax.nn.gelu(x, approximate=True)
+
+
+def _relu2(x):
+  """Squared ReLU, arXiv:2109.08668."""
+  return jnp.square(jax.nn.relu(x))
+
+
+ACTIVATIONS = {
+  "gelu": _gelu,
+  "gelu_tanh": _gelu_tanh,
+  "relu": jax.nn.relu,
+  "relu2": _relu2,
+  "silu": jax.nn.silu,
+}
+
+
+def activate(kind: str, x: jax.Array, gate: jax.Array | None = None):
+  """activation(x), or activation(gate) * x; the backward pass keeps the inputs.
+
+  Computed in float32: vector units have no fast bfloat16 exp or tanh.
+  """
+  f = errors.choose(kind, ACTIVATIONS, "model.activation")
+
+  def formula(x, gate):
+    if gate is None:
+      return f(x.astype(jnp.float32)).astype(x.dtype)
+    y = f(gate.astype(jnp.float32)) * x.astype(jnp.float32)
+    return y.astype(x.dtype)
+
+  return jax.checkpoint(formula, prevent_cse=False)(x, gate)
+
+
+class Mlp(nn.Module):
+  """down(activation(up x)), or down(activation(gate x) * up x)."""
+
+  dim: int
+  mlp_dim: int
+  activation: str
+  gated: bool
+  dtype: jnp.dtype
+  bias: bool = False
+  std: float = 0.0
+  out_factor: float = 1.0
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    D, F = self.dim, self.mlp_dim
+    wide = dict(shape=(D, F), dtype=self.dtype, bias=self.bias, std=self.std)
+    up_BTF = Einsum("BTD,DF->BTF", name="up", **wide)(x_BTD)
+    gate_BTF = None
+    if self.gated:
+      gate_BTF = Einsum("BTD,DF->BTF", name="gate", **wide)(x_BTD)
+    y_BTF = activate(self.activation, up_BTF, gate_BTF)
+    return Einsum(
+      "BTF,FD->BTD", (F, D), self.dtype, self.bias, self.std, self.out_factor,
+      name="down",
+    )(y_BTF)  # fmt: skip

@@ -1,0 +1,111 @@
+"""Positions: rotary, learned, sinusoidal."""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aigc_jax import errors, sharding
+from aigc_jax.layers.embed import lookup
+from aigc_jax.layers.einsum import scaled_init
+
+Rotation = tuple[jax.Array, jax.Array]  # cos and sin, (B or 1, T, H/2) float32
+
+
+def frequencies(
+  head_dim: int, base: float, scaling: Mapping | None
+) -> np.ndarray:
+  """Radians per position for each of head_dim/2 planes (arXiv:2104.09864)."""
+  planes = np.arange(0, head_dim, 2, dtype=np.float64)
+  radians = 1.0 / (base ** (planes / head_dim))
+  if scaling is None:
+    return radians
+  scaling = dict(scaling)
+  scale = errors.choose(scaling.pop("kind"), SCALINGS, "rotary_scaling kind")
+  return scale(radians, **scaling)
+
+
+def _linear(radians: np.ndarray, *, factor: float) -> np.ndarray:
+  """Position interpolation, arXiv:2306.15595."""
+  return radians / factor
+
+
+def _llama3(
+  radians: np.ndarray,
+  *,
+  factor: float,
+  low_factor: float,
+  high_factor: float,
+  original_length: int,
+) -> np.ndarray:
+  """Slow planes slowed by `factor`, fast ones kept, between them a blend.
+
+  As released with Llama 3.1 (arXiv:2407.21783, section 3.1.2 on long context).
+  """
+  wavelengths = 2 * math.pi / radians
+  blend = (original_length / wavelengths - low_factor) / (
+    high_factor - low_factor
+  )
+  blend = np.clip(blend, 0.0, 1.0)
+  return (1 - blend) * radians / factor + blend * radians
+
+
+SCALINGS = {"linear": _linear, "llama3": _llama3}
+
+
+def rotation(positions_BT: jax.Array, radians: np.ndarray) -> Rotation:
+  """cos and sin of position x frequency, once for all layers."""
+  angle_BTH = positions_BT[..., None].astype(jnp.float32) * jnp.asarray(
+    radians, jnp.float32
+  )
+  return jnp.cos(angle_BTH), jnp.sin(angle_BTH)
+
+
+def rotate(x_BTNH: jax.Array, turn: Rotation) -> jax.Array:
+  """Turns plane i, made of components i and i + H/2, by its angle."""
+  cos, sin = (a[:, :, None, :] for a in turn)
+
+  def formula(x):
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return y.astype(x.dtype)
+
+  return jax.checkpoint(formula, prevent_cse=False)(x_BTNH)
+
+
+class LearnedPositions(nn.Module):
+  """One learned vector for each of `length` positions (GPT-2)."""
+
+  length: int
+  dim: int
+  dtype: jnp.dtype
+  std: float = 0.0
+
+  @nn.compact
+  def __call__(self, positions_BT: jax.Array, fixed: bool) -> jax.Array:
+    """(B or 1, T, D); `fixed` says that the positions are 0, 1, ..., T-1."""
+    init = sharding.named(scaled_init(self.dim, self.std), "TD")
+    table = self.param("table", init, (self.length, self.dim))
+    T = positions_BT.shape[-1]
+    if T > self.length:
+      raise errors.BadConfig(
+        f"length {T} exceeds the {self.length} learned positions of the "
+        f"model: lower data.length, or raise model.position_length"
+      )
+    if fixed:  # a slice, whose gradient is a sum and not a scatter
+      return table[None, :T].astype(self.dtype)
+    return lookup(table, positions_BT, self.dtype)
+
+
+def sinusoids(positions_BT: jax.Array, dim: int, dtype) -> jax.Array:
+  """The fixed positions of arXiv:1706.03762, sines then cosines, (B, T, D)."""
+  half = dim // 2
+  rates = np.exp(-math.log(10_000.0) * np.arange(half) / max(half - 1, 1))
+  angle = positions_BT[..., None].astype(jnp.float32) * jnp.asarray(
+    rates, jnp.float32
+  )
+  both = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  return jnp.pad(both, ((0, 0), (0, 0), (0, dim % 2))).astype(dtype)

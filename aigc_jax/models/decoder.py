@@ -1,0 +1,199 @@
+"""Decoder: embedding, positions, a stack of causal blocks, readout.
+
+GPT-2/3, Llama, Mistral, Qwen and Gemma are choices of its parts.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from aigc_jax import errors
+from aigc_jax.layers.attention import Attention, Cache
+from aigc_jax.layers.block import Block, Dropout, Scene
+from aigc_jax.layers.embed import Embed
+from aigc_jax.layers.mlp import Mlp
+from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
+from aigc_jax.layers.position import (
+  LearnedPositions,
+  frequencies,
+  rotation,
+  sinusoids,
+)
+from aigc_jax.layers.readout import Head, Readout
+from aigc_jax.layers.stack import Stack
+from aigc_jax.layers.visible import Visible
+
+POSITIONS = ("rotary", "learned", "sinusoidal", "none")
+Batch = Mapping[str, jax.Array]
+
+
+class Decoder(nn.Module):
+  """Next-token predictions for "tokens" (B, T) of a batch.
+
+  Optional in the batch: "positions" and "segments", both (B, T). With a cache
+  (see `cache`) positions are required, consecutive within each row, and say
+  where the new keys go; the cache with them is returned beside the readout.
+  """
+
+  vocab: int
+  dtype: jnp.dtype
+  embed: Callable[..., Embed]
+  stack: Callable[..., Stack]
+  norm: NormFactory
+  head: Callable[..., Head] | None  # None: the readout is tied to the embedding
+  learned: Callable[..., LearnedPositions] | None
+  sinusoidal: bool
+  turns: Mapping[str, tuple]  # {"": radians, "local": radians} of rotary planes
+  logit_softcap: float
+  dropout: float
+  cache_shape: tuple[int, int, int]  # layers, key heads, head width
+
+  @nn.compact
+  def __call__(self, batch: Batch, cache: Cache | None = None):
+    tokens_BT = batch["tokens"]
+    given = batch.get("positions")
+    positions_BT = given
+    if given is None:
+      positions_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
+    x_BTD, table_VD = self.embed(name="embed")(tokens_BT)
+    if self.learned is not None:
+      learned = self.learned(name="position")
+      x_BTD = x_BTD + learned(positions_BT, fixed=given is None)
+    if self.sinusoidal:
+      x_BTD = x_BTD + sinusoids(positions_BT, x_BTD.shape[-1], x_BTD.dtype)
+    x_BTD = Dropout(self.dropout, name="dropout")(x_BTD)
+    scene = self._scene(batch, positions_BT, cache is not None)
+    x_BTD, cache_out = self.stack(name="stack")(x_BTD, scene, cache)
+    x_BTD = self.norm(name="norm")(x_BTD)
+    if self.head is not None:
+      table_VD = self.head(name="head")()
+    readout = Readout(x_BTD, table_VD.astype(self.dtype), self.logit_softcap)
+    return readout if cache is None else (readout, cache_out)
+
+  def _scene(self, batch: Batch, positions_BT, cached: bool) -> Scene:
+    segments_BT = batch.get("segments")
+    visible = Visible(
+      causal=True,
+      # Within segments causality is the order in the row, which the implicit
+      # positions 0, 1, ... give; a cache has its slots for positions.
+      positions_BT=positions_BT if cached else None,
+      segments_BT=segments_BT,
+      segments_BS=segments_BT,
+    )
+    turns = {
+      name: rotation(positions_BT, jnp.asarray(radians))
+      for name, radians in self.turns.items()
+    }
+    return Scene(visible, turns.get(""), turns.get("local"))
+
+  def cache(self, batch: int, length: int, dtype=None) -> Cache:
+    """An empty cache for `batch` rows of up to `length` positions."""
+    L, K, H = self.cache_shape
+    zeros = jnp.zeros((L, batch, length, K, H), dtype or self.dtype)
+    return Cache(zeros, zeros)
+
+
+def decoder(
+  *,
+  vocab: int,
+  layers: int,
+  dim: int,
+  heads: int,
+  kv_heads: int,
+  head_dim: int,
+  mlp_dim: int,
+  activation: str,
+  gated: bool,
+  norm: str,
+  norm_eps: float,
+  norm_offset: float,
+  norm_bias: bool,
+  attention_bias: bool,
+  out_bias: bool,
+  mlp_bias: bool,
+  post_norm: bool,
+  qk_norm: bool,
+  position: str,
+  position_length: int,
+  rotary_base: float,
+  rotary_local_base: float,
+  rotary_scaling: Mapping | None,
+  windows: tuple[int | None, ...],
+  attention_scale: float,
+  attention_softcap: float,
+  logit_softcap: float,
+  embed_scale: bool,
+  tied: bool,
+  init_std: float,
+  dropout: float,
+  dtype: str,
+  remat: str,
+  unroll: int,
+  kernel: str,
+) -> Decoder:
+  """A Decoder from plain values; the keys of `config.model`.
+
+  Raises BadConfig where they cannot go together.
+  """
+  if position not in POSITIONS:
+    raise errors.BadConfig(
+      f"model.position={position!r}{errors.nearest(position, POSITIONS)} "
+      f"(there are: {', '.join(POSITIONS)})"
+    )
+  if position == "learned" and position_length < 1:
+    raise errors.BadConfig(
+      "model.position='learned' needs model.position_length, the number of "
+      f"positions, got {position_length}"
+    )
+  if position == "rotary" and head_dim % 2:
+    raise errors.BadConfig(
+      f"model.head_dim={head_dim}: rotary positions turn pairs, so it must be "
+      "even"
+    )
+  kind = jnp.dtype(dtype)
+  normed: NormFactory = functools.partial(
+    Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,
+  )  # fmt: skip
+  layer_norm = functools.partial(normed, norm_bias)
+  # Each block adds twice to the residual stream (GPT-2, section 2.3).
+  out_factor = 1.0 / math.sqrt(2 * layers)
+  attention = functools.partial(
+    Attention, dim, heads, kv_heads, head_dim, kind, attention_bias, out_bias,
+    normed if qk_norm else None, attention_scale, attention_softcap, kernel,
+    init_std, out_factor,
+  )  # fmt: skip
+  mlp = functools.partial(
+    Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor
+  )
+  block = functools.partial(
+    Block, layer_norm, attention, mlp, post_norm, dropout
+  )
+  turns = {}
+  if position == "rotary":
+    turns[""] = tuple(frequencies(head_dim, rotary_base, rotary_scaling))
+    if rotary_local_base:
+      turns["local"] = tuple(frequencies(head_dim, rotary_local_base, None))
+  learned = functools.partial(
+    LearnedPositions, position_length, dim, kind, init_std
+  )
+  scale = math.sqrt(dim) if embed_scale else 1.0
+  return Decoder(
+    vocab=vocab,
+    dtype=kind,
+    embed=functools.partial(Embed, vocab, dim, kind, init_std, scale),
+    stack=functools.partial(
+      Stack, layers, block, tuple(windows), remat, unroll
+    ),
+    norm=layer_norm,
+    head=None if tied else functools.partial(Head, vocab, dim, init_std),
+    learned=learned if position == "learned" else None,
+    sinusoidal=position == "sinusoidal",
+    turns=turns,
+    logit_softcap=logit_softcap,
+    dropout=dropout,
+    cache_shape=(layers, kv_heads, head_dim),
+  )

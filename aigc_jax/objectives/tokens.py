@@ -1,0 +1,134 @@
+"""Cross entropy of target tokens, without all the logits at once.
+
+Features and table meet in pieces of the rows; each piece's gradient is taken
+while its logits are at hand, so the backward pass multiplies nothing again.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from aigc_jax import sharding
+from aigc_jax.metrics import Mean
+
+Batch = Mapping[str, jax.Array]
+
+
+class Terms(NamedTuple):
+  """What the loss is made of besides arrays; constant under jit."""
+
+  z_loss: float
+  softcap: float
+  rows: int  # tokens of one piece
+
+
+def tokens(
+  predict: Callable, batch: Batch, *, z_loss: float, chunk: int
+) -> dict[str, Mean]:
+  """Negative log likelihood of "targets" (B, T) under "weights" (B, T).
+
+  Returns "nll" (nats per token) and "loss" = nll + z_loss * log(Z)**2
+  (arXiv:2204.02311, section 5). `chunk` is how many tokens' logits exist at
+  once on a device; 0 means all of them.
+  """
+  readout = predict(batch)
+  y_BT, w_BT = batch["targets"], batch["weights"].astype(jnp.float32)
+  terms = Terms(z_loss, readout.softcap, chunk)
+  mesh = jax.sharding.get_abstract_mesh()
+  loss, nll = sharding.over_batch(
+    functools.partial(summed, terms), mesh, (True, False, True, True)
+  )(readout.features_BTD, readout.table_VD, y_BT, w_BT)
+  weight = jnp.sum(w_BT)
+  return {"loss": Mean(loss, weight), "nll": Mean(nll, weight)}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
+  """(sum of loss, sum of nll) over the tokens; gradients for x and table."""
+
+  def piece(sums, part):
+    x, y, w = part
+    loss, nll, _ = _losses(terms, x, table_VD, y)
+    return (sums[0] + jnp.sum(loss * w), sums[1] + jnp.sum(nll * w)), None
+
+  zero = jnp.zeros((), jnp.float32)
+  parts = _pieces(terms.rows, x_BTD, y_BT, w_BT)
+  return _each(piece, (zero, zero), parts)[0]
+
+
+def _losses(terms: Terms, x, table_VD, y):
+  """Per token: loss, nll, and what the gradient needs (logits, log Z)."""
+  z = lax.dot_general(
+    x, table_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+  )
+  if terms.softcap:
+    z = terms.softcap * jnp.tanh(z / terms.softcap)
+  logz = jax.nn.logsumexp(z, axis=-1)
+  # Target logits by comparison, not by gather: it fuses, and it shards.
+  hit = lax.broadcasted_iota(y.dtype, z.shape, 1) == y[:, None]
+  nll = logz - jnp.sum(jnp.where(hit, z, 0.0), axis=-1)
+  return nll + terms.z_loss * logz**2, nll, (z, logz, hit)
+
+
+def _summed_forward(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
+  def piece(carry, part):
+    loss_sum, nll_sum, d_VD = carry
+    x, y, w = part
+    loss, nll, (z, logz, hit) = _losses(terms, x, table_VD, y)
+    soft = jnp.exp(z - logz[:, None])
+    dz = soft * (1 + 2 * terms.z_loss * logz)[:, None] - hit
+    if terms.softcap:
+      dz = dz * (1 - (z / terms.softcap) ** 2)
+    dz = (dz * w[:, None]).astype(x.dtype)
+    dx = lax.dot_general(
+      dz, table_VD, (((1,), (0,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    ).astype(x.dtype)  # fmt: skip
+    d_VD = d_VD + lax.dot_general(
+      dz, x, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    sums = (loss_sum + jnp.sum(loss * w), nll_sum + jnp.sum(nll * w))
+    return (*sums, d_VD), (dx, loss)
+
+  zero = jnp.zeros((), jnp.float32)
+  start = (zero, zero, jnp.zeros(table_VD.shape, jnp.float32))
+  parts = _pieces(terms.rows, x_BTD, y_BT, w_BT)
+  (loss, nll, d_VD), (dx, _) = _each(piece, start, parts)
+  count = y_BT.size
+  dx_BTD = dx.reshape(-1, x_BTD.shape[-1])[:count].reshape(x_BTD.shape)
+  return (loss, nll), (dx_BTD, d_VD.astype(table_VD.dtype))
+
+
+def _summed_backward(terms: Terms, kept, cotangents):
+  # Only the sum of the loss is differentiated; nll is for the record.
+  dx_BTD, d_VD = kept
+  g, _ = cotangents
+  return (dx_BTD * g.astype(dx_BTD.dtype), d_VD * g.astype(d_VD.dtype), None, None)
+
+
+summed.defvjp(_summed_forward, _summed_backward)
+
+
+def _pieces(rows: int, x_BTD, y_BT, w_BT):
+  """The tokens in pieces of `rows`, the last filled with weight zero."""
+  D = x_BTD.shape[-1]
+  x, y, w = x_BTD.reshape(-1, D), y_BT.reshape(-1), w_BT.reshape(-1)
+  count = y.shape[0]
+  rows = min(rows or count, count)
+  lacking = -count % rows
+  if lacking:
+    x = jnp.pad(x, ((0, lacking), (0, 0)))
+    y, w = jnp.pad(y, (0, lacking)), jnp.pad(w, (0, lacking))
+  return x.reshape(-1, rows, D), y.reshape(-1, rows), w.reshape(-1, rows)
+
+
+def _each(piece, start, parts):
+  """lax.scan over the pieces; a single one needs no loop."""
+  if parts[1].shape[0] > 1:
+    return lax.scan(piece, start, parts)
+  carry, out = piece(start, jax.tree.map(lambda a: a[0], parts))
+  return carry, jax.tree.map(lambda a: a[None], out)

@@ -1,0 +1,114 @@
+"""The step: gradients of the sum, one division, one gated update."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aigc_jax import sharding, tree
+from aigc_jax.metrics import Mean
+from aigc_jax.trainer.state import State
+
+Metrics = dict[str, jax.Array]
+
+
+def make_step(
+  score: Callable,
+  optimizer: optax.GradientTransformation,
+  schedule: Callable,
+  microbatches: int = 1,
+) -> Callable:
+  """The update (state, batch) -> (state, metrics); pure, for jit.
+
+  score(params, batch, key) -> {name: Mean}; "loss" is differentiated. The
+  batch is taken in `microbatches` interleaved parts whose sums are added, so
+  any number of them gives the gradient of the whole batch, however its weights
+  are spread. A non-finite loss or gradient leaves parameters and optimizer
+  state exactly as they were.
+  """
+
+  def loss_sum(params, batch, key):
+    means = score(params, batch, key)
+    return means["loss"].sum, means
+
+  def step(state: State, batch) -> tuple[State, Metrics]:
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+
+    def measure(part, key):
+      take = jax.value_and_grad(loss_sum, has_aux=True)
+      (_, means), grads = take(state.params, part, key)
+      return grads, means
+
+    grads, means = sum_over(measure, batch, key, microbatches)
+    weight = means["loss"].weight
+    scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
+    grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+    grad_norm = optax.global_norm(grads)
+    ok = jnp.isfinite(means["loss"].sum) & jnp.isfinite(grad_norm)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    old = (state.params, state.opt_state)
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(ok, new, old), (params, opt_state), old
+    )
+    skipped = state.skipped + jnp.where(ok, 0, 1)
+    metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
+    metrics |= {
+      "norm/grad": grad_norm,
+      "norm/update": optax.global_norm(updates),
+      "norm/param": optax.global_norm(params),
+      "optim/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+      "optim/skipped": jnp.where(ok, 0, 1),
+      "optim/skipped_total": skipped,
+      "data/batch_hash": tree.digest(batch)[0],
+    }
+    new = state.replace(
+      step=state.step + 1, skipped=skipped, params=params, opt_state=opt_state
+    )
+    return new, metrics
+
+  return step
+
+
+def sum_over(
+  measure: Callable, batch, key: jax.Array, parts: int
+) -> tuple[tree.Tree, dict[str, Mean]]:
+  """The sum of measure(part, key) over `parts` interleaved parts of a batch.
+
+  Interleaved: every part takes rows from every device and nothing moves.
+  """
+  if parts == 1:
+    return measure(batch, key)
+
+  def interleave(x):
+    x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    return jax.vmap(lambda part: sharding.constrain_rows(part))(x)
+
+  split = jax.tree.map(interleave, batch)
+  keys = jax.random.split(key, parts)
+  shapes = jax.eval_shape(
+    measure, jax.tree.map(lambda x: x[0], split), keys[0]
+  )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, measure(*part)), None
+
+  return jax.lax.scan(add, zeros, (split, keys))[0]
+
+
+def repeat_step(step: Callable, times: int) -> Callable:
+  """`times` steps in one dispatch, on batches with one more leading axis.
+
+  Small models are bound by the cost of dispatch. Metrics come back with the
+  same leading axis, one entry a step.
+  """
+  if times == 1:
+    return step
+
+  def many(state: State, batches) -> tuple[State, Metrics]:
+    return jax.lax.scan(step, state, batches)
+
+  return many
