@@ -1,0 +1,107 @@
+"""Arrays of a state to files and back, through Orbax; no policy, no names.
+
+A state is stored flat, one array for each leaf, under the leaf's path with
+dots for slashes. Leaves without elements are not stored.
+"""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from aigc_jax import tree
+from aigc_jax.errors import BadConfig
+from aigc_jax.trainer import manifest
+
+# What Orbax and the file system raise when a save or a read goes wrong.
+ERRORS = (OSError, ValueError, TimeoutError, KeyError, TypeError)
+
+
+def write(folder: Path, state, name: str) -> ocp.AsyncCheckpointer:
+  """Begins to write; returns when `state` has been copied to the host.
+
+  The writer's `wait_until_finished` raises what went wrong since. `name` must
+  be new in the life of the process: barriers of several processes carry it.
+  """
+  writer = ocp.AsyncCheckpointer(
+    _handler(),
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=0, barrier_sync_key_prefix=name
+    ),
+  )
+  full = {leaf: x for leaf, x in tree.flat(state).items() if x.size}
+  writer.save(folder, args=ocp.args.PyTreeSave(_keyed(full)))
+  return writer
+
+
+def read(folder: Path, abstract):
+  """The leaves of `abstract` (ShapeDtypeStruct with shardings) from files.
+
+  The files may hold more, and may have been written on other devices. Raises
+  Invalid where they describe other arrays, before reading any.
+  """
+  flat = {name: _placed(x) for name, x in tree.flat(abstract).items()}
+  full = {name: x for name, x in flat.items() if math.prod(x.shape)}
+  wanted = _keyed(full)
+  handler, path = _handler(), epath.Path(folder)
+  _check_storage(handler.metadata(path), wanted)
+  arrays = handler.restore(
+    path,
+    args=ocp.args.PyTreeRestore(
+      item=wanted,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+      partial_restore=True,
+    ),
+  )
+  leaves = [
+    arrays[_key(name)]
+    if name in full
+    else jax.device_put(np.zeros(x.shape, x.dtype), x.sharding)
+    for name, x in flat.items()
+  ]
+  return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+  return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True)
+
+
+def _key(name: str) -> str:
+  """A leaf's name in Orbax, where a slash would look like a folder."""
+  return name.replace("/", ".")
+
+
+def _keyed(flat: dict) -> dict:
+  keyed = {_key(name): x for name, x in flat.items()}
+  if len(keyed) != len(flat):
+    raise BadConfig("two leaves have names that differ in '/' and '.' only")
+  return keyed
+
+
+def _placed(x) -> jax.ShapeDtypeStruct:
+  """`x` with a sharding; whole on the first device where it has none."""
+  where = getattr(x, "sharding", None)
+  where = where or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+
+def _check_storage(stored, wanted: dict) -> None:
+  """The arrays as their files describe them are those that were asked for.
+
+  A file that claims a huge chunk would otherwise take its memory.
+  """
+  stored = getattr(stored, "tree", stored)
+  for name, x in wanted.items():
+    if name not in stored:
+      raise manifest.Invalid(f"its arrays have no {name}")
+    there = stored[name]
+    chunk = there.storage.chunk_shape if there.storage else ()
+    same = tuple(there.shape) == x.shape and there.dtype == x.dtype
+    if not same or math.prod(chunk or ()) > math.prod(x.shape):
+      raise manifest.Invalid(
+        f"its array {name} is {there.dtype}{list(there.shape)} in chunks of "
+        f"{chunk}, not {x.dtype}{list(x.shape)}"
+      )

@@ -1,0 +1,177 @@
+"""The manifest of a checkpoint: what was saved, and whether it is still that.
+
+  {"format": 1, "step": 500, "digest": [a, b],
+   "leaves": [{"name": "params/embed/table", "shape": [...], "dtype": "float32",
+               "digest": [a, b]}, ...],
+   "files": {"arrays/d/1f...": 829704, ...}, "meta": {...}, "sha256": "..."}
+
+The digest of the state is the sum of its leaves' digests (`tree.digest`), so a
+part of the state can be checked alone and a damaged leaf has a name. `sha256`
+covers the rest of the manifest. A manifest is data: read with bounds, never
+trusted as a path, never executed.
+"""
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aigc_jax import tree
+
+NAME = "manifest.json"
+FORMAT = 1
+MOST_BYTES = 64 << 20
+
+
+class Invalid(Exception):
+  """Why a step on disk is not a checkpoint."""
+
+
+def table(state) -> list[dict]:
+  """Name, shape and dtype of every leaf; works on abstract trees."""
+  return [
+    {"name": name, "shape": list(x.shape), "dtype": str(jnp.dtype(x.dtype))}
+    for name, x in tree.flat(state).items()
+  ]
+
+
+def digests(state) -> jax.Array:
+  """The digest of each leaf, uint32 (leaves, 2); runs under jit."""
+  rows = [
+    tree.digest_leaf(x, zlib.crc32(name.encode()))
+    for name, x in tree.flat(state).items()
+  ]
+  return jnp.stack(rows)
+
+
+def total(rows) -> list[int]:
+  """The digest of a tree from those of its leaves, equal to tree.digest."""
+  rows = np.asarray(rows, np.uint64)
+  return [int(x) for x in rows.sum(axis=0) % 2**32]
+
+
+def write(folder: Path, *, step: int, leaves: list[dict], meta: dict) -> int:
+  """Writes and syncs the manifest of the files below `folder`; their bytes.
+
+  `leaves` is a table with the entry "digest" in every row.
+  """
+  content = {
+    "format": FORMAT,
+    "step": step,
+    "digest": total([leaf["digest"] for leaf in leaves]),
+    "leaves": leaves,
+    "files": sizes(folder),
+    "meta": meta,
+  }
+  content["sha256"] = _hash(content)
+  with open(folder / NAME, "w") as file:
+    json.dump(content, file, indent=1, allow_nan=False)
+    file.flush()
+    os.fsync(file.fileno())
+  for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+    sync(path)
+  return sum(content["files"].values())
+
+
+def sync(folder: Path) -> None:
+  """Makes the names in a directory survive a loss of power."""
+  fd = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+  """{relative path: bytes} of the files below `folder`, but the manifest."""
+  return {
+    path.relative_to(folder).as_posix(): path.stat().st_size
+    for path in sorted(folder.rglob("*"))
+    if path.is_file() and path.name != NAME
+  }
+
+
+def read(folder: Path) -> dict:
+  """The manifest of a step, sound in itself; raises Invalid."""
+  path = folder / NAME
+  try:
+    if path.stat().st_size > MOST_BYTES:
+      raise Invalid(f"its {NAME} has more than {MOST_BYTES} bytes")
+    content = json.loads(
+      path.read_bytes(), object_pairs_hook=_object, parse_constant=_constant
+    )
+  except FileNotFoundError:
+    raise Invalid(f"it has no {NAME}") from None
+  except (ValueError, RecursionError) as error:
+    raise Invalid(f"its {NAME} does not parse: {error}") from None
+  if not isinstance(content, dict) or content.get("format") != FORMAT:
+    raise Invalid(f"its {NAME} is not of format {FORMAT}")
+  if content.get("sha256") != _hash(content):
+    raise Invalid(f"its {NAME} does not have the sha256 it states")
+  if str(content["step"]) != folder.name:
+    raise Invalid(f"its {NAME} is that of step {content['step']}")
+  return content
+
+
+def check_files(folder: Path, content: dict) -> None:
+  """Every file of the manifest is there, whole and regular, or Invalid."""
+  for name, size in content["files"].items():
+    path = folder / name
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts or "\0" in name:
+      raise Invalid(f"its {NAME} names a file outside of it: {name!r}")
+    if path.is_symlink() or not path.is_file():
+      raise Invalid(f"{name} is missing")
+    if path.stat().st_size != size:
+      raise Invalid(f"{name} has {path.stat().st_size} bytes, not {size}")
+  expected = sum(_bytes(leaf) for leaf in content["leaves"])
+  stored = sum(content["files"].values())
+  if stored > 1.1 * expected + (4096 * len(content["leaves"])) + (1 << 20):
+    raise Invalid(f"its files hold {stored} bytes for {expected} of arrays")
+
+
+def differences(content: dict, wanted: list[dict], prefix: str) -> list[str]:
+  """How the saved leaves below `prefix` differ from the wanted table."""
+  saved = {
+    leaf["name"]: leaf
+    for leaf in content["leaves"]
+    if leaf["name"].startswith(prefix)
+  }
+  lines = []
+  for leaf in wanted:
+    other = saved.pop(leaf["name"], None)
+    if other is None:
+      lines.append(f"{leaf['name']}: not in the checkpoint")
+    elif (other["shape"], other["dtype"]) != (leaf["shape"], leaf["dtype"]):
+      lines.append(
+        f"{leaf['name']}: saved {other['dtype']}{other['shape']}, "
+        f"expected {leaf['dtype']}{leaf['shape']}"
+      )
+  return lines + [f"{name}: only in the checkpoint" for name in saved]
+
+
+def _bytes(leaf: dict) -> int:
+  return math.prod(leaf["shape"]) * jnp.dtype(leaf["dtype"]).itemsize
+
+
+def _hash(content: dict) -> str:
+  rest = {name: x for name, x in content.items() if name != "sha256"}
+  text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _object(pairs: list) -> dict:
+  names = [name for name, _ in pairs]
+  if len(set(names)) != len(names):
+    raise ValueError("a name occurs twice in one object")
+  return dict(pairs)
+
+
+def _constant(word: str):
+  raise ValueError(f"{word} is not a number of JSON")
