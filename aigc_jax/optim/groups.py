@@ -1,0 +1,83 @@
+"""Parameter groups: weight decay and learning-rate factor by path.
+
+A group is dict(patterns=[...], weight_decay=w, learning_rate_factor=f), with
+shell patterns over whole paths such as "stack/mlp/*/w". A parameter belongs to
+the first group that matches it. In none, its factor is 1, and its decay is
+zero where NO_DECAY matches it and the run's weight decay elsewhere. A factor
+of 0 freezes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from aigc_jax import tree
+from aigc_jax.errors import BadConfig, nearest
+
+# Norms, biases and embeddings do not decay by themselves. A head that is not
+# the embedding is a matrix like others and does.
+NO_DECAY = ("*/scale", "*/bias", "*embed*/table", "*position*/table")
+
+KEYS = ("patterns", "weight_decay", "learning_rate_factor")
+
+
+@dataclass(frozen=True)
+class Treatment:
+  """What one parameter gets besides its direction."""
+
+  weight_decay: float
+  learning_rate_factor: float
+
+
+def treatments(
+  params: tree.Tree, groups: Sequence[Mapping], weight_decay: float
+) -> dict[str, Treatment]:
+  """{path: Treatment} for every leaf of `params`, which may be abstract.
+
+  Raises BadConfig for a group with other keys than KEYS, a negative number, or
+  a pattern that no path matches.
+  """
+  names = tree.names(params)
+  _positive("optim.weight_decay", weight_decay)
+  for i, group in enumerate(groups):
+    _check(f"optim.groups[{i}]", group, names)
+  return {name: _of(name, groups, weight_decay) for name in names}
+
+
+def _of(name: str, groups: Sequence[Mapping], decay: float) -> Treatment:
+  for group in groups:
+    if tree.match(group["patterns"], name):
+      return Treatment(group["weight_decay"], group["learning_rate_factor"])
+  return Treatment(0.0 if tree.match(NO_DECAY, name) else decay, 1.0)
+
+
+def _check(where: str, group: Mapping, names: list[str]) -> None:
+  for key in group:
+    if key not in KEYS:
+      raise BadConfig(
+        f"{where} has no key {key!r}{nearest(key, KEYS)} "
+        f"(its keys are {', '.join(KEYS)})"
+      )
+  for key in KEYS:
+    if key not in group:
+      raise BadConfig(
+        f"{where} lacks {key!r}: every group has {', '.join(KEYS)}"
+      )
+  patterns = group["patterns"]
+  if isinstance(patterns, str) or not patterns:
+    raise BadConfig(
+      f"{where}.patterns={patterns!r}: expected a list of patterns, such as "
+      "['*/bias']"
+    )
+  _positive(f"{where}.weight_decay", group["weight_decay"])
+  _positive(f"{where}.learning_rate_factor", group["learning_rate_factor"])
+  for pattern in patterns:
+    if not any(tree.match((pattern,), name) for name in names):
+      raise BadConfig(
+        f"{where}: no parameter matches {pattern!r}{nearest(pattern, names)} "
+        "(a pattern covers a whole path; --dry_run lists the paths)"
+      )
+
+
+def _positive(what: str, value: float) -> None:
+  if not value >= 0:
+    raise BadConfig(f"{what}={value}: expected 0 or more")

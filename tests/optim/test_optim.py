@@ -1,0 +1,441 @@
+"""One contract for every optimizer, and the parts they share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from aigc_jax import optim, sharding, tree
+from aigc_jax.errors import BadConfig
+
+RUN = dict(
+  kind="adamw",
+  learning_rate=0.01,
+  schedule="constant",
+  warmup_steps=0,
+  decay_steps=None,
+  final_fraction=0.1,
+  weight_decay=0.0,
+  clip=0.0,
+  b1=0.9,
+  b2=0.95,
+  eps=1e-8,
+  groups=(),
+  mu_dtype="float32",
+  steps=100,
+)
+KINDS = list(optim.OPTIMIZERS)
+
+# L, V, T, D, N, K, H, F of a decoder
+SIZES = dict(L=2, V=11, T=7, D=6, N=4, K=2, H=3, F=10)
+SHAPES = {
+  "embed/table": "VD",
+  "position/table": "TD",
+  "stack/norm_attention/scale": "LD",
+  "stack/attention/query/w": "LDNH",
+  "stack/attention/query/bias": "LNH",
+  "stack/attention/key/w": "LDKH",
+  "stack/attention/value/w": "LDKH",
+  "stack/attention/out/w": "LNHD",
+  "stack/mlp/gate/w": "LDF",
+  "stack/mlp/up/w": "LDF",
+  "stack/mlp/down/w": "LFD",
+  "norm/scale": "D",
+  "head/table": "VD",
+}
+MATRICES = [n for n in SHAPES if n.startswith("stack") and n.endswith("/w")]
+
+
+def build(params, **changes):
+  return optim.build(**{**RUN, **changes}, params=params)[0]
+
+
+def nest(flat):
+  out = {}
+  for name, x in flat.items():
+    *path, last = name.split("/")
+    place = out
+    for part in path:
+      place = place.setdefault(part, {})
+    place[last] = x
+  return out
+
+
+def normal(seed, **sizes):
+  """A tree of the decoder's shapes with normal entries."""
+  rng = np.random.default_rng(seed)
+  sizes = {**SIZES, **sizes}
+  return nest(
+    {
+      name: jnp.asarray(
+        rng.normal(size=[sizes[a] for a in letters]), jnp.float32
+      )
+      for name, letters in SHAPES.items()
+    }
+  )
+
+
+def runner(optimizer, target):
+  """A compiled step down the quadratic 0.5 * |params - target|^2."""
+
+  @jax.jit
+  def step(params, state):
+    grads = jax.tree.map(jnp.subtract, params, target)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  return step
+
+
+def distance(a, b):
+  return float(optim.global_norm(jax.tree.map(jnp.subtract, a, b)))
+
+
+def same_bits(a, b):
+  return all(
+    np.asarray(x).tobytes() == np.asarray(y).tobytes()
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+# Down to 32 bits and with everything on, so that the contract covers it.
+HARD = dict(
+  weight_decay=0.1,
+  clip=1.0,
+  schedule="cosine",
+  warmup_steps=3,
+  mu_dtype="bfloat16",
+)
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_descends_a_quadratic(kind, b1):
+  params, target = normal(0), normal(1)
+  optimizer = build(params, kind=kind, learning_rate=0.1, b1=b1)
+  step, state = runner(optimizer, target), optimizer.init(params)
+  before = distance(params, target)
+  for _ in range(60):
+    params, state = step(params, state)
+  assert distance(params, target) < 0.5 * before
+  for name, x in tree.flat(params).items():
+    assert x.dtype == jnp.float32, name
+    assert distance(x, tree.flat(target)[name]) < distance(
+      tree.flat(normal(0))[name], tree.flat(target)[name]
+    ), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_goes_on_from_a_copy_of_its_state_as_if_never_stopped(kind):
+  params, target = normal(0), normal(1)
+  optimizer = build(params, kind=kind, **HARD)
+  step, state = runner(optimizer, target), optimizer.init(params)
+  for _ in range(3):
+    params, state = step(params, state)
+  leaves, shape = jax.tree.flatten((params, state))
+  saved = [np.asarray(x) for x in leaves]
+  on = runner(build(params, kind=kind, **HARD), target)
+  again = on(*jax.tree.unflatten(shape, [jnp.asarray(x) for x in saved]))
+  assert same_bits(again, step(params, state))
+  # The state has the structure of a fresh one, as restoring wants.
+  fresh = jax.eval_shape(optimizer.init, params)
+  assert jax.tree.structure(state) == jax.tree.structure(fresh)
+  for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True):
+    assert (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_group_keeps_every_bit(kind):
+  params, target = normal(0), normal(1)
+  params["embed"]["table"] = params["embed"]["table"].at[0, 0].set(-0.0)
+  frozen = ["embed/*", "stack/mlp/*/w", "norm/scale"]
+  group = dict(patterns=frozen, weight_decay=0.1, learning_rate_factor=0.0)
+  optimizer = build(params, kind=kind, groups=[group], **HARD)
+  step, state = runner(optimizer, target), optimizer.init(params)
+  new = params
+  for _ in range(3):
+    new, state = step(new, state)
+  for name, x in tree.flat(new).items():
+    kept = same_bits(x, tree.flat(params)[name])
+    assert kept == tree.match(frozen, name), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weight_decay_is_decoupled_and_spares_what_it_should(kind):
+  """With decay minus without is -rate * decay * p, or nothing at all."""
+  params, target = normal(0), normal(1)
+  new = {}
+  for decay in (0.0, 0.5):
+    optimizer = build(params, kind=kind, weight_decay=decay)
+    new[decay], _ = runner(optimizer, target)(params, optimizer.init(params))
+  spared = ["*/scale", "*/bias", "embed/table", "position/table"]
+  for name, p in tree.flat(params).items():
+    change = tree.flat(new[0.5])[name] - tree.flat(new[0.0])[name]
+    decay = 0.0 if tree.match(spared, name) else 0.5
+    np.testing.assert_allclose(
+      change, -0.01 * decay * p, atol=1e-6, err_msg=name
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_has_its_own_decay_and_rate(kind):
+  params, target = normal(0), normal(1)
+  groups = [
+    dict(patterns=["embed/table"], weight_decay=0.2, learning_rate_factor=3.0),
+    dict(patterns=["*"], weight_decay=0.0, learning_rate_factor=1.0),
+  ]
+  plain, grouped = (
+    runner(o, target)(params, o.init(params))[0]
+    for o in (
+      build(params, kind=kind),
+      build(params, kind=kind, groups=groups, weight_decay=9.0),
+    )
+  )
+  p = params["embed"]["table"]
+  change = plain["embed"]["table"] - p
+  np.testing.assert_allclose(
+    grouped["embed"]["table"] - p, 3 * (change - 0.01 * 0.2 * p), atol=1e-6
+  )
+  del plain["embed"], grouped["embed"]
+  assert same_bits(plain, grouped)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_group_that_matches_counts(kind):
+  params = normal(0)
+  group = dict(patterns=["*"], weight_decay=0.0, learning_rate_factor=1.0)
+  freeze = {**group, "learning_rate_factor": 0.0}
+  optimizer = build(params, kind=kind, groups=[group, freeze])
+  new, _ = runner(optimizer, normal(1))(params, optimizer.init(params))
+  assert not any(map(same_bits, jax.tree.leaves(new), jax.tree.leaves(params)))
+
+
+def test_adamw_is_that_of_optax():
+  params, target = normal(0), normal(1)
+  run = dict(schedule="cosine", warmup_steps=2, clip=1.0, weight_decay=0.3)
+  ours, rate = optim.build(**{**RUN, **run}, params=params)
+  mask = tree.mask(params, MATRICES + ["head/table"])
+  theirs = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(rate, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, mask=mask),
+  )
+  a = b = params
+  state_a, state_b = ours.init(params), theirs.init(params)
+  for _ in range(5):
+    a, state_a = runner(ours, target)(a, state_a)
+    b, state_b = runner(theirs, target)(b, state_b)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b
+  )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_do_not_see_each_other(kind):
+  """A stacked parameter's layers are updated as if each were alone."""
+  sizes = dict(D=128, N=4, K=4, H=32, F=130, V=1, T=1)
+  params, grads = normal(0, **sizes), normal(1, **sizes)
+  # Layers of very different scale would disturb each other at once.
+  grads = jax.tree.map(lambda g: g.at[0].multiply(1e-3), grads)
+  names = MATRICES + ["stack/attention/query/bias"]
+
+  def update(params, grads):
+    optimizer = build(params, kind=kind)
+    state = optimizer.init(params)
+    for _ in range(2):
+      updates, state = jax.jit(optimizer.update)(grads, state, params)
+    return tree.flat(updates)
+
+  whole = update(params, grads)
+  for layer in range(2):
+    cut = slice(layer, layer + 1)
+    alone = update(*jax.tree.map(lambda x, c=cut: x[c], (params, grads)))
+    for name in names:
+      np.testing.assert_allclose(
+        whole[name][cut], alone[name], rtol=2e-3, atol=1e-5, err_msg=name
+      )
+
+
+def reference_muon(g):
+  """One step from zero momentum on a single (in, out) matrix, in float64.
+
+  The quintic iteration of Jordan et al., on Nesterov momentum whose bias is
+  corrected; then a root mean square of about 0.2.
+  """
+  beta = 0.95
+  nesterov = beta * (1 - beta) * g / (1 - beta**2) + (1 - beta) * g / (1 - beta)
+  x = nesterov / np.linalg.norm(nesterov)
+  x = x.T if x.shape[0] > x.shape[1] else x
+  for _ in range(5):
+    a = x @ x.T
+    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+  x = x.T if g.shape[0] > g.shape[1] else x
+  return 0.2 * np.sqrt(max(g.shape)) * x
+
+
+def test_muon_orthogonalises_each_layer_of_each_matrix_alone():
+  params, grads = normal(0), normal(1)
+  optimizer = build(params, kind="muon", learning_rate=1.0)
+  updates, _ = jax.jit(optimizer.update)(
+    grads, optimizer.init(params), params
+  )
+  s = SIZES
+  inputs = {"out": s["N"] * s["H"], "down": s["F"]}
+  for name in MATRICES:
+    u, g = tree.flat(updates)[name], tree.flat(grads)[name]
+    for layer in range(s["L"]):
+      rows = inputs.get(name.split("/")[-2], s["D"])
+      matrix = np.asarray(g[layer], np.float64).reshape(rows, -1)
+      np.testing.assert_allclose(
+        -np.asarray(u[layer]).reshape(rows, -1),
+        reference_muon(matrix),
+        rtol=1e-3,
+        atol=1e-4,
+        err_msg=name,
+      )
+      singular = np.linalg.svd(np.asarray(u[layer]).reshape(rows, -1))[1]
+      singular /= 0.2 * np.sqrt(max(matrix.shape))
+      assert 0.5 < singular.min() and singular.max() < 1.3, name
+
+
+def test_beside_muon_all_others_are_in_adamw():
+  params, target = normal(0), normal(1)
+  new = {}
+  for kind in ("muon", "adamw"):
+    optimizer = build(params, kind=kind, weight_decay=0.1)
+    new[kind], _ = runner(optimizer, target)(params, optimizer.init(params))
+  for name, x in tree.flat(new["muon"]).items():
+    equal = same_bits(x, tree.flat(new["adamw"])[name])
+    assert equal == (name not in MATRICES), name
+
+
+def test_adafactor_without_momentum_keeps_almost_nothing():
+  sizes = dict(V=128, T=128, D=128, N=2, K=2, H=64, F=256)
+  params = normal(0, **sizes)
+  state = jax.eval_shape(build(params, kind="adafactor", b1=0.0).init, params)
+  assert tree.count(state) < 0.03 * tree.count(params)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lion", "muon", "sgd", "adafactor"])
+def test_mu_dtype_is_that_of_the_first_moment(kind):
+  params = normal(0)
+  small, large = (
+    tree.nbytes(
+      jax.eval_shape(build(params, kind=kind, mu_dtype=d).init, params)
+    )
+    for d in ("bfloat16", "float32")
+  )
+  assert large - small == 2 * tree.count(params)
+
+
+def test_clips_to_the_global_norm_and_not_below():
+  params = normal(0)
+  grads = normal(1)
+  norm = float(optim.global_norm(grads))
+  np.testing.assert_allclose(norm, optax.global_norm(grads), rtol=1e-6)
+  for clip in (norm / 3, norm * 3):
+    optimizer = build(params, kind="sgd", b1=0.0, clip=clip, learning_rate=1.0)
+    updates, _ = jax.jit(optimizer.update)(
+    grads, optimizer.init(params), params
+  )
+    np.testing.assert_allclose(
+      float(optim.global_norm(updates)), min(clip, norm), rtol=1e-5
+    )
+
+
+def test_frozen_gradients_do_not_count_in_the_norm():
+  params, grads = normal(0), normal(1)
+  grads["embed"]["table"] = 1e6 * grads["embed"]["table"]
+  group = dict(patterns=["embed/*"], weight_decay=0.0, learning_rate_factor=0.0)
+  optimizer = build(params, kind="sgd", b1=0.0, clip=0.5, groups=[group])
+  updates, _ = jax.jit(optimizer.update)(
+    grads, optimizer.init(params), params
+  )
+  np.testing.assert_allclose(
+    float(optim.global_norm(updates)), 0.005, rtol=1e-5
+  )
+
+
+def test_logging_the_norm_costs_no_second_pass():
+  """A step that returns the norm too has no more reductions compiled."""
+  params = normal(0)
+  optimizer = build(params, clip=1.0)
+
+  def update(grads, state, params):
+    return optimizer.update(grads, state, params)
+
+  def logged(grads, state, params):
+    return optim.global_norm(grads), optimizer.update(grads, state, params)
+
+  args = (normal(1), optimizer.init(params), params)
+  counts = [
+    jax.jit(f).lower(*args).compile().as_text().count(" reduce(")
+    for f in (update, logged)
+  ]
+  assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_state_lies_as_the_parameters_do(kind):
+  params = normal(0, D=128, N=2, K=2, H=64)
+  mesh = sharding.make_mesh(
+    data=1, fsdp=1, expert=1, tensor=1, sequence=1, pipeline=1,
+    devices=jax.devices()[:1],
+  )  # fmt: skip
+  # Each parameter's sharding is told from all the others by its name.
+  names = iter(range(len(SHAPES)))
+  marked = jax.tree.map(lambda _: f"sharding {next(names)}", params)
+  by_name = tree.flat(marked)
+  optimizer = build(params, kind=kind, clip=1.0, weight_decay=0.1)
+  state = jax.eval_shape(optimizer.init, params)
+  got = optim.state_shardings(optimizer, state, params, marked, "replicated")
+  assert jax.tree.structure(got) == jax.tree.structure(state)
+  shapes = tree.flat(state)
+  found = set()
+  for path, where in tree.flat(got).items():
+    owner = max(
+      (n for n in by_name if path.endswith("/" + n)), key=len, default=None
+    )
+    if owner and shapes[path].shape == tree.flat(params)[owner].shape:
+      assert where == by_name[owner], path
+      found.add(owner)
+    else:
+      assert where == "replicated", path
+  assert found == set(by_name)
+  # And jit takes real ones.
+  real = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), params)
+  out = optim.state_shardings(
+    optimizer, state, params, real, sharding.replicated(mesh)
+  )
+  jax.jit(optimizer.init, out_shardings=out)(params)
+
+
+GROUP = dict(patterns=["norm/*"], weight_decay=0.0, learning_rate_factor=1.0)
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    (dict(kind="adam"), "did you mean 'adamw'"),
+    (dict(mu_dtype="bf16"), "optim.mu_dtype 'bf16'"),
+    (dict(b1=1.0), "optim.b1=1.0"),
+    (dict(eps=0.0), "optim.eps=0.0"),
+    (dict(clip=-1.0), "optim.clip=-1.0"),
+    (dict(weight_decay=-0.1), "optim.weight_decay=-0.1"),
+    (
+      dict(groups=[{**GROUP, "patterns": ["norm/scales"]}]),
+      "matches 'norm/scales'; did you mean 'norm/scale'",
+    ),
+    (dict(groups=[{**GROUP, "patterns": "norm/*"}]), "a list of patterns"),
+    (dict(groups=[{**GROUP, "weight_decays": 1}]), "did you mean 'weight_dec"),
+    (dict(groups=[{"patterns": ["*"]}]), "lacks 'weight_decay'"),
+    (
+      dict(groups=[{**GROUP, "learning_rate_factor": -1.0}]),
+      r"groups\[0\].learning_rate_factor=-1.0",
+    ),
+  ],
+)
+def test_refuses_what_cannot_be(changes, words):
+  with pytest.raises(BadConfig, match=words):
+    build(normal(0), **changes)
