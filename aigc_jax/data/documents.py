@@ -1,0 +1,56 @@
+"""What a source hands out: documents, in jobs that can be read separately."""
+
+import hashlib
+from typing import NamedTuple
+
+
+class Document(NamedTuple):
+  """A piece of text; a large document comes in several pieces, in order."""
+
+  id: str
+  data: bytes
+  starts: bool = True  # this piece begins the document
+  ends: bool = True  # this piece ends it
+
+
+class Job(NamedTuple):
+  """What one worker reads in one go. `parts` are plain values."""
+
+  parts: tuple
+  size: int  # bytes of text to come, about
+
+
+def fold(name: str) -> float:
+  """A number in [0, 1) that depends on the document's name alone."""
+  word = hashlib.sha256(b"held out " + name.encode("utf-8", "surrogateescape"))
+  return int.from_bytes(word.digest()[:8], "big") / 2**64
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+  """Whether a document belongs to the validation split."""
+  return fold(name) < fraction
+
+
+def job_size(total: int) -> int:
+  """Bytes of one job for a source of `total` bytes.
+
+  About 16 jobs where the source is small, so that a few workers are busy; a
+  job is at most 64 MB, so that little is lost when a worker is killed.
+  """
+  return min(max(total // 16, 1 << 20), 64 << 20)
+
+
+def grouped(parts: list[tuple[tuple, int]], size: int) -> list[Job]:
+  """Consecutive (part, bytes) pairs as jobs of at least `size` bytes."""
+  jobs: list[Job] = []
+  group: list[tuple] = []
+  total = 0
+  for part, part_size in parts:
+    group.append(part)
+    total += part_size
+    if total >= size:
+      jobs.append(Job(tuple(group), total))
+      group, total = [], 0
+  if group:
+    jobs.append(Job(tuple(group), total))
+  return jobs

@@ -1,0 +1,307 @@
+"""Text <-> ids: bytes, SentencePiece, or a Hugging Face tokenizer.json.
+
+Every tokenizer has: kind, name, vocab (how many ids), eot (the id between
+documents), fingerprint (sha256), lossless, byte_lengths (vocab,), and
+  encode(text) -> int32 array without special ids; encode_documents(texts)
+  decode(ids) -> str; decode_bytes(ids) -> bytes
+`Decoder` turns ids into text as they come. `save` and `load` keep a tokenizer
+in a folder. Nothing that is loaded is executed.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax.data.sentences import SentencePiece, Unescaper
+from aigc_jax.errors import BadConfig, BadData, nearest
+
+LARGEST = 256 << 20  # bytes of a tokenizer file
+EOT_NAMES = (
+  "<|endoftext|>",
+  "<|end_of_text|>",
+  "</s>",
+  "<eos>",
+  "<|eos|>",
+  "[SEP]",
+)
+
+
+class Bytes:
+  """Every byte is an id, 256 is the end of text. Lossless on any bytes."""
+
+  kind = "bytes"
+  name = "bytes"
+  vocab = 257
+  eot = 256
+  lossless = True
+  fingerprint = hashlib.sha256(b"bytes 257").hexdigest()
+  byte_lengths = np.array([1] * 256 + [0], np.int32)
+
+  def encode_bytes(self, data: bytes) -> np.ndarray:
+    """The ids of raw bytes."""
+    return np.frombuffer(data, np.uint8).astype(np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    """The ids of a text as UTF-8; lone surrogates become '?'."""
+    return self.encode_bytes(text.encode("utf-8", "replace"))
+
+  def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
+    """`encode` of each text."""
+    return [self.encode(text) for text in texts]
+
+  def decode_bytes(self, ids) -> bytes:
+    """The bytes of the ids, without ends of text."""
+    ids = np.asarray(ids).ravel()
+    return ids[ids < 256].astype(np.uint8).tobytes()
+
+  def decode(self, ids) -> str:
+    """The text of the ids; what is not UTF-8 becomes U+FFFD."""
+    return self.decode_bytes(ids).decode("utf-8", "replace")
+
+  def decoder(self):
+    """A function for ids that come one at a time."""
+    unescaper = Unescaper(escaped=False)
+    return lambda i, final: unescaper.push(
+      bytes([i]) if i is not None and i < 256 else b"", final
+    )
+
+  def files(self) -> dict[str, bytes]:
+    """What `save` writes besides the manifest."""
+    return {}
+
+
+class HuggingFace:
+  """tokenizer.json by the `tokenizers` library (extra [hf])."""
+
+  kind = "hf"
+
+  def __init__(self, model: bytes, eot: str, name: str):
+    self._model, self._eot, self.name = model, eot, name
+    try:
+      import tokenizers
+    except ImportError as e:
+      raise BadConfig(
+        f"{name}: needs the tokenizers library: pip install 'aigc_jax[hf]'"
+      ) from e
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+      self._hf = hf = tokenizers.Tokenizer.from_buffer(model)
+    except Exception as e:  # the library raises Exception itself
+      raise BadData(f"{name}: not a tokenizer.json: {e}") from e
+    hf.no_padding()
+    hf.no_truncation()
+    hf.encode_special_tokens = True  # the text "<s>" is text
+    ids = hf.get_vocab(with_added_tokens=True)
+    if eot not in ids:
+      raise BadData(f"{name}: end of text {eot!r} is not in its vocabulary")
+    self.eot = ids[eot]
+    self.vocab = max(ids.values()) + 1
+    self.lossless = False  # depends on its normaliser; not promised
+    self.byte_lengths = _lengths(hf, ids, self.vocab)
+    self.fingerprint = hashlib.sha256(
+      f"hf 1 {eot}\n".encode() + model
+    ).hexdigest()
+
+  def __reduce__(self):
+    return type(self), (self._model, self._eot, self.name)
+
+  def encode(self, text: str) -> np.ndarray:
+    """The ids of a text, int32; no special ids."""
+    return self.encode_documents([text])[0]
+
+  def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
+    """`encode` of each text, in one call."""
+    texts = [t.encode("utf-8", "replace").decode() for t in texts]
+    found = self._hf.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.asarray(e.ids, np.int32) for e in found]
+
+  def decode(self, ids) -> str:
+    """The text of the ids, without special ones."""
+    ids = np.asarray(ids).ravel().tolist()
+    return self._hf.decode(ids, skip_special_tokens=True)
+
+  def decode_bytes(self, ids) -> bytes:
+    """The UTF-8 of `decode`."""
+    return self.decode(ids).encode()
+
+  def decoder(self):
+    """A function for ids that come one at a time."""
+    ids: list[int] = []  # those whose text is not out yet, after one that is
+
+    def push(i, final):
+      before = self.decode(ids[:1]) if push.led else ""
+      if i is not None:
+        ids.append(i)
+      text = self.decode(ids)
+      if text.endswith("\ufffd") and not final and len(ids) < 16:
+        return ""
+      new = text[len(before) :]
+      del ids[:-1]
+      push.led = bool(ids)
+      return new
+
+    push.led = False
+    return push
+
+  def files(self) -> dict[str, bytes]:
+    """What `save` writes besides the manifest."""
+    return {"tokenizer.json": self._model}
+
+
+def _lengths(hf, ids: dict[str, int], vocab: int) -> np.ndarray:
+  """Bytes of each id's text: exact for byte-level tokenizers, else near."""
+  lengths = np.zeros(vocab, np.int32)
+  special = {i for i, t in hf.get_added_tokens_decoder().items() if t.special}
+  by_bytes = "ByteLevel" in type(hf.decoder).__name__
+  for piece, i in ids.items():
+    if i in special:
+      continue
+    if by_bytes:  # one character of such a piece stands for one byte
+      lengths[i] = len(piece)
+    elif len(piece) == 6 and piece.startswith("<0x"):
+      lengths[i] = 1
+    else:
+      piece = piece.removeprefix("##").replace("\u2581", " ")
+      lengths[i] = len(piece.encode("utf-8", "replace"))
+  return lengths
+
+
+class Decoder:
+  """Ids to text as they come: never half a character, nothing lost.
+
+  `push(id)` gives the text that is certain now, `flush()` the rest.
+  """
+
+  def __init__(self, tokenizer):
+    self._push = tokenizer.decoder()
+
+  def push(self, id: int) -> str:
+    """The text that `id` completes; "" while a character is unfinished."""
+    return self._push(int(id), False)
+
+  def flush(self) -> str:
+    """What is left; an unfinished character becomes U+FFFD."""
+    return self._push(None, True)
+
+
+def bytes_of(tokenizer, ids) -> int:
+  """How many bytes of text the ids stand for."""
+  return int(tokenizer.byte_lengths[np.asarray(ids)].sum(dtype=np.int64))
+
+
+def load_tokenizer(spec: str):
+  """ "bytes", "PATH/x.model", "hf:FOLDER", or a folder that `save` wrote.
+
+  Raises BadConfig for another word, BadData for a file that is none.
+  """
+  if spec == "bytes":
+    return Bytes()
+  if spec.startswith("hf:"):
+    return _hugging_face(spec.removeprefix("hf:"))
+  path = Path(spec).expanduser()
+  if spec.endswith(".model"):
+    return SentencePiece(_bytes(path), str(spec))
+  if path.is_dir():
+    return load(path)
+  raise BadConfig(
+    f"data.tokenizer={spec!r}: expected 'bytes', 'sentencepiece', a path that "
+    "ends in .model, 'hf:FOLDER' with a tokenizer.json, or a folder with a "
+    f"saved tokenizer{nearest(spec, ('bytes', 'sentencepiece'))}"
+  )
+
+
+def _bytes(path: Path) -> bytes:
+  try:
+    if path.stat().st_size > LARGEST:
+      raise BadData(f"{path}: {path.stat().st_size} bytes is no tokenizer")
+    return path.read_bytes()
+  except OSError as e:
+    raise BadData(f"tokenizer {path}: cannot be read: {e.strerror}") from e
+
+
+def _json(path: Path) -> dict:
+  try:
+    found = json.loads(_bytes(path))
+  except ValueError as e:
+    raise BadData(f"{path}: not JSON: {e}") from e
+  if not isinstance(found, dict):
+    raise BadData(f"{path}: expected a JSON object")
+  return found
+
+
+def _hugging_face(folder: str) -> HuggingFace:
+  path = Path(folder).expanduser()
+  if path.name == "tokenizer.json":
+    path = path.parent
+  model = _bytes(path / "tokenizer.json")
+  names = []
+  for file in ("tokenizer_config.json", "special_tokens_map.json"):
+    if (path / file).is_file():
+      eos = _json(path / file).get("eos_token")
+      names.append(eos.get("content") if isinstance(eos, dict) else eos)
+  added = _json(path / "tokenizer.json").get("added_tokens") or []
+  added = {t.get("content") for t in added if isinstance(t, dict)}
+  names += [name for name in EOT_NAMES if name in added]
+  names = [name for name in names if isinstance(name, str)]
+  if not names:
+    raise BadData(
+      f"{path}: no end-of-text token; name it as eos_token in "
+      "tokenizer_config.json"
+    )
+  return HuggingFace(model, names[0], f"hf:{folder}")
+
+
+def save(tokenizer, folder) -> None:
+  """Writes a tokenizer into `folder`, so that `load` gives the same."""
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, data in tokenizer.files().items():
+    _write(folder / name, data)
+  manifest = {
+    "kind": tokenizer.kind,
+    "name": tokenizer.name,
+    "vocab": tokenizer.vocab,
+    "eot": tokenizer.eot,
+    "eot_text": getattr(tokenizer, "_eot", ""),
+    "fingerprint": tokenizer.fingerprint,
+  }
+  _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+  aside = path.with_name(f"{path.name}.{os.getpid()}")
+  aside.write_bytes(data)
+  os.replace(aside, path)
+
+
+LOADERS = {
+  "bytes": lambda folder, m: Bytes(),
+  "sentencepiece": lambda folder, m: SentencePiece(
+    _bytes(folder / "tokenizer.model"), m["name"]
+  ),
+  "hf": lambda folder, m: HuggingFace(
+    _bytes(folder / "tokenizer.json"), m["eot_text"], m["name"]
+  ),
+}
+
+
+def load(folder):
+  """The tokenizer that `save` wrote. Raises BadData if it is another now."""
+  folder = Path(folder)
+  manifest = _json(folder / "manifest.json")
+  if manifest.get("kind") not in LOADERS:
+    raise BadData(f"{folder}: unknown tokenizer kind {manifest.get('kind')!r}")
+  try:
+    tokenizer = LOADERS[manifest["kind"]](folder, manifest)
+    expected = manifest["fingerprint"]
+  except KeyError as e:
+    raise BadData(f"{folder}/manifest.json: no {e}") from e
+  if tokenizer.fingerprint != expected:
+    raise BadData(
+      f"{folder}: the tokenizer is not the one that its manifest names; "
+      "delete the folder and run again"
+    )
+  return tokenizer
