@@ -91,6 +91,7 @@ class Checkpoints:
     self.keep_every_steps = keep_every_steps
     self.committed: int | None = None
     self.proven: int | None = None
+    self.digest: list[int] | None = None
     self.failures = 0
     self.failure = ""
     self.skipped = 0
@@ -295,6 +296,7 @@ class Checkpoints:
       raise error
     if error is None:
       self.failures, self.committed = 0, save.step
+      self.digest = manifest.total([leaf["digest"] for leaf in save.leaves])
       self._tell(
         "save",
         step=save.step,
@@ -341,6 +343,11 @@ class Checkpoints:
     self._give_up_if_failing()
     raise StorageFailure(f"{self.folder}: step {step} could not be saved")
 
+  def close(self) -> None:
+    """Waits for this process's part of a save under way; raises nothing."""
+    if self._save and self._save.thread:
+      self._save.thread.join()
+
   # Restoring.
 
   def restore(self, abstract, step: int | None = None):
@@ -357,6 +364,7 @@ class Checkpoints:
     if found is None:
       return None
     self.committed = self.proven = found[1]["step"]
+    self.digest = found[1]["digest"]
     for later in self.steps() if jax.process_index() == 0 else ():
       if later > self.committed:
         self._fence()

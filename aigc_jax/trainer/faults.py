@@ -75,17 +75,21 @@ def hit(site: str, step: int | None = None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def batch(step: int, batch):
-  """The batch of `step`; its floating leaves are NaN if that is planned."""
-  if step not in _plan.get("nan_at", ()):
+def batch(step: int, batch: dict, count: int = 1) -> dict:
+  """The batch of `step`; its floating leaves are NaN if that is planned.
+
+  With count > 1 the batch of that many steps, on a leading axis.
+  """
+  bad = [i for i in range(count) if step + i in _plan.get("nan_at", ())]
+  if not bad:
     return batch
-  floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in batch.values()]
-  if not any(floating):
+  floating = [
+    name for name, x in batch.items() if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  if not floating:
     raise BadConfig(f"{VARIABLE}: nan_at needs a batch with a floating leaf")
-  return {
-    name: x * jnp.nan if bad else x
-    for (name, x), bad in zip(batch.items(), floating, strict=True)
-  }
+  where = jnp.array(bad) if count > 1 else ...
+  return batch | {name: batch[name].at[where].set(jnp.nan) for name in floating}
 
 
 def state(step: int, state):

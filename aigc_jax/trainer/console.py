@@ -1,0 +1,97 @@
+"""The progress of a run on a terminal: a live bar, or plain lines."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich import console, progress
+
+
+def short(value: float) -> str:
+  """1234567 as "1.23M"."""
+  for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if abs(value) >= size:
+      return f"{value / size:.3g}{letter}"
+  return f"{value:.3g}"
+
+
+class Console:
+  """A bar with step, loss, tokens a second and time left.
+
+  Where the output is no terminal, a line for the first row, for each
+  evaluation, and then at most one in `every_seconds`.
+  """
+
+  def __init__(self, total_steps: int, step: int, every_seconds: float = 10.0):
+    self._total = total_steps
+    self._every = every_seconds
+    self._next = 0.0
+    self._start = (step, time.monotonic())
+    self._bar: progress.Progress | None = None
+    if sys.stderr.isatty():
+      self._bar = progress.Progress(
+        progress.TextColumn("step"),
+        progress.MofNCompleteColumn(),
+        progress.BarColumn(bar_width=None),
+        progress.TextColumn("{task.fields[text]}"),
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
+        console=console.Console(stderr=True),
+        refresh_per_second=4,
+      )
+      self._task = self._bar.add_task(
+        "steps", total=total_steps, completed=step, text="compiling"
+      )
+      self._bar.start()
+
+  def row(self, row: Mapping) -> None:
+    evals = {name: x for name, x in row.items() if name.startswith("eval/")}
+    if evals:
+      self.say(f"step {row['step']}: {_listed(evals)}")
+    if "train/loss" not in row:
+      return
+    text = [f"loss {_shown(row['train/loss'])}"]
+    if speed := row.get("speed/tokens_per_second"):
+      text.append(f"{short(speed)} tokens/s")
+    if mfu := row.get("speed/mfu"):
+      text.append(f"mfu {mfu:.1%}")
+    if self._bar:
+      self._bar.update(self._task, completed=row["step"], text="  ".join(text))
+    elif time.monotonic() >= self._next or row["step"] == self._total:
+      self._next = time.monotonic() + self._every
+      left = _left(self._start, row["step"], self._total)
+      self.say(f"step {row['step']}/{self._total}  {'  '.join(text)}  {left}")
+
+  def move(self, step: int) -> None:
+    if self._bar:
+      self._bar.update(self._task, completed=step)
+
+  def say(self, text: str) -> None:
+    try:
+      if self._bar:
+        self._bar.console.print(text, markup=False, highlight=False)
+      else:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+      pass  # the terminal is gone; the run is not
+
+  def close(self) -> None:
+    if self._bar:
+      self._bar.stop()
+
+
+def _listed(metrics: Mapping) -> str:
+  return "  ".join(
+    f"{name.removeprefix('eval/')} {_shown(x)}" for name, x in metrics.items()
+  )
+
+
+def _shown(value) -> str:
+  return "not finite" if value is None else f"{value:.4g}"
+
+
+def _left(start: tuple[int, float], step: int, total: int) -> str:
+  done, seconds = step - start[0], time.monotonic() - start[1]
+  if done <= 0:
+    return ""
+  left = round((total - step) * seconds / done)
+  return f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"

@@ -1,0 +1,341 @@
+"""What a run says: metrics.jsonl, events.jsonl, TensorBoard, the console.
+
+metrics.jsonl is the source of truth: one object a line, with `step`, `tokens`,
+`flops`, `seconds` in every row, in the order of the steps. Only `seconds` and
+names under "speed/" depend on time; the rest of a run that was interrupted and
+continued equals that of one that never was. A number that is not finite is
+written as null.
+
+A full disk stops none of this: lines wait in memory, with a warning, and are
+written in order when there is room again.
+"""
+
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+from absl import logging
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
+
+from aigc_jax.errors import BadConfig
+from aigc_jax.trainer import faults, manifest
+from aigc_jax.trainer.console import Console
+
+METRICS = "metrics.jsonl"
+EVENTS = "events.jsonl"
+CUT = "metrics.cut.jsonl"
+
+
+def rows(path: str | Path) -> list[dict]:
+  """The rows of a file of JSON lines; broken ones are left out, and told."""
+  return [row for _, row in _parsed(Path(path))]
+
+
+def _parsed(path: Path) -> list[tuple[int, dict]]:
+  """(offset, row) of each whole line."""
+  if not path.is_file():
+    return []
+  found, offset = [], 0
+  for line in path.read_bytes().splitlines(keepends=True):
+    try:
+      row = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+      row = None
+    if isinstance(row, dict):
+      found.append((offset, row))
+    else:
+      logging.warning("%s: a broken line at byte %d", path, offset)
+    offset += len(line)
+  return found
+
+
+class Lines:
+  """A file of JSON lines to which whole lines are appended.
+
+  A line that cannot be written waits for the next `add`. At most
+  `most_waiting` lines wait; beyond that the oldest are lost and counted.
+  """
+
+  def __init__(self, path: Path, most_waiting: int = 100_000):
+    self.path = path
+    self.lost = 0
+    self._waiting: list[bytes] = []
+    self._most = most_waiting
+    self._told = 0
+    self._fd = -1
+
+  def add(self, row: Mapping) -> None:
+    line = json.dumps(row, separators=(",", ":"), allow_nan=False)
+    self._waiting.append(line.encode() + b"\n")
+    self.flush()
+
+  def flush(self, sync: bool = False) -> bool:
+    """Writes what waits; False where that failed."""
+    try:
+      self._open()
+      while self._waiting:
+        faults.hit("journal/append")
+        self._append(self._waiting[0])
+        self._waiting.pop(0)
+      if sync:
+        os.fsync(self._fd)
+    except OSError as error:
+      if len(self._waiting) >= 10 * self._told:
+        self._told = max(1, len(self._waiting))
+        logging.error(
+          "%s cannot be written (%s): %d line(s) wait in memory",
+          self.path, error, len(self._waiting),
+        )  # fmt: skip
+      self.lost += max(0, len(self._waiting) - self._most)
+      del self._waiting[: -self._most]
+      return False
+    self._told = 0
+    return True
+
+  def _open(self) -> None:
+    if self._fd >= 0:
+      return
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    fd = os.open(self.path, flags, 0o644)
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+      # A dying process left half a line.
+      os.ftruncate(fd, self.path.read_bytes().rfind(b"\n") + 1)
+    self._fd = fd
+
+  def _append(self, line: bytes) -> None:
+    """The whole line or nothing of it."""
+    start, written = os.fstat(self._fd).st_size, 0
+    try:
+      while written < len(line):
+        written += os.write(self._fd, line[written:])
+    except OSError:
+      if written:
+        os.ftruncate(self._fd, start)
+      raise
+
+  def cut(self, step: int, aside: Path) -> None:
+    """Drops the rows after `step`; they are kept in the file `aside`."""
+    late = [at for at, row in _parsed(self.path) if row.get("step", 0) > step]
+    if not late:
+      return
+    with open(aside, "ab") as file:
+      file.write(self.path.read_bytes()[late[0] :])
+    self._open()
+    os.ftruncate(self._fd, late[0])
+    os.fsync(self._fd)
+
+  def close(self) -> None:
+    self.flush(sync=True)
+    if self._fd >= 0:
+      os.close(self._fd)
+      self._fd = -1
+
+
+class Board:
+  """Scalars for TensorBoard, below one folder; a failure is told once.
+
+  Written in place: a writer with a queue would wait for ever for a thread
+  that a full disk has ended.
+  """
+
+  def __init__(self, folder: Path, after: int):
+    self._writer: EventsWriter | None = None
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      suffix = f".{os.getpid()}.{secrets.token_hex(2)}"
+      self._writer = EventsWriter(str(folder / "events"), suffix)
+      # TensorBoard forgets what an earlier process said about these steps.
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._event(step=after + 1, session_log=start)
+    except OSError as error:
+      self._fail(error)
+
+  def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
+    try:
+      for name, value in metrics.items():
+        if isinstance(value, int | float):
+          self._event(step=step, summary=scalar(name, value))
+    except OSError as error:
+      self._fail(error)
+
+  def flush(self) -> None:
+    try:
+      if self._writer:
+        self._writer.flush()
+    except OSError as error:
+      self._fail(error)
+
+  def _event(self, **fields) -> None:
+    if self._writer:
+      self._writer.write_event(event_pb2.Event(wall_time=time.time(), **fields))
+
+  def _fail(self, error: OSError) -> None:
+    logging.error("TensorBoard files cannot be written: %s", error)
+    self._writer = None
+
+
+def wandb_run(workdir: Path, project: str, config: Mapping):
+  """A run of Weights & Biases that continues when `workdir` does."""
+  try:
+    import wandb
+  except ImportError as error:
+    raise BadConfig(
+      "--wandb needs the package wandb: pip install 'aigc_jax[wandb]'"
+    ) from error
+  path = workdir / "wandb.id"
+  if not path.exists():
+    path.write_text(secrets.token_hex(8))
+  return wandb.init(
+    project=project,
+    id=path.read_text().strip(),
+    resume="allow",
+    dir=str(workdir),
+    config=dict(config),
+  )
+
+
+class Journal:
+  """The voice of one run; processes other than the first keep silent.
+
+  `step` is the one the run continues from: later rows are cut. `fence` raises
+  when the work directory has become another process's.
+  """
+
+  def __init__(
+    self,
+    workdir: str | Path,
+    *,
+    step: int = 0,
+    total_steps: int = 0,
+    tensorboard: bool = True,
+    wandb=None,
+    console: Console | None = None,
+    fence: Callable[[], None] = lambda: None,
+  ):
+    self.workdir = Path(workdir)
+    self.speaks = jax.process_index() == 0
+    self._fence = fence
+    self._wandb = wandb if self.speaks else None
+    self._metrics = Lines(self.workdir / METRICS)
+    self._events = Lines(self.workdir / EVENTS)
+    self._board: Board | None = None
+    self._seconds = 0.0
+    self._evaluated = -1
+    self._console = console if self.speaks else None
+    if self.speaks:
+      self._metrics.cut(step, self.workdir / CUT)
+      self._read_back()
+      if tensorboard:
+        self._board = Board(self.workdir / "tensorboard", step)
+      if self._console is None and total_steps:
+        self._console = Console(total_steps, step)
+    self._began = time.monotonic()
+
+  def _read_back(self) -> None:
+    for row in rows(self.workdir / METRICS):
+      self._seconds = max(self._seconds, row.get("seconds") or 0.0)
+      if any(name.startswith("eval/") for name in row):
+        self._evaluated = row["step"]
+
+  def evaluated(self, step: int) -> bool:
+    """Whether the evaluation of `step` stood here before this process."""
+    return self._evaluated == step
+
+  def row(
+    self, step: int, metrics: Mapping, *, tokens: int = 0, flops: float = 0.0
+  ) -> dict:
+    """Writes the metrics of `step`; returns the row as written."""
+    seconds = self._seconds + time.monotonic() - self._began
+    row = {
+      "step": step,
+      "tokens": tokens,
+      "flops": flops,
+      "seconds": round(seconds, 3),
+    } | {name: number(value) for name, value in metrics.items()}
+    if not self.speaks:
+      return row
+    self._fence()
+    self._metrics.add(row)
+    if self._board:
+      self._board.add(step, row)
+    if self._console:
+      self._console.row(row)
+    if self._wandb:
+      try:
+        self._wandb.log(row, step=step)
+      except Exception as error:
+        logging.error("wandb: %s", error)
+    return row
+
+  def event(self, kind: str, step: int | None = None, **fields) -> None:
+    """Writes something that happened, with its time, for people."""
+    if not self.speaks:
+      return
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    self._events.add({"time": stamp, "event": kind, "step": step} | fields)
+
+  def say(self, text: str) -> None:
+    """A line for the person at the terminal."""
+    if self._console:
+      self._console.say(text)
+
+  def progress(self, step: int) -> None:
+    if self._console:
+      self._console.move(step)
+
+  def sync(self) -> None:
+    """Everything said so far is on the disk, as far as that works."""
+    if self.speaks:
+      self._metrics.flush(sync=True)
+      self._events.flush(sync=True)
+      if self._board:
+        self._board.flush()
+
+  def write(self, name: str, content: Mapping) -> None:
+    """Replaces the JSON file `name` of the work directory in one move."""
+    if self.speaks:
+      write_json(self.workdir / name, content)
+
+  def close(self) -> None:
+    if self._console:
+      self._console.close()
+    if self.speaks:
+      self.sync()
+      self._metrics.close()
+      self._events.close()
+    if self._wandb:
+      self._wandb.finish()
+
+  def __enter__(self) -> "Journal":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def write_json(path: Path, content: Mapping) -> None:
+  """The whole file or the old one, whenever the power fails."""
+  aside = path.with_name(f".{path.name}.{os.getpid()}")
+  with open(aside, "w") as file:
+    json.dump(content, file, indent=1, allow_nan=False)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(aside, path)
+  manifest.sync(path.parent)
+
+
+def number(value):
+  """A Python number for JSON; None where it is not finite."""
+  value = value.item() if hasattr(value, "item") else value
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
