@@ -51,6 +51,7 @@ class Files:
     self.given = path
     self.field = field
     self.validation = validation
+    self.division = f"held out {validation}"
     self._cache = cache
     self.listing = _listing(self.path, path)  # [(name, path, size)]
     self.name = Path(self.path).stem if path else "text"

@@ -59,6 +59,13 @@ class Tfds:
     """Whether 'validation' is made here, of the training records."""
     return "validation" not in self._builder.info.splits
 
+  @property
+  def division(self) -> str:
+    """What decides which documents a split has, besides the dataset."""
+    if not self.hashed:
+      return "its own"
+    return f"held out {self.validation} of {self.split}"
+
   @functools.cached_property
   def fingerprint(self) -> str:
     """sha256 over names and sizes of the dataset's files, and their content
@@ -158,6 +165,8 @@ class Corpus(Tfds):
     if not self.folder:
       folder = Path(self._root, "corpora")
       self.folder = str(CORPORA[self._corpus].prepare(folder, self._say))
+
+  hashed = False  # it has its own validation split
 
   @functools.cached_property
   def fingerprint(self) -> str:

@@ -1,0 +1,347 @@
+"""From token stores to batches on the devices.
+
+A Stream is endless training data, an EvalSet a held-out set read once. Both
+have `spec` (global shapes) and `rows(n, rows)`, any rows of batch n on the
+host, without state: batch n is a pure function of (seed, fingerprint, n) and
+of skip_steps. `place` builds only the rows of this host's devices, `batches`
+works ahead of the consumer.
+"""
+
+import functools
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from aigc_jax.data.mixture import check_weights, data_step, intervals, order
+from aigc_jax.data.store import Store
+from aigc_jax.data.tasks import make_task
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.sharding import shardings
+
+# The axes of every key that a batch may have.
+LETTERS = {
+  "tokens": "BT",
+  "targets": "BT",
+  "weights": "BT",
+  "positions": "BT",
+  "segments": "BT",
+}
+
+
+def _spec(function, batch: int, length: int) -> dict:
+  """Global shapes and types of what a task makes."""
+  made = function(np.zeros((1, length + 1), np.int32), np.array([length]))
+  return {
+    key: jax.ShapeDtypeStruct((batch, *value.shape[1:]), value.dtype)
+    for key, value in made.items()
+  }
+
+
+def _digest(*content) -> str:
+  return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _check_sizes(batch: int, length: int) -> None:
+  for name, value in (("batch", batch), ("length", length)):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      raise BadConfig(f"data.{name}={value!r}: expected a positive integer")
+
+
+class Stream:
+  """Endless batches from one or several stores.
+
+  spec: {key: ShapeDtypeStruct} of a global batch; fingerprint: sha256 of all
+  that decides the batches except seed and skip_steps; tokens_per_epoch:
+  targets in one pass over every store; tokenizer; stores; weights.
+
+  Raises BadData where the stores are smaller than one batch, BadConfig for
+  impossible settings.
+  """
+
+  def __init__(
+    self,
+    stores: Sequence[Store],
+    weights: Sequence[float],
+    tokenizer,
+    *,
+    task: dict,
+    batch: int,
+    length: int,
+    segments: bool,
+    shuffle: bool,
+    skip_steps,
+    seed: int,
+  ):
+    _check_sizes(batch, length)
+    check_weights(list(weights))
+    used = [k for k, weight in enumerate(weights) if weight > 0]
+    self.stores = [stores[k] for k in used]
+    self.weights = [float(weights[k]) for k in used]
+    self.tokenizer = tokenizer
+    self.batch, self.length = batch, length
+    self._skipped = intervals(skip_steps)
+    self._task = functools.partial(
+      make_task(task), eot=tokenizer.eot, segments=segments
+    )
+    _check_tokens(self.stores, tokenizer)
+    sizes = [store.windows(length) for store in self.stores]
+    for store, size in zip(self.stores, sizes, strict=True):
+      if not size or sum(sizes) < batch:
+        _too_small(store, size, sum(sizes), batch, length)
+    self._ends = np.cumsum([0] + sizes)
+    self._order = order(sizes, self.weights, seed, shuffle)
+    self.tokens_per_epoch = sum(sizes) * length
+    self.spec = _spec(self._task, batch, length)
+    self.fingerprint = _digest(
+      "stream 1", [s.fingerprint for s in self.stores], self.weights,
+      dict(task), batch, length, bool(segments), bool(shuffle),
+    )  # fmt: skip
+
+  def rows(self, step: int, rows) -> dict[str, np.ndarray]:
+    """Rows (indices or a slice) of batch `step`."""
+    rows = np.arange(self.batch)[rows]
+    first = data_step(int(step), self._skipped) * self.batch
+    order = self._order
+    numbers = np.array([order[first + row] for row in rows.tolist()], np.int64)
+    window = _gather(self.stores, self._ends, numbers, self.length)
+    return self._task(window, np.full(len(rows), self.length))
+
+
+def _gather(stores, ends, numbers, length) -> np.ndarray:
+  """Whole windows by their number in all stores: (n, length + 1) int32."""
+  if len(stores) == 1:
+    return stores[0].gather(numbers, length)
+  which = np.searchsorted(ends, numbers, side="right") - 1
+  window = np.empty((len(numbers), length + 1), np.int32)
+  for k in np.unique(which):
+    mine = which == k
+    window[mine] = stores[k].gather(numbers[mine] - ends[k], length)
+  return window
+
+
+def _too_small(store, size, all_sizes, batch, length):
+  name = f"{store.manifest['name']!r} ({store.manifest['split']})"
+  most = (store.tokens - 1) // batch
+  way_out = f"--config.data.length={most}, " if most >= 8 else ""
+  what = "one window" if not size else "one batch"
+  raise BadData(
+    f"source {name} has {store.tokens} tokens, {size} window(s) of length "
+    f"{length}, which is less than {what} (batch={batch} x length={length} = "
+    f"{batch * length} tokens); use a smaller batch or length "
+    f"({way_out}--config.data.batch={max(all_sizes, 1)}) or more text"
+  )
+
+
+def _check_tokens(stores, tokenizer) -> None:
+  """Stores must have been made with this tokenizer and hold only its ids."""
+  for store in stores:
+    made = store.manifest["tokenizer"]["fingerprint"]
+    if made != tokenizer.fingerprint:
+      raise BadData(
+        f"{store.folder}: made with another tokenizer "
+        f"({store.manifest['tokenizer']['name']}) than {tokenizer.name}; "
+        "prepare it again"
+      )
+    if store.max_token >= tokenizer.vocab:
+      raise BadData(
+        f"{store.folder}: holds token id {store.max_token}, but the tokenizer "
+        f"has {tokenizer.vocab} ids; delete the folder and prepare it again"
+      )
+
+
+def check_vocab(stream, vocab: int) -> None:
+  """Raises BadConfig where the model has fewer ids than the tokenizer.
+
+  On the device an id out of range is no error: it silently reads another row.
+  """
+  needed = stream.tokenizer.vocab
+  if vocab < needed:
+    raise BadConfig(
+      f"model.vocab={vocab}, but the tokenizer ({stream.tokenizer.name}) has "
+      f"{needed} ids: --config.model.vocab={needed} (a multiple of 128 is "
+      f"faster: {-(-needed // 128) * 128})"
+    )
+
+
+class EvalSet:
+  """A held-out set: every target exactly once, in order, the rest padding.
+
+  batches: how many; tokens: how many targets, ends of text included; bytes:
+  UTF-8 bytes of the text that the targets spell; yardsticks: bits per byte of
+  gzip and xz on the same text. `rows(index, rows)` as of a Stream; padding has
+  weight 0 and the end of text as token.
+  """
+
+  def __init__(
+    self,
+    stores: Sequence[Store],
+    tokenizer,
+    *,
+    task: dict,
+    batch: int,
+    length: int,
+    segments: bool,
+  ):
+    _check_sizes(batch, length)
+    _check_tokens(stores, tokenizer)
+    self.stores, self.tokenizer = list(stores), tokenizer
+    self.batch, self.length = batch, length
+    self._task = functools.partial(
+      make_task(task), eot=tokenizer.eot, segments=segments
+    )
+    sizes = [-(-(store.tokens - 1) // length) for store in self.stores]
+    self._ends = np.cumsum([0] + sizes)
+    self.batches = -(-sum(sizes) // batch)
+    self.tokens = sum(store.tokens - 1 for store in self.stores)
+    self.bytes = sum(store.bytes for store in self.stores)
+    self.yardsticks = _yardsticks(self.stores)
+    self.spec = _spec(self._task, batch, length)
+    self.fingerprint = _digest(
+      "evalset 1", [s.fingerprint for s in self.stores], dict(task),
+      batch, length, bool(segments),
+    )  # fmt: skip
+
+  def rows(self, index: int, rows) -> dict[str, np.ndarray]:
+    """Rows (indices or a slice) of batch `index`."""
+    rows = np.arange(self.batch)[rows]
+    window = np.full((len(rows), self.length + 1), self.tokenizer.eot, np.int32)
+    count = np.zeros(len(rows), np.int64)
+    for i, number in enumerate((int(index) * self.batch + rows).tolist()):
+      if number < self._ends[-1]:
+        k = int(np.searchsorted(self._ends, number, side="right")) - 1
+        found = self.stores[k].window(number - int(self._ends[k]), self.length)
+        window[i, : len(found)] = found
+        count[i] = len(found) - 1
+    return self._task(window, count)
+
+  def first(self, batches: int) -> "EvalSet":
+    """The first batches only, with tokens and bytes counted over those.
+
+    Negative, or more than there are: all of them.
+    """
+    if batches < 0 or batches >= self.batches:
+      return self
+    part = EvalSet.__new__(EvalSet)
+    vars(part).update(vars(self))
+    part.batches, part.tokens, part.bytes = batches, 0, 0
+    for index in range(batches):
+      batch = self.rows(index, slice(None))
+      real = batch["targets"][batch["weights"] > 0]
+      part.tokens += len(real)
+      part.bytes += int(self.tokenizer.byte_lengths[real].sum())
+    part.fingerprint = _digest(self.fingerprint, batches)
+    return part
+
+
+def _yardsticks(stores) -> dict[str, float]:
+  """Those of the stores together, each weighing as many bytes as it has."""
+  found = [s for s in stores if s.manifest["yardsticks"]]
+  total = sum(store.bytes for store in found)
+  return {
+    name: sum(s.manifest["yardsticks"][name] * s.bytes for s in found) / total
+    for name in ("gzip", "xz")
+    if total
+  }
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(mesh, letters: str, shape: tuple[int, ...]):
+  """(sharding, [(device, index)] of this host) for a global array."""
+  sharding = shardings(letters, shape, mesh)
+  where = sharding.addressable_devices_indices_map(shape)
+  return sharding, list(where.items())
+
+
+def place(stream, step: int, mesh) -> dict[str, jax.Array]:
+  """Batch `step` on the mesh; a host builds only the rows of its devices."""
+  layouts = {
+    key: _layout(mesh, LETTERS[key], s.shape) for key, s in stream.spec.items()
+  }
+  batch = len(np.arange(next(iter(stream.spec.values())).shape[0]))
+  everyone = np.arange(batch)
+  mine = np.zeros(batch, bool)
+  for _, where in layouts.values():
+    for _, index in where:
+      mine[index[0]] = True
+  local = np.cumsum(mine) - 1  # global row -> row in `found`
+  found = stream.rows(step, everyone[mine])
+  out = {}
+  for key, (sharding, where) in layouts.items():
+    parts = [
+      found[key][(local[everyone[index[0]]], *index[1:])]
+      if len(where) > 1
+      else found[key][(slice(None), *index[1:])]
+      for _, index in where
+    ]
+    arrays = jax.device_put(parts, [device for device, _ in where])
+    out[key] = jax.make_array_from_single_device_arrays(
+      stream.spec[key].shape, sharding, arrays
+    )
+  return out
+
+
+class batches(Iterator):
+  """(step, placed batch) for start <= step < stop; stop None never ends.
+
+  A thread works `ahead` batches ahead. An error in it is raised here, in its
+  place in the order. `close` (or leaving a `with`) ends the thread.
+  """
+
+  def __init__(self, stream, mesh, start: int, stop: int | None, ahead=2):
+    self._queue: queue.Queue = queue.Queue(maxsize=max(1, ahead))
+    self._closed = threading.Event()
+    self._ended = False
+    self._thread = threading.Thread(
+      target=self._work,
+      args=(stream, mesh, start, stop),
+      name="batches",
+      daemon=True,
+    )
+    self._thread.start()
+
+  def _work(self, stream, mesh, start, stop) -> None:
+    step = start
+    try:
+      while stop is None or step < stop:
+        if not self._put((step, place(stream, step, mesh), None)):
+          return
+        step += 1
+      self._put((None, None, StopIteration()))
+    except BaseException as e:  # raised again where it is waited for
+      self._put((None, None, e))
+
+  def _put(self, item) -> bool:
+    while not self._closed.is_set():
+      try:
+        self._queue.put(item, timeout=0.1)
+        return True
+      except queue.Full:
+        pass
+    return False
+
+  def __next__(self) -> tuple[int, dict[str, jax.Array]]:
+    if self._ended or self._closed.is_set():
+      raise StopIteration
+    step, batch, error = self._queue.get()
+    if error is not None:
+      self._ended = True
+      self.close()
+      raise error
+    return step, batch
+
+  def close(self) -> None:
+    """Ends the thread; may be called more than once."""
+    self._closed.set()
+    if self._thread is not threading.current_thread():
+      self._thread.join()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc):
+    self.close()

@@ -1,0 +1,384 @@
+"""Writes a token store: idempotent, parallel, resumed after a kill.
+
+The store is built in FOLDER.building, one shard for each job of the source. A
+shard's files are written aside and renamed, and its record comes last, so what
+has a record is whole; it is checked and kept when the work starts again. When
+all shards are there, the manifest is written and the folder renamed. Jobs are a
+function of the source alone, so neither the number of workers nor any
+interruption changes a byte. A lock keeps a second builder waiting; where locks
+do not work (some network file systems) it would write the same bytes, and
+the first rename wins.
+"""
+
+import contextlib
+import fcntl
+import gzip
+import hashlib
+import json
+import lzma
+import multiprocessing
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax.data.documents import Document, Job
+from aigc_jax.data.store import (
+  FORMAT,
+  HEADER,
+  Store,
+  header,
+  payload_sha256,
+  store_fingerprint,
+  token_dtype,
+)
+from aigc_jax.errors import BadData, StorageFailure
+
+AT_ONCE = 1 << 20  # bytes of text encoded in one call
+YARDSTICK = 8 << 20  # bytes that gzip and xz are tried on
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+
+@contextlib.contextmanager
+def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+  """Holds a lock file; another holder is waited for, which is said."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "w") as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      say(f"another process holds {path}; waiting for it")
+      fcntl.flock(f, fcntl.LOCK_EX)
+    except OSError:
+      pass  # no locks on this file system; see above
+    yield
+
+
+@contextlib.contextmanager
+def storage(folder: Path) -> Iterator[None]:
+  """Turns what the file system refuses into a StorageFailure."""
+  try:
+    yield
+  except OSError as e:
+    raise StorageFailure(
+      f"{folder}: cannot be written: {e.strerror or e}; free some space or "
+      "choose another place with --config.data.root=DIR"
+    ) from e
+
+
+def beside(folder: Path, suffix: str) -> Path:
+  """FOLDER.suffix; a name may contain dots of its own."""
+  return folder.with_name(folder.name + suffix)
+
+
+def write(
+  folder: Path,
+  source,
+  split: str,
+  tokenizer,
+  *,
+  workers: int,
+  say: Callable[[str], None],
+  progress: Progress | None = None,
+) -> Store:
+  """The store of one split of a source, written if it is not there.
+
+  workers: processes; 0 works in this one. `progress` is told (done, all) bytes.
+  Raises BadData where the source cannot be read or has nothing in this split,
+  StorageFailure where the folder cannot be written.
+  """
+  folder = Path(folder)
+  with storage(folder), locked(beside(folder, ".lock"), say):
+    if folder.is_dir():
+      return Store(folder)
+    jobs = source.jobs(split)
+    aside = beside(folder, ".building")
+    _start(aside, jobs)
+    records = _shards(aside, source, split, tokenizer, jobs, workers, progress)
+    manifest = _manifest(records, source, split, tokenizer)
+    if not manifest["documents"]:
+      shutil.rmtree(aside)
+      raise BadData(_nothing(source, split))
+    if split != "train":
+      manifest["yardsticks"] = _yardsticks(source, split, jobs)
+    write_json(aside / "manifest.json", manifest)
+    for name in (
+      "plan.json",
+      *(f"shard-{i:05d}.json" for i in range(len(jobs))),
+    ):
+      (aside / name).unlink()
+    _sync(aside)
+    try:
+      os.rename(aside, folder)
+    except OSError:
+      if not folder.is_dir():  # else another builder was first
+        raise
+    return Store(folder)
+
+
+def _nothing(source, split: str) -> str:
+  if split == "validation":
+    return (
+      f"source {source.name!r} has no document in its validation split "
+      f"(data.validation={source.validation}); hold out more with "
+      "--config.data.validation=0.1"
+    )
+  return f"source {source.name!r} has no text in its split {split!r}"
+
+
+def _start(aside: Path, jobs: list[Job]) -> None:
+  """A place to build in; what another plan left there is thrown away."""
+  plan = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()
+  kept = aside / "plan.json"
+  if aside.is_dir():
+    try:
+      if json.loads(kept.read_bytes())["plan"] == plan:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+      pass
+    shutil.rmtree(aside)
+  aside.mkdir(parents=True)
+  write_json(kept, {"plan": plan})
+
+
+def _shards(
+  aside, source, split, tokenizer, jobs, workers, progress
+) -> list[dict]:
+  """The record of every shard; those that are missing are made."""
+  records = {i: _finished(aside, i) for i in range(len(jobs))}
+  todo = [i for i, record in records.items() if record is None]
+  total = max(1, sum(job.size for job in jobs))
+  done = total - sum(jobs[i].size for i in todo)
+
+  def tell(i: int, record: dict) -> None:
+    nonlocal done
+    records[i] = record
+    done += jobs[i].size
+    if progress:
+      progress(done, total)
+
+  if progress:
+    progress(done, total)
+  if workers < 1 or len(todo) < 2:
+    for i in todo:
+      tell(i, write_shard(aside, i, source, split, tokenizer, jobs[i]))
+    return [records[i] for i in range(len(jobs))]
+  # Not fork: JAX and others have threads by now.
+  context = multiprocessing.get_context("spawn")
+  with ProcessPoolExecutor(
+    min(workers, len(todo)),
+    context,
+    initializer=_begin,
+    initargs=(aside, source, split, tokenizer),
+  ) as pool:
+    futures = {pool.submit(_work, i, jobs[i]): i for i in todo}
+    try:
+      for future in as_completed(futures):
+        tell(futures[future], future.result())
+    except BrokenProcessPool as e:
+      raise BadData(
+        f"source {source.name!r}: a worker process died (out of memory, or "
+        "killed); what is finished is kept: run again, with fewer workers"
+      ) from e
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+  return [records[i] for i in range(len(jobs))]
+
+
+_given: tuple = ()  # of a worker process: what all its jobs share
+
+
+def _begin(*given) -> None:
+  global _given
+  _given = given
+
+
+def _work(i: int, job: Job) -> dict:
+  aside, source, split, tokenizer = _given
+  return write_shard(aside, i, source, split, tokenizer, job)
+
+
+def _finished(aside: Path, i: int) -> dict | None:
+  """The record of a shard that is whole, or None."""
+  try:
+    record = json.loads((aside / f"shard-{i:05d}.json").read_bytes())
+    for what, key in (("tokens", "sha256"), ("offsets", "offsets_sha256")):
+      path = aside / f"{what}-{i:05d}.npy"
+      if payload_sha256(path) != record[key]:
+        return None
+    return record
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+class _Array:
+  """An .npy file written piece by piece, aside, and renamed at the end."""
+
+  def __init__(self, path: Path, dtype: np.dtype):
+    self._path, self._dtype = path, dtype
+    # The name of the writer: two builders never write into one file.
+    self._aside = path.with_name(
+      f"{path.name}.{socket.gethostname()}.{os.getpid()}"
+    )
+    self._file = open(self._aside, "wb")
+    self._file.write(b"\0" * HEADER)
+    self._sha = hashlib.sha256()
+    self.count = 0
+
+  def append(self, values: np.ndarray) -> None:
+    data = np.ascontiguousarray(values, self._dtype).data
+    self._file.write(data)
+    self._sha.update(data)
+    self.count += len(values)
+
+  def close(self) -> str:
+    """Finishes the file; its sha256."""
+    with self._file as f:
+      f.seek(0)
+      f.write(header(self._dtype, self.count))
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(self._aside, self._path)
+    return self._sha.hexdigest()
+
+
+def write_shard(aside, i, source, split, tokenizer, job: Job) -> dict:
+  """Encodes one job into tokens-i.npy and offsets-i.npy; its record."""
+  tokens = _Array(aside / f"tokens-{i:05d}.npy", token_dtype(tokenizer.vocab))
+  offsets = _Array(aside / f"offsets-{i:05d}.npy", np.dtype("<i8"))
+  record = {"bytes": 0, "replaced": 0, "max_token": tokenizer.eot}
+  eot = np.array([tokenizer.eot])
+  if i == 0:
+    tokens.append(eot)
+  for batch in _batches(source.read(job, split)):
+    encoded, sizes, replaced = _encode(tokenizer, batch)
+    record["bytes"] += sizes
+    record["replaced"] += replaced
+    starts, pieces, at = [], [], tokens.count
+    for document, ids in zip(batch, encoded, strict=True):
+      if document.starts:
+        starts.append(at)
+      pieces.append(ids)
+      at += len(ids)
+      if document.ends:
+        pieces.append(eot)
+        at += 1
+    ids = np.concatenate(pieces)
+    record["max_token"] = max(record["max_token"], int(ids.max()))
+    tokens.append(ids)
+    offsets.append(np.array(starts, np.int64))
+  record |= {"tokens": tokens.count, "documents": offsets.count}
+  record |= {"sha256": tokens.close(), "offsets_sha256": offsets.close()}
+  write_json(aside / f"shard-{i:05d}.json", record)
+  return record
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+  """Documents in groups of about AT_ONCE bytes."""
+  group: list[Document] = []
+  size = 0
+  for document in documents:
+    group.append(document)
+    size += len(document.data)
+    if size >= AT_ONCE:
+      yield group
+      group, size = [], 0
+  if group:
+    yield group
+
+
+def _encode(tokenizer, batch: list[Document]):
+  """(ids of each document, bytes of text encoded, documents not UTF-8)."""
+  if tokenizer.kind == "bytes":  # takes any bytes as they are
+    data = [d.data for d in batch]
+    encoded = [tokenizer.encode_bytes(d) for d in data]
+    return encoded, sum(map(len, data)), 0
+  texts, size, replaced = [], 0, 0
+  for document in batch:
+    try:
+      text = document.data.decode("utf-8")
+      size += len(document.data)
+    except UnicodeDecodeError:
+      text = document.data.decode("utf-8", "replace")
+      size += len(text.encode("utf-8"))
+      replaced += 1
+    texts.append(text)
+  return tokenizer.encode_documents(texts), size, replaced
+
+
+def _manifest(records, source, split, tokenizer) -> dict:
+  keys = ("tokens", "documents", "sha256", "offsets_sha256")
+  shards = [{key: record[key] for key in keys} for record in records]
+  dtype = token_dtype(tokenizer.vocab).str
+  tokens = sum(s["tokens"] for s in shards)
+  bytes_ = sum(r["bytes"] for r in records)
+  return {
+    "format": FORMAT,
+    "name": source.name,
+    "split": split,
+    "source": source.fingerprint,
+    "tokenizer": {
+      "kind": tokenizer.kind,
+      "name": tokenizer.name,
+      "vocab": tokenizer.vocab,
+      "eot": tokenizer.eot,
+      "fingerprint": tokenizer.fingerprint,
+    },
+    "dtype": dtype,
+    "tokens": tokens,
+    "documents": sum(s["documents"] for s in shards),
+    "bytes": bytes_,
+    "bytes_per_token": round(bytes_ / max(tokens - 1, 1), 4),
+    "replaced": sum(r["replaced"] for r in records),
+    "max_token": max((r["max_token"] for r in records), default=0),
+    "fingerprint": store_fingerprint(tokenizer.fingerprint, dtype, shards),
+    "yardsticks": {},
+    "shards": shards,
+  }
+
+
+def _yardsticks(source, split: str, jobs: list[Job]) -> dict:
+  """What gzip and xz need for the same text, in bits per byte.
+
+  `bytes` says how much of the text they were given: its first 8 MB at most.
+  """
+  text = b""
+  for job in jobs:
+    for document in source.read(job, split):
+      text += document.data
+      if len(text) >= YARDSTICK:
+        break
+    if len(text) >= YARDSTICK:
+      break
+  text = text[:YARDSTICK]
+  bits = 8 / len(text)
+  return {
+    "gzip": round(len(gzip.compress(text, 9, mtime=0)) * bits, 4),
+    "xz": round(len(lzma.compress(text, preset=6)) * bits, 4),
+    "bytes": len(text),
+  }
+
+
+def write_json(path: Path, value) -> None:
+  """Written aside, made durable and renamed."""
+  aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+  with open(aside, "w") as f:
+    json.dump(value, f, indent=1)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(aside, path)
+
+
+def _sync(folder: Path) -> None:
+  """Makes the names in a folder durable."""
+  fd = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)

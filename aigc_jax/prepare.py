@@ -1,0 +1,177 @@
+"""Makes token stores ahead of time.
+
+  python -m aigc_jax.prepare --path=PATH --tokenizer=bytes --workers=2
+  python -m aigc_jax.prepare --corpus=stdlib --tokenizer=sentencepiece
+  python -m aigc_jax.prepare --tfds=lm1b --field=text --workers=8
+
+Train and validation are prepared; what is there already is kept, and what an
+interrupted run finished is used. A training run with the same data settings
+and the same root finds the stores.
+"""
+
+import sys
+import time
+from collections.abc import Iterable
+
+from absl import app, flags
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  DownloadColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+  TransferSpeedColumn,
+)
+
+from aigc_jax import data
+from aigc_jax.errors import BadConfig, Refusal
+
+FLAGS = {
+  "path": "text: a file, a folder or a glob",
+  "corpus": "an embedded corpus, such as stdlib",
+  "tfds": "a TFDS dataset: name[/config][:version]",
+}
+
+
+def run(
+  *,
+  sources: list[dict],
+  tokenizer: str,
+  tokenizer_vocab: int,
+  validation: float,
+  root: str,
+  workers: int,
+  splits: Iterable[str | None] = (None, "validation"),
+  verify: bool = False,
+) -> list[data.Store]:
+  """Prepares with a progress bar; prints where the stores are.
+
+  The arguments are the data settings of a config. Returns the stores.
+  """
+  console = Console(stderr=True)
+  columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+             TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
+  stores = []
+  for split in splits:
+    started = time.perf_counter()
+    with Progress(*columns, console=console, transient=True) as bar:
+      task = bar.add_task(split or "train", total=None)
+      made = data.prepare(
+        sources=sources,
+        tokenizer=tokenizer,
+        tokenizer_vocab=tokenizer_vocab,
+        validation=validation,
+        root=root,
+        splits=(split,),
+        workers=workers,
+        say=lambda text, bar=bar: bar.console.print(
+          text, style="dim", soft_wrap=True, highlight=False, markup=False
+        ),
+        progress=lambda done, total, bar=bar, task=task: bar.update(
+          task, completed=done, total=total
+        ),
+      )
+    seconds = time.perf_counter() - started
+    for store in made:
+      if verify:
+        store.verify()
+      print(describe(store, verify), flush=True)
+    size = sum(store.bytes for store in made) / 1e6
+    print(f"{seconds:.1f} s, {size / max(seconds, 1e-9):.1f} MB/s")
+    stores += made
+  return stores
+
+
+def describe(store: data.Store, verified: bool = False) -> str:
+  """Some lines about a store."""
+  m = store.manifest
+  lines = [
+    f"{m['name']} ({m['split']}): {store.folder}",
+    f"  {m['tokens']:,} tokens, {m['documents']:,} documents, "
+    f"{m['bytes']:,} bytes, {m['bytes_per_token']:.3f} bytes per token",
+  ]
+  if m["replaced"]:
+    lines.append(f"  {m['replaced']:,} document(s) were not UTF-8")
+  if m["yardsticks"]:
+    y = m["yardsticks"]
+    lines.append(
+      f"  bits per byte: gzip {y['gzip']:.3f}, xz {y['xz']:.3f} "
+      f"(of {y['bytes']:,} bytes)"
+    )
+  if verified:
+    lines.append("  every sha256 is right")
+  return "\n".join(lines)
+
+
+def source_of(*, path: str, corpus: str, tfds: str, field: str) -> dict:
+  """The one source that the flags name. Raises BadConfig unless it is one."""
+  given = [
+    n for n, v in (("path", path), ("corpus", corpus), ("tfds", tfds)) if v
+  ]
+  if len(given) != 1:
+    raise BadConfig(
+      "name one source with --path=PATH, --corpus=stdlib or --tfds=NAME; got "
+      f"{' and '.join('--' + n for n in given) or 'none'}"
+    )
+  if path:
+    return dict(kind="text", path=path, split="train", field=field, weight=1.0)
+  if corpus:
+    return dict(kind="corpus", name=corpus, split="train", weight=1.0)
+  return dict(kind="tfds", name=tfds, split="train", field=field, weight=1.0)
+
+
+def define_flags() -> flags.FlagValues:
+  """The flags of this command."""
+  for name, meaning in FLAGS.items():
+    flags.DEFINE_string(name, "", meaning)
+  flags.DEFINE_string(
+    "field", "text", "text field of JSON lines, Parquet, TFDS"
+  )
+  flags.DEFINE_string(
+    "tokenizer", "bytes", "bytes, sentencepiece, PATH/x.model or hf:FOLDER"
+  )
+  flags.DEFINE_integer("tokenizer_vocab", 4096, "pieces of a trained tokenizer")
+  flags.DEFINE_float("validation", 0.02, "fraction of the text held out")
+  flags.DEFINE_string("root", "~/.cache/aigc_jax", "where stores are kept")
+  flags.DEFINE_integer("workers", 0, "processes; 0 works in this one")
+  flags.DEFINE_bool("verify", False, "also compare every sha256")
+  return flags.FLAGS
+
+
+def main(argv: list[str]) -> int:
+  """The command; the exit status."""
+  values = flags.FLAGS
+  try:
+    if argv[1:]:
+      raise BadConfig(f"unexpected {argv[1]!r}; flags look like --path=PATH")
+    source = source_of(
+      path=values.path,
+      corpus=values.corpus,
+      tfds=values.tfds,
+      field=values.field,
+    )
+    validation = values.validation
+    splits = (None, "validation") if validation else (None,)
+    run(
+      sources=[source],
+      tokenizer=values.tokenizer,
+      tokenizer_vocab=values.tokenizer_vocab,
+      validation=validation,
+      root=values.root,
+      workers=values.workers,
+      splits=splits,
+      verify=values.verify,
+    )
+  except Refusal as e:
+    print(f"prepare: {e}", file=sys.stderr)
+    return e.code
+  except KeyboardInterrupt:
+    print("prepare: stopped; run the same line again to go on", file=sys.stderr)
+    return 75
+  return 0
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)
