@@ -175,6 +175,11 @@ def batch_shards(mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in RULES["B"])
 
 
+def length_shards(mesh) -> int:
+  """Into how many parts the positions of a row are cut."""
+  return math.prod(mesh.shape[axis] for axis in RULES["T"])
+
+
 # Variables whose presence says that several processes work together.
 _CLUSTERS = {
   "JAX_COORDINATOR_ADDRESS": None,

@@ -88,9 +88,7 @@ def sum_over(
 
   split = jax.tree.map(interleave, batch)
   keys = jax.random.split(key, parts)
-  shapes = jax.eval_shape(
-    measure, jax.tree.map(lambda x: x[0], split), keys[0]
-  )
+  shapes = jax.eval_shape(measure, jax.tree.map(lambda x: x[0], split), keys[0])
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def add(total, part):

@@ -1,0 +1,385 @@
+"""Config to Run: the only file of the package that reads a config.
+
+A config is checked against the keyword arguments of what it configures, so a
+missing or unknown key is an error that names the nearest one. `build` computes
+nothing: it joins mesh, model, objective and optimizer into the step that
+training, planning and benchmarks share.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from aigc_jax import data, flops, optim, sharding, tree
+from aigc_jax.errors import BadConfig, choose, nearest
+from aigc_jax.models import MODELS
+from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.trainer.state import State, fresh
+from aigc_jax.trainer.step import make_step, repeat_step
+
+Config = dict[str, Any]  # plain JSON values, nested by section
+
+# Sections whose keys are not all keyword arguments of one function.
+SECTIONS = (
+  "seed",
+  "steps",
+  "total_tokens",
+  "microbatches",
+  "steps_per_call",
+  "mesh",
+  "data",
+  "model",
+  "objective",
+  "optim",
+  "evaluate",
+  "checkpoint",
+  "log",
+  "init_from",
+)
+CHECKPOINT = ("every_steps", "keep", "keep_every_steps")
+LOG = ("every_steps",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything a run is made of, before anything is computed."""
+
+  config: Config
+  mesh: jax.sharding.Mesh
+  model: nn.Module
+  score: Callable
+  optimizer: optax.GradientTransformation
+  schedule: Callable
+  step: Callable  # (state, batch) -> (state, metrics), one optimizer step
+  state: State  # abstract, with shardings
+  batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with shardings
+  cost: flops.PerToken
+  init: Callable[[], State]
+
+  @property
+  def tokens_per_step(self) -> int:
+    return math.prod(self.batch["tokens"].shape)
+
+  @property
+  def flops_per_step(self) -> float:
+    return self.cost.train * self.tokens_per_step
+
+  def advance(self) -> Callable:
+    """The step as training runs it: compiled, its state donated."""
+    many = repeat_step(self.step, self.config["steps_per_call"])
+    shardings = jax.tree.map(lambda x: x.sharding, self.state)
+    return jax.jit(
+      many, donate_argnums=0, out_shardings=(shardings, None)
+    )
+
+
+# Reading.
+
+
+def read(config: ConfigDict | Mapping) -> Config:
+  """The config as plain values, with `steps` settled; raises BadConfig."""
+  plain = json.loads(
+    config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
+  )
+  _expect("config", plain, SECTIONS)
+  _expect("checkpoint", plain["checkpoint"], CHECKPOINT)
+  _expect("log", plain["log"], LOG)
+  _expect("mesh", plain["mesh"], sharding.AXES)
+  _check_sizes(plain)
+  return plain
+
+
+def _expect(where: str, given: Iterable[str], wanted: Iterable[str]) -> None:
+  """Raises BadConfig unless `given` are just the keys `wanted`."""
+  given, wanted = list(given), list(wanted)
+  prefix = "" if where == "config" else f"{where}."
+  for key in given:
+    if key not in wanted:
+      raise BadConfig(
+        f"config key {prefix}{key} is unknown{nearest(key, wanted)} "
+        f"(there are: {', '.join(wanted)})"
+      )
+  for key in wanted:
+    if key not in given:
+      raise BadConfig(f"config key {prefix}{key} is missing")
+
+
+def _check_sizes(config: Config) -> None:
+  """Settles `steps` and checks what concerns more than one section."""
+  batch, length = config["data"]["batch"], config["data"]["length"]
+  positive = {
+    "microbatches": config["microbatches"],
+    "steps_per_call": config["steps_per_call"],
+    "data.batch": batch,
+    "data.length": length,
+    "log.every_steps": config["log"]["every_steps"],
+  }
+  for name, value in positive.items():
+    if not isinstance(value, int) or value < 1:
+      raise BadConfig(f"{name}={value!r}: expected a positive integer")
+  if config["total_tokens"]:
+    config["steps"] = math.ceil(config["total_tokens"] / (batch * length))
+  if config["steps"] < 0:
+    raise BadConfig(f"steps={config['steps']}: expected 0 or more")
+  call = config["steps_per_call"]
+  if call > 1:
+    intervals = {
+      "steps": config["steps"],
+      "checkpoint.every_steps": config["checkpoint"]["every_steps"],
+      **{
+        f"evaluate.{name}.every_steps": entry["every_steps"]
+        for name, entry in config["evaluate"].items()
+      },
+    }
+    for name, value in intervals.items():
+      if value > 0 and value % call:
+        raise BadConfig(
+          f"{name}={value} is not a multiple of steps_per_call={call}: the "
+          "host acts only between calls"
+        )
+
+
+def call(f: Callable, section: str, values: Mapping, /, **more):
+  """f(**values, **more); keys that do not fit are BadConfig, by name."""
+  signature = inspect.signature(f).parameters.values()
+  keys = [p.name for p in signature if p.kind is p.KEYWORD_ONLY]
+  required = [
+    p.name
+    for p in signature
+    if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+  ]
+  wanted = [k for k in keys if k not in more]
+  for key in values:
+    if key not in wanted:
+      raise BadConfig(
+        f"config key {section}.{key} is unknown{nearest(key, wanted)} "
+        f"(there are: {', '.join(wanted)})"
+      )
+  for key in required:
+    if key not in values and key not in more:
+      raise BadConfig(f"config key {section}.{key} is missing")
+  return f(**values, **more)
+
+
+def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
+  """(table[kind], the other keys) of a section that has a kind."""
+  if "kind" not in values:
+    raise BadConfig(f"config key {section}.kind is missing")
+  rest = {k: v for k, v in values.items() if k != "kind"}
+  return choose(values["kind"], table, f"{section}.kind"), rest
+
+
+def fingerprint(config: Mapping) -> str:
+  """A hash of all that a config says."""
+  text = json.dumps(config, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Building.
+
+
+def make_mesh(config: Config) -> jax.sharding.Mesh:
+  """The mesh, checked against the batch; quick, so that it can come first."""
+  mesh = sharding.make_mesh(**config["mesh"])
+  batch, parts = config["data"]["batch"], config["microbatches"]
+  if batch % parts:
+    raise BadConfig(
+      f"data.batch={batch} is not divisible by microbatches={parts}: "
+      f"the nearest batches that are: {_around(batch, parts)}"
+    )
+  shards = sharding.batch_shards(mesh)
+  if (batch // parts) % shards:
+    raise BadConfig(
+      f"data.batch={batch} in {parts} microbatch(es) does not divide over "
+      f"{shards} parts of the mesh: the nearest batches that do: "
+      f"{_around(batch, parts * shards)}"
+    )
+  length, over = config["data"]["length"], sharding.length_shards(mesh)
+  if length % over:
+    raise BadConfig(
+      f"data.length={length} is not divisible by mesh.sequence={over}"
+    )
+  return mesh
+
+
+def _around(value: int, divisor: int) -> str:
+  below, above = value // divisor * divisor, -(-value // divisor) * divisor
+  return f"{below} and {above}" if below else str(above)
+
+
+def model_of(config: Config) -> nn.Module:
+  """The model a config describes."""
+  make, rest = kind_of("model", config["model"], MODELS)
+  return call(make, "model", rest)
+
+
+def abstract_params(model: nn.Module, mesh: jax.sharding.Mesh):
+  """Shapes and shardings of the parameters; nothing is computed."""
+  tokens = {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+  boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    nn.unbox(boxed),
+    sharding.of_tree(boxed, mesh),
+  )
+
+
+def scorer(model: nn.Module, objective: Callable) -> Callable:
+  """score(params, batch, key) -> {name: Mean}: where model meets objective.
+
+  Without a key nothing is dropped: that is evaluation.
+  """
+
+  def score(params, batch, key):
+    rngs = {} if key is None else {"dropout": key}
+
+    def predict(batch):
+      return model.apply({"params": params}, batch, rngs=rngs)
+
+    return objective(predict, batch)
+
+  return score
+
+
+def objective_of(config: Config) -> Callable:
+  """The objective of a config, its settings filled in."""
+  f, rest = kind_of("objective", config["objective"], OBJECTIVES)
+  keys = inspect.signature(f).parameters.values()
+  keys = [p.name for p in keys if p.kind is p.KEYWORD_ONLY]
+  _expect("objective", rest, keys)
+  return functools.partial(f, **rest)
+
+
+def batch_spec(config: Config, mesh: jax.sharding.Mesh):
+  """Shapes, dtypes and shardings of a batch, without its data."""
+  d = config["data"]
+  shape = (d["batch"], d["length"])
+  kinds = dict(tokens=jnp.int32, targets=jnp.int32, weights=jnp.float32)
+  if d["segments"]:
+    kinds |= dict(positions=jnp.int32, segments=jnp.int32)
+  laid = sharding.shardings("BT", shape, mesh)
+  return {
+    name: jax.ShapeDtypeStruct(shape, kind, sharding=laid)
+    for name, kind in kinds.items()
+  }
+
+
+def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
+  """Joins the parts; computes nothing but shapes.
+
+  Raises BadConfig for whatever cannot work together.
+  """
+  mesh = mesh or make_mesh(config)
+  model = model_of(config)
+  params = abstract_params(model, mesh)
+  optimizer, schedule = call(
+    optim.build, "optim", config["optim"], steps=config["steps"], params=params
+  )
+  score = scorer(model, objective_of(config))
+  init_params = functools.partial(_init_params, model)
+  start = functools.partial(
+    _init_state, init_params, optimizer, config["seed"]
+  )
+  state = _with_shardings(
+    jax.eval_shape(start), params, optimizer, sharding.replicated(mesh)
+  )
+  laid = jax.tree.map(lambda x: x.sharding, state)
+  return Run(
+    config=config,
+    mesh=mesh,
+    model=model,
+    score=score,
+    optimizer=optimizer,
+    schedule=schedule,
+    step=make_step(score, optimizer, schedule, config["microbatches"]),
+    state=state,
+    batch=batch_spec(config, mesh),
+    cost=flops.per_token(
+      params,
+      length=config["data"]["length"],
+      windows=config["model"]["windows"],
+    ),
+    init=jax.jit(start, out_shardings=laid),
+  )
+
+
+def _init_params(model: nn.Module, seed) -> tree.Tree:
+  """Fresh parameters: the same numbers on every mesh."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"init") >> 1)
+  tokens = {"tokens": jnp.zeros((1, 1), jnp.int32)}
+  return nn.unbox(model.init(key, tokens)["params"])
+
+
+def _init_state(init_params, optimizer, seed) -> State:
+  return fresh(init_params(seed), optimizer, seed)
+
+
+def _with_shardings(state: State, params, optimizer, replicated) -> State:
+  """The abstract state, each leaf laid out as its parameter is."""
+  laid = jax.tree.map(lambda x: x.sharding, params)
+  opt = optim.state_shardings(
+    optimizer, state.opt_state, params, laid, replicated
+  )
+  shardings = State(
+    step=replicated,
+    seed=replicated,
+    skipped=replicated,
+    params=laid,
+    opt_state=opt,
+  )
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    shardings,
+  )
+
+
+# Data.
+
+# Keys of the data section that say what is read rather than how often.
+_SOURCES = ("sources", "path")
+
+
+def sources_of(config: Config) -> list[dict]:
+  """The sources; `data.path` is short for one source of text."""
+  d = config["data"]
+  if d["path"]:
+    source = dict(kind="text", path=d["path"], split="train")
+    return [source | dict(field=d["field"], weight=1.0)]
+  if not d["sources"]:
+    raise BadConfig(
+      "no data: set --config.data.path=PATH (a file, folder or glob), or "
+      "data.sources in the config"
+    )
+  return [dict(s) for s in d["sources"]]
+
+
+def folder_is(path: str | Path) -> bool:
+  return (Path(path) / "config.json").is_file()
+
+
+def config_in(workdir: str | Path) -> Config:
+  """The config a run was started with, read as data."""
+  path = Path(workdir) / "config.json"
+  if not path.is_file():
+    raise BadConfig(
+      f"{workdir} holds no run: there is no config.json in it "
+      "(--workdir is the folder that training was given)"
+    )
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise BadConfig(f"{path} is not readable JSON: {error}") from None

@@ -1,0 +1,15 @@
+"""Eight virtual devices, tiny models with all-different sizes."""
+
+import os
+
+# Programs here are tiny and run once: the time is in compiling them.
+FLAGS = {
+  "--xla_force_host_platform_device_count": "8",
+  "--xla_backend_optimization_level": "0",
+}
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+for flag, value in FLAGS.items():
+  flags = os.environ.get("XLA_FLAGS", "")
+  if flag not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {flag}={value}".strip()

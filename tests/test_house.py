@@ -1,0 +1,136 @@
+"""House rules: the import order, one file for mesh words, configs at the edge."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "aigc_jax"
+PARTS = (
+  "errors tree metrics chips sharding layers models flops objectives data optim "
+  "trainer sampling evaluators hf run planning scaling"
+).split()
+FILES = sorted(PACKAGE.rglob("*.py"))
+MESH_WORDS = {"fsdp", "tensor", "pipeline"}
+EMPTY_NAMES = {"utils", "common", "helpers", "misc", "base", "lib", "types"}
+
+
+def part_of(path: pathlib.Path) -> str:
+  return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: pathlib.Path):
+  """(part, line) of each import from the package, also inside functions."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+      names = [node.module]
+      if node.module == "aigc_jax":
+        names = [f"aigc_jax.{a.name}" for a in node.names]
+    elif isinstance(node, ast.Import):
+      names = [a.name for a in node.names]
+    else:
+      continue
+    for name in names:
+      if name.split(".")[0] == "aigc_jax" and "." in name:
+        yield name.split(".")[1], node.lineno
+
+
+def order(part: str) -> int:
+  """Where a part stands; the commands stand last, all in one place."""
+  return PARTS.index(part) if part in PARTS else len(PARTS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_part_imports_only_what_stands_before_it(path):
+  part = part_of(path)
+  if part == "__init__":
+    return
+  for other, line in imported(path):
+    if other == part:
+      continue
+    assert order(other) < order(part), f"{path}:{line}: {part} <- {other}"
+    if part == "objectives":
+      assert other != "models", f"{path}:{line}"
+    if part == "data":
+      assert other not in ("layers", "models", "objectives"), f"{path}:{line}"
+
+
+def test_every_part_in_the_order_exists_or_is_still_to_come():
+  found = {part_of(path) for path in FILES}
+  assert {"tree", "layers", "trainer", "run"} <= found
+
+
+def strings(path: pathlib.Path):
+  tree = ast.parse(path.read_text())
+  docs = set()
+  for node in ast.walk(tree):
+    body = getattr(node, "body", None)
+    if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+      docs.add(id(body[0].value))
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      if id(node) not in docs:
+        yield node.value, node.lineno
+
+
+def test_mesh_axis_names_occur_in_sharding_only():
+  for path in FILES:
+    if path.name == "sharding.py":
+      continue
+    for value, line in strings(path):
+      assert value not in MESH_WORDS, f"{path}:{line}: {value!r}"
+
+
+def test_only_run_reads_a_config_dict():
+  for path in FILES:
+    if path.name in ("run.py", "flags.py"):
+      continue
+    tree = ast.parse(path.read_text())
+    used = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    assert "ConfigDict" not in {n.id for n in used}, path
+    assert "config.get(" not in path.read_text(), path
+
+
+def test_nothing_imports_configs_or_experiments():
+  for path in FILES:
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.ImportFrom):
+        assert node.module.split(".")[0] not in ("configs", "experiments"), path
+
+
+def test_configs_import_only_each_other_and_ml_collections():
+  for path in (ROOT / "configs").rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = []
+      if isinstance(node, ast.ImportFrom):
+        names = [node.module]
+      elif isinstance(node, ast.Import):
+        names = [a.name for a in node.names]
+      for name in names:
+        assert name.split(".")[0] in ("configs", "ml_collections", "difflib"), (
+          path
+        )
+
+
+def test_no_file_has_a_name_that_says_nothing():
+  for path in PACKAGE.rglob("*"):
+    assert path.stem not in EMPTY_NAMES, path
+
+
+def test_nothing_executes_data():
+  banned = {"pickle", "marshal", "shelve", "dill", "joblib"}
+  for path in FILES:
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        assert not banned & {a.name.split(".")[0] for a in node.names}, path
+      if isinstance(node, ast.ImportFrom):
+        assert node.module.split(".")[0] not in banned, path
+      if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Name):
+          assert node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}"
+        for word in node.keywords:
+          risky = word.arg in ("allow_pickle", "shell")
+          if risky and isinstance(word.value, ast.Constant):
+            assert word.value.value is not True, f"{path}:{node.lineno}"

@@ -1,0 +1,86 @@
+"""One table from letters to mesh axes gives every layout."""
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from aigc_jax import errors, sharding
+
+ONE = dict(data=1, fsdp=1, expert=1, tensor=1, sequence=1, pipeline=1)
+
+
+def mesh(**sizes):
+  return sharding.make_mesh(**ONE | sizes)
+
+
+@pytest.mark.parametrize(
+  ("letters", "shape", "expected"),
+  [
+    ("BTD", (8, 6, 4), P(("data", "fsdp"), None, None)),
+    ("BTNH", (8, 6, 4, 2), P(("data", "fsdp"), None, "tensor", None)),
+    ("DNH", (8, 4, 2), P("fsdp", "tensor", None)),
+    ("NHD", (4, 2, 8), P("tensor", None, "fsdp")),
+    ("DF", (8, 6), P("fsdp", "tensor")),
+    ("FD", (6, 8), P("tensor", "fsdp")),
+    ("VD", (10, 8), P("tensor", "fsdp")),
+    ("LDF", (3, 8, 6), P(None, "fsdp", "tensor")),
+    ("BTV", (8, 6, 10), P(("data", "fsdp"), None, "tensor")),
+  ],
+)
+def test_the_table_gives_megatron_with_fsdp(letters, shape, expected):
+  assert sharding.spec(letters, shape, mesh(data=2, fsdp=2, tensor=2)) == expected
+
+
+def test_a_dimension_that_does_not_divide_is_left_whole(caplog):
+  m = mesh(fsdp=4, tensor=2)
+  assert sharding.spec("DF", (6, 7), m) == P(None, None)
+  assert sharding.spec("DNH", (8, 3, 2), m) == P("fsdp", None, None)
+
+
+def test_positions_take_the_sequence_axis():
+  m = mesh(fsdp=4, sequence=2)
+  assert sharding.spec("BTD", (8, 6, 4), m) == P("fsdp", "sequence", None)
+
+
+def test_minus_one_takes_the_rest():
+  assert mesh(fsdp=-1, tensor=2).shape["fsdp"] == jax.device_count() // 2
+
+
+@pytest.mark.parametrize(
+  ("sizes", "words"),
+  [
+    (dict(fsdp=3), "8 device"),
+    (dict(fsdp=16), "does not fit"),
+    (dict(fsdp=2), "does not fit"),
+    (dict(fsdp=-1, data=-1), "only one"),
+    (dict(fsdp=-1, tensor=3), "does not fit"),
+    (dict(fsdp=0), "mesh.fsdp=0"),
+    (dict(fsdp=-2), "mesh.fsdp=-2"),
+    (dict(fsdp="4"), "mesh.fsdp='4'"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, words):
+  with pytest.raises(errors.BadConfig, match=words):
+    mesh(**sizes)
+
+
+@pytest.mark.parametrize(
+  ("environ", "expected"),
+  [
+    ({}, None),
+    ({"SLURM_NTASKS": "2"}, None),
+    ({"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}, "SLURM_NTASKS"),
+    ({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"}, None),
+    ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_MCA_orte_hnp_uri": "1;tcp"},
+     "OMPI_COMM_WORLD_SIZE"),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, "TPU_WORKER_HOSTNAMES"),
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+  ],
+)  # fmt: skip
+def test_a_cluster_shows_in_the_environment(environ, expected):
+  assert sharding.cluster(environ) == expected
+
+
+def test_flags_of_a_cluster_belong_together():
+  with pytest.raises(errors.BadConfig, match="belong together"):
+    sharding.start_distributed("127.0.0.1:1234", 2, -1)

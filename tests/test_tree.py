@@ -1,0 +1,72 @@
+"""Trees by path, and the digest that no flipped bit escapes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aigc_jax import sharding, tree
+
+TREE = {
+  "a": jnp.arange(12, dtype=jnp.float32).reshape(4, 3),
+  "b": {"c": jnp.arange(5, dtype=jnp.int32), "d": jnp.ones((2,), jnp.bfloat16)},
+  "e": jnp.array([True, False]),
+  "f": jnp.zeros(()),
+}
+
+
+def test_names_are_paths_in_leaf_order():
+  assert tree.names(TREE) == ["a", "b/c", "b/d", "e", "f"]
+  assert tree.count(TREE) == 12 + 5 + 2 + 2 + 1
+  assert tree.nbytes(TREE) == 48 + 20 + 4 + 2 + 4
+
+
+def test_cast_changes_floating_leaves_only():
+  kinds = jax.tree.map(lambda x: x.dtype, tree.cast(TREE, jnp.bfloat16))
+  assert kinds["a"] == jnp.bfloat16 and kinds["b"]["c"] == jnp.int32
+
+
+def test_mask_is_true_where_a_pattern_matches_the_whole_path():
+  mask = tree.mask(TREE, ["b/*", "f"])
+  assert tree.flat(mask) == {
+    "a": False, "b/c": True, "b/d": True, "e": False, "f": True,
+  }  # fmt: skip
+
+
+def test_any_flipped_bit_changes_both_words_of_the_digest():
+  digest = jax.jit(tree.digest)
+  whole = np.asarray(digest(TREE))
+  raw = np.asarray(TREE["a"]).view(np.uint32)
+  for at in ((0, 0), (1, 2), (3, 1)):
+    for bit in (0, 13, 22, 31):
+      flipped = raw.copy()
+      flipped[at] ^= np.uint32(1 << bit)
+      other = digest(TREE | {"a": jnp.asarray(flipped.view(np.float32))})
+      assert (np.asarray(other) != whole).all()
+
+
+def test_the_digest_sees_names_and_the_order_of_elements():
+  x = jnp.arange(6.0)
+  values = [
+    tuple(np.asarray(tree.digest(t)))
+    for t in ({"a": x}, {"b": x}, {"a": x[::-1]}, {"a": x.reshape(2, 3) + 1})
+  ]
+  assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("letters", ["BD", "DF", "VD", "DB"])
+def test_the_digest_is_the_same_on_every_mesh(letters):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16)), jnp.float32)
+  mesh = sharding.make_mesh(
+    data=2, fsdp=2, expert=1, tensor=2, sequence=1, pipeline=1
+  )
+  cut = jax.device_put(x, sharding.shardings(letters, x.shape, mesh))
+  np.testing.assert_array_equal(
+    jax.jit(tree.digest)({"x": x}), jax.jit(tree.digest)({"x": cut})
+  )
+
+
+def test_a_64_bit_leaf_is_refused():
+  with jax.enable_x64(True):
+    with pytest.raises(TypeError, match="64-bit"):
+      tree.digest_leaf(jnp.zeros((1,), jnp.float64), 0)

@@ -1,0 +1,114 @@
+"""The step: exact in parts, gated, many in one call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aigc_jax.trainer.state import fresh
+from aigc_jax.trainer.step import make_step, repeat_step
+from tests import tiny
+
+
+def rate(step):
+  return 0.1
+
+
+def stepper(optimizer=None, microbatches: int = 1, score=None):
+  score = score or tiny.score_of(tiny.build("llama"))
+  optimizer = optimizer or optax.sgd(0.1)
+  return jax.jit(make_step(score, optimizer, rate, microbatches))
+
+
+@pytest.fixture(scope="module")
+def state():
+  return fresh(tiny.params_of("llama"), optax.sgd(0.1), seed=3)
+
+
+def test_ragged_micro_batches_give_the_gradient_of_the_whole(state):
+  batch = tiny.ragged_batch(8, 7)
+  one, a = stepper()(state, batch)
+  for parts in (2, 4):
+    many, b = stepper(microbatches=parts)(state, batch)
+    assert tiny.distance(one.params, many.params) < 1e-6
+    np.testing.assert_allclose(a["train/loss"], b["train/loss"], rtol=1e-6)
+
+
+def test_a_mean_of_means_would_be_something_else(state):
+  # What the law above guards against, so that it can fail.
+  batch = tiny.ragged_batch(8, 7)
+  whole = stepper()(state, batch)[1]["train/loss"]
+  halves = [
+    stepper()(state, jax.tree.map(lambda x, i=i: x[i::2], batch))[1][
+      "train/loss"
+    ]
+    for i in (0, 1)
+  ]
+  assert abs(float(whole) - float(sum(halves)) / 2) > 1e-4
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_non_finite_loss_never_reaches_the_state(poison):
+  inner = tiny.score_of(tiny.build("llama"))
+
+  def score(params, batch, key):
+    means = inner(params, batch, key)
+    bad = jnp.where(jnp.max(batch["tokens"]) == 36, poison, 1.0)
+    loss = means["loss"]
+    return means | {"loss": loss.replace(sum=loss.sum * bad)}
+
+  optimizer = optax.adam(1e-2)
+  state = fresh(tiny.params_of("llama"), optimizer, seed=3)
+  step = stepper(optimizer, score=score)
+  batch = tiny.ragged_batch(2, 7)
+  good = batch | {"tokens": batch["tokens"] % 36}
+  bad = batch | {"tokens": batch["tokens"].at[0, 0].set(36)}
+  after, metrics = step(state, bad)
+  assert int(metrics["optim/skipped"]) == 1 and int(after.skipped) == 1
+  assert int(after.step) == 1
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (after.params, after.opt_state),
+    (state.params, state.opt_state),
+  )
+  moved, metrics = step(state, good)
+  assert int(metrics["optim/skipped"]) == 0
+  assert tiny.distance(moved.params, state.params) > 0
+
+
+def test_steps_in_one_call_are_the_steps_one_by_one(state):
+  batches = [tiny.ragged_batch(2, 7, seed) for seed in (1, 5, 9)]
+  one, losses = state, []
+  step = stepper()
+  for batch in batches:
+    one, metrics = step(one, batch)
+    losses.append(metrics["train/loss"])
+  score = tiny.score_of(tiny.build("llama"))
+  many = jax.jit(repeat_step(make_step(score, optax.sgd(0.1), rate), 3))
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+  all_at_once, metrics = many(state, stacked)
+  np.testing.assert_allclose(metrics["train/loss"], losses, rtol=1e-5)
+  assert tiny.distance(one.params, all_at_once.params) < 1e-6
+  assert int(all_at_once.step) == 3
+
+
+def test_dropout_differs_from_step_to_step_and_not_from_run_to_run():
+  model = tiny.build("llama", dropout=0.3)
+  step = stepper(optax.sgd(0.0), score=tiny.score_of(model))
+  state = fresh(tiny.params_of("llama"), optax.sgd(0.0), seed=3)
+  batch = tiny.ragged_batch(2, 7)
+  first, a = step(state, batch)
+  _, b = step(first, batch)
+  _, again = step(state, batch)
+  assert float(a["train/loss"]) != float(b["train/loss"])
+  assert float(a["train/loss"]) == float(again["train/loss"])
+
+
+def test_the_batch_hash_tells_batches_apart(state):
+  batch = tiny.ragged_batch(4, 7)
+  swapped = jax.tree.map(lambda x: x[jnp.array([1, 0, 2, 3])], batch)
+  hashes = {
+    int(stepper()(state, b)[1]["data/batch_hash"]) for b in (batch, swapped)
+  }
+  assert len(hashes) == 2
