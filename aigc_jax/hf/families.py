@@ -1,0 +1,90 @@
+"""The families there are, and which of them can express a decoder."""
+
+from collections.abc import Mapping
+
+from aigc_jax.errors import BadConfig, BadData, choose, nearest
+from aigc_jax.hf.gemma import GEMMA2, GEMMA3
+from aigc_jax.hf.gpt2 import GPT2
+from aigc_jax.hf.llama import LLAMA, MISTRAL
+from aigc_jax.hf.qwen import QWEN2, QWEN3
+from aigc_jax.hf.settings import Settings, canonical
+from aigc_jax.hf.table import Family
+
+# By model_type of config.json; an export takes the first that fits.
+FAMILIES = {
+  "gpt2": GPT2,
+  "llama": LLAMA,
+  "mistral": MISTRAL,
+  "qwen2": QWEN2,
+  "qwen3": QWEN3,
+  "gemma2": GEMMA2,
+  "gemma3_text": GEMMA3,
+}
+
+
+def family_of(config: Mapping, where: str) -> Family:
+  """The family that a config.json names, or BadData."""
+  kind = config.get("model_type")
+  if not isinstance(kind, str) or kind not in FAMILIES:
+    raise BadData(
+      f"{where}: model_type={str(kind)[:80]!r} is not one that can be read"
+      f"{nearest(str(kind)[:80], FAMILIES)} (there are: "
+      f"{', '.join(sorted(FAMILIES))})"
+    )
+  if config.get("quantization_config") is not None:
+    raise BadData(
+      f"{where}: quantised weights are not read; save the model in float32 or "
+      "bfloat16"
+    )
+  return FAMILIES[kind]
+
+
+def read_config(family: Family, config: Mapping, where: str) -> dict:
+  """The decoder's keywords that a config.json means.
+
+  dtype, of the computation, is bfloat16 where the weights are, else float32.
+  """
+  kind = config.get("dtype") or config.get("torch_dtype")
+  dtype = "bfloat16" if kind == "bfloat16" else "float32"
+  return family.settings(Settings(config, where)) | dict(dtype=dtype)
+
+
+def write_config(family: Family, kwargs: Mapping) -> dict:
+  """A config.json for the decoder, without the ids of special tokens."""
+  return dict(
+    architectures=[family.architecture],
+    model_type=family.model_type,
+    **family.config(kwargs),
+  )
+
+
+def objections(family: Family, kwargs: Mapping) -> list[str]:
+  """What of a decoder the family cannot express; nothing if it can.
+
+  A config is written and read back: what comes back different is in the way.
+  """
+  written = write_config(family, kwargs)
+  back = canonical(read_config(family, written, "config"))
+  asked = canonical(kwargs)
+  return family.limits(kwargs) + [
+    f"{key}={kwargs[key]!r}" for key in asked if asked[key] != back.get(key)
+  ]
+
+
+def choose_family(kwargs: Mapping, name: str = "") -> Family:
+  """The family `name`, or the first that expresses the decoder.
+
+  Raises BadConfig naming the keywords that stand in the way.
+  """
+  found = {name: choose(name, FAMILIES, "family")} if name else FAMILIES
+  faults = {kind: objections(f, kwargs) for kind, f in found.items()}
+  for kind, fault in faults.items():
+    if not fault:
+      return FAMILIES[kind]
+  kind = min(faults, key=lambda k: len(faults[k]))
+  others = "" if name else "; the other families differ in more"
+  raise BadConfig(
+    "no architecture of transformers is this decoder: "
+    f"{FAMILIES[kind].architecture} comes nearest, in its way stand model."
+    f"{', model.'.join(faults[kind])}{others}"
+  )

@@ -1,0 +1,80 @@
+"""Folder: the weights of a Hugging Face folder, by name, and nothing else.
+
+Nothing in it is executed, and no name in it leads out of it.
+"""
+
+import re
+from pathlib import Path
+
+from aigc_jax.errors import BadData
+from aigc_jax.hf import safetensors, strict
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PLAIN = re.compile(r"[A-Za-z0-9._-]+")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# weights_only=True makes torch refuse everything in a pickle but tensors.
+CONVERT = (
+  'python -c "import sys, torch, safetensors.torch as s; s.save_file({k: '
+  "v.clone().contiguous() for f in sys.argv[2:] for k, v in torch.load(f, "
+  "map_location='cpu', weights_only=True).items()}, sys.argv[1], "
+  "{'format': 'pt'})\" "
+)
+
+
+def weights(folder: Path) -> dict[str, safetensors.Tensor]:
+  """{name: Tensor} of a folder's safetensors, one file or several.
+
+  Raises BadData for pickled weights (with the line that converts them), for
+  names that lead outside and for an index that disagrees with its files.
+  """
+  if not folder.is_dir():
+    raise BadData(
+      f"hf:{folder}: no such folder (expected config.json and {SINGLE})"
+    )
+  present = {entry.name for entry in folder.iterdir()}
+  if SINGLE in present:
+    return safetensors.read(folder / SINGLE)
+  if INDEX in present:
+    return _indexed(folder)
+  pickled = sorted(
+    n for n in present if n.endswith(PICKLED) and n != "training_args.bin"
+  )
+  if pickled:
+    files = " ".join(str(folder / name) for name in pickled)
+    raise BadData(
+      f"{folder} holds pickled weights ({pickled[0]}), and opening a pickle "
+      f"can run any code. Convert them safely:\n{CONVERT}"
+      f"{folder / SINGLE} {files}"
+    )
+  raise BadData(f"{folder} holds neither {SINGLE} nor {INDEX}")
+
+
+def _indexed(folder: Path) -> dict[str, safetensors.Tensor]:
+  where = folder / INDEX
+  table = strict.read(where).get("weight_map")
+  if not isinstance(table, dict) or not table:
+    raise BadData(f"{where}: weight_map is not an object of names")
+  files: dict[str, dict] = {}
+  found = {}
+  for name, file in table.items():
+    if file not in files if isinstance(file, str) else True:
+      files[_inside(where, file)] = safetensors.read(folder / file)
+    if name not in files[file]:
+      raise BadData(f"{where}: tensor {name[:80]!r} is not in {file}")
+    found[name] = files[file][name]
+  beyond = [n for tensors in files.values() for n in tensors if n not in table]
+  if beyond:
+    raise BadData(f"{where} does not list the tensor {beyond[0][:80]!r}")
+  return found
+
+
+def _inside(where: Path, file) -> str:
+  """A file name that can only mean a file of the same folder."""
+  plain = isinstance(file, str) and PLAIN.fullmatch(file)
+  if not plain or not file.endswith(".safetensors"):
+    raise BadData(
+      f"{where}: {str(file)[:120]!r} is not the name of a .safetensors file in "
+      "the same folder"
+    )
+  return file

@@ -1,0 +1,229 @@
+"""Llama 2 and 3.x, and Mistral, which adds a sliding window.
+
+`rows`, `body` and `rotary` also serve the families that grew out of Llama.
+"""
+
+from collections.abc import Mapping
+
+from aigc_jax.hf.settings import (
+  ACTIVATIONS,
+  PLAIN,
+  THEIR_ACTIVATIONS,
+  Settings,
+  each_window,
+)
+from aigc_jax.hf.table import Family, Row
+
+BLOCK = "model.layers.{layer}."
+
+
+def _projection(ours: str, theirs: str, axes: str, bias: str):
+  """The weight and, where the model has one, the bias of a linear layer."""
+  return (
+    Row(f"stack/{ours}/w", f"{BLOCK}{theirs}.weight", axes),
+    Row(f"stack/{ours}/bias", f"{BLOCK}{theirs}.bias", bias),
+  )
+
+
+def _norm(ours: str, theirs: str, letter: str = "D") -> Row:
+  return Row(
+    f"stack/{ours}/scale", f"{BLOCK}{theirs}.weight", f"{letter}->{letter}"
+  )
+
+
+# Between these stand the norms, which families name differently.
+PROJECTIONS = (
+  *_projection("attention/query", "self_attn.q_proj", "(NH)D->DNH", "(NH)->NH"),
+  *_projection("attention/key", "self_attn.k_proj", "(KH)D->DKH", "(KH)->KH"),
+  *_projection("attention/value", "self_attn.v_proj", "(KH)D->DKH", "(KH)->KH"),
+  *_projection("attention/out", "self_attn.o_proj", "D(NH)->NHD", "D->D"),
+  *_projection("mlp/gate", "mlp.gate_proj", "FD->DF", "F->F"),
+  *_projection("mlp/up", "mlp.up_proj", "FD->DF", "F->F"),
+  *_projection("mlp/down", "mlp.down_proj", "DF->FD", "D->D"),
+)
+ENDS = (
+  Row("embed/table", "model.embed_tokens.weight", "VD->VD"),
+  Row("norm/scale", "model.norm.weight", "D->D"),
+  Row("head/table", "lm_head.weight", "VD->VD"),
+)
+HEAD_NORMS = (
+  _norm("attention/norm_query", "self_attn.q_norm", "H"),
+  _norm("attention/norm_key", "self_attn.k_norm", "H"),
+)
+NORMS = (
+  _norm("norm_attention", "input_layernorm"),
+  _norm("norm_mlp", "post_attention_layernorm"),
+)
+FOUR_NORMS = (
+  _norm("norm_attention", "input_layernorm"),
+  _norm("post_attention", "post_attention_layernorm"),
+  _norm("norm_mlp", "pre_feedforward_layernorm"),
+  _norm("post_mlp", "post_feedforward_layernorm"),
+)
+IGNORED = ("*rotary_emb*.inv_freq",)
+
+# Rotary scalings: kind -> {our argument: their key}.
+SCALINGS = {
+  "linear": {"factor": "factor"},
+  "llama3": {
+    "factor": "factor",
+    "low_factor": "low_freq_factor",
+    "high_factor": "high_freq_factor",
+    "original_length": "original_max_position_embeddings",
+  },
+}
+_KINDS = {"default": None, "linear": "linear", "llama3": "llama3"}
+
+
+def rotary(c: Settings, base: float = 10000.0) -> dict:
+  """rotary_base and rotary_scaling, by the older keys or the newer."""
+  c.only("partial_rotary_factor", 1, 1.0)
+  both = "rope_parameters" in c
+  scale = c.part("rope_parameters") if both else c.part("rope_scaling")
+  outer = c.number("rope_theta", base)
+  return dict(
+    rotary_base=scale.number("rope_theta", outer) if both else outer,
+    rotary_scaling=scaling(scale),
+  )
+
+
+def scaling(scale: Settings) -> dict | None:
+  """Our description of the slowing of rotary planes; None for none."""
+  scale.only("partial_rotary_factor", 1, 1.0)
+  key = "rope_type" if "rope_type" in scale else "type"
+  kind = scale.among(key, _KINDS, "default")
+  if kind is None:
+    return None
+  found = {ours: scale.number(k) for ours, k in SCALINGS[kind].items()}
+  if "original_length" in found:
+    found["original_length"] = int(found["original_length"])
+  return dict(kind=kind, **found)
+
+
+def their_scaling(found: Mapping | None) -> dict | None:
+  """`scaling` backwards."""
+  if not found:
+    return None
+  keys = SCALINGS.get(found["kind"], {})
+  return dict(rope_type=found["kind"]) | {
+    theirs: found[ours] for ours, theirs in keys.items() if ours in found
+  }
+
+
+def body(c: Settings, *, head_dim: int | None, kv_heads: int | None) -> dict:
+  """The keywords that all descendants of Llama read alike.
+
+  head_dim and kv_heads are what an absent key means: None for dim / heads and
+  for heads.
+  """
+  dim, heads = c.integer("hidden_size"), c.integer("num_attention_heads")
+  return PLAIN | dict(
+    vocab=c.integer("vocab_size"),
+    layers=c.integer("num_hidden_layers"),
+    dim=dim,
+    heads=heads,
+    kv_heads=c.maybe("num_key_value_heads", kv_heads or heads) or heads,
+    head_dim=c.integer("head_dim", head_dim or max(dim // heads, 1)),
+    mlp_dim=c.integer("intermediate_size"),
+    norm_eps=c.number("rms_norm_eps", 1e-6),
+    position_length=c.integer("max_position_embeddings", 2048),
+    init_std=c.number("initializer_range", 0.02),
+  )
+
+
+def their_body(k: Mapping) -> dict:
+  """`body` backwards."""
+  return dict(
+    vocab_size=k["vocab"],
+    num_hidden_layers=k["layers"],
+    hidden_size=k["dim"],
+    num_attention_heads=k["heads"],
+    num_key_value_heads=k["kv_heads"],
+    head_dim=k["head_dim"],
+    intermediate_size=k["mlp_dim"],
+    rms_norm_eps=k["norm_eps"],
+    max_position_embeddings=max(k["position_length"], 1),
+    initializer_range=k["init_std"] or 0.02,
+    tie_word_embeddings=k["tied"],
+    attention_dropout=0.0,
+  )
+
+
+def divides(k: Mapping) -> list[str]:
+  """Newer transformers refuse a width that is no multiple of the heads."""
+  if k["dim"] % k["heads"] == 0:
+    return []
+  return [f"dim={k['dim']} is not a multiple of heads={k['heads']}"]
+
+
+def settings(c: Settings) -> dict:
+  """The decoder of a Llama config.json."""
+  bias = c.flag("attention_bias", False)
+  return (
+    body(c, head_dim=None, kv_heads=None)
+    | rotary(c)
+    | dict(
+      activation=c.among("hidden_act", ACTIVATIONS, "silu"),
+      tied=c.flag("tie_word_embeddings", False),
+      attention_bias=bias,
+      out_bias=bias,
+      mlp_bias=c.flag("mlp_bias", False),
+    )
+  )
+
+
+def config(k: Mapping) -> dict:
+  """config.json for a decoder; what it cannot say is left out."""
+  return their_body(k) | dict(
+    hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
+    rope_theta=k["rotary_base"],
+    rope_scaling=their_scaling(k["rotary_scaling"]),
+    attention_bias=k["attention_bias"],
+    mlp_bias=k["mlp_bias"],
+  )
+
+
+def mistral_settings(c: Settings) -> dict:
+  """The decoder of a Mistral config.json; a null window means none."""
+  c.only("layer_types")
+  window = c.maybe("sliding_window", 4096)
+  return (
+    body(c, head_dim=None, kv_heads=8)
+    | rotary(c)
+    | dict(
+      activation=c.among("hidden_act", ACTIVATIONS, "silu"),
+      tied=c.flag("tie_word_embeddings", False),
+      windows=(window,) if window else (),
+    )
+  )
+
+
+def mistral_config(k: Mapping) -> dict:
+  """config.json for a decoder; what it cannot say is left out."""
+  return their_body(k) | dict(
+    hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
+    rope_theta=k["rotary_base"],
+    rope_scaling=their_scaling(k["rotary_scaling"]),
+    sliding_window=each_window(k)[0],
+  )
+
+
+LLAMA = Family(
+  model_type="llama",
+  architecture="LlamaForCausalLM",
+  prefix="model.",
+  rows=PROJECTIONS + NORMS + ENDS,
+  settings=settings,
+  config=config,
+  ignored=IGNORED,
+  limits=divides,
+)
+MISTRAL = Family(
+  model_type="mistral",
+  architecture="MistralForCausalLM",
+  prefix="model.",
+  rows=PROJECTIONS + NORMS + ENDS,
+  settings=mistral_settings,
+  config=mistral_config,
+  ignored=IGNORED,
+)

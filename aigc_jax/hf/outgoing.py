@@ -1,0 +1,132 @@
+"""To a Hugging Face folder: config.json and the weights."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from aigc_jax import tree
+from aigc_jax.hf import folder as folders
+from aigc_jax.hf import safetensors
+from aigc_jax.hf.families import write_config
+from aigc_jax.hf.table import Family, Leaf, leaves
+
+DTYPES = {
+  "float32": np.dtype(np.float32),
+  "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def write(
+  folder: Path,
+  params,
+  kwargs: Mapping,
+  *,
+  family: Family,
+  dtype: str,
+  shard_bytes: int,
+  special: Mapping,
+) -> dict:
+  """config.json, generation_config.json and safetensors into a folder.
+
+  Tensors are taken from the devices one at a time. special: the ids of the
+  special tokens, for both configs. Returns the config.
+  """
+  config = write_config(family, kwargs) | dict(special)
+  config |= dict(torch_dtype=dtype, use_cache=True)
+  write_json(folder / "config.json", config)
+  write_json(
+    folder / "generation_config.json",
+    dict(special) | {"_from_model_config": True},
+  )
+  flat = tree.flat(params)
+  table = leaves(family, {path: x.shape for path, x in flat.items()})
+  write_weights(folder, table, flat, DTYPES[dtype], shard_bytes)
+  return config
+
+
+def write_weights(
+  folder: Path,
+  table: Mapping[str, Leaf],
+  arrays: Mapping[str, jax.Array],
+  dtype: np.dtype,
+  shard_bytes: int,
+) -> None:
+  """model.safetensors, or numbered files of at most `shard_bytes`, an index.
+
+  A tensor larger than that has a file of its own.
+  """
+  sources = dict(_tensors(table))
+  shapes = {
+    name: (parts[0][0].their_shape, dtype) for name, parts in sources.items()
+  }
+  shards = _shards(shapes, shard_bytes)
+  files = {}
+  for i, names in enumerate(shards):
+    file = folders.SINGLE
+    if len(shards) > 1:
+      file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+    safetensors.write(
+      folder / file,
+      {name: shapes[name] for name in names},
+      (
+        (name, lambda name=name: _make(sources[name], arrays, dtype))
+        for name in names
+      ),
+    )
+    files |= dict.fromkeys(names, file)
+  if len(shards) > 1:
+    total = sum(_bytes(*shape) for shape in shapes.values())
+    index = {"metadata": {"total_size": total}, "weight_map": files}
+    write_json(folder / folders.INDEX, index)
+
+
+def _tensors(table: Mapping[str, Leaf]) -> Iterator:
+  """(their name, [(leaf, layer or None)] in the order of its parts)."""
+  shared: dict[str, list] = {}
+  for leaf in table.values():
+    for i, name in enumerate(leaf.names):
+      shared.setdefault(name, []).append((leaf, i if leaf.stacked else None))
+  for name, parts in shared.items():
+    yield name, sorted(parts, key=lambda part: part[0].row.part)
+
+
+def _make(parts, arrays: Mapping[str, jax.Array], dtype) -> np.ndarray:
+  """One tensor of theirs, fetched from the devices."""
+  pieces = []
+  for leaf, layer in parts:
+    whole = arrays[leaf.row.path]
+    piece = np.asarray(whole if layer is None else whole[layer])
+    pieces.append(piece.astype(dtype))
+  return parts[0][0].theirs(pieces)
+
+
+def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+  return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _shards(shapes: Mapping, shard_bytes: int) -> list[list[str]]:
+  """The names in files of at most so many bytes, in order."""
+  shards: list[list[str]] = [[]]
+  room = shard_bytes
+  for name, shape in shapes.items():
+    need = _bytes(*shape)
+    if shards[-1] and need > room:
+      shards.append([])
+      room = shard_bytes
+    shards[-1].append(name)
+    room -= need
+  return shards
+
+
+def write_json(path: Path, values: Mapping) -> None:
+  """A JSON file, on the disk before this returns."""
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump(values, file, indent=2, allow_nan=False)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())

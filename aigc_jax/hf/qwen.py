@@ -1,0 +1,91 @@
+"""Qwen2 (biases of query, key, value) and Qwen3 (normed queries and keys)."""
+
+from collections.abc import Mapping
+
+from aigc_jax.hf import llama
+from aigc_jax.hf.settings import (
+  ACTIVATIONS,
+  THEIR_ACTIVATIONS,
+  Settings,
+  each_window,
+  windows_of,
+)
+from aigc_jax.hf.table import Family
+
+KINDS = {"full_attention": False, "sliding_attention": True}
+
+
+def _windows(c: Settings, layers: int) -> tuple:
+  """By layer_types, or for the layers from max_window_layers on."""
+  window = c.maybe("sliding_window", 4096)
+  if not c.flag("use_sliding_window", False):
+    return ()
+  first = c.integer("max_window_layers", 28, least=0)
+  local = c.words("layer_types", KINDS, layers)
+  local = local or [i >= first for i in range(layers)]
+  return windows_of([window if near else None for near in local])
+
+
+def _shared(c: Settings, head_dim: int | None) -> dict:
+  found = llama.body(c, head_dim=head_dim, kv_heads=32) | llama.rotary(c)
+  return found | dict(
+    activation=c.among("hidden_act", ACTIVATIONS, "silu"),
+    tied=c.flag("tie_word_embeddings", False),
+    windows=_windows(c, found["layers"]),
+  )
+
+
+def settings2(c: Settings) -> dict:
+  """The decoder of a Qwen2 config.json."""
+  return _shared(c, None) | dict(attention_bias=True)
+
+
+def settings3(c: Settings) -> dict:
+  """The decoder of a Qwen3 config.json."""
+  bias = c.flag("attention_bias", False)
+  return _shared(c, 128) | dict(
+    qk_norm=True, attention_bias=bias, out_bias=bias
+  )
+
+
+def config(k: Mapping) -> dict:
+  """config.json for a decoder; what it cannot say is left out."""
+  sizes = each_window(k)
+  window = next((s for s in sizes if s), None)
+  kinds = ["sliding_attention" if s else "full_attention" for s in sizes]
+  # Older readers know only: full up to a layer, sliding from it on.
+  first = kinds.index("sliding_attention") if window else k["layers"]
+  return llama.their_body(k) | dict(
+    hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
+    rope_theta=k["rotary_base"],
+    rope_scaling=llama.their_scaling(k["rotary_scaling"]),
+    use_sliding_window=window is not None,
+    sliding_window=window,
+    max_window_layers=first,
+    layer_types=kinds,
+  )
+
+
+def config3(k: Mapping) -> dict:
+  """The same with the biases that Qwen3 may have."""
+  return config(k) | dict(attention_bias=k["attention_bias"])
+
+
+QWEN2 = Family(
+  model_type="qwen2",
+  architecture="Qwen2ForCausalLM",
+  prefix="model.",
+  rows=llama.PROJECTIONS + llama.NORMS + llama.ENDS,
+  settings=settings2,
+  config=config,
+  ignored=llama.IGNORED,
+)
+QWEN3 = Family(
+  model_type="qwen3",
+  architecture="Qwen3ForCausalLM",
+  prefix="model.",
+  rows=llama.PROJECTIONS + llama.NORMS + llama.HEAD_NORMS + llama.ENDS,
+  settings=settings3,
+  config=config3,
+  ignored=llama.IGNORED,
+)

@@ -1,0 +1,194 @@
+"""Settings: a config.json, each key read once, typed and bounded."""
+
+from collections.abc import Mapping
+
+from aigc_jax.errors import BadData
+
+REQUIRED = object()
+LARGEST = 2**31 - 1
+
+# Names of activations, theirs to ours and back.
+ACTIVATIONS = {
+  "silu": "silu",
+  "swish": "silu",
+  "gelu": "gelu",
+  "gelu_new": "gelu_tanh",
+  "gelu_fast": "gelu_tanh",
+  "gelu_pytorch_tanh": "gelu_tanh",
+  "relu": "relu",
+  "relu2": "relu2",
+}
+THEIR_ACTIVATIONS = {
+  "silu": "silu",
+  "gelu": "gelu",
+  "gelu_tanh": "gelu_pytorch_tanh",
+  "relu": "relu",
+  "relu2": "relu2",
+}
+
+# Keywords of the decoder that a config.json does not decide, and the values
+# of the others for a plain decoder; a family names where it differs.
+PLAIN = dict(
+  activation="silu",
+  gated=True,
+  norm="rms",
+  norm_offset=0.0,
+  norm_bias=False,
+  attention_bias=False,
+  out_bias=False,
+  mlp_bias=False,
+  post_norm=False,
+  qk_norm=False,
+  position="rotary",
+  rotary_base=10000.0,
+  rotary_local_base=0.0,
+  rotary_scaling=None,
+  windows=(),
+  attention_scale=0.0,
+  attention_softcap=0.0,
+  logit_softcap=0.0,
+  embed_scale=False,
+  dropout=0.0,
+  remat="none",
+  unroll=1,
+  kernel="auto",
+)
+# What changes how a model is trained or computed, not what it is.
+FREE = ("dropout", "init_std", "dtype", "remat", "unroll", "kernel")
+
+
+class Settings:
+  """The values of a config.json; a wrong one is a BadData naming the key."""
+
+  def __init__(self, values: Mapping, where: str):
+    self._values, self._where = values, where
+
+  def __contains__(self, key: str) -> bool:
+    return self._values.get(key) is not None
+
+  def named(self, key: str) -> bool:
+    """Whether the key is there, be it null."""
+    return key in self._values
+
+  def _take(self, key: str, default):
+    value = self._values.get(key)
+    if value is not None:
+      return value
+    if default is REQUIRED:
+      raise BadData(f"{self._where} has no {key!r}")
+    return default
+
+  def _fault(self, key: str, value, expected: str):
+    return BadData(
+      f"{self._where}: {key}={str(value)[:80]!r}, expected {expected}"
+    )
+
+  def integer(self, key: str, default=REQUIRED, least: int = 1):
+    """A whole number from `least` to 2**31 - 1, or the default."""
+    value = self._take(key, default)
+    if value is default:
+      return value
+    if type(value) is not int or not least <= value <= LARGEST:
+      raise self._fault(key, value, f"a whole number from {least}")
+    return value
+
+  def maybe(self, key: str, default: int) -> int | None:
+    """A whole number, None for null, the default where there is no key."""
+    return self.integer(key, None) if self.named(key) else default
+
+  def number(self, key: str, default=REQUIRED) -> float:
+    """A finite number above 0, or the default."""
+    value = self._take(key, default)
+    if value is default:
+      return value
+    real = type(value) in (int, float)
+    if not real or not 0 <= value < 1e30:
+      raise self._fault(key, value, "a finite number")
+    return float(value)
+
+  def flag(self, key: str, default=REQUIRED) -> bool:
+    """true or false, or the default."""
+    value = self._take(key, default)
+    if type(value) is not bool:
+      raise self._fault(key, value, "true or false")
+    return value
+
+  def among(self, key: str, table: Mapping, default=REQUIRED):
+    """What `table` says for the value."""
+    value = self._take(key, default)
+    if not isinstance(value, str) or value not in table:
+      raise self._fault(key, value, f"one of {', '.join(table)}")
+    return table[value]
+
+  def only(self, key: str, *legal) -> None:
+    """BadData where the key has a value that our layers do not compute."""
+    value = self._values.get(key)
+    if value is not None and value not in legal:
+      raise self._fault(
+        key, value, f"{' or '.join(map(repr, legal)) or 'none'}: aigc_jax "
+        "does not compute anything else",
+      )  # fmt: skip
+
+  def part(self, key: str) -> "Settings":
+    """The object at `key`, empty where there is none."""
+    value = self._values.get(key)
+    if value is not None and not isinstance(value, dict):
+      raise self._fault(key, value, "an object")
+    return Settings(value or {}, f"{self._where}: {key}")
+
+  def words(self, key: str, table: Mapping, count: int) -> list | None:
+    """A list of `count` words by `table`, or None where there is none."""
+    value = self._values.get(key)
+    if value is None:
+      return None
+    legal = isinstance(value, list) and all(
+      isinstance(v, str) and v in table for v in value
+    )
+    if not legal or len(value) != count:
+      raise self._fault(
+        key, value, f"a list of {count}, each one of {', '.join(table)}"
+      )
+    return [table[v] for v in value]
+
+
+def windows_of(sizes: list[int | None]) -> tuple[int | None, ...]:
+  """The shortest pattern that, repeated, gives the window of each layer."""
+  if not any(sizes):
+    return ()
+  for length in range(1, len(sizes) + 1):
+    if all(s == sizes[i % length] for i, s in enumerate(sizes)):
+      return tuple(sizes[:length])
+  return tuple(sizes)
+
+
+def each_window(kwargs: Mapping) -> list[int | None]:
+  """The window of each layer of a decoder, None where it has none."""
+  pattern = tuple(kwargs["windows"])
+  if not any(pattern):
+    pattern = (None,)
+  return [pattern[i % len(pattern)] or None for i in range(kwargs["layers"])]
+
+
+def canonical(kwargs: Mapping) -> dict:
+  """What of a decoder's keywords decides its function, in one spelling."""
+  k = {key: value for key, value in kwargs.items() if key not in FREE}
+  k["windows"] = tuple(each_window(kwargs))
+  k["attention_scale"] = kwargs["attention_scale"] or kwargs["head_dim"] ** -0.5
+  if k["position"] != "learned":
+    k["position_length"] = 0
+  if k["position"] != "rotary":
+    k |= dict(rotary_base=0.0, rotary_scaling=None, rotary_local_base=0.0)
+  k["rotary_scaling"] = dict(k["rotary_scaling"] or {})
+  same = k["rotary_local_base"] == k["rotary_base"] and not k["rotary_scaling"]
+  if same or not any(k["windows"]):
+    k["rotary_local_base"] = 0.0
+  return {key: _rounded(value) for key, value in k.items()}
+
+
+def _rounded(value):
+  """Numbers by their first nine digits: a square root comes back rounded."""
+  if isinstance(value, float):
+    return float(f"{value:.9g}")
+  if isinstance(value, dict):
+    return {key: _rounded(v) for key, v in value.items()}
+  return value

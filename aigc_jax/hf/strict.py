@@ -1,0 +1,75 @@
+"""JSON from a stranger: bounded in size and depth, no duplicates, no NaN."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+from aigc_jax.errors import BadData
+
+LIMIT = 16 * 2**20  # bytes of a header, an index or a config
+
+
+def read(path: Path, limit: int = LIMIT) -> dict:
+  """The object in a file, read only if it is at most `limit` bytes."""
+  size = regular(path).st_size
+  if size > limit:
+    raise BadData(
+      f"{path} is {size} bytes: expected at most {limit} bytes of JSON"
+    )
+  with open(path, "rb") as file:
+    return parse(file.read(limit + 1), str(path))
+
+
+def parse(data: bytes, where: str) -> dict:
+  """The JSON object in `data`; BadData where it is anything else."""
+
+  def unique(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+      names = [name for name, _ in pairs]
+      twice = next(n for n in names if names.count(n) > 1)
+      raise BadData(f"{where}: the key {twice[:80]!r} occurs twice")
+    return found
+
+  def constant(text):
+    raise BadData(f"{where}: {text} is not JSON")
+
+  try:
+    found = json.loads(
+      data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant
+    )
+  except RecursionError:
+    raise BadData(f"{where}: JSON nested too deep") from None
+  except (UnicodeDecodeError, ValueError) as error:
+    raise BadData(f"{where} is not JSON: {str(error)[:120]}") from None
+  if not isinstance(found, dict):
+    kind = type(found).__name__
+    raise BadData(f"{where}: expected a JSON object, got {kind}")
+  return found
+
+
+def regular(path: Path) -> os.stat_result:
+  """The status of a regular file that lies in its own folder, or BadData.
+
+  A link is followed only within a model of the Hugging Face cache, from
+  snapshots/REVISION to blobs.
+  """
+  try:
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+      target = Path(os.path.realpath(path))
+      folder = Path(os.path.realpath(path.parent))
+      blobs = folder.parent.parent / "blobs"
+      cached = folder.parent.name == "snapshots" and target.parent == blobs
+      if not cached:
+        raise BadData(
+          f"{path} is a link to {target}, outside its folder; copy the folder "
+          "with its links resolved (cp -rL)"
+        )
+      status = os.lstat(target)
+  except (OSError, ValueError) as error:
+    raise BadData(f"{path} cannot be read: {error}") from None
+  if not stat.S_ISREG(status.st_mode):
+    raise BadData(f"{path} is not a regular file")
+  return status

@@ -1,0 +1,194 @@
+"""A family as a table: one row per parameter, read in both directions.
+
+A row says which tensor of theirs is which leaf of ours, and how the axes of
+one become those of the other: "(NH)D->DNH" is a matrix whose rows are heads
+times head width, transposed and split. Several leaves may share one tensor, as
+parts of an axis C. "{layer}" in a name stands for an index of the axis L.
+"""
+
+import dataclasses
+import fnmatch
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.hf.safetensors import Tensor
+from aigc_jax.hf.settings import Settings
+
+GROUP = re.compile(r"\((\w+)\)|(\w)")
+SHOWN = 12  # names in a list of what is wrong
+
+
+class Row(NamedTuple):
+  """One leaf: our path, their name, their axes -> our axes (without L)."""
+
+  path: str
+  name: str
+  axes: str
+  part: int = 0  # which of the C parts of a shared tensor
+  parts: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """One architecture of transformers.
+
+  settings: config.json -> keywords of `models.decoder`, and config: back. The
+  latter always gives a config; what it cannot say shows when it is read back.
+  limits: what transformers itself would refuse of such a config, in words.
+  """
+
+  model_type: str
+  architecture: str
+  prefix: str  # of the names, left out by checkpoints without a head
+  rows: tuple[Row, ...]
+  settings: Callable[[Settings], dict]
+  config: Callable[[Mapping], dict]
+  # Buffers that carry no information: masks, frequencies of rotary planes.
+  ignored: tuple[str, ...] = ()
+  limits: Callable[[Mapping], list[str]] = lambda kwargs: []
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """One leaf of ours with its row: shapes known on both sides."""
+
+  row: Row
+  shape: tuple[int, ...]  # with the leading L, where the name has a layer
+
+  @property
+  def stacked(self) -> bool:
+    return "{layer}" in self.row.name
+
+  @property
+  def names(self) -> list[str]:
+    """Their name for each layer, or the one name."""
+    if not self.stacked:
+      return [self.row.name]
+    return [self.row.name.format(layer=i) for i in range(self.shape[0])]
+
+  @property
+  def _axes(self) -> tuple[list[str], str, dict[str, int]]:
+    theirs, ours = self.row.axes.split("->")
+    groups = ["".join(pair) for pair in GROUP.findall(theirs)]
+    sizes = dict(zip(ours, self.shape[self.stacked :], strict=True))
+    return groups, ours, sizes | {"C": self.row.parts}
+
+  @property
+  def their_shape(self) -> tuple[int, ...]:
+    """The shape of one tensor of theirs."""
+    groups, _, sizes = self._axes
+    return tuple(math.prod(sizes[a] for a in group) for group in groups)
+
+  def ours(self, theirs: np.ndarray) -> np.ndarray:
+    """A tensor of theirs as a view with our axes."""
+    groups, ours, sizes = self._axes
+    letters = "".join(groups)
+    whole = theirs.reshape([sizes[a] for a in letters])
+    if "C" in letters:
+      before = (slice(None),) * letters.index("C")
+      whole = whole[(*before, self.row.part)]
+      letters = letters.replace("C", "")
+    return whole.transpose([letters.index(a) for a in ours])
+
+  def theirs(self, parts: list[np.ndarray]) -> np.ndarray:
+    """One tensor of theirs from ours, or from the C parts that share it."""
+    groups, ours, _ = self._axes
+    letters = "".join(groups)
+    if "C" in letters:
+      whole = np.stack(parts, axis=-1)
+      ours += "C"
+    else:
+      (whole,) = parts
+    order = [ours.index(a) for a in letters]
+    return whole.transpose(order).reshape(self.their_shape)
+
+  def read(self, tensors: Mapping[str, Tensor], index, dtype) -> np.ndarray:
+    """The part `index` of the leaf; of the files only its bytes are read."""
+    if not self.stacked:
+      (name,) = self.names
+      return np.array(self.ours(tensors[name].view())[index], dtype)
+    names = self.names[index[0]]
+    sizes = [
+      len(range(n)[cut])
+      for n, cut in zip(self.shape[1:], index[1:], strict=True)
+    ]
+    out = np.empty((len(names), *sizes), dtype)
+    for i, name in enumerate(names):
+      out[i] = self.ours(tensors[name].view())[index[1:]]
+    return out
+
+
+def leaves(family: Family, shapes: Mapping[str, tuple]) -> dict[str, Leaf]:
+  """{path: Leaf} for a decoder's parameters {path: shape}.
+
+  A row whose leaf the decoder lacks is left out. Raises BadConfig for a leaf
+  that no row names.
+  """
+  rows = {row.path: row for row in family.rows}
+  lost = [path for path in shapes if path not in rows]
+  if lost:
+    raise BadConfig(
+      f"{family.architecture} has no place for {_some(lost)} of this model"
+    )
+  return {path: Leaf(rows[path], tuple(shapes[path])) for path in shapes}
+
+
+def renamed(family: Family, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+  """The tensors with the prefix, where none of them has it, and no buffers."""
+  prefix = family.prefix
+  known = {row.name.split("{layer}")[0] for row in family.rows}
+  bare = not any(name.startswith(prefix) for name in names)
+  out = {}
+  for name, tensor in names.items():
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in family.ignored):
+      continue
+    full = prefix + name
+    starts = any(full.startswith(k) for k in known)
+    out[full if bare and starts else name] = tensor
+  return out
+
+
+def check(
+  where: str, table: Mapping[str, Leaf], tensors: Mapping[str, Tensor]
+) -> None:
+  """BadData unless the tensors are those of the table, each of its shape."""
+  expected = {}
+  for leaf in table.values():
+    expected |= dict.fromkeys(leaf.names, leaf.their_shape)
+  missing = [n for n in expected if n not in tensors]
+  beyond = [n for n in tensors if n not in expected]
+  wrong = [
+    f"{n} has shape {tensors[n].shape}, expected {shape}"
+    for n, shape in expected.items()
+    if n in tensors and tensors[n].shape != shape
+  ]
+  whole = [
+    f"{n} holds {tensors[n].dtype}, expected floating point"
+    for n in expected
+    if n in tensors and tensors[n].dtype.kind in "iub"
+  ]
+  faults = [
+    f"{title}: {_some(names)}"
+    for title, names in (
+      ("missing", missing),
+      ("unexpected", beyond),
+      ("wrong shape", wrong),
+      ("wrong dtype", whole),
+    )
+    if names
+  ]
+  if faults:
+    raise BadData(
+      f"{where}: the weights are not those of its config.json\n  "
+      + "\n  ".join(faults)
+    )
+
+
+def _some(names: list[str]) -> str:
+  more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+  return ", ".join(n[:200] for n in names[:SHOWN]) + more
