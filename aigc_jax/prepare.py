@@ -10,7 +10,6 @@ and the same root finds the stores.
 """
 
 import sys
-import time
 from collections.abc import Iterable
 
 from absl import app, flags
@@ -54,7 +53,6 @@ def run(
              TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
   stores = []
   for split in splits:
-    started = time.perf_counter()
     with Progress(*columns, console=console, transient=True) as bar:
       task = bar.add_task(split or "train", total=None)
       made = data.prepare(
@@ -72,13 +70,10 @@ def run(
           task, completed=done, total=total
         ),
       )
-    seconds = time.perf_counter() - started
     for store in made:
       if verify:
         store.verify()
       print(describe(store, verify), flush=True)
-    size = sum(store.bytes for store in made) / 1e6
-    print(f"{seconds:.1f} s, {size / max(seconds, 1e-9):.1f} MB/s")
     stores += made
   return stores
 

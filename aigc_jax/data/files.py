@@ -11,9 +11,9 @@ nothing or the only file, so there the tail of every file is held out, cut
 after a line.
 """
 
+import contextlib
 import functools
 import glob
-import gzip
 import hashlib
 import io
 import json
@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from aigc_jax.data.disk import write_json
 from aigc_jax.data.documents import (
   Document,
   Job,
@@ -28,10 +29,10 @@ from aigc_jax.data.documents import (
   is_held_out,
   job_size,
 )
+from aigc_jax.data.rows import READERS, SPLITTERS
 from aigc_jax.errors import BadConfig, BadData, nearest
 
 FEW = 20  # held-out files that a split by file should give, at least
-LONGEST_ROW = 256 << 20  # bytes of one JSON line
 NEAR = 64 << 10  # how far a cut looks for the end of a line
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
 
@@ -45,6 +46,7 @@ class Files:
   """
 
   splits = ("train", "validation")
+  present = True
 
   def __init__(self, path: str, field: str, validation: float, cache: Path):
     self.path = os.path.abspath(os.path.expanduser(path))
@@ -91,21 +93,34 @@ class Files:
     Kept beside the stores under the state of the files (path, size, time of
     change), so that a large source is read once and not at every start.
     """
-    state = hashlib.sha256(b"state 1")
-    for _, path, size in self.listing:
-      stat = os.stat(path)
-      state.update(f"{path}\n{size} {stat.st_mtime_ns} {stat.st_ino}\n".encode(
-        "utf-8", "surrogateescape"))  # fmt: skip
-    kept = Path(self._cache, f"{state.hexdigest()[:32]}.json")
-    content = _remembered(kept) or self._content()
-    _remember(kept, content)
+    self._state_then = state = self._state()
+    kept = Path(self._cache, f"{state[:32]}.json")
+    content = _remembered(kept)
+    if not content:
+      content = self._content()
+      _remember(kept, content)
     return hashlib.sha256(f"{content} {self.field}".encode()).hexdigest()
+
+  def _state(self) -> str:
+    """sha256 over path, size and time of change of every file."""
+    state = hashlib.sha256(b"state 1")
+    for _, path, _ in self.listing:
+      try:
+        stat = os.stat(path)
+        line = f"{path}\n{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}\n"
+      except OSError:
+        line = f"{path}\ngone\n"
+      state.update(line.encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
 
   def _content(self) -> str:
     digest = hashlib.sha256(b"files 1")
     for name, path, size in self.files:
-      with open(path, "rb") as f:
-        content = hashlib.file_digest(f, "sha256").hexdigest()
+      try:
+        with open(path, "rb") as f:
+          content = hashlib.file_digest(f, "sha256").hexdigest()
+      except OSError as e:
+        raise BadData(f"{path}: cannot be read: {e}") from e
       digest.update(
         f"{name}\n{size} {content}\n".encode("utf-8", "surrogateescape")
       )
@@ -128,7 +143,7 @@ class Files:
         start, stop = self._part(name, path, bytes_, split, by_tail)
         parts += _ranges(name, path, start, stop, size)
       else:
-        parts += SPLITTERS[kind](name, path, bytes_, split, size)
+        parts += SPLITTERS[kind](name, path, bytes_, size)
     return grouped(parts, size)
 
   def _part(self, name, path, size, split, by_tail) -> tuple[int, int]:
@@ -145,16 +160,21 @@ class Files:
 
   def read(self, job: Job, split: str) -> Iterator[Document]:
     """The documents of a job, in order."""
+    held_out = split == "validation"
     for kind, *part in job.parts:
       try:
+        if kind == "plain":  # divided when the jobs were made
+          yield _read_plain(*part)
+          continue
         for document in READERS[kind](*part, self.field):
-          # Plain files are divided when the jobs are made, rows here.
-          if kind == "plain" or (
-            is_held_out(document.id, self.validation) == (split == "validation")
-          ):
+          if is_held_out(document.id, self.validation) == held_out:
             yield document
       except OSError as e:
         raise BadData(f"{part[1]}: cannot be read: {e}") from e
+
+  def unchanged(self) -> bool:
+    """Whether the files are what the fingerprint says."""
+    return self._state() == self._state_then
 
 
 def _listing(path: str, given: str) -> list[tuple[str, str, int]]:
@@ -240,161 +260,13 @@ def _ranges(name, path, start, stop, size) -> list[tuple[tuple, int]]:
   return parts
 
 
-def _line_ranges(name, path, bytes_, split, size):
-  return [
-    (("jsonl", name, path, at, min(at + size, bytes_)), min(size, bytes_ - at))
-    for at in range(0, bytes_, size)
-  ]
-
-
-def _whole(name, path, bytes_, split, size):
-  return [(("jsonl.gz", name, path), 4 * bytes_)] if bytes_ else []
-
-
-def _row_groups(name, path, bytes_, split, size):
-  meta = _parquet(path).metadata
-  return [
-    (("parquet", name, path, i), meta.row_group(i).total_byte_size)
-    for i in range(meta.num_row_groups)
-  ]
-
-
-def _parquet(path):
-  try:
-    import pyarrow
-    from pyarrow import parquet
-  except ImportError as e:
-    raise BadData(
-      f"{path}: Parquet needs pyarrow: pip install 'aigc_jax[parquet]'"
-    ) from e
-  try:
-    return parquet.ParquetFile(path)
-  except (pyarrow.ArrowException, OSError) as e:
-    raise BadData(f"{path}: not a Parquet file: {e}") from e
-
-
-def _read_plain(name, path, start, stop, starts, ends, field):
+def _read_plain(name, path, start, stop, starts, ends) -> Document:
   with open(path, "rb") as f:
     f.seek(start)
     data = f.read(stop - start)
   if len(data) != stop - start:
     raise BadData(f"{path}: became shorter while it was read; run again")
-  yield Document(name, data, starts, ends)
-
-
-def _read_lines(name, path, start, stop, field):
-  """Rows whose line begins in [start, stop)."""
-  with open(path, "rb") as f:
-    at = max(start - 1, 0)
-    f.seek(at)
-    if start:  # the line that began before belongs to the range before
-      at += len(f.readline())
-    while at < stop:
-      line = f.readline(LONGEST_ROW)
-      if not line:
-        return
-      row = _row(line, field, lambda at=at: _place(path, at))
-      if row:
-        yield Document(f"{name}@{at}", row)
-      at += len(line)
-
-
-def _place(path: str, offset: int) -> str:
-  """ "file line 12" for the line that begins at `offset`."""
-  with open(path, "rb") as f:
-    number = 1
-    while offset:
-      block = f.read(min(offset, 1 << 20))
-      number += block.count(b"\n")
-      offset -= len(block)
-  return f"{path} line {number}"
-
-
-def _read_packed(name, path, field):
-  try:
-    with gzip.open(path, "rb") as f:
-      number = 0
-      while line := f.readline(LONGEST_ROW):
-        number += 1
-        row = _row(line, field, lambda n=number: f"{path} line {n}")
-        if row:
-          yield Document(f"{name}@{number}", row)
-  except (gzip.BadGzipFile, EOFError) as e:
-    raise BadData(f"{path}: not a whole gzip file: {e}") from e
-
-
-def _row(line: bytes, field: str, place) -> bytes | None:
-  """The text of one JSON line; None for an empty line or text."""
-  if not line.strip():
-    return None
-  if len(line) >= LONGEST_ROW:
-    raise BadData(
-      f"{place()}: longer than {LONGEST_ROW >> 20} MB; cut this document"
-    )
-  try:
-    row = json.loads(line)
-  except (ValueError, RecursionError) as e:
-    raise BadData(f"{place()}: not JSON ({e}): {line[:60]!r}") from e
-  if not isinstance(row, dict):
-    raise BadData(
-      f'{place()}: expected an object such as {{"{field}": "..."}}, got '
-      f"{line[:60]!r}"
-    )
-  return checked(row, field, place)
-
-
-def checked(row: dict, field: str, place) -> bytes | None:
-  """The text field of a row as bytes; None where it is empty or null."""
-  if field not in row:
-    raise BadData(
-      f"{place()}: no field {field!r}{nearest(field, row)} (its fields: "
-      f"{', '.join(sorted(map(str, row)))}); choose one with "
-      "--config.data.sources[0].field or field= of the source"
-    )
-  text = row[field]
-  if text is None:
-    return None
-  if isinstance(text, str):
-    return text.encode("utf-8", "surrogatepass")
-  if isinstance(text, bytes):
-    return text
-  raise BadData(
-    f"{place()}: field {field!r} holds {type(text).__name__}, expected text"
-  )
-
-
-def _read_rows(name, path, group, field):
-  file = _parquet(path)
-  names = file.schema_arrow.names
-  at = sum(file.metadata.row_group(i).num_rows for i in range(group))
-  if field not in names:
-    checked(dict.fromkeys(names), field, lambda: path)
-  try:
-    for batch in file.iter_batches(
-      batch_size=1024, row_groups=[group], columns=[field]
-    ):
-      for value in batch.column(0):
-        row = checked(
-          {field: value.as_py()}, field, lambda at=at: f"{path} row {at}"
-        )
-        if row:
-          yield Document(f"{name}@{at}", row)
-        at += 1
-  except (ValueError, OSError) as e:  # pyarrow's errors are both
-    raise BadData(f"{path}: damaged Parquet file: {e}") from e
-
-
-SPLITTERS = {
-  "jsonl": _line_ranges,
-  "jsonl.gz": _whole,
-  "parquet": _row_groups,
-}
-READERS = {
-  "plain": _read_plain,
-  "jsonl": _read_lines,
-  "jsonl.gz": _read_packed,
-  "parquet": _read_rows,
-}
+  return Document(name, data, starts, ends)
 
 
 def _remembered(path: Path) -> str | None:
@@ -407,10 +279,6 @@ def _remembered(path: Path) -> str | None:
 
 def _remember(path: Path, content: str) -> None:
   """A convenience: that it cannot be written harms nobody."""
-  try:
+  with contextlib.suppress(OSError):
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_text(json.dumps({"content": content}))
-    os.replace(aside, path)
-  except OSError:
-    pass
+    write_json(path, {"content": content})

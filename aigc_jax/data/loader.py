@@ -257,60 +257,73 @@ def _layout(mesh, letters: str, shape: tuple[int, ...]):
   return sharding, list(where.items())
 
 
-def place(stream, step: int, mesh) -> dict[str, jax.Array]:
-  """Batch `step` on the mesh; a host builds only the rows of its devices."""
+def place(stream, step: int, mesh, per_call: int = 1) -> dict[str, jax.Array]:
+  """Batch `step` on the mesh; a host builds only the rows of its devices.
+
+  With per_call > 1 that many batches, on a leading axis of their own.
+  """
   layouts = {
     key: _layout(mesh, LETTERS[key], s.shape) for key, s in stream.spec.items()
   }
-  batch = len(np.arange(next(iter(stream.spec.values())).shape[0]))
-  everyone = np.arange(batch)
-  mine = np.zeros(batch, bool)
+  everyone = np.arange(next(iter(stream.spec.values())).shape[0])
+  mine = np.zeros(len(everyone), bool)
   for _, where in layouts.values():
     for _, index in where:
       mine[index[0]] = True
   local = np.cumsum(mine) - 1  # global row -> row in `found`
-  found = stream.rows(step, everyone[mine])
+  found = [stream.rows(step + i, everyone[mine]) for i in range(per_call)]
   out = {}
   for key, (sharding, where) in layouts.items():
-    parts = [
-      found[key][(local[everyone[index[0]]], *index[1:])]
-      if len(where) > 1
-      else found[key][(slice(None), *index[1:])]
-      for _, index in where
-    ]
+    shape = stream.spec[key].shape
+    if per_call > 1:
+      shape = (per_call, *shape)
+      sharding = shardings("." + LETTERS[key], shape, mesh)
+    parts = []
+    for _, index in where:
+      at = local[everyone[index[0]]] if len(where) > 1 else slice(None)
+      cut = [rows[key][(at, *index[1:])] for rows in found]
+      parts.append(np.stack(cut) if per_call > 1 else cut[0])
     arrays = jax.device_put(parts, [device for device, _ in where])
-    out[key] = jax.make_array_from_single_device_arrays(
-      stream.spec[key].shape, sharding, arrays
-    )
+    out[key] = jax.make_array_from_single_device_arrays(shape, sharding, arrays)
   return out
 
 
 class batches(Iterator):
   """(step, placed batch) for start <= step < stop; stop None never ends.
 
+  With per_call > 1 every `per_call`-th step, with as many batches at once.
   A thread works `ahead` batches ahead. An error in it is raised here, in its
   place in the order. `close` (or leaving a `with`) ends the thread.
   """
 
-  def __init__(self, stream, mesh, start: int, stop: int | None, ahead=2):
+  def __init__(
+    self,
+    stream,
+    mesh,
+    start: int,
+    stop: int | None,
+    ahead: int = 2,
+    per_call: int = 1,
+  ):
     self._queue: queue.Queue = queue.Queue(maxsize=max(1, ahead))
     self._closed = threading.Event()
     self._ended = False
     self._thread = threading.Thread(
       target=self._work,
-      args=(stream, mesh, start, stop),
+      args=(stream, mesh, start, stop, per_call),
       name="batches",
       daemon=True,
     )
     self._thread.start()
 
-  def _work(self, stream, mesh, start, stop) -> None:
+  def _work(self, stream, mesh, start, stop, per_call) -> None:
     step = start
     try:
       while stop is None or step < stop:
-        if not self._put((step, place(stream, step, mesh), None)):
+        batch = place(stream, step, mesh, per_call)
+        if not self._put((step, batch, None)):
           return
-        step += 1
+        step += per_call
       self._put((None, None, StopIteration()))
     except BaseException as e:  # raised again where it is waited for
       self._put((None, None, e))

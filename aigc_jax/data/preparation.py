@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aigc_jax.data import sentences
+from aigc_jax.data.disk import locked, storage
 from aigc_jax.data.sources import open_source
 from aigc_jax.data.store import Store
 from aigc_jax.data.tokenizers import load, load_tokenizer, save
-from aigc_jax.data.writer import Progress, locked, storage, write
+from aigc_jax.data.writer import Progress, write
 from aigc_jax.errors import BadConfig
 
 SAMPLE = 4 << 20  # bytes of text that a tokenizer is trained on
@@ -36,11 +37,11 @@ def _safe(name: str) -> str:
   return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:40].strip(".") or "text"
 
 
-def _open(sources: list[dict], validation, root, say) -> list:
+def _open(sources: list[dict], validation, root, say, make=True) -> list:
   if not sources:
     raise BadConfig("data.sources is empty: name at least one source")
   return [
-    open_source(dict(s), validation=validation, root=root, say=say)
+    open_source(dict(s), validation=validation, root=root, say=say, make=make)
     for s in sources
   ]
 
@@ -70,7 +71,8 @@ def find_tokenizer(
         say(f"training a SentencePiece tokenizer of {tokenizer_vocab} pieces "
             f"on {source.name!r}")  # fmt: skip
         texts = _sample(source, sources[0]["split"])
-        save(sentences.train(texts, tokenizer_vocab, source.name), folder)
+        name = f"sentencepiece-{tokenizer_vocab} of {source.name}"
+        save(sentences.train(texts, tokenizer_vocab, name), folder)
         say(f"tokenizer: {folder} ({time.perf_counter() - started:.1f} s)")
   return load(folder)
 
@@ -164,7 +166,8 @@ def _prepare(folder, source, split, tokenizer, workers, say, progress) -> Store:
       "bytes became U+FFFD (the bytes tokenizer would keep them)"
     )
   say(
-    f"{m['tokens']:,} tokens of {m['documents']:,} documents, "
+    f"{source.name!r} ({split}): {m['tokens']:,} tokens of "
+    f"{m['documents']:,} documents, "
     f"{m['bytes_per_token']:.2f} bytes per token, {seconds:.1f} s, "
     f"{m['bytes'] / 1e6 / max(seconds, 1e-9):.1f} MB/s: {folder}"
   )
@@ -223,7 +226,9 @@ def prepared(
   Nothing is prepared and nothing is said.
   """
   root = Path(root).expanduser()
-  opened = _open(sources, validation, root, say=lambda text: None)
+  opened = _open(sources, validation, root, lambda text: None, make=False)
+  if not all(source.present for source in opened):
+    return None
   if tokenizer == "sentencepiece":
     folder, missing = _trained(opened[0], sources[0], tokenizer_vocab, root)
     if missing:

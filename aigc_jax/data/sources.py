@@ -17,8 +17,10 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from aigc_jax.data.corpora import CORPORA
+from aigc_jax.data.disk import locked
 from aigc_jax.data.documents import Document, Job, is_held_out, job_size
-from aigc_jax.data.files import Files, checked
+from aigc_jax.data.files import Files
+from aigc_jax.data.rows import checked
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
 
 AT_ONCE = 256  # records read in one call
@@ -33,9 +35,10 @@ class Tfds:
   """
 
   def __init__(self, name, folder, split, field, validation):
-    self.name = name.split("/")[0].split(":")[0]
+    self.name = _dataset(name)
     self.given = name
     self.folder = str(folder)
+    self.present = bool(folder)
     self.split = split
     self.field = field
     self.validation = validation
@@ -79,6 +82,10 @@ class Tfds:
         with open(path, "rb") as f:
           digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()
+
+  def unchanged(self) -> bool:
+    """A prepared dataset is never changed."""
+    return True
 
   def _where(self, split: str) -> str:
     """The split to read in the dataset for the split that is asked for."""
@@ -145,6 +152,13 @@ class Tfds:
       ) from e
 
 
+def _dataset(name: str) -> str:
+  """lm1b of lm1b/config:1.0.0, or of the folder .../lm1b/1.0.0."""
+  if Path(name, "dataset_info.json").is_file():
+    return Path(name).resolve().parent.name
+  return name.split("/")[0].split(":")[0]
+
+
 class Corpus(Tfds):
   """An embedded corpus: its dataset is written when it is first read."""
 
@@ -152,6 +166,7 @@ class Corpus(Tfds):
     self._corpus = name
     self._root = str(root)
     super().__init__(name, "", split, "text", validation)
+    self.present = True  # it is made from what is here
     self._say = say
 
   def __getstate__(self):
@@ -164,7 +179,8 @@ class Corpus(Tfds):
     """Writes the dataset if it is missing."""
     if not self.folder:
       folder = Path(self._root, "corpora")
-      self.folder = str(CORPORA[self._corpus].prepare(folder, self._say))
+      with locked(folder / f"{self._corpus}.lock", self._say):
+        self.folder = str(CORPORA[self._corpus].prepare(folder, self._say))
 
   hashed = False  # it has its own validation split
 
@@ -179,24 +195,28 @@ class Corpus(Tfds):
     return tfds.builder_from_directory(self.folder)
 
 
-def _corpus(name, split, *, validation, root, say):
+def _corpus(name, split, *, validation, root, say, make):
   choose(name, CORPORA, "corpus")
   return Corpus(name, split, validation, root, say)
 
 
-def _tfds(name, split, field, *, validation, root, say):
-  folder = _find(name, say)
+def _tfds(name, split, field, *, validation, root, say, make):
+  folder = _find(name, say, make)
   return Tfds(name, folder, split, field, validation)
 
 
-def _find(name: str, say) -> Path:
-  """The folder of a dataset: prepared already, or prepared now."""
+def _find(name: str, say, make: bool) -> Path | str:
+  """The folder of a dataset: prepared already, or now if `make`, else ""."""
+  if Path(name, "dataset_info.json").is_file():
+    return Path(name)
   try:
     found = tfds.core.load.find_builder_dir(name)
   except Exception as e:  # a name that TFDS cannot parse
     raise BadConfig(f"tfds {name!r}: not a dataset name: {e}") from e
   if found:
     return Path(found)
+  if not make:
+    return ""
   way_out = (
     f"prepare it once, where there is a network: tfds build {name} "
     "--file_format=array_record (needs TensorFlow for some datasets), and set "
@@ -227,7 +247,7 @@ def _data_dir() -> str:
   return os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
 
 
-def _text(path, split, field, *, validation, root, say):
+def _text(path, split, field, *, validation, root, say, make):
   if not path:
     raise BadConfig(
       "data path is empty: --config.data.path=PATH names a file, a folder or "
@@ -244,8 +264,13 @@ SOURCES: dict[str, tuple[Callable, tuple[str, ...]]] = {
 }
 
 
-def open_source(spec: dict, *, validation: float, root, say=print):
+def open_source(
+  spec: dict, *, validation: float, root, say=print, make: bool = True
+):
   """The source of one entry of `data.sources`.
+
+  make: a dataset that is not on this machine is downloaded; otherwise such a
+  source is not `present`, and nothing else of it may be asked.
 
   Raises BadConfig for an unknown or missing key, BadData where there is
   nothing to read.
@@ -271,4 +296,4 @@ def open_source(spec: dict, *, validation: float, root, say=print):
     raise BadConfig(
       f"data.validation={validation}: expected a fraction from 0 to below 1"
     )
-  return maker(**spec, validation=validation, root=root, say=say)
+  return maker(**spec, validation=validation, root=root, say=say, make=make)

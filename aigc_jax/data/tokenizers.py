@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_jax.data.disk import write_bytes, write_json
 from aigc_jax.data.sentences import SentencePiece, Unescaper
 from aigc_jax.errors import BadConfig, BadData, nearest
 
@@ -259,7 +260,7 @@ def save(tokenizer, folder) -> None:
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for name, data in tokenizer.files().items():
-    _write(folder / name, data)
+    write_bytes(folder / name, data)
   manifest = {
     "kind": tokenizer.kind,
     "name": tokenizer.name,
@@ -268,13 +269,7 @@ def save(tokenizer, folder) -> None:
     "eot_text": getattr(tokenizer, "_eot", ""),
     "fingerprint": tokenizer.fingerprint,
   }
-  _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-  aside = path.with_name(f"{path.name}.{os.getpid()}")
-  aside.write_bytes(data)
-  os.replace(aside, path)
+  write_json(folder / "manifest.json", manifest)
 
 
 LOADERS = {

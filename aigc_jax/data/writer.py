@@ -10,8 +10,6 @@ do not work (some network file systems) it would write the same bytes, and
 the first rename wins.
 """
 
-import contextlib
-import fcntl
 import gzip
 import hashlib
 import json
@@ -19,7 +17,6 @@ import lzma
 import multiprocessing
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_jax.data.disk import locked, storage, sync, unique, write_json
 from aigc_jax.data.documents import Document, Job
 from aigc_jax.data.store import (
   FORMAT,
@@ -37,38 +35,11 @@ from aigc_jax.data.store import (
   store_fingerprint,
   token_dtype,
 )
-from aigc_jax.errors import BadData, StorageFailure
+from aigc_jax.errors import BadData
 
 AT_ONCE = 1 << 20  # bytes of text encoded in one call
 YARDSTICK = 8 << 20  # bytes that gzip and xz are tried on
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
-
-
-@contextlib.contextmanager
-def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-  """Holds a lock file; another holder is waited for, which is said."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with open(path, "w") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      say(f"another process holds {path}; waiting for it")
-      fcntl.flock(f, fcntl.LOCK_EX)
-    except OSError:
-      pass  # no locks on this file system; see above
-    yield
-
-
-@contextlib.contextmanager
-def storage(folder: Path) -> Iterator[None]:
-  """Turns what the file system refuses into a StorageFailure."""
-  try:
-    yield
-  except OSError as e:
-    raise StorageFailure(
-      f"{folder}: cannot be written: {e.strerror or e}; free some space or "
-      "choose another place with --config.data.root=DIR"
-    ) from e
 
 
 def beside(folder: Path, suffix: str) -> Path:
@@ -104,6 +75,10 @@ def write(
     if not manifest["documents"]:
       shutil.rmtree(aside)
       raise BadData(_nothing(source, split))
+    if not source.unchanged():
+      raise BadData(
+        f"source {source.name!r} changed while it was read; run again"
+      )
     if split != "train":
       manifest["yardsticks"] = _yardsticks(source, split, jobs)
     write_json(aside / "manifest.json", manifest)
@@ -112,7 +87,7 @@ def write(
       *(f"shard-{i:05d}.json" for i in range(len(jobs))),
     ):
       (aside / name).unlink()
-    _sync(aside)
+    sync(aside)
     try:
       os.rename(aside, folder)
     except OSError:
@@ -168,8 +143,9 @@ def _shards(
     for i in todo:
       tell(i, write_shard(aside, i, source, split, tokenizer, jobs[i]))
     return [records[i] for i in range(len(jobs))]
-  # Not fork: JAX and others have threads by now.
-  context = multiprocessing.get_context("spawn")
+  # Not fork, as JAX and others have threads by now; the server imports once.
+  context = multiprocessing.get_context("forkserver")
+  context.set_forkserver_preload([__name__])
   with ProcessPoolExecutor(
     min(workers, len(todo)),
     context,
@@ -222,10 +198,7 @@ class _Array:
 
   def __init__(self, path: Path, dtype: np.dtype):
     self._path, self._dtype = path, dtype
-    # The name of the writer: two builders never write into one file.
-    self._aside = path.with_name(
-      f"{path.name}.{socket.gethostname()}.{os.getpid()}"
-    )
+    self._aside = unique(path)
     self._file = open(self._aside, "wb")
     self._file.write(b"\0" * HEADER)
     self._sha = hashlib.sha256()
@@ -363,22 +336,3 @@ def _yardsticks(source, split: str, jobs: list[Job]) -> dict:
     "xz": round(len(lzma.compress(text, preset=6)) * bits, 4),
     "bytes": len(text),
   }
-
-
-def write_json(path: Path, value) -> None:
-  """Written aside, made durable and renamed."""
-  aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-  with open(aside, "w") as f:
-    json.dump(value, f, indent=1)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(aside, path)
-
-
-def _sync(folder: Path) -> None:
-  """Makes the names in a folder durable."""
-  fd = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
