@@ -109,3 +109,9 @@ def mfu(
   if chip is None:
     return None
   return flops_per_second / (devices * chip.bf16)
+
+
+def peak_flops(mesh) -> float | None:
+  """FLOP/s of all devices of a mesh at their dense bf16 peak, or None."""
+  chip = find(mesh.devices.flat[0].device_kind)
+  return None if chip is None else mesh.size * chip.bf16

@@ -23,10 +23,11 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from aigc_jax import data, flops, optim, sharding, tree
+from aigc_jax import data, flops, hf, optim, sharding, tree
 from aigc_jax.errors import BadConfig, choose, nearest
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.state import State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
 
@@ -349,9 +350,6 @@ def _with_shardings(state: State, params, optimizer, replicated) -> State:
 
 # Data.
 
-# Keys of the data section that say what is read rather than how often.
-_SOURCES = ("sources", "path")
-
 
 def sources_of(config: Config) -> list[dict]:
   """The sources; `data.path` is short for one source of text."""
@@ -367,10 +365,6 @@ def sources_of(config: Config) -> list[dict]:
   return [dict(s) for s in d["sources"]]
 
 
-def folder_is(path: str | Path) -> bool:
-  return (Path(path) / "config.json").is_file()
-
-
 def config_in(workdir: str | Path) -> Config:
   """The config a run was started with, read as data."""
   path = Path(workdir) / "config.json"
@@ -383,3 +377,138 @@ def config_in(workdir: str | Path) -> Config:
     return json.loads(path.read_text())
   except ValueError as error:
     raise BadConfig(f"{path} is not readable JSON: {error}") from None
+
+
+def _data_arguments(config: Config) -> dict:
+  """What the data package takes from a config, training or not."""
+  names = ("tokenizer", "tokenizer_vocab", "validation", "root")
+  return {"sources": sources_of(config)} | {
+    name: config["data"][name] for name in names
+  }
+
+
+DATA = (
+  "sources", "path", "field", "tokenizer", "tokenizer_vocab", "task", "batch",
+  "length", "segments", "shuffle", "validation", "root", "skip_steps",
+)  # fmt: skip
+
+
+def check_data(config: Config) -> None:
+  """Raises BadConfig for an unknown or missing key of the data section."""
+  _expect("data", config["data"], DATA)
+  _expect("data.task", config["data"]["task"], ("kind",))
+
+
+def open_stream(config: Config, say=print):
+  """The training data, prepared where it is missing."""
+  check_data(config)
+  d = config["data"]
+  names = ("task", "batch", "length", "segments", "shuffle", "skip_steps")
+  stream = data.build(
+    **_data_arguments(config),
+    **{name: d[name] for name in names},
+    seed=config["seed"],
+    say=say,
+  )
+  data.check_vocab(stream, config["model"]["vocab"])
+  return stream
+
+
+def open_eval(config: Config, split: str, batches: int = -1, say=print):
+  """A held-out set of the sources of a config."""
+  check_data(config)
+  d = config["data"]
+  names = ("task", "batch", "length", "segments")
+  found = data.build_eval(
+    **_data_arguments(config),
+    **{name: d[name] for name in names},
+    split=split,
+    say=say,
+  )
+  data.check_vocab(found, config["model"]["vocab"])
+  return found.first(batches)
+
+
+def prepared_data(config: Config) -> list[dict] | None:
+  """The manifests of the training stores, or None where one is missing."""
+  check_data(config)
+  return data.prepared(**_data_arguments(config))
+
+
+def evaluator(name: str, entry: Mapping, r: Run, workdir, stop, watchdog, say):
+  """(every_steps, evaluator) of one entry of config.evaluate."""
+  if "every_steps" not in entry:
+    raise BadConfig(f"config key evaluate.{name}.every_steps is missing")
+  rest = {k: v for k, v in entry.items() if k != "every_steps"}
+  make, rest = kind_of(f"evaluate.{name}", rest, EVALUATORS)
+  return entry["every_steps"], call(
+    make, f"evaluate.{name}", rest, name=name, run=r, workdir=workdir,
+    stop=stop, watchdog=watchdog, say=say,
+  )  # fmt: skip
+
+
+EVALUATORS: dict = {}
+
+
+# Parameters from elsewhere.
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A model with its parameters and tokenizer, ready to be used."""
+
+  model: nn.Module
+  params: tree.Tree
+  tokenizer: Any
+  config: Config
+  mesh: jax.sharding.Mesh
+  step: int  # updates behind the parameters; 0 for a Hugging Face folder
+  name: str
+
+
+def hf_folder(where: str) -> str | None:
+  """The folder of "hf:FOLDER", or None for anything else."""
+  return where.removeprefix("hf:") if where.startswith("hf:") else None
+
+
+def everywhere(config: Config) -> Config:
+  """The config with a mesh of whatever devices there are here."""
+  sizes = {axis: 1 for axis in sharding.AXES}
+  return config | {"mesh": sizes | {sharding.REST: -1}}
+
+
+def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
+  """The run in a work directory, or the model in "hf:FOLDER".
+
+  `model_changes` replace keys of config.model that do not shape parameters,
+  such as unroll. Raises BadConfig where there is none, StorageFailure where
+  no checkpoint is valid.
+  """
+  folder = hf_folder(where)
+  if folder is not None:
+    imported = hf.load(folder)
+    model_config = {"kind": "decoder"} | imported.kwargs | model_changes
+    config = {"model": model_config}
+    tokenizer = data.load_tokenizer(where)
+  else:
+    config = config_in(where)
+    config = config | {"model": config["model"] | model_changes}
+    tokenizer = data.load(Path(where) / "tokenizer")
+  mesh = sharding.make_mesh(**everywhere(config)["mesh"])
+  model = model_of(config)
+  with jax.set_mesh(mesh):
+    abstract = abstract_params(model, mesh)
+    params, step = read_params(where, abstract, step)
+  return Loaded(model, params, tokenizer, config, mesh, step, where)
+
+
+def read_params(where: str, abstract, step: int | None = None):
+  """(parameters, their step) from a work directory or "hf:FOLDER"."""
+  folder = hf_folder(where)
+  if folder is not None:
+    laid = jax.tree.map(lambda x: x.sharding, abstract)
+    return hf.read_params(folder, abstract, laid), 0
+  found = Checkpoints(
+    Path(where) / "checkpoints", every_steps=0, keep=1, keep_every_steps=0
+  ).restore_params(abstract, step)
+  return found[0], int(found[1]["step"])

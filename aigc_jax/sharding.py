@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from aigc_jax.errors import BadConfig
 
 AXES = ("data", "fsdp", "expert", "tensor", "sequence", "pipeline")
+REST = "fsdp"  # the axis that takes whatever devices there are by default
 
 # letter -> mesh axes it may take, in order of priority.
 RULES: dict[str, tuple[str, ...]] = {

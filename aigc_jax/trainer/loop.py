@@ -71,6 +71,7 @@ def fit(
   peak_flops: float | None,
   most_skipped: int = 10,
   skipped_in_a_row: int = 0,
+  before_call: Callable[[int], None] = lambda step: None,
 ):
   """Trains from step `start` to `steps`; returns (state, result).
 
@@ -141,10 +142,11 @@ def fit(
       if not compiled:
         with log.clock("compile"):
           watchdog.feed("compilation", watchdog.compile_seconds)
-          _compile(advance, state, batch, stop, journal)
+          advance = _compiled(advance, state, batch, stop, journal)
         compiled = True
       watchdog.feed(f"step {n}, with its batch on the device")
       faults.hit("step", n)
+      before_call(n)
       state, metrics = advance(state, batch)
       n += steps_per_call
       log.step(n, steps_per_call, metrics)
@@ -182,15 +184,15 @@ def _last_save(n, state, checkpoints, log, meta, journal, watchdog):
     checkpoints.commit(n, state, log.meta(meta))
 
 
-def _compile(advance, state, batch, stop: Stop, journal: Journal) -> None:
-  """Compiles `advance` ahead of its first call, and journals the program.
+def _compiled(advance, state, batch, stop: Stop, journal: Journal) -> Callable:
+  """The program of `advance`, compiled ahead of its first call, journalled.
 
   XLA works in a thread, so that a wish to stop is heard while it takes; the
   state is whole as long as the step has not run. With several processes a stop
   waits for the end of the compilation: all must leave at the same point.
   """
   if not hasattr(advance, "lower"):
-    return
+    return advance
   began = time.monotonic()
   lowered = advance.lower(state, batch)
   outcome: dict = {}
@@ -216,6 +218,7 @@ def _compile(advance, state, batch, stop: Stop, journal: Journal) -> None:
     seconds=round(time.monotonic() - began, 3),
     hlo_sha256=text and hashlib.sha256(text.encode()).hexdigest(),
   )
+  return outcome["program"]
 
 
 class _Log:

@@ -1,0 +1,104 @@
+"""What all commands share: flags, devices, exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from aigc_jax import sharding
+from aigc_jax.errors import BadConfig, Refusal
+
+COMPILED = "~/.cache/aigc_jax/compiled"
+
+
+def main(command: Callable[[], int | None], *, config: bool = False) -> None:
+  """Runs `command` with the flags parsed; a refusal becomes its exit status.
+
+  A refusal prints its message and nothing else: it tells the user what to do,
+  and a stack trace would not.
+  """
+  if config:
+    config_flags.DEFINE_config_file(
+      "config", None, "PATH.py or PATH.py:PRESET", lock_config=True
+    )
+  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0")
+  flags.DEFINE_integer("processes", 0, "how many processes run together")
+  flags.DEFINE_integer("process", -1, "which of them this one is")
+  logging.set_verbosity(logging.WARNING)
+
+  def guarded(argv):
+    try:
+      if argv[1:]:
+        raise BadConfig(f"unexpected {argv[1]!r}: flags look like --name=value")
+      start_jax()
+      status = command()
+    except Refusal as refusal:
+      sys.stdout.flush()
+      print(f"aigc_jax: {text_of(refusal)}", file=sys.stderr, flush=True)
+      status = refusal.code
+    except KeyboardInterrupt:
+      print("aigc_jax: interrupted", file=sys.stderr)
+      status = 130
+    sys.exit(status or 0)
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def text_of(error: BaseException) -> str:
+  """The message, without what JAX adds to errors inside a traced function."""
+  return str(error).split("\n--------------------")[0]
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """absl's parsing, its errors as one line and exit status 78."""
+  try:
+    return flags.FLAGS(argv)
+  except (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+  ) as error:
+    print(f"aigc_jax: {_flag_error(error, argv)}", file=sys.stderr)
+    sys.exit(BadConfig.code)
+
+
+def _flag_error(error: Exception, argv: Sequence[str]) -> str:
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  path = next(
+    (a.partition("=")[2] for a in argv if a.startswith("--config=")), ""
+  ).partition(":")[0]
+  if path and not Path(path).is_file():
+    return f"--config={path}: there is no such file"
+  if isinstance(error, AttributeError | KeyError) and lines:
+    unknown = lines[0].strip("\"'\\n ")
+    hint = f" {lines[1].strip(chr(34))}" if len(lines) > 1 else ""
+    return f"config key {unknown!r} is unknown.{hint} (--print_config lists them)"
+  # Of an error inside the config file, its own last words.
+  worded = [line for line in lines if not line.startswith(("Pass --help", "File"))]
+  last = worded[-1] if worded else type(error).__name__
+  return last.removeprefix("ValueError: ")
+
+
+def start_jax() -> None:
+  """Joins the other processes, and remembers compiled programs on the disk."""
+  values = flags.FLAGS
+  sharding.start_distributed(
+    values.coordinator, values.processes, values.process
+  )
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    folder = Path(COMPILED).expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def is_first() -> bool:
+  """Whether this process is the one that speaks."""
+  return jax.process_index() == 0

@@ -1,0 +1,125 @@
+"""A run in numbers: parameters, memory, tokens, FLOPs; nothing is compiled."""
+
+import math
+
+import jax
+
+from aigc_jax import chips, run, sharding, tree
+
+GIB = 2**30
+
+
+def headline(r: run.Run) -> str:
+  """One line: the model, the mesh, the length of the run."""
+  mesh = " x ".join(f"{n}={s}" for n, s in r.mesh.shape.items() if s > 1)
+  device = r.mesh.devices.flat[0].device_kind
+  return (
+    f"{tree.count(r.state.params):,} parameters, {r.mesh.size} x {device}"
+    f"{f' ({mesh})' if mesh else ''}, {r.config['steps']:,} steps of "
+    f"{r.tokens_per_step:,} tokens"
+  )
+
+
+def describe(config: run.Config, mesh: jax.sharding.Mesh) -> str:
+  """What --dry_run prints; raises BadConfig for what could not run."""
+  r = run.build(config, mesh)
+  parts = [
+    parameters(r.state.params),
+    memory(r),
+    length(r, run.prepared_data(config)),
+  ]
+  return "\n\n".join(parts)
+
+
+def parameters(params) -> str:
+  """A table: path, shape, layout on the mesh, count."""
+  rows = [
+    (name, "x".join(map(str, x.shape)), _layout(x), f"{math.prod(x.shape):,}")
+    for name, x in tree.flat(params).items()
+  ]
+  total = tree.count(params)
+  embed = sum(
+    math.prod(x.shape)
+    for name, x in tree.flat(params).items()
+    if name.startswith(("embed/", "position/"))
+  )
+  rows.append(("all", "", "", f"{total:,}"))
+  rows.append(("all but embeddings", "", "", f"{total - embed:,}"))
+  return table(("parameter", "shape", "mesh axes", "count"), rows)
+
+
+def _layout(x: jax.ShapeDtypeStruct) -> str:
+  axes = [
+    ".".join(a) if isinstance(a, tuple) else a for a in x.sharding.spec
+  ]
+  return ",".join(a or "-" for a in axes) if any(axes) else ""
+
+
+def memory(r: run.Run) -> str:
+  """Bytes of the state on each device, and what the chip has."""
+  kinds = {
+    "parameters": r.state.params,
+    "optimizer state": r.state.opt_state,
+    "gradients": r.state.params,
+  }
+  rows = [(name, _gib(per_device(part))) for name, part in kinds.items()]
+  total = sum(per_device(part) for part in kinds.values())
+  rows.append(("together", _gib(total)))
+  chip = chips.find(r.mesh.devices.flat[0].device_kind)
+  if chip is not None:
+    rows.append((f"a {chip.name} has", _gib(chip.memory)))
+  return table(("memory per device, without activations", ""), rows)
+
+
+def per_device(part) -> int:
+  """Bytes of an abstract tree that one device holds."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(part)
+  )
+
+
+def length(r: run.Run, manifests: list[dict] | None) -> str:
+  """Steps, tokens, epochs, FLOPs."""
+  steps = r.config["steps"]
+  tokens = steps * r.tokens_per_step
+  rows = [
+    ("steps", f"{steps:,}"),
+    ("tokens per step", f"{r.tokens_per_step:,}"),
+    ("tokens", f"{tokens:,}"),
+  ]
+  if manifests is None:
+    rows.append(("epochs", "unknown: the data is not prepared yet"))
+  else:
+    whole = sum(m["tokens"] for m in manifests)
+    rows.append(("tokens of the data", f"{whole:,}"))
+    rows.append(("epochs", f"{tokens / max(whole, 1):.3f}"))
+  count = tree.count(r.state.params)
+  rows += [
+    ("tokens per parameter", f"{tokens / max(count, 1):.2f}"),
+    ("FLOPs per token", f"{r.cost.train:.4g}"),
+    ("FLOPs", f"{r.flops_per_step * steps:.4g}"),
+    ("parts of a batch", str(sharding.batch_shards(r.mesh))),
+  ]
+  peak = chips.peak_flops(r.mesh)
+  if peak:
+    hours = r.flops_per_step * steps / (0.4 * peak) / 3600
+    rows.append(("hours at 40 % of the peak", f"{hours:.2f}"))
+  return table(("the run", ""), rows)
+
+
+def table(header: tuple, rows: list[tuple]) -> str:
+  """Columns of text, the last one to the right."""
+  rows = [tuple(map(str, row)) for row in (header, *rows)]
+  widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+  lines = []
+  for row in rows:
+    cells = [cell.ljust(w) for cell, w in zip(row, widths, strict=True)]
+    cells[-1] = row[-1].rjust(widths[-1])
+    lines.append("  ".join(cells).rstrip())
+  lines.insert(1, "  ".join("-" * w for w in widths))
+  return "\n".join(lines)
+
+
+def _gib(nbytes: float) -> str:
+  return f"{nbytes / GIB:,.3f} GiB"

@@ -1,0 +1,304 @@
+"""Trains what a config describes, in a work directory.
+
+  python -m aigc_jax.train --config=configs/quickstart.py --workdir=DIR
+
+The same line again continues an interrupted run, and says so when it is done.
+Any key of the config can be set: --config.optim.learning_rate=1e-3.
+"""
+
+import contextlib
+import functools
+import json
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from aigc_jax import chips, command, data, run, tree
+from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.planning import summary
+from aigc_jax.trainer import changes, provenance
+from aigc_jax.trainer.checkpoint import Checkpoints
+from aigc_jax.trainer.guard import Lock, Stop, Watchdog, same
+from aigc_jax.trainer.journal import Journal, wandb_run, write_json
+from aigc_jax.trainer.loop import fit
+from aigc_jax.trainer.profile import Profiler
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_string("workdir", "", "folder of the run")
+  flags.DEFINE_bool("dry_run", False, "check everything, compile nothing")
+  flags.DEFINE_bool("print_config", False, "print the config and stop")
+  flags.DEFINE_list("allow_change", [], "keys that may differ on resume")
+  flags.DEFINE_bool("allow_data_change", False, "go on with other data")
+  flags.DEFINE_bool("steal_lock", False, "take over a lock held elsewhere")
+  flags.DEFINE_list("profile_steps", [], "FIRST,LAST steps to profile")
+  flags.DEFINE_string("wandb", "", "project of Weights & Biases; empty is off")
+  flags.DEFINE_float("step_limit", 600.0, "seconds a step may take at most")
+  flags.DEFINE_float("compile_limit", 3600.0, "seconds compiling may take")
+
+
+def main() -> int:
+  """The command; the exit status."""
+  if FLAGS.config is None:
+    raise BadConfig("--config=PATH.py is missing, such as configs/quickstart.py")
+  config = run.read(FLAGS.config)
+  if FLAGS.print_config:
+    print(json.dumps(config, indent=2))
+    return 0
+  mesh = run.make_mesh(config)
+  if FLAGS.dry_run:
+    print(summary.describe(config, mesh))
+    return 0
+  if not FLAGS.workdir:
+    raise BadConfig("--workdir=DIR is missing: the folder of the run")
+  workdir = Path(FLAGS.workdir).expanduser().absolute()
+  if _finished(workdir, config):
+    return 0
+  _make(workdir)
+  limits = dict(
+    step_seconds=FLAGS.step_limit, compile_seconds=FLAGS.compile_limit
+  )
+  with (
+    Stop(workdir) as stop,
+    Lock(workdir, steal=FLAGS.steal_lock) as lock,
+    Watchdog(workdir, **limits) as watchdog,
+    jax.set_mesh(mesh),
+  ):
+    train(config, mesh, workdir, stop, lock, watchdog)
+  return 0
+
+
+def _make(workdir: Path) -> None:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe = workdir / ".writable"
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise StorageFailure(
+      f"--workdir={workdir} cannot be written ({error.strerror}): choose "
+      "another folder or change its permissions"
+    ) from None
+
+
+def _finished(workdir: Path, config: run.Config) -> bool:
+  """Whether the run is done already; says so."""
+  result = workdir / "result.json"
+  if not result.is_file() or not (workdir / "config.json").is_file():
+    return False
+  changes.check(
+    changes.changes(run.config_in(workdir), config),
+    FLAGS.allow_change,
+    FLAGS.allow_data_change,
+  )
+  done = json.loads(result.read_text())
+  if done["step"] < config["steps"]:
+    return False
+  if command.is_first():
+    print(f"The run in {workdir} is finished ({done['step']} steps).")
+    print(footer(workdir, done))
+  return True
+
+
+def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
+  """Everything between the lock and the footer; returns the result."""
+  say = print if command.is_first() else _silent
+  if not same(run.fingerprint(config)):
+    raise BadConfig("the processes of this run were given different configs")
+  changed = _changed(workdir, config)
+  r = run.build(config, mesh)
+  stop.check()
+  say(summary.headline(r))
+  stream = run.open_stream(config, say=say)
+  _check_batch(stream, r)
+  stop.check()
+  evaluators = _evaluators(r, workdir, stop, watchdog, say)
+  events: list[dict] = []
+  checkpoints = Checkpoints(
+    workdir / "checkpoints",
+    **config["checkpoint"],
+    fence=lock.check,
+    tell=lambda kind, **fields: events.append(dict(kind=kind, **fields)),
+  )
+  checkpoints.clean()
+  watchdog.feed("restoring", watchdog.compile_seconds)
+  state, manifest = _start(r, checkpoints, say)
+  _same_data(manifest, stream, FLAGS.allow_data_change)
+  start = int(state.step)
+  with Journal(
+    workdir,
+    step=start,
+    total_steps=config["steps"],
+    fence=lock.check,
+    wandb=_wandb(workdir, config),
+  ) as journal:
+    for event in events:
+      journal.event(**event)
+    checkpoints.tell = journal.event
+    meta = _record(r, workdir, stream, start, changed, journal)
+    if command.is_first():
+      data.save(stream.tokenizer, workdir / "tokenizer")
+    with (
+      data.batches(
+        stream, mesh, start, config["steps"], per_call=config["steps_per_call"]
+      ) as batches,
+      Profiler(workdir / "profile", FLAGS.profile_steps) as profiler,
+    ):
+      state, result = fit(
+        state,
+        start=start,
+        steps=config["steps"],
+        steps_per_call=config["steps_per_call"],
+        advance=r.advance(),
+        before_call=profiler.before,
+        batches=batches,
+        evaluate=functools.partial(_evaluate, evaluators, config["steps"]),
+        checkpoints=checkpoints,
+        meta=meta,
+        journal=journal,
+        stop=stop,
+        watchdog=watchdog,
+        log_every_steps=config["log"]["every_steps"],
+        tokens_per_step=r.tokens_per_step,
+        flops_per_step=r.flops_per_step,
+        peak_flops=chips.peak_flops(mesh),
+        skipped_in_a_row=manifest["meta"]["skipped_in_a_row"] if manifest else 0,
+      )
+  say(footer(workdir, result))
+  return result
+
+
+def _silent(*_) -> None:
+  """Says nothing: the processes other than the first."""
+
+
+def _changed(workdir: Path, config: run.Config) -> list[changes.Change]:
+  """What differs from the run that is there; refuses what must not."""
+  if not (workdir / "config.json").is_file():
+    return []
+  return changes.check(
+    changes.changes(run.config_in(workdir), config),
+    FLAGS.allow_change,
+    FLAGS.allow_data_change,
+  )
+
+
+def _check_batch(stream, r: run.Run) -> None:
+  """The abstract batch that was planned with is the one the data gives."""
+  given = {k: (v.shape, str(v.dtype)) for k, v in stream.spec.items()}
+  planned = {k: (v.shape, str(v.dtype)) for k, v in r.batch.items()}
+  if given != planned:
+    raise BadConfig(f"the data gives {given}, but the step takes {planned}")
+
+
+def _start(r: run.Run, checkpoints: Checkpoints, say) -> tuple:
+  """(state, manifest or None): own checkpoint, else init_from, else scratch."""
+  found = checkpoints.restore(r.state)
+  if found is not None:
+    say(f"continuing from step {found[1]['step']}")
+    return found
+  state = r.init()
+  where = r.config["init_from"]
+  if where:
+    params, step = run.read_params(where, r.state.params)
+    say(f"parameters from {where}" + (f", step {step}" if step else ""))
+    state = state.replace(params=params)
+  return state, None
+
+
+def _same_data(manifest, stream, allowed: bool) -> None:
+  """Refuses to continue on other data than the checkpoint saw."""
+  if manifest is None:
+    return
+  was = manifest["meta"]["data_fingerprint"]
+  if was != stream.fingerprint and not allowed:
+    raise BadConfig(
+      f"the data has changed since step {manifest['step']}: its fingerprint "
+      f"was {was[:12]} and is {stream.fingerprint[:12]} (changed source files "
+      "or tokenizer). Restore them, or fork with --allow_data_change"
+    )
+
+
+def _record(r, workdir, stream, start, changed, journal) -> dict:
+  """config.json, run.json and the restart; returns the checkpoints' meta."""
+  config = r.config
+  meta = {
+    "config_sha256": run.fingerprint(config),
+    "data_fingerprint": stream.fingerprint,
+    "tokenizer_fingerprint": stream.tokenizer.fingerprint,
+    "tokens_per_step": r.tokens_per_step,
+  }
+  about = provenance.describe(
+    argv=sys.argv,
+    mesh=dict(r.mesh.shape),
+    parameters=tree.count(r.state.params),
+    flops_per_token=r.cost.train,
+    seed=config["seed"],
+    **meta,
+  )
+  if start and (workdir / "config.json").is_file() and changed:
+    journal.write(f"config.before-{start}.json", run.config_in(workdir))
+  for change in changed:
+    journal.event(
+      "change", start, key=change.key, old=change.old, new=change.new
+    )
+  journal.event("restart" if start else "start", start, **meta)
+  if command.is_first():
+    write_json(workdir / "config.json", config)
+    write_json(workdir / "run.json", about)
+  return meta | {"packages": about["packages"]}
+
+
+def _wandb(workdir: Path, config: run.Config):
+  if not FLAGS.wandb or not command.is_first():
+    return None
+  return wandb_run(workdir, FLAGS.wandb, config)
+
+
+def _evaluators(r: run.Run, workdir, stop, watchdog, say) -> dict:
+  """{name: (every_steps, evaluator)} for the entries of config.evaluate."""
+  return {
+    name: run.evaluator(name, entry, r, workdir, stop, watchdog, say)
+    for name, entry in r.config["evaluate"].items()
+  }
+
+
+def _evaluate(evaluators, steps: int, step: int, state) -> dict | None:
+  """The metrics of all evaluators that are due at this step, or None."""
+  found = {}
+  for every, evaluator in evaluators.values():
+    at_end = step == steps
+    if at_end or (every > 0 and step > 0 and step % every == 0):
+      found |= evaluator(step, state)
+  return found or None
+
+
+def footer(workdir: Path, result: dict) -> str:
+  """Results, where things are, what to try next."""
+  lines = ["", "Results"]
+  for name, value in result.items():
+    if name.startswith("eval/"):
+      lines.append(f"  {name:<32} {value:.4f}")
+  lines += [
+    "Files",
+    f"  {workdir}/metrics.jsonl          every number",
+    f"  {workdir}/checkpoints            {result['step']} is the last step",
+    f"  {workdir}/samples                text it wrote",
+    "Next",
+    f"  python -m aigc_jax.generate --workdir={workdir} --prompt='def main('",
+    f"  python -m aigc_jax.evaluate --workdir={workdir}",
+    f"  python -m aigc_jax.export --workdir={workdir} --out={workdir}/hf",
+    f"  tensorboard --logdir={workdir}",
+  ]
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  define_flags()
+  with contextlib.suppress(BrokenPipeError):
+    command.main(main, config=True)

@@ -1,0 +1,100 @@
+"""What may differ when a run is continued, and what must not."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from aigc_jax import tree
+from aigc_jax.errors import BadConfig
+
+# Change what is seen or how it is computed, never what is learned.
+HARMLESS = (
+  "log/*", "checkpoint/*", "evaluate/*", "mesh/*", "data/root",
+  "model/remat", "model/unroll", "model/kernel", "objective/chunk",
+  "steps_per_call", "init_from", "data/skip_steps*",
+)  # fmt: skip
+# The state on disk is of another shape or meaning.
+IMPOSSIBLE = (
+  "model/kind", "model/vocab", "model/layers", "model/dim", "model/heads",
+  "model/kv_heads", "model/head_dim", "model/mlp_dim", "model/gated",
+  "model/norm", "model/norm_bias", "model/attention_bias", "model/out_bias",
+  "model/mlp_bias", "model/post_norm", "model/qk_norm", "model/position",
+  "model/position_length", "model/tied", "optim/kind", "optim/mu_dtype",
+)  # fmt: skip
+DATA = ("data/*",)
+
+
+@dataclass(frozen=True)
+class Change:
+  """One key whose value differs; None where a side lacks it."""
+
+  key: str
+  old: object
+  new: object
+
+  def __str__(self) -> str:
+    return f"{self.key}: {self.old!r} -> {self.new!r}"
+
+
+def changes(old: Mapping, new: Mapping) -> list[Change]:
+  """The keys in which two configs differ, in order of their names."""
+  a, b = (_leaves(config) for config in (old, new))
+  return [
+    Change(key.replace("/", "."), a.get(key), b.get(key))
+    for key in sorted(a.keys() | b.keys())
+    if a.get(key) != b.get(key)
+  ]
+
+
+def _leaves(config: Mapping, prefix: str = "") -> dict:
+  """{"model/dim": 128}; lists are one value, except lists of sections."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      found |= _leaves(value, f"{prefix}{key}/")
+    else:
+      found[f"{prefix}{key}"] = value
+  return found
+
+
+def check(
+  found: Iterable[Change], allowed: Iterable[str], allow_data: bool
+) -> list[Change]:
+  """The changes to journal; raises BadConfig with all that stand in the way.
+
+  `allowed` names keys that may change, as --allow_change does.
+  """
+  found, allowed = list(found), set(allowed)
+  impossible, refused, data = [], [], []
+  for change in found:
+    path = change.key.replace(".", "/")
+    if tree.match(HARMLESS, path):
+      continue
+    if tree.match(IMPOSSIBLE, path):
+      impossible.append(change)
+    elif tree.match(DATA, path):
+      if not allow_data:
+        data.append(change)
+    elif change.key not in allowed:
+      refused.append(change)
+  if impossible:
+    raise BadConfig(
+      "this work directory holds a run whose state does not fit the config; "
+      "use another --workdir:\n" + _listed(impossible + refused + data)
+    )
+  if refused or data:
+    ways = []
+    if refused:
+      keys = ",".join(change.key for change in refused)
+      ways.append(f"--allow_change={keys}")
+    if data:
+      ways.append("--allow_data_change")
+    raise BadConfig(
+      "this work directory holds a run with another config; use another "
+      f"--workdir, or {' '.join(ways)} to go on from it:\n"
+      + _listed(refused + data)
+    )
+  return found
+
+
+def _listed(found: Iterable[Change]) -> str:
+  return "\n".join(f"  {change}" for change in found)
