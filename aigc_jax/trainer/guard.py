@@ -73,6 +73,7 @@ class Lock:
     self._steal = steal
     self._token = secrets.token_hex(8)
     self._fd = -1
+    self._kernel = True
     self._done = threading.Event()
 
   def __enter__(self) -> "Lock":
@@ -116,6 +117,8 @@ class Lock:
         "--workdir, or make it writable"
       ) from error
     self._fd = fd
+    if not self._kernel:
+      time.sleep(0.2)  # two may have come at once: the last to write stays
     self.check()
     threading.Thread(target=self._renew, daemon=True, name="lock").start()
 
@@ -126,12 +129,13 @@ class Lock:
       if locked is not False or holder:
         break
       time.sleep(0.1)  # its holder is about to write its record
+    self._kernel = locked is not None
     # The kernel answers for the processes of this machine; for those of
     # another machine on a shared file system the renewed time does.
     here = holder.get("boot_id") == _boot_id()
-    if locked and (here or not holder):
+    if locked is not False and not holder:
       return fd
-    if locked is None and here and not _alive(holder.get("pid")):
+    if here and (locked or locked is None and not _alive(holder.get("pid"))):
       return fd
     if self._steal or not self._renewed(fd):
       return self._replace(fd, holder)
@@ -184,6 +188,7 @@ class Lock:
     try:
       ours, there = os.fstat(self._fd), os.stat(self.path)
       lost = (ours.st_ino, ours.st_dev) != (there.st_ino, there.st_dev)
+      lost = lost or _record(self._fd).get("token") != self._token
     except FileNotFoundError:
       lost = True
     if lost:

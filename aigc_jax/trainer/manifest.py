@@ -27,6 +27,14 @@ from aigc_jax import tree
 NAME = "manifest.json"
 FORMAT = 1
 MOST_BYTES = 64 << 20
+DTYPES = frozenset(
+  str(jnp.dtype(x))
+  for x in (
+    jnp.bool_, jnp.int8, jnp.int16, jnp.int32, jnp.uint8, jnp.uint16,
+    jnp.uint32, jnp.float16, jnp.bfloat16, jnp.float32, jnp.float8_e4m3fn,
+    jnp.float8_e5m2,
+  )
+)  # fmt: skip
 
 
 class Invalid(Exception):
@@ -114,6 +122,8 @@ def read(folder: Path) -> dict:
     raise Invalid(f"its {NAME} is not of format {FORMAT}")
   if content.get("sha256") != _hash(content):
     raise Invalid(f"its {NAME} does not have the sha256 it states")
+  if not _well_formed(content):
+    raise Invalid(f"its {NAME} lacks entries or has others than it should")
   if str(content["step"]) != folder.name:
     raise Invalid(f"its {NAME} is that of step {content['step']}")
   return content
@@ -158,6 +168,31 @@ def differences(content: dict, wanted: list[dict], prefix: str) -> list[str]:
 
 def _bytes(leaf: dict) -> int:
   return math.prod(leaf["shape"]) * jnp.dtype(leaf["dtype"]).itemsize
+
+
+def _well_formed(content: dict) -> bool:
+  """Whether all entries have the types that readers rely on."""
+
+  def leaf(x) -> bool:
+    return (
+      isinstance(x, dict)
+      and isinstance(x.get("name"), str)
+      and isinstance(x.get("shape"), list)
+      and all(type(n) is int and n >= 0 for n in x["shape"])
+      and x.get("dtype") in DTYPES
+      and isinstance(x.get("digest"), list)
+    )
+
+  files, leaves = content.get("files"), content.get("leaves")
+  return (
+    type(content.get("step")) is int
+    and isinstance(content.get("digest"), list)
+    and isinstance(content.get("meta"), dict)
+    and isinstance(leaves, list)
+    and all(leaf(x) for x in leaves)
+    and isinstance(files, dict)
+    and all(type(n) is int and n >= 0 for n in files.values())
+  )
 
 
 def _hash(content: dict) -> str:

@@ -1,0 +1,174 @@
+"""One writer, a clean stop, no silent hang."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from aigc_jax.errors import Hang, Stopped, StorageFailure, WorkdirInUse
+from aigc_jax.trainer import guard
+from aigc_jax.trainer.guard import Lock, Stop, Watchdog
+
+
+def run(code: str, *words: str) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-c", code, *words],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for(condition, seconds: float = 20.0):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, "it did not happen"
+    time.sleep(0.01)
+
+
+def held_elsewhere(workdir, age: float = 0.0, **record) -> None:
+  """A lock as a process on another machine would have left it."""
+  record = {"host": "far", "pid": 1, "boot_id": "b", "token": "t"} | record
+  (workdir / "LOCK").write_text(json.dumps(record))
+  then = time.time() - age
+  os.utime(workdir / "LOCK", (then, then))
+
+
+def test_a_second_writer_is_refused_within_seconds_by_name(tmp_path):
+  began = time.monotonic()
+  with Lock(tmp_path), pytest.raises(WorkdirInUse, match=f"{os.getpid()} on"):
+    Lock(tmp_path).acquire()
+  assert time.monotonic() - began < 5
+  with Lock(tmp_path):
+    pass
+
+
+def test_a_killed_holder_leaves_the_lock_free(tmp_path):
+  code = (
+    "import sys, time; from aigc_jax.trainer.guard import Lock\n"
+    "Lock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
+  )
+  holder = run(code, str(tmp_path))
+  assert holder.stdout.readline() == "held\n"
+  with pytest.raises(WorkdirInUse, match=str(holder.pid)):
+    Lock(tmp_path).acquire()
+  holder.kill()
+  holder.communicate()
+  with Lock(tmp_path) as lock:
+    lock.check()
+
+
+def test_a_holder_on_another_machine_counts_until_it_is_stale(tmp_path):
+  held_elsewhere(tmp_path, age=5)
+  with pytest.raises(WorkdirInUse, match="far"):
+    Lock(tmp_path, heartbeat_seconds=10).acquire()
+  held_elsewhere(tmp_path, age=31)
+  with Lock(tmp_path, heartbeat_seconds=10) as lock:
+    lock.check()
+  held_elsewhere(tmp_path)
+  with Lock(tmp_path, steal=True) as lock:
+    lock.check()
+
+
+def test_a_lock_is_kept_by_its_heartbeat(tmp_path):
+  with Lock(tmp_path, heartbeat_seconds=0.1):
+    time.sleep(0.6)
+    with pytest.raises(WorkdirInUse):
+      Lock(tmp_path, heartbeat_seconds=0.1).acquire()
+
+
+def test_a_frozen_holder_that_wakes_up_notices(tmp_path):
+  frozen = Lock(tmp_path, heartbeat_seconds=0.05)
+  frozen.acquire()
+  frozen._done.set()
+  time.sleep(0.3)
+  with Lock(tmp_path, heartbeat_seconds=0.05) as new:
+    with pytest.raises(WorkdirInUse, match="taken over"):
+      frozen.check()
+    frozen.release()
+    new.check()
+
+
+def test_without_locks_of_the_kernel_the_record_decides(tmp_path, monkeypatch):
+  monkeypatch.setattr(guard, "_flock", lambda fd: None)
+  with Lock(tmp_path), pytest.raises(WorkdirInUse):
+    Lock(tmp_path).acquire()
+  dead = run("pass")
+  dead.communicate()
+  held_elsewhere(tmp_path, boot_id=guard._boot_id(), pid=dead.pid)
+  with Lock(tmp_path) as lock:
+    lock.check()
+
+
+def test_a_directory_that_cannot_be_written_is_a_storage_failure(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(StorageFailure, match="--workdir"):
+    Lock(tmp_path / "file").acquire()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_wish_to_stop(tmp_path, number):
+  before = signal.getsignal(number)
+  with Stop(tmp_path) as stop:
+    stop.check()
+    os.kill(os.getpid(), number)
+    wait_for(lambda: stop.requested)
+    with pytest.raises(Stopped, match=number.name):
+      stop.check()
+  assert signal.getsignal(number) == before
+
+
+def test_a_file_named_stop_does_the_same_and_is_gone_afterwards(tmp_path):
+  with Stop(tmp_path, poll_seconds=0.01) as stop:
+    (tmp_path / "STOP").touch()
+    wait_for(stop.poll)
+  assert not (tmp_path / "STOP").exists()
+
+
+def test_a_second_signal_leaves_at_once(tmp_path):
+  code = (
+    "import sys, time; from aigc_jax.trainer.guard import Stop\n"
+    "with Stop(sys.argv[1]):\n"
+    "  print('ready', flush=True)\n"
+    "  while True: time.sleep(1)"
+  )
+  process = run(code, str(tmp_path))
+  assert process.stdout.readline() == "ready\n"
+  process.terminate()
+  assert "SIGTERM" in process.stderr.readline()
+  process.terminate()
+  assert process.wait(20) == Stopped.code
+  assert "second signal" in process.stderr.read()
+
+
+def test_the_watchdog_ends_a_hang_with_the_stacks(tmp_path):
+  code = (
+    "import sys, time; from aigc_jax.trainer.guard import Watchdog\n"
+    "def stuck_here(): time.sleep(60)\n"
+    "with Watchdog(sys.argv[1], step_seconds=.3, compile_seconds=9) as dog:\n"
+    "  dog.feed('batch of step 7'); stuck_here()"
+  )
+  process = run(code, str(tmp_path))
+  assert process.wait(30) == Hang.code
+  text = (tmp_path / "hang.0.txt").read_text()
+  assert "batch of step 7" in text and "stuck_here" in text
+
+
+def test_the_watchdog_is_quiet_while_it_is_fed(tmp_path, monkeypatch):
+  monkeypatch.setattr(Watchdog, "TICK", 0.02)
+  barked = []
+  monkeypatch.setattr(Watchdog, "_bark", lambda self, what: barked.append(what))
+  with Watchdog(tmp_path, step_seconds=0.3, compile_seconds=9) as dog:
+    for n in range(6):
+      dog.feed(f"step {n}")
+      time.sleep(0.1)
+    dog.rest()
+    time.sleep(0.4)
+    assert not barked
+    dog.feed("step 9")
+    wait_for(lambda: barked)
+  assert barked[0] == "step 9"

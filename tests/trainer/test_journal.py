@@ -1,0 +1,163 @@
+"""Rows are whole, in order, and outlive a full disk."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from aigc_jax.errors import WorkdirInUse
+from aigc_jax.trainer import journal, provenance
+from aigc_jax.trainer.console import short
+from aigc_jax.trainer.journal import Journal, rows
+
+
+def written(workdir, step=0, **settings) -> Journal:
+  return Journal(workdir, step=step, tensorboard=False, **settings)
+
+
+def fill(workdir, steps=range(1, 11)):
+  with written(workdir) as said:
+    for step in steps:
+      said.row(step, {"train/loss": 1 / step}, tokens=8 * step)
+      if step % 5 == 0:
+        said.row(step, {"eval/a/loss": 2.0}, tokens=8 * step)
+  return workdir / journal.METRICS
+
+
+def test_every_row_carries_step_tokens_flops_seconds(tmp_path):
+  for row in rows(fill(tmp_path)):
+    assert {"step", "tokens", "flops", "seconds"} <= set(row)
+
+
+def test_a_continued_run_cuts_back_and_keeps_what_it_cut(tmp_path):
+  path = fill(tmp_path)
+  before = path.read_bytes()
+  with written(tmp_path, step=5) as said:
+    assert said.evaluated(5) and not said.evaluated(10)
+    assert [row["step"] for row in rows(path)] == [1, 2, 3, 4, 5, 5]
+    seconds = rows(path)[-1]["seconds"]
+    assert said.row(6, {"train/loss": 0.5})["seconds"] >= seconds
+  kept = path.read_bytes()
+  assert before.startswith(kept[: kept.rindex(b'{"step":6')])
+  assert len(rows(tmp_path / journal.CUT)) == 6
+
+
+def test_an_evaluation_that_was_cut_off_counts_as_not_done(tmp_path):
+  fill(tmp_path, range(1, 5))
+  with written(tmp_path, step=4) as said:
+    assert not said.evaluated(4)
+
+
+def test_half_a_line_of_a_dead_process_is_dropped(tmp_path):
+  path = fill(tmp_path)
+  with open(path, "a") as file:
+    file.write('{"step":11,"train/lo')
+  with written(tmp_path, step=10) as said:
+    said.row(11, {"train/loss": 0.5})
+  assert [json.loads(x)["step"] for x in path.read_text().splitlines()] == [
+    1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10, 11,
+  ]  # fmt: skip
+
+
+def test_numbers_are_exact_and_what_is_not_finite_is_null(tmp_path):
+  value = np.float32(0.1)
+  with written(tmp_path) as said:
+    said.row(1, {"a": value, "b": np.float32("nan"), "c": np.uint32(2**32 - 1)})
+  (row,) = rows(tmp_path / journal.METRICS)
+  assert np.float32(row["a"]).tobytes() == value.tobytes()
+  assert row["b"] is None and row["c"] == 2**32 - 1
+
+
+def test_a_full_disk_delays_rows_and_loses_none(tmp_path):
+  path = tmp_path / journal.METRICS
+  path.symlink_to("/dev/full")
+  said = written(tmp_path)
+  for step in range(1, 4):
+    said.row(step, {"train/loss": 1.0})
+  path.unlink()
+  said._metrics._fd = -1
+  said.row(4, {"train/loss": 1.0})
+  said.close()
+  assert [row["step"] for row in rows(path)] == [1, 2, 3, 4]
+
+
+def test_one_who_lost_the_directory_writes_no_row(tmp_path):
+  def fence():
+    raise WorkdirInUse("taken over")
+
+  with written(tmp_path, fence=fence) as said, pytest.raises(WorkdirInUse):
+    said.row(1, {})
+  assert rows(tmp_path / journal.METRICS) == []
+
+
+def test_tensorboard_forgets_the_steps_that_come_again(tmp_path):
+  with Journal(tmp_path, step=5) as said:
+    said.row(6, {"train/loss": 0.5})
+  (path,) = (tmp_path / "tensorboard").iterdir()
+  data, at, events = path.read_bytes(), 0, []
+  while at < len(data):
+    size = int.from_bytes(data[at : at + 8], "little")
+    events.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + size]))
+    at += 16 + size
+  assert events[0].file_version == "brain.Event:2"
+  assert events[1].step == 6
+  assert events[1].session_log.status == event_pb2.SessionLog.START
+  tags = {v.tag: v.simple_value for e in events for v in e.summary.value}
+  assert tags["train/loss"] == 0.5
+
+
+def test_wandb_is_asked_for_and_continues_its_run(tmp_path, monkeypatch):
+  calls = []
+  fake = types.ModuleType("wandb")
+  fake.init = lambda **settings: calls.append(settings)
+  monkeypatch.setitem(sys.modules, "wandb", fake)
+  for _ in range(2):
+    journal.wandb_run(tmp_path, "p", {})
+  assert calls[0]["id"] == calls[1]["id"] and calls[0]["resume"] == "allow"
+
+
+def test_a_json_file_is_replaced_whole(tmp_path):
+  journal.write_json(tmp_path / "a.json", {"x": 1})
+  with pytest.raises(ValueError):
+    journal.write_json(tmp_path / "a.json", {"x": float("nan")})
+  assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+  with written(tmp_path, total_steps=1000) as said:
+    for step in range(1, 1001):
+      said.row(step, {"train/loss": 1.5, "speed/tokens_per_second": 2e6})
+    said.row(1000, {"eval/a/loss": 2.0})
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 3
+  assert lines[0].startswith("step 1/1000  loss 1.5  2M tokens/s")
+  assert lines[2] == "step 1000: a/loss 2"
+
+
+@pytest.mark.parametrize(
+  "value, text", [(999, "999"), (1234567, "1.23M"), (2.5e13, "25T")]
+)
+def test_short_numbers(value, text):
+  assert short(value) == text
+
+
+def test_secrets_are_not_recorded(monkeypatch):
+  monkeypatch.setenv("JAX_SECRET_TOKEN", "qqqq")
+  monkeypatch.setenv("WANDB_API_KEY", "wwww")
+  monkeypatch.setenv("XLA_FLAGS", "--xla_something=1")
+  found = provenance.describe(
+    argv=["x", "--hf_token=eeee", "--api_key", "rrrr", "--tokenizer=bytes"],
+    mesh={"data": 1},
+    config={"password": "tttt", "url": "https://me:yyyy@host/", "tokens": 5},
+    note="hf_0123456789abcdefghij",
+  )
+  text = json.dumps(found)
+  for secret in ("qqqq", "wwww", "eeee", "rrrr", "tttt", "yyyy", "hf_0123"):
+    assert secret not in text
+  assert found["argv"][-1] == "--tokenizer=bytes"
+  assert found["config"]["tokens"] == 5
+  assert found["environment"]["XLA_FLAGS"] == "--xla_something=1"
+  assert found["packages"]["jax"] and len(found["code"]["sha256"]) == 64

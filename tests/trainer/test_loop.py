@@ -1,0 +1,336 @@
+"""Interrupted equals uninterrupted, and the order of the loop is kept."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from aigc_jax.errors import BadConfig, BadData, NonFinite, Stopped
+from aigc_jax.trainer import faults, manifest
+from aigc_jax.trainer.guard import Stop, Watchdog
+from aigc_jax.trainer.journal import EVENTS, METRICS, Journal, rows
+from aigc_jax.trainer.loop import fit
+from tests.trainer import toy
+
+
+class Number:
+  """A metric that tells when somebody looks at it."""
+
+  def __init__(self, value, calls, step):
+    self.value, self.calls, self.step = value, calls, step
+
+  def __array__(self, dtype=None, copy=None):
+    self.calls.append(f"fetch {self.step}")
+    return np.asarray(self.value, dtype)
+
+
+class Saved:
+  """Checkpoints that only note what is asked of them."""
+
+  digest = [1, 2]
+
+  def __init__(self, calls, every):
+    self.calls, self.every, self.meta = calls, every, {}
+
+  def check(self):
+    pass
+
+  def close(self):
+    self.calls.append("close")
+
+  def due(self, n):
+    return n > 0 and n % self.every == 0
+
+  def save(self, n, state, meta):
+    assert state == n
+    self.calls.append(f"save {n}")
+    self.meta[n] = meta
+
+  commit = save
+
+
+def loop(
+  tmp_path, calls, *, steps=4, k=1, save=2, evaluate=2, stop_at=None, **changes
+):
+  """fit with parts that note their calls; the state is the step."""
+
+  def advance(n, batch):
+    assert batch == {"n": n}
+    calls.append(f"step {n}")
+    value = n + 1.0 if k == 1 else np.arange(n + 1.0, n + k + 1)
+    return n + k, {"train/loss": Number(value, calls, n + k)}
+
+  def judge(n, state):
+    assert state == n
+    if n % evaluate:
+      return None
+    calls.append(f"evaluate {n}")
+    if n == stop_at:
+      raise Stopped("SIGTERM")
+    return {"eval/a/loss": 0.5}
+
+  settings = dict(
+    start=0, steps=steps, steps_per_call=k, advance=advance,
+    batches=((n, {"n": n}) for n in range(0, steps, k)), evaluate=judge,
+    meta={"config": "c"}, log_every_steps=1, tokens_per_step=10,
+    flops_per_step=100.0, peak_flops=None,
+  ) | changes  # fmt: skip
+  with (
+    Journal(tmp_path, tensorboard=False) as journal,
+    Stop(tmp_path) as stop,
+    Watchdog(tmp_path, step_seconds=60, compile_seconds=60) as watchdog,
+  ):
+    saved = settings.pop("checkpoints", None) or Saved(calls, save)
+    return fit(
+      settings.pop("state", 0), checkpoints=saved, journal=journal,
+      stop=settings.pop("stop", stop), watchdog=watchdog, **settings,
+    )  # fmt: skip
+
+
+def test_the_order_is_evaluate_save_step_and_metrics_one_step_late(tmp_path):
+  calls = []
+  loop(tmp_path, calls)
+  assert calls == [
+    "evaluate 0", "step 0",
+    "step 1", "fetch 1",
+    "evaluate 2", "fetch 2", "save 2", "step 2",
+    "step 3", "fetch 3",
+    "evaluate 4", "fetch 4", "save 4",
+  ]  # fmt: skip
+
+
+def test_rows_are_those_of_the_state_they_made(tmp_path):
+  loop(tmp_path, [])
+  found = rows(tmp_path / METRICS)
+  trained = {r["step"]: r["train/loss"] for r in found if "train/loss" in r}
+  assert trained == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
+  assert [r["step"] for r in found if "eval/a/loss" in r] == [0, 2, 4]
+  assert [r["step"] for r in found] == [0, 1, 2, 2, 3, 4, 4]
+  assert all(r["tokens"] == 10 * r["step"] for r in found)
+  assert all(r["flops"] == 100.0 * r["step"] for r in found)
+
+
+def test_several_steps_a_call_give_the_same_rows(tmp_path):
+  for k in (1, 2):
+    (tmp_path / str(k)).mkdir()
+    loop(tmp_path / str(k), [], k=k)
+  one, two = (timeless(tmp_path / str(k)) for k in (1, 2))
+  assert one == two
+  with pytest.raises(BadConfig, match="steps_per_call=3"):
+    loop(tmp_path, [], k=3)
+
+
+def test_mfu_is_told_only_where_the_peak_is_known(tmp_path):
+  for name, peak in (("unknown", None), ("known", 1e9)):
+    (tmp_path / name).mkdir()
+    loop(tmp_path / name, [], peak_flops=peak)
+    row = rows(tmp_path / name / METRICS)[-2]
+    assert ("speed/mfu" in row) == (peak is not None)
+    assert row["speed/tokens_per_second"] > 0
+
+
+def test_data_that_ends_too_early_is_bad_data(tmp_path):
+  calls = []
+  with pytest.raises(BadData, match="step 2 of 4"):
+    loop(tmp_path, calls, batches=iter([(0, {"n": 0}), (1, {"n": 1})]))
+  assert calls[-1] == "close"
+
+
+def test_what_is_not_finite_is_counted_over_restarts(tmp_path):
+  def advance(n, batch):
+    return n + 1, {"train/loss": np.float32("nan"), "optim/skipped": 1}
+
+  saved = Saved([], 2)
+  with pytest.raises(NonFinite, match="step 3: 5 steps in a row"):
+    loop(
+      tmp_path, [], steps=8, advance=advance, checkpoints=saved,
+      most_skipped=5, skipped_in_a_row=2,
+    )  # fmt: skip
+  assert saved.meta[2]["skipped_in_a_row"] == 4
+  found = [r for r in rows(tmp_path / EVENTS) if r["event"] == "skip"]
+  assert [r["step"] for r in found] == [1, 2, 3]
+
+
+def test_a_stop_in_an_evaluation_saves_once_and_leaves(tmp_path):
+  calls = []
+  with pytest.raises(Stopped, match="saved at step 2 of 4"):
+    loop(tmp_path, calls, save=4, stop_at=2)
+  assert calls[-3:] == ["evaluate 2", "fetch 2", "save 2"]
+  assert rows(tmp_path / METRICS)[-1]["step"] == 2
+
+
+# Whole runs of the toy, in this process or another.
+
+
+def timeless(workdir) -> list[dict]:
+  """The rows of a run without what depends on time."""
+  return [
+    {
+      name: x
+      for name, x in row.items()
+      if name != "seconds" and not name.startswith("speed/")
+    }
+    for row in rows(workdir / METRICS)
+  ]
+
+
+def digest_of(workdir) -> list[int]:
+  return json.loads((workdir / "result.json").read_text())["digest"]
+
+
+def kinds(workdir) -> list[str]:
+  return [row["event"] for row in rows(workdir / EVENTS)]
+
+
+@contextlib.contextmanager
+def planned(workdir, monkeypatch, **plan):
+  workdir.mkdir(exist_ok=True)
+  (workdir / faults.MARK).touch()
+  with monkeypatch.context() as patch:
+    patch.setenv(faults.VARIABLE, json.dumps(plan))
+    yield
+
+
+def equal(workdir, twin):
+  assert timeless(workdir) == timeless(twin)
+  assert digest_of(workdir) == digest_of(twin)
+
+
+FLAGS = ["--steps=20", "--save=5", "--evaluate=4"]
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory, compiled):
+  """The run that nothing ever happened to."""
+  workdir = tmp_path_factory.mktemp("twin")
+  assert toy.main([str(workdir), *FLAGS]) == 0
+  return workdir
+
+
+@pytest.mark.parametrize(
+  "place",
+  [
+    {"site": "boundary", "step": 0},
+    {"site": "boundary", "step": 5},
+    {"site": "step", "step": 7},
+    {"site": "evaluate/batch", "n": 8},
+    {"site": "save/manifest", "n": 2},
+    {"site": "compile"},
+  ],
+)
+def test_a_run_stopped_anywhere_continues_bit_for_bit(
+  tmp_path, monkeypatch, twin, place
+):
+  words = [str(tmp_path), *FLAGS]
+  with planned(tmp_path, monkeypatch, term_at=[place]):
+    assert toy.main(words) == Stopped.code
+  assert toy.main(words) == 0
+  equal(tmp_path, twin)
+  assert kinds(tmp_path).count("stopped") == 1
+
+
+def test_a_run_after_a_damaged_checkpoint_continues_bit_for_bit(
+  tmp_path, monkeypatch, twin
+):
+  words = [str(tmp_path), *FLAGS]
+  with planned(tmp_path, monkeypatch, term_at=[{"site": "step", "step": 12}]):
+    assert toy.main(words) == Stopped.code
+  newest = tmp_path / "checkpoints" / "13"
+  os.truncate(newest / manifest.NAME, 50)
+  assert toy.main(words) == 0
+  equal(tmp_path, twin)
+  assert "corrupt" in kinds(tmp_path)
+
+
+def test_several_steps_a_call_and_a_full_disk_change_nothing(
+  tmp_path, monkeypatch, twin
+):
+  words = [str(tmp_path), *FLAGS, "--steps-per-call=2", "--save=4"]
+  plan = [{"site": "save/manifest", "n": [1, 2], "errno": 28}]
+  with planned(tmp_path, monkeypatch, raise_at=plan):
+    assert toy.main(words) == 0
+  assert timeless(tmp_path) == timeless(twin)
+  assert digest_of(tmp_path) == digest_of(twin)
+  assert kinds(tmp_path).count("save_failed") == 2
+
+
+def test_a_batch_that_is_not_finite_leaves_the_state_as_it_was(
+  tmp_path, monkeypatch, compiled
+):
+  words = [str(tmp_path), "--steps=8", "--save=1", "--keep=9"]
+  with planned(tmp_path, monkeypatch, nan_at=[4]):
+    assert toy.main(words) == 0
+  assert kinds(tmp_path).count("skip") == 1
+  before, after = (
+    manifest.read(tmp_path / "checkpoints" / str(n))["leaves"] for n in (4, 5)
+  )
+  changed = [
+    a["name"]
+    for a, b in zip(before, after, strict=True)
+    if a["digest"] != b["digest"]
+  ]
+  assert sorted(changed) == ["skipped", "step"]
+
+
+def test_a_run_that_stays_not_finite_ends_and_saves_nothing_bad(
+  tmp_path, monkeypatch, compiled
+):
+  words = [str(tmp_path), *FLAGS, "--most-skipped=3"]
+  with planned(tmp_path, monkeypatch, nan_at=list(range(7, 20))):
+    assert toy.main(words) == NonFinite.code
+  assert kinds(tmp_path).count("skip") == 3
+  assert toy.main(words) == 0
+
+
+def program(workdir, compiled, *words, **plan) -> int:
+  """A run in a process of its own."""
+  environ = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": compiled,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    faults.VARIABLE: json.dumps(plan) if plan else "",
+  }
+  workdir.mkdir(exist_ok=True)
+  (workdir / faults.MARK).touch()
+  return subprocess.run(
+    [sys.executable, "-m", "tests.trainer.toy", str(workdir), *words],
+    env=environ,
+    capture_output=True,
+    timeout=120,
+  ).returncode
+
+
+def test_a_run_killed_again_and_again_continues_bit_for_bit(
+  tmp_path, compiled, twin
+):
+  for site, step in (("save/rename", 10), ("save/renamed", 15)):
+    plan = {"die_at": [{"site": site, "step": step}]}
+    code = program(tmp_path, compiled, *FLAGS, **plan)
+    assert code == -signal.SIGKILL
+  assert toy.main([str(tmp_path), *FLAGS]) == 0
+  equal(tmp_path, twin)
+  assert "leftover" in kinds(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "site, step",
+  [
+    ("evaluate", 8), ("boundary", 10), ("step", 13), ("save/begin", 10),
+    ("save/manifest", 10), ("save/rename", 5), ("save/renamed", 10),
+    ("save/renamed", 20), ("save/retain", 5), ("journal/append", None),
+  ],
+)  # fmt: skip
+def test_a_run_killed_at_any_place_continues_bit_for_bit(
+  tmp_path, compiled, twin, site, step
+):
+  place = {"site": site, "n": 1 if step is not None else 11}
+  place |= {} if step is None else {"step": step}
+  plan = {"die_at": [place]}
+  assert program(tmp_path, compiled, *FLAGS, **plan) == -signal.SIGKILL
+  assert program(tmp_path, compiled, *FLAGS) == 0
+  equal(tmp_path, twin)
