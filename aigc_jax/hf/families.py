@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
-from aigc_jax.hf.gemma import GEMMA2, GEMMA3
+from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
 from aigc_jax.hf.llama import LLAMA, MISTRAL
 from aigc_jax.hf.qwen import QWEN2, QWEN3
@@ -17,6 +17,7 @@ FAMILIES = {
   "mistral": MISTRAL,
   "qwen2": QWEN2,
   "qwen3": QWEN3,
+  "gemma": GEMMA,
   "gemma2": GEMMA2,
   "gemma3_text": GEMMA3,
 }

@@ -1,7 +1,8 @@
-"""Gemma 2 and the text part of Gemma 3.
+"""Gemma 1 and 2, and the text part of Gemma 3.
 
-Norm scales are stored as their difference from one, the embedding is scaled
-by the root of the width, and each block's parts are normed before and after.
+Norm scales are stored as their difference from one and the embedding is scaled
+by the root of the width. From Gemma 2 on each block's parts are normed before
+and after.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,38 @@ from aigc_jax.hf.settings import (
   windows_of,
 )
 from aigc_jax.hf.table import Family
+
+# The first release says gelu and means its approximation.
+ACTIVATIONS1 = ACTIVATIONS | {"gelu": "gelu_tanh"}
+
+
+def settings1(c: Settings) -> dict:
+  """The decoder of a Gemma config.json."""
+  c.only("use_bidirectional_attention", False)
+  bias = c.flag("attention_bias", False)
+  newer = "hidden_activation" in c
+  name, table = "hidden_act", ACTIVATIONS1
+  if newer:
+    name, table = "hidden_activation", ACTIVATIONS
+  return (
+    llama.body(c, head_dim=256, kv_heads=16)
+    | llama.rotary(c)
+    | dict(
+      activation=c.among(name, table, "gelu_pytorch_tanh"),
+      tied=c.flag("tie_word_embeddings", True),
+      norm_offset=1.0,
+      embed_scale=True,
+      attention_bias=bias,
+      out_bias=bias,
+    )
+  )
+
+
+def config1(k: Mapping) -> dict:
+  """config.json for a decoder; what it cannot say is left out."""
+  return llama.config(k) | dict(
+    hidden_activation=THEIR_ACTIVATIONS.get(k["activation"])
+  )
 
 
 def _shared(c: Settings, kinds: list[bool], softcaps: tuple) -> dict:
@@ -109,6 +142,15 @@ def config3(k: Mapping) -> dict:
   return config(k) | dict(rope_local_base_freq=local)
 
 
+GEMMA = Family(
+  model_type="gemma",
+  architecture="GemmaForCausalLM",
+  prefix="model.",
+  rows=llama.PROJECTIONS + llama.NORMS + llama.ENDS,
+  settings=settings1,
+  config=config1,
+  ignored=llama.IGNORED,
+)
 ROWS = llama.PROJECTIONS + llama.FOUR_NORMS + llama.ENDS
 GEMMA2 = Family(
   model_type="gemma2",

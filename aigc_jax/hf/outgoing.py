@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from aigc_jax import tree
+from aigc_jax.errors import choose
 from aigc_jax.hf import folder as folders
 from aigc_jax.hf import safetensors
 from aigc_jax.hf.families import write_config
@@ -19,6 +20,11 @@ DTYPES = {
   "float32": np.dtype(np.float32),
   "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+def dtype_of(name: str) -> np.dtype:
+  """The dtype that an export may have, by its name."""
+  return choose(name, DTYPES, "--dtype")
 
 
 def write(
@@ -45,7 +51,7 @@ def write(
   )
   flat = tree.flat(params)
   table = leaves(family, {path: x.shape for path, x in flat.items()})
-  write_weights(folder, table, flat, DTYPES[dtype], shard_bytes)
+  write_weights(folder, table, flat, dtype_of(dtype), shard_bytes)
   return config
 
 

@@ -1,0 +1,257 @@
+"""Writes a run as a folder that transformers loads, and checks that it is one.
+
+  python -m aigc_jax.export --workdir=DIR --out=OUT
+  python -m aigc_jax.export --workdir=DIR --out=OUT --step=2000 --dtype=bfloat16
+
+OUT gets config.json, generation_config.json, model.safetensors (numbered files
+and an index beyond --shard_size), tokenizer.json, tokenizer_config.json and a
+model card. It is written aside, read back and compared with the run, and only
+then renamed to OUT.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from aigc_jax import command, hf, run, tree
+from aigc_jax.errors import BadConfig, BadData, StorageFailure
+from aigc_jax.hf import card, outgoing, strict, vocabulary
+from aigc_jax.hf.settings import canonical
+from aigc_jax.models import decoder
+from aigc_jax.trainer import journal
+
+CLOSE = 1e-4  # of logits in float32
+LENGTH = 128
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def export(
+  params,
+  kwargs: Mapping,
+  tokenizer,
+  out: str | Path,
+  *,
+  length: int,
+  step: int = 0,
+  dtype: str = "float32",
+  shard_bytes: int = 5 * 10**9,
+  config: Mapping | None = None,
+  record: Mapping | None = None,
+  metrics: Mapping | None = None,
+  say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+  """Writes a decoder's parameters and tokenizer to the folder `out`.
+
+  kwargs: of `models.decoder`. length: what the model was trained to read, told
+  as its longest where its positions set no limit. config, record, metrics: for
+  the model card (see hf.card). Returns the family, the bytes and the
+  largest differences of logits. Raises BadConfig where no family expresses
+  the decoder or `out` exists, BadData where what was written is not the same;
+  nothing is left behind then.
+  """
+  out = Path(out).expanduser().absolute()
+  outgoing.dtype_of(dtype)
+  family = hf.choose_family(kwargs)
+  if not kwargs["position_length"]:
+    kwargs = dict(kwargs, position_length=length)
+  if out.exists():
+    raise BadConfig(
+      f"--out={out} exists: name a folder that does not, or delete it"
+    )
+  special = dict.fromkeys(("bos_token_id", "eos_token_id"), int(tokenizer.eot))
+  made = vocabulary.files(tokenizer, kwargs["position_length"])
+  aside = _aside(out)
+  try:
+    hf.write(
+      aside, params, kwargs, family=family, dtype=dtype,
+      shard_bytes=shard_bytes, special=special,
+    )  # fmt: skip
+    made["README.md"] = card.write(
+      name=out.name,
+      architecture=family.architecture,
+      dtype=dtype,
+      parameters=tree.count(params),
+      step=step,
+      config=config or {},
+      record=record or {},
+      metrics=metrics or {},
+    )
+    for name, text in made.items():
+      (aside / name).write_text(text, encoding="utf-8")
+    if not vocabulary.verify(tokenizer, made):
+      say("the tokenizer files are not compared: pip install 'aigc_jax[hf]'")
+    found = compare(aside, params, kwargs, dtype)
+    found |= dict(
+      family=family.model_type,
+      bytes=sum(f.stat().st_size for f in aside.iterdir()),
+    )
+    _settle(aside, out)
+  except OSError as error:
+    shutil.rmtree(aside, ignore_errors=True)
+    raise StorageFailure(f"--out={out} cannot be written: {error}") from error
+  except BaseException:
+    shutil.rmtree(aside, ignore_errors=True)
+    raise
+  return found
+
+
+def _aside(out: Path) -> Path:
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+  except OSError as error:
+    raise StorageFailure(f"--out={out} cannot be written: {error}") from error
+
+
+def _settle(aside: Path, out: Path) -> None:
+  """Everything on the disk, then the name."""
+  for path in [*aside.iterdir(), aside]:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+  umask = os.umask(0)
+  os.umask(umask)
+  os.chmod(aside, 0o777 & ~umask)
+  os.rename(aside, out)
+
+
+def compare(folder: Path, params, kwargs: Mapping, dtype: str) -> dict:
+  """Reads a folder back; BadData unless it is this decoder, to the bit.
+
+  Parameters must be those of the run, rounded to `dtype`, and logits the same.
+  Returns how far these logits, and those of the unrounded run, are away.
+  """
+  found = hf.load(folder)
+  if canonical(found.kwargs) != canonical(kwargs):
+    raise BadData("config.json, read back, describes another decoder")
+  rounded = jax.tree.map(
+    lambda x: x.astype(jnp.dtype(dtype)).astype(x.dtype), params
+  )
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+  )
+  laid = jax.tree.map(lambda x: x.sharding, params)
+  back = hf.read_params(found, abstract, laid)
+  for (path, a), b in zip(
+    tree.flat(rounded).items(), jax.tree.leaves(back), strict=True
+  ):
+    if not bool(jnp.array_equal(a, b)):
+      raise BadData(f"{path}, read back, differs from the run's (or holds NaN)")
+  limit = kwargs["position_length"]
+  length = min(LENGTH, limit) if kwargs["position"] == "learned" else LENGTH
+  tokens = np.random.default_rng(0).integers(0, kwargs["vocab"], (1, length))
+  tokens = tokens.astype(np.int32)
+  theirs = _logits(found.kwargs, back, tokens)
+  same = _apart(theirs, _logits(kwargs, rounded, tokens))
+  whole = _apart(theirs, _logits(kwargs, params, tokens))
+  if not same <= CLOSE:
+    raise BadData(f"logits, read back, differ by {same:.3g}")
+  return dict(difference=same, rounding=whole)
+
+
+def _logits(kwargs: Mapping, params, tokens: np.ndarray) -> np.ndarray:
+  """In float32, whatever the run computes in."""
+  model = decoder(**dict(kwargs, dtype="float32"))
+
+  @jax.jit
+  def logits(params):
+    return model.apply({"params": params}, {"tokens": tokens}).logits()
+
+  with jax.default_matmul_precision("highest"):
+    return np.asarray(logits(params))
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+  return float(np.max(np.abs(a - b)))
+
+
+def bytes_of(text: str) -> int:
+  """How many bytes "5GB", "200MB" or "1000" are."""
+  parts = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
+  unit = parts and UNITS.get(parts[2].upper())
+  if not unit or not int(parts[1]):
+    raise BadConfig(
+      f"--shard_size={text!r}: expected a number of bytes such as 5GB or 200MB"
+    )
+  return int(parts[1]) * unit
+
+
+def last_known(workdir: Path, step: int) -> dict:
+  """Each metric of a run as last written at or before a step."""
+  found: dict = {}
+  for row in journal.rows(workdir / journal.METRICS):
+    if row.get("step", step + 1) <= step:
+      found |= row
+  return found
+
+
+def export_run(
+  where: str, out: str, *, step: int | None, dtype: str, shard_bytes: int
+) -> dict:
+  """Exports a work directory, or "hf:FOLDER" once more."""
+  loaded = run.load(where, step=step)
+  model = dict(loaded.config["model"])
+  kind = model.pop("kind")
+  if kind != "decoder":
+    raise BadConfig(f"{where} holds a model of kind {kind!r}, not a decoder")
+  folder = Path(where)
+  trained = run.hf_folder(where) is None
+  has_record = trained and (folder / "run.json").is_file()
+  with jax.set_mesh(loaded.mesh):
+    return export(
+      loaded.params,
+      model,
+      loaded.tokenizer,
+      out,
+      length=loaded.config["data"]["length"] if trained else 0,
+      step=loaded.step,
+      dtype=dtype,
+      shard_bytes=shard_bytes,
+      config=loaded.config,
+      record=strict.read(folder / "run.json") if has_record else {},
+      metrics=last_known(folder, loaded.step) if trained else {},
+    )
+
+
+def main() -> None:
+  """The command."""
+  values = flags.FLAGS
+  if not values.workdir or not values.out:
+    raise BadConfig("--workdir=DIR and --out=OUT are needed")
+  if jax.process_count() > 1:
+    raise BadConfig("export is the work of one process")
+  found = export_run(
+    values.workdir,
+    values.out,
+    step=values.step,
+    dtype=values.dtype,
+    shard_bytes=bytes_of(values.shard_size),
+  )
+  print(
+    f"{values.out}: {hf.FAMILIES[found['family']].architecture}, "
+    f"{found['bytes']:,} bytes in {values.dtype}; read back, its logits differ "
+    f"from the run's by {found['rounding']:.2g}"
+  )
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_string("workdir", "", "of the run, or hf:FOLDER")
+  flags.DEFINE_string("out", "", "the folder to write; it must not exist")
+  flags.DEFINE_integer("step", None, "of the checkpoint; the last by default")
+  flags.DEFINE_string("dtype", "float32", "of the weights: float32, bfloat16")
+  flags.DEFINE_string("shard_size", "5GB", "the most bytes of one file")
+
+
+if __name__ == "__main__":
+  define_flags()
+  command.main(main)

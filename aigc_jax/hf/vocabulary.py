@@ -1,0 +1,297 @@
+"""Our tokenizers as the files that AutoTokenizer reads, with the same ids.
+
+https://huggingface.co/docs/tokenizers: a normaliser changes the text, a
+pre-tokenizer cuts it, a model gives ids, a decoder goes back.
+"""
+
+import base64
+import json
+
+from aigc_jax.data import sentences
+from aigc_jax.errors import BadConfig, BadData
+
+SPACE = "\u2581"  # what stands for a space in SentencePiece's pieces
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+UNIGRAM, BPE = 1, 2
+# Texts that show a difference between two tokenizers, if there is one.
+PROBES = (
+  "",
+  " ",
+  "Hello, world!  Two  spaces,\ttabs\r\nand lines.\n\n\n",
+  "def f(x):\n    return x ** 2  # caf\u00e9 na\u00efve \u00c5ngstr\u00f6m",
+  "\u4f60\u597d \u0645\u0631\u062d\u0628\u0627",
+  "\U0001f600\U0001f468\u200d\U0001f469 e\u0301",
+  "\u2581 \x10 \x10u \x10\x10u \x00\x01\x7f \ufb01 \u2163 \u3000 \ufeff",
+  "<|endoftext|> <unk> <s> </s> <0x41> [SEP]",
+  "aaaaaaa abababababab        ========== ......... 1234567890",
+  ("word " * 1200 + "\n") * 3,
+)  # fmt: skip
+
+
+def files(tokenizer, length: int) -> dict[str, str]:
+  """{file name: text} for a tokenizer of `data.tokenizers`.
+
+  length: the longest text the model reads, in tokens. Raises BadConfig for a
+  SentencePiece model that tokenizer.json cannot express.
+  """
+  kinds = {"bytes": of_bytes, "sentencepiece": of_sentencepiece, "hf": None}
+  make = kinds[tokenizer.kind]
+  if make is None:
+    text = tokenizer.files()["tokenizer.json"].decode("utf-8")
+    model = json.loads(text)
+  else:
+    model = make(tokenizer)
+    text = json.dumps(model, ensure_ascii=False)
+  eot = _content(model, tokenizer.eot)
+  config = dict(
+    tokenizer_class="PreTrainedTokenizerFast",
+    bos_token=eot,
+    eos_token=eot,
+    pad_token=eot,
+    clean_up_tokenization_spaces=False,
+    model_max_length=length,
+  )
+  if make is not None:
+    # A special token that is spelled in the text is text, as in training.
+    config["split_special_tokens"] = True
+  return {
+    "tokenizer.json": text + "\n",
+    "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+  }
+
+
+def _content(model: dict, id: int) -> str:
+  """The text of a special token."""
+  for token in model.get("added_tokens") or []:
+    if token["id"] == id:
+      return token["content"]
+  vocab = model["model"]["vocab"]
+  pairs = vocab.items() if isinstance(vocab, dict) else (
+    (piece, i) for i, (piece, _) in enumerate(vocab)
+  )  # fmt: skip
+  return next(piece for piece, i in pairs if i == id)
+
+
+def _special(id: int, content: str) -> dict:
+  return dict(
+    id=id,
+    content=content,
+    single_word=False,
+    lstrip=False,
+    rstrip=False,
+    normalized=False,
+    special=True,
+  )
+
+
+def _whole(**parts) -> dict:
+  return dict(
+    version="1.0",
+    truncation=None,
+    padding=None,
+    added_tokens=parts.pop("added_tokens"),
+    normalizer=parts.pop("normalizer"),
+    pre_tokenizer=parts.pop("pre_tokenizer"),
+    post_processor=None,
+    decoder=parts.pop("decoder"),
+    model=parts.pop("model"),
+  )
+
+
+def _bpe(vocab: dict, merges: list, **more) -> dict:
+  plain = dict(
+    type="BPE",
+    dropout=None,
+    unk_token=None,
+    continuing_subword_prefix=None,
+    end_of_word_suffix=None,
+    fuse_unk=False,
+    byte_fallback=False,
+    ignore_merges=False,
+  )
+  return plain | more | dict(vocab=vocab, merges=merges)
+
+
+# Bytes.
+
+
+def byte_letters() -> list[str]:
+  """The character that a byte-level vocabulary writes for each byte.
+
+  Printable ones stand for themselves, the others are moved beyond 255.
+  """
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [b for b in range(256) if b not in printable]
+  letters = {b: chr(b) for b in printable}
+  letters |= {b: chr(256 + i) for i, b in enumerate(others)}
+  return [letters[b] for b in range(256)]
+
+
+def of_bytes(tokenizer) -> dict:
+  """tokenizer.json of the bytes tokenizer: 256 letters and an end of text."""
+  level = dict(
+    type="ByteLevel", add_prefix_space=False, trim_offsets=False,
+    use_regex=False,
+  )  # fmt: skip
+  vocab = {letter: byte for byte, letter in enumerate(byte_letters())}
+  return _whole(
+    added_tokens=[_special(tokenizer.eot, sentences.EOT)],
+    normalizer=None,
+    pre_tokenizer=level,
+    decoder=level,
+    model=_bpe(vocab, []),
+  )
+
+
+# SentencePiece.
+
+
+def of_sentencepiece(tokenizer) -> dict:
+  """tokenizer.json of a SentencePiece model, with our escapes and blocks."""
+  from sentencepiece import sentencepiece_model_pb2 as messages
+
+  proto = messages.ModelProto.FromString(tokenizer.files()["tokenizer.model"])
+  _check_expressible(tokenizer.name, proto)
+  special = [
+    _special(i, p.piece)
+    for i, p in enumerate(proto.pieces)
+    if p.type in (UNKNOWN, CONTROL)
+  ]
+  if tokenizer.eot >= len(proto.pieces):
+    special.append(_special(tokenizer.eot, sentences.EOT))
+  model = (_unigram if proto.trainer_spec.model_type == UNIGRAM else _merges)(
+    proto
+  )
+  return _whole(
+    added_tokens=special,
+    normalizer=_sequence("normalizers", _normalizers(proto, tokenizer)),
+    pre_tokenizer=_blocks() if tokenizer.lossless else None,
+    decoder=_sequence("decoders", _decoders(proto, tokenizer)),
+    model=model,
+  )
+
+
+def _check_expressible(name: str, proto) -> None:
+  trainer = proto.trainer_spec
+  fault = ""
+  if trainer.model_type not in (UNIGRAM, BPE):
+    fault = "it is neither a BPE nor a unigram model"
+  elif trainer.treat_whitespace_as_suffix:
+    fault = "it marks spaces at the end of words"
+  elif any(p.type == USER_DEFINED for p in proto.pieces):
+    fault = "it has user-defined symbols"
+  if fault:
+    raise BadConfig(f"{name} cannot be written as tokenizer.json: {fault}")
+
+
+def _sequence(key: str, parts: list[dict]) -> dict | None:
+  return {"type": "Sequence", key: parts} if parts else None
+
+
+def _replace(old: str, new: str) -> dict:
+  return dict(type="Replace", pattern={"String": old}, content=new)
+
+
+def _normalizers(proto, tokenizer) -> list[dict]:
+  """What happens to text before it is cut into pieces."""
+  spec = proto.normalizer_spec
+  parts = []
+  if tokenizer.lossless:
+    # DLE first: the second escape brings new ones.
+    parts += [_replace(c, sentences.ESCAPES[c]) for c in ("\x10", SPACE)]
+  if spec.precompiled_charsmap:
+    charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
+    parts.append(dict(type="Precompiled", precompiled_charsmap=charsmap))
+  if spec.remove_extra_whitespaces:
+    many = dict(type="Replace", pattern={"Regex": " {2,}"}, content=" ")
+    parts += [dict(type="Strip", strip_left=True, strip_right=True), many]
+  if spec.add_dummy_prefix:
+    parts.append(dict(type="Prepend", prepend=SPACE))
+  return parts + [_replace(" ", SPACE)]
+
+
+def _blocks() -> dict:
+  """The cut that is part of our tokenizer; a space is one character too."""
+  return dict(
+    type="Split",
+    pattern={"Regex": sentences.BLOCK.pattern},
+    behavior="Isolated",
+    invert=False,
+  )
+
+
+def _decoders(proto, tokenizer) -> list[dict]:
+  """Pieces to text, the inverse of the normalisers."""
+  parts = [
+    _replace(SPACE, " "),
+    dict(type="ByteFallback"),
+    dict(type="Fuse"),
+  ]
+  if tokenizer.lossless:
+    # Doubled DLEs become DLE NUL, which no escape is, so that the next step
+    # cannot take the second one for the beginning of an escape.
+    parts += [
+      _replace("\x10\x10", "\x10\x00"),
+      _replace("\x10u", SPACE),
+      _replace("\x10\x00", "\x10"),
+    ]
+  elif proto.normalizer_spec.add_dummy_prefix:
+    parts.append(dict(type="Strip", content=" ", start=1, stop=0))
+  return parts
+
+
+def _merges(proto) -> dict:
+  """BPE: the pieces, and every pair of pieces that makes a third.
+
+  SentencePiece joins the pair whose result scores best, so a pair has the rank
+  of its result.
+  """
+  vocab = {p.piece: i for i, p in enumerate(proto.pieces)}
+  normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
+  pairs = [
+    (-score, len(piece) - cut, piece[:cut], piece[cut:])
+    for piece, score in normal.items()
+    for cut in range(1, len(piece))
+    if piece[:cut] in normal and piece[cut:] in normal
+  ]
+  unknown = next(p.piece for p in proto.pieces if p.type == UNKNOWN)
+  return _bpe(
+    vocab,
+    [[left, right] for _, _, left, right in sorted(pairs)],
+    unk_token=unknown,
+    fuse_unk=True,
+    byte_fallback=proto.trainer_spec.byte_fallback,
+  )
+
+
+def _unigram(proto) -> dict:
+  return dict(
+    type="Unigram",
+    unk_id=next(i for i, p in enumerate(proto.pieces) if p.type == UNKNOWN),
+    vocab=[[p.piece, p.score] for p in proto.pieces],
+    byte_fallback=proto.trainer_spec.byte_fallback,
+  )
+
+
+# Verification.
+
+
+def verify(tokenizer, made: dict[str, str], texts=PROBES) -> bool:
+  """BadData where the files give other ids than the tokenizer does.
+
+  False where the library is missing and nothing could be compared.
+  """
+  try:
+    import tokenizers
+  except ImportError:
+    return False
+  theirs = tokenizers.Tokenizer.from_str(made["tokenizer.json"])
+  theirs.encode_special_tokens = True
+  for text in texts:
+    found = theirs.encode(text, add_special_tokens=False).ids
+    if found != tokenizer.encode(text).tolist():
+      raise BadData(
+        f"{tokenizer.name} as tokenizer.json gives other ids for "
+        f"{text[:60]!r}: it cannot be exported"
+      )
+  return True
