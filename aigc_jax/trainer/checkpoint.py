@@ -60,7 +60,8 @@ class Checkpoints:
   Kept are the newest `keep`, every step divisible by `keep_every_steps` (0 for
   none), and the one this process was restored from, the last whose digest was
   proven. `fence` is called before each commit and deletion and raises when the
-  directory is no longer ours; `tell(kind, step=, ...)` takes each event.
+  directory is no longer ours; `tell(kind, step=, ...)` takes each event and may
+  be changed later.
 
   Saving runs in the background; a failure surfaces at the next `check`. Then
   training goes on and the next interval tries again; after `retries` failures
@@ -96,7 +97,7 @@ class Checkpoints:
     self.failure = ""
     self.skipped = 0
     self._fence = fence
-    self._tell = tell
+    self.tell = tell
     self._retries = retries
     self._patience = patience_seconds
     self._finite = finite
@@ -297,7 +298,7 @@ class Checkpoints:
     if error is None:
       self.failures, self.committed = 0, save.step
       self.digest = manifest.total([leaf["digest"] for leaf in save.leaves])
-      self._tell(
+      self.tell(
         "save",
         step=save.step,
         seconds=round(time.monotonic() - save.began, 3),
@@ -487,4 +488,4 @@ class Checkpoints:
 
   def _loud(self, kind: str, step: int, text: str, **fields) -> None:
     logging.error("checkpoint %d: %s", step, text)
-    self._tell(kind, step=step, reason=text, **fields)
+    self.tell(kind, step=step, reason=text, **fields)

@@ -24,7 +24,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.trainer import faults, manifest
 from aigc_jax.trainer.console import Console
 
@@ -126,8 +126,11 @@ class Lines:
     late = [at for at, row in _parsed(self.path) if row.get("step", 0) > step]
     if not late:
       return
-    with open(aside, "ab") as file:
-      file.write(self.path.read_bytes()[late[0] :])
+    try:
+      with open(aside, "ab") as file:
+        file.write(self.path.read_bytes()[late[0] :])
+    except OSError as error:
+      logging.error("%s cannot be written: %s", aside, error)
     self._open()
     os.ftruncate(self._fd, late[0])
     os.fsync(self._fd)
@@ -231,8 +234,11 @@ class Journal:
     self._evaluated = -1
     self._console = console if self.speaks else None
     if self.speaks:
-      self._metrics.cut(step, self.workdir / CUT)
-      self._read_back()
+      try:
+        self._metrics.cut(step, self.workdir / CUT)
+        self._read_back()
+      except OSError as error:
+        raise StorageFailure(f"{self.workdir / METRICS}: {error}") from error
       if tensorboard:
         self._board = Board(self.workdir / "tensorboard", step)
       if self._console is None and total_steps:
@@ -322,15 +328,23 @@ class Journal:
 
 
 def write_json(path: Path, content: Mapping) -> None:
-  """The whole file or the old one, whenever the power fails."""
+  """The whole file or the old one, whenever the power fails.
+
+  Raises StorageFailure where it cannot be written.
+  """
   aside = path.with_name(f".{path.name}.{os.getpid()}")
-  with open(aside, "w") as file:
-    json.dump(content, file, indent=1, allow_nan=False)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(aside, path)
-  manifest.sync(path.parent)
+  try:
+    with open(aside, "w") as file:
+      json.dump(content, file, indent=1, allow_nan=False)
+      file.write("\n")
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(aside, path)
+    manifest.sync(path.parent)
+  except OSError as error:
+    raise StorageFailure(f"{path} cannot be written: {error}") from error
+  finally:
+    aside.unlink(missing_ok=True)
 
 
 def number(value):

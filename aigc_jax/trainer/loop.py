@@ -80,7 +80,8 @@ def fit(
     1. evaluate(n, state) -> metrics by name, or None where nothing is due;
     2. save the state, if n is due;
     3. take the batch of step n (`batches` yields (n, batch));
-    4. advance(state, batch) -> (state, metrics), of `steps_per_call` updates;
+    4. advance(state, batch) -> (state, metrics), of `steps_per_call` updates,
+       after `before_call(n)`;
     5. log the metrics of the call before: they are fetched one call late, so
        the device never waits for the host.
 

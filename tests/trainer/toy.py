@@ -135,7 +135,7 @@ def run(options) -> dict:
     with Journal(
       options.workdir, step=start, total_steps=options.steps, fence=lock.check
     ) as journal:
-      checkpoints._tell = journal.event
+      checkpoints.tell = journal.event
       for kind, fields in told:
         journal.event(kind, **fields)
       journal.event("restart" if found else "start", start)
