@@ -1,6 +1,7 @@
 """What all commands share: flags, devices, exit codes."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,10 @@ def text_of(error: BaseException) -> str:
 def _parse(argv: Sequence[str]) -> list[str]:
   """absl's parsing, its errors as one line and exit status 78."""
   try:
+    for arg in argv:
+      path = arg.partition("=")[2].partition(":")[0]
+      if arg.startswith("--config=") and not Path(path).is_file():
+        raise OSError(f"--config={path}: there is no such file")
     return flags.FLAGS(argv)
   except (
     flags.Error,
@@ -65,23 +70,20 @@ def _parse(argv: Sequence[str]) -> list[str]:
     TypeError,
     ValueError,
   ) as error:
-    print(f"aigc_jax: {_flag_error(error, argv)}", file=sys.stderr)
+    print(f"aigc_jax: {_flag_error(error)}", file=sys.stderr)
     sys.exit(BadConfig.code)
 
 
-def _flag_error(error: Exception, argv: Sequence[str]) -> str:
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  path = next(
-    (a.partition("=")[2] for a in argv if a.startswith("--config=")), ""
-  ).partition(":")[0]
-  if path and not Path(path).is_file():
-    return f"--config={path}: there is no such file"
-  if isinstance(error, AttributeError | KeyError) and lines:
-    unknown = lines[0].strip("\"'\\n ")
-    hint = f" {lines[1].strip(chr(34))}" if len(lines) > 1 else ""
-    return f"config key {unknown!r} is unknown.{hint} (--print_config lists them)"
+def _flag_error(error: Exception) -> str:
+  if isinstance(error, AttributeError | KeyError):
+    key = re.search(r"'(\w+)\\?'", str(error))
+    close = re.search(r'Did you mean "(\w+)"', str(error))
+    hint = f"; did you mean {close[1]!r}?" if close else ""
+    name = key[1] if key else str(error)
+    return f"config key {name!r} is unknown{hint} (--print_config lists them)"
+  lines = [line.strip() for line in str(error).splitlines()]
   # Of an error inside the config file, its own last words.
-  worded = [line for line in lines if not line.startswith(("Pass --help", "File"))]
+  worded = [x for x in lines if x and not x.startswith(("Pass --help", "File"))]
   last = worded[-1] if worded else type(error).__name__
   return last.removeprefix("ValueError: ")
 

@@ -43,7 +43,7 @@ def skeleton() -> ConfigDict:
     dim=128,
     heads=4,
     kv_heads=4,
-    head_dim=32,
+    head_dim=32,  # 0 is dim / heads
     mlp_dim=384,
     activation="silu",  # or gelu (exact), gelu_tanh, relu, relu2
     gated=True,  # whether the MLP is act(gate) * up or act(up)

@@ -97,6 +97,18 @@ class Decoder(nn.Module):
     return Cache(zeros, zeros)
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _dtype(name: str) -> jnp.dtype:
+  if name not in DTYPES:
+    raise errors.BadConfig(
+      f"model.dtype={name!r}{errors.nearest(str(name), DTYPES)} "
+      f"(there are: {', '.join(DTYPES)})"
+    )
+  return jnp.dtype(name)
+
+
 def decoder(
   *,
   vocab: int,
@@ -137,6 +149,7 @@ def decoder(
 ) -> Decoder:
   """A Decoder from plain values; the keys of `config.model`.
 
+  A head_dim of 0 means dim / heads.
   Raises BadConfig where they cannot go together.
   """
   if position not in POSITIONS:
@@ -149,12 +162,19 @@ def decoder(
       "model.position='learned' needs model.position_length, the number of "
       f"positions, got {position_length}"
     )
+  if head_dim == 0 and dim % heads:
+    raise errors.BadConfig(
+      f"model.dim={dim} is not divisible by model.heads={heads}: the nearest "
+      f"widths that are: {dim // heads * heads} and {-(-dim // heads) * heads} "
+      "(or set model.head_dim)"
+    )
+  head_dim = head_dim or dim // heads
   if position == "rotary" and head_dim % 2:
     raise errors.BadConfig(
       f"model.head_dim={head_dim}: rotary positions turn pairs, so it must be "
       "even"
     )
-  kind = jnp.dtype(dtype)
+  kind = _dtype(dtype)
   normed: NormFactory = functools.partial(
     Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,
   )  # fmt: skip
