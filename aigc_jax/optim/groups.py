@@ -51,6 +51,11 @@ def _of(name: str, groups: Sequence[Mapping], decay: float) -> Treatment:
 
 
 def _check(where: str, group: Mapping, names: list[str]) -> None:
+  if not isinstance(group, Mapping):
+    raise BadConfig(
+      f"{where}={group!r}: expected dict({', '.join(f'{k}=...' for k in KEYS)})"
+      ", which is written in a config, not on the command line"
+    )
   for key in group:
     if key not in KEYS:
       raise BadConfig(
