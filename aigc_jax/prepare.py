@@ -2,7 +2,7 @@
 
   python -m aigc_jax.prepare --path=PATH --tokenizer=bytes --workers=2
   python -m aigc_jax.prepare --corpus=stdlib --tokenizer=sentencepiece
-  python -m aigc_jax.prepare --tfds=lm1b --field=text --workers=8
+  python -m aigc_jax.prepare --tfds=lm1b --download --workers=8
 
 Train and validation are prepared; what is there already is kept, and what an
 interrupted run finished is used. A training run with the same data settings
@@ -43,6 +43,7 @@ def run(
   workers: int,
   splits: Iterable[str | None] = (None, "validation"),
   verify: bool = False,
+  download: bool = False,
 ) -> list[data.Store]:
   """Prepares with a progress bar; prints where the stores are.
 
@@ -63,6 +64,7 @@ def run(
         root=root,
         splits=(split,),
         workers=workers,
+        download=download,
         say=lambda text, bar=bar: bar.console.print(
           text, style="dim", soft_wrap=True, highlight=False, markup=False
         ),
@@ -131,6 +133,7 @@ def define_flags() -> flags.FlagValues:
   flags.DEFINE_string("root", "~/.cache/aigc_jax", "where stores are kept")
   flags.DEFINE_integer("workers", 0, "processes; 0 works in this one")
   flags.DEFINE_bool("verify", False, "also compare every sha256")
+  flags.DEFINE_bool("download", False, "get a TFDS dataset that is not here")
   return flags.FLAGS
 
 
@@ -157,6 +160,7 @@ def main(argv: list[str]) -> int:
       workers=values.workers,
       splits=splits,
       verify=values.verify,
+      download=values.download,
     )
   except Refusal as e:
     print(f"prepare: {e}", file=sys.stderr)

@@ -37,11 +37,11 @@ def _safe(name: str) -> str:
   return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:40].strip(".") or "text"
 
 
-def _open(sources: list[dict], validation, root, say, make=True) -> list:
+def _open(sources: list[dict], validation, root, say) -> list:
   if not sources:
     raise BadConfig("data.sources is empty: name at least one source")
   return [
-    open_source(dict(s), validation=validation, root=root, say=say, make=make)
+    open_source(dict(s), validation=validation, root=root, say=say)
     for s in sources
   ]
 
@@ -63,6 +63,8 @@ def find_tokenizer(
     return load_tokenizer(tokenizer)
   root = Path(root).expanduser()
   source = _open(sources, validation, root, say)[0]
+  if not source.present:
+    source.obtain(False, say)
   folder, missing = _trained(source, sources[0], tokenizer_vocab, root)
   if missing:
     with storage(folder), locked(Path(f"{folder}.lock"), say):
@@ -116,13 +118,18 @@ def open_stores(
   workers: int,
   say: Callable[[str], None],
   progress: Progress | None,
+  download: bool = False,
 ) -> tuple[object, list[Store]]:
   """(tokenizer, one store for each source), prepared where missing.
 
-  split: of all sources; None takes each source's own.
+  split: of all sources; None takes each source's own. download: get TFDS
+  datasets that are not on this machine; otherwise they are a BadData.
   """
   root = Path(root).expanduser()
   opened = _open(sources, validation, root, say)
+  for source in opened:
+    if not source.present:
+      source.obtain(download, say)
   found = find_tokenizer(
     sources=sources,
     tokenizer=tokenizer,
@@ -187,6 +194,7 @@ def prepare(
   workers: int,
   say: Callable[[str], None] = print,
   progress: Progress | None = None,
+  download: bool = False,
 ) -> list[Store]:
   """Makes the stores of all sources and splits ahead of time.
 
@@ -208,6 +216,7 @@ def prepare(
       workers=workers,
       say=say,
       progress=progress,
+      download=download,
     )[1]
   return stores
 
@@ -226,7 +235,7 @@ def prepared(
   Nothing is prepared and nothing is said.
   """
   root = Path(root).expanduser()
-  opened = _open(sources, validation, root, lambda text: None, make=False)
+  opened = _open(sources, validation, root, lambda text: None)
   if not all(source.present for source in opened):
     return None
   if tokenizer == "sentencepiece":

@@ -6,6 +6,8 @@ content alone, `read(job, split)` yields the documents of one. Sources are
 plain values that can be sent to a worker process.
 """
 
+import contextlib
+import difflib
 import functools
 import hashlib
 import json
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from aigc_jax.data.corpora import CORPORA
 from aigc_jax.data.disk import locked
@@ -25,6 +28,22 @@ from aigc_jax.errors import BadConfig, BadData, choose, nearest
 
 AT_ONCE = 256  # records read in one call
 LARGEST_HASHED = 256 << 20  # a dataset up to this size is hashed by content
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Without the log lines of TFDS about every file it opens."""
+  level = logging.get_verbosity()
+  logging.set_verbosity(min(level, logging.WARNING))
+  try:
+    yield
+  finally:
+    logging.set_verbosity(level)
+
+
+def _line(e: Exception) -> str:
+  """The first line of an error, or its type."""
+  return (str(e).strip() or type(e).__name__).splitlines()[0]
 
 
 class Tfds:
@@ -49,9 +68,37 @@ class Tfds:
   @functools.cached_property
   def _builder(self):
     try:
-      return tfds.builder_from_directory(self.folder)
+      with quiet():
+        return tfds.builder_from_directory(self.folder)
     except Exception as e:  # anything may be wrong with the files of others
       raise BadData(f"tfds {self.given}: cannot read {self.folder}: {e}") from e
+
+  def obtain(self, download: bool, say: Callable[[str], None]) -> None:
+    """Makes an absent dataset present, by downloading, or raises BadData."""
+    way_out = (
+      "where there is a network: python -m aigc_jax.prepare "
+      f"--tfds={self.given} --download, or: tfds build {self.given} "
+      "--file_format=array_record (some datasets need TensorFlow to be made); "
+      "TFDS_DATA_DIR names the folder of prepared datasets"
+    )
+    missing = f"tfds {self.given!r}: not prepared in {_data_dir()}"
+    known = tfds.list_builders(with_community_datasets=False)
+    # Not every dataset is listed, so only a near miss is worth a word.
+    close = difflib.get_close_matches(self.name, known, n=1, cutoff=0.8)
+    if close and close[0] != self.name:
+      missing += f" (did you mean {close[0]!r}?)"
+    if not download:
+      raise BadData(f"{missing}; prepare it once, {way_out}")
+    say(f"{missing}; downloading")
+    try:
+      with quiet():
+        builder = tfds.builder(self.given, file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as e:
+      raise BadData(
+        f"{missing}, and it cannot be downloaded here ({_line(e)}); {way_out}"
+      ) from e
+    self.folder, self.present = str(builder.data_dir), True
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -106,7 +153,7 @@ class Tfds:
     except (ValueError, NotImplementedError, OSError) as e:
       raise BadData(
         f"tfds {self.given}: {self.folder} cannot be read without TensorFlow: "
-        f"{str(e).splitlines()[0]}; prepare it as ArrayRecord: "
+        f"{_line(e)}; prepare it as ArrayRecord: "
         f"tfds build {self.given} --file_format=array_record"
       ) from e
 
@@ -192,62 +239,37 @@ class Corpus(Tfds):
   @functools.cached_property
   def _builder(self):
     self.prepared()
-    return tfds.builder_from_directory(self.folder)
+    with quiet():
+      return tfds.builder_from_directory(self.folder)
 
 
-def _corpus(name, split, *, validation, root, say, make):
+def _corpus(name, split, *, validation, root, say):
   choose(name, CORPORA, "corpus")
   return Corpus(name, split, validation, root, say)
 
 
-def _tfds(name, split, field, *, validation, root, say, make):
-  folder = _find(name, say, make)
-  return Tfds(name, folder, split, field, validation)
+def _tfds(name, split, field, *, validation, root, say):
+  return Tfds(name, _find(name), split, field, validation)
 
 
-def _find(name: str, say, make: bool) -> Path | str:
-  """The folder of a dataset: prepared already, or now if `make`, else ""."""
+def _find(name: str) -> Path | str:
+  """The folder of a prepared dataset; "" where there is none."""
   if Path(name, "dataset_info.json").is_file():
     return Path(name)
+  find = tfds.core.read_only_builder.builder_from_files
   try:
-    found = tfds.core.load.find_builder_dir(name)
-  except Exception as e:  # a name that TFDS cannot parse
-    raise BadConfig(f"tfds {name!r}: not a dataset name: {e}") from e
-  if found:
-    return Path(found)
-  if not make:
-    return ""
-  way_out = (
-    f"prepare it once, where there is a network: tfds build {name} "
-    "--file_format=array_record (needs TensorFlow for some datasets), and set "
-    "TFDS_DATA_DIR to the folder that holds it"
-  )
-  try:
-    builder = tfds.builder(name, file_format="array_record")
-  except Exception as e:
-    known = tfds.list_builders(with_community_datasets=False)
-    hint = nearest(name.split("/")[0].split(":")[0], known)
-    raise BadData(
-      f"tfds {name!r}: not prepared in {_data_dir()} and not a dataset that "
-      f"TFDS can make here{hint} ({str(e).strip().splitlines()[0]}); {way_out}"
-    ) from e
-  say(f"tfds {name}: not prepared in {_data_dir()}; downloading")
-  try:
-    builder.download_and_prepare()
-  except Exception as e:
-    reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-    raise BadData(
-      f"tfds {name!r}: not prepared in {_data_dir()} and it cannot be "
-      f"downloaded: {reason}; {way_out}"
-    ) from e
-  return Path(str(builder.data_dir))
+    with quiet(), contextlib.suppress(tfds.core.DatasetNotFoundError):
+      return Path(str(find(name).data_dir))
+  except Exception as e:  # a name that TFDS cannot parse, or found twice
+    raise BadConfig(f"tfds {name!r}: {_line(e)}") from e
+  return ""
 
 
 def _data_dir() -> str:
   return os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
 
 
-def _text(path, split, field, *, validation, root, say, make):
+def _text(path, split, field, *, validation, root, say):
   if not path:
     raise BadConfig(
       "data path is empty: --config.data.path=PATH names a file, a folder or "
@@ -264,14 +286,11 @@ SOURCES: dict[str, tuple[Callable, tuple[str, ...]]] = {
 }
 
 
-def open_source(
-  spec: dict, *, validation: float, root, say=print, make: bool = True
-):
+def open_source(spec: dict, *, validation: float, root, say=print):
   """The source of one entry of `data.sources`.
 
-  make: a dataset that is not on this machine is downloaded; otherwise such a
-  source is not `present`, and nothing else of it may be asked.
-
+  A TFDS dataset that is not on this machine gives a source that is not
+  `present`: `obtain` it before anything else.
   Raises BadConfig for an unknown or missing key, BadData where there is
   nothing to read.
   """
@@ -296,4 +315,4 @@ def open_source(
     raise BadConfig(
       f"data.validation={validation}: expected a fraction from 0 to below 1"
     )
-  return maker(**spec, validation=validation, root=root, say=say, make=make)
+  return maker(**spec, validation=validation, root=root, say=say)
