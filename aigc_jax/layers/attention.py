@@ -21,17 +21,26 @@ class Cache:
   values_BSKH: jax.Array
 
   def extend(self, k_BTKH, v_BTKH, positions_BT) -> "Cache":
-    """With T new consecutive positions, written where each row stands."""
+    """With T new consecutive positions, written where each row stands.
+
+    Positions of shape (1, T) say that all rows stand at the same place: then
+    it is one plain write, where rows apart need a scatter.
+    """
+    start_B = positions_BT[:, 0]
+    zero = jnp.zeros((), start_B.dtype)
 
     def write(slots, new, start):
-      zero = jnp.zeros((), start.dtype)
       return jax.lax.dynamic_update_slice(slots, new, (start, zero, zero))
 
-    write = jax.vmap(write)
-    start_B = positions_BT[:, 0]
+    def write_all(slots_BSKH, new_BTKH):
+      new_BTKH = new_BTKH.astype(slots_BSKH.dtype)
+      if len(start_B) == 1:
+        at = (zero, start_B[0], zero, zero)
+        return jax.lax.dynamic_update_slice(slots_BSKH, new_BTKH, at)
+      return jax.vmap(write)(slots_BSKH, new_BTKH, start_B)
+
     return Cache(
-      write(self.keys_BSKH, k_BTKH.astype(self.keys_BSKH.dtype), start_B),
-      write(self.values_BSKH, v_BTKH.astype(self.values_BSKH.dtype), start_B),
+      write_all(self.keys_BSKH, k_BTKH), write_all(self.values_BSKH, v_BTKH)
     )
 
 

@@ -1,0 +1,338 @@
+"""Decoding with a cache: prompts in, tokens out, in fixed shapes.
+
+Prompts lie right-padded in a batch, each row at its own position. What is
+compiled depends on buckets only: of rows, of prompt length, of total length.
+A row's tokens are a function of its prompt, its sample number and the seed,
+not of the rows and the padding beside it.
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from jax import lax
+
+from aigc_jax import sharding, tree
+from aigc_jax.errors import BadConfig, NonFinite
+from aigc_jax.sampling.logits import Sampling, choose
+
+SMALLEST = 16  # positions; shorter buckets would save nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One continuation to make: number `sample` of those of a prompt."""
+
+  prompt: tuple[int, ...]
+  sample: int = 0
+
+
+@struct.dataclass
+class Carry:
+  """What decoding hands from one dispatch to the next, for B rows."""
+
+  cache: tree.Tree  # a tuple over layers, where these are unrolled
+  token_B: jax.Array  # the newest token, which the cache does not hold yet
+  position_B: jax.Array  # where that token stands
+  left_B: jax.Array  # how many tokens a row may still make; 0 when finished
+  prompt_B: jax.Array  # uint32 checksum of the prompt, part of the row's key
+  sample_B: jax.Array
+  seen_BV: jax.Array | None  # which tokens a row has, where that matters
+
+
+def bucket(n: int, smallest: int = SMALLEST) -> int:
+  """The least of 16, 24, 32, 48, 64, 96, ... that holds n."""
+  size = smallest
+  while size < n:
+    grown = size * 3 // 2
+    if size & (size - 1) == 0 and grown >= n and size > 1:
+      return grown
+    size = size * 2
+  return size
+
+
+class Engine:
+  """Compiled decoding for one model, its parameters, and one way to choose.
+
+  unrolled: whether the model was built with unroll=0. Then each layer's
+  parameters and cache are arrays of their own, which saves copying them at
+  each token. positions: how many the model has (learned ones), 0 for no limit.
+  group: the most tokens one dispatch makes.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    params: tree.Tree,
+    *,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    positions: int,
+    unrolled: bool,
+    group: int,
+    seed: int,
+  ):
+    self.sampling = sampling.check(model.vocab)
+    self.model, self.positions = model, positions
+    self.unrolled, self.group = unrolled, group
+    self.stop_ids = tuple(int(i) for i in stop_ids)
+    self.seed = np.uint32(seed % 2**32)
+    self.compiles = 0
+    self._params = jax.jit(self._prepare)(params)
+    self._begin = jax.jit(self._prefill, static_argnames=("S",))
+    self._go = jax.jit(
+      self._advance, static_argnames=("uniform",), donate_argnames=("carry",)
+    )
+
+  def start(self, rows: Sequence[Row], max_tokens: int) -> "Session":
+    """Reads the prompts; raises BadConfig where the positions do not suffice.
+
+    NonFinite where the model predicts nothing that can be chosen from.
+    """
+    longest = max(len(row.prompt) for row in rows)
+    self.check(longest, max_tokens)
+    return Session(self, rows, max_tokens)
+
+  def check(self, prompt: int, max_tokens: int) -> None:
+    """Raises BadConfig unless a prompt of that many tokens can be continued."""
+    if max_tokens < 1:
+      raise BadConfig(f"max_tokens={max_tokens}: expected at least 1")
+    if prompt < 1:
+      raise BadConfig("an empty prompt has no token to start from")
+    if not self.positions or prompt + max_tokens <= self.positions:
+      return
+    fits = self.positions - prompt
+    way = f"max_tokens={fits} fits" if fits > 0 else "shorten the prompt"
+    raise BadConfig(
+      f"{prompt} tokens of prompt and max_tokens={max_tokens} make "
+      f"{prompt + max_tokens}; the model has {self.positions} positions ({way})"
+    )
+
+  def length(self, n: int) -> int:
+    """The bucket for n positions."""
+    return min(bucket(n), self.positions or bucket(n))
+
+  # Compiled from here on.
+
+  def _prepare(self, params):
+    """Matrices in the model's dtype, once; layers apart, where unrolled."""
+    params = jax.tree_util.tree_map_with_path(
+      lambda path, x: (
+        x.astype(self.model.dtype)
+        if tree.match(("*/w", "*/table"), tree.name_of(path))
+        else x
+      ),
+      nn.unbox(params),
+    )
+    return {**params, "stack": self._apart(params["stack"])}
+
+  def _apart(self, stacked):
+    if not self.unrolled:
+      return stacked
+    layers = jax.tree.leaves(stacked)[0].shape[0]
+    return tuple(
+      jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(layers)
+    )
+
+  def _joined(self, parts):
+    """What `_apart` took apart. The model slices it again; XLA sees through."""
+    if not self.unrolled:
+      return parts
+    return jax.tree.map(lambda *a: jnp.stack(a), *parts)
+
+  def _call(self, params, tokens_BT, positions_BT, cache):
+    params = {**params, "stack": self._joined(params["stack"])}
+    batch = {"tokens": tokens_BT, "positions": positions_BT}
+    readout, cache = self.model.apply(
+      {"params": params}, batch, self._joined(cache)
+    )
+    return readout, self._apart(cache)
+
+  def _prefill(self, params, tokens_UP, lengths_U, index_B, carry, *, S):
+    """Reads U prompts, spreads them over B rows, makes each row's first token.
+
+    `carry` comes without cache, token and position.
+    """
+    self.compiles += 1
+    U, P = tokens_UP.shape
+    cache = self._apart(self.model.cache(U, S))
+    positions_1P = jnp.arange(P, dtype=jnp.int32)[None]
+    readout, cache = self._call(params, tokens_UP, positions_1P, cache)
+    last_U1 = lengths_U[:, None] - 1
+    last_U1D = jnp.take_along_axis(
+      readout.features_BTD, last_U1[..., None], axis=1
+    )
+    logits_UV = readout.replace(features_BTD=last_U1D).logits()[:, 0]
+    # Junk behind a prompt is causal: only the rows' own ends can be bad.
+    finite = jnp.all(jnp.isfinite(logits_UV))
+    seen_BV = None
+    if self.sampling.remembers:
+      V = logits_UV.shape[-1]
+      held_UP = jnp.arange(P) < lengths_U[:, None]
+      ids_UP = jnp.where(held_UP, tokens_UP, V)
+      seen_UV = jnp.zeros((U, V), bool)
+      seen_UV = seen_UV.at[jnp.arange(U)[:, None], ids_UP].set(True, mode="drop")
+      seen_BV = seen_UV[index_B]
+    if U != len(index_B):
+      axis = 0 if self.unrolled else 1
+      cache = jax.tree.map(lambda a: jnp.take(a, index_B, axis), cache)
+    carry = carry.replace(
+      cache=cache,
+      position_B=lengths_U[index_B] - 1,
+      token_B=jnp.zeros_like(index_B),
+      seen_BV=seen_BV,
+    )
+    carry = self._chosen(carry, logits_UV[index_B])
+    return self._placed(carry), carry.token_B, finite
+
+  def _chosen(self, carry: Carry, logits_BV) -> Carry:
+    """One more token for each row that is not finished."""
+    position_B = carry.position_B + 1
+    key_B = self._keys(carry, position_B)
+    token_B = choose(logits_BV, carry.seen_BV, self.sampling, key_B)
+    seen_BV = carry.seen_BV
+    if seen_BV is not None:
+      seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
+    stops = jnp.array(self.stop_ids, jnp.int32)
+    stopped_B = jnp.any(token_B[:, None] == stops, axis=-1)
+    left_B = jnp.where(stopped_B, 0, jnp.maximum(carry.left_B - 1, 0))
+    return carry.replace(
+      token_B=token_B, position_B=position_B, left_B=left_B, seen_BV=seen_BV
+    )
+
+  def _keys(self, carry: Carry, position_B):
+    if self.sampling.temperature == 0:
+      return None
+    seed = jax.random.key(self.seed)
+
+    def key(*numbers):
+      return functools.reduce(jax.random.fold_in, numbers, seed)
+
+    return jax.vmap(key)(carry.prompt_B, carry.sample_B, position_B)
+
+  def _advance(self, params, carry: Carry, steps, *, uniform: bool):
+    """Up to `steps` tokens for each row: (carry, tokens (B, group), counts)."""
+    self.compiles += 1
+    B, (S,) = len(carry.token_B), self._slots(carry.cache)
+    out_BG = jnp.zeros((B, self.group), jnp.int32)
+
+    def unfinished(state):
+      i, carry, _, _ = state
+      return (i < steps) & jnp.any(carry.left_B > 0)
+
+    def one(state):
+      i, carry, out_BG, count_B = state
+      alive_B = carry.left_B > 0
+      # A finished row goes on computing, over its own last slot.
+      at_B1 = jnp.minimum(carry.position_B, S - 1)[:, None]
+      readout, cache = self._call(
+        params, carry.token_B[:, None],
+        at_B1[:1] if uniform else at_B1, carry.cache,
+      )  # fmt: skip
+      carry = self._chosen(
+        carry.replace(cache=cache), readout.logits()[:, 0]
+      )
+      out_BG = lax.dynamic_update_slice(
+        out_BG, carry.token_B[:, None], (jnp.zeros_like(i), i)
+      )
+      return i + 1, self._placed(carry), out_BG, count_B + alive_B
+
+    count_B = jnp.zeros_like(carry.token_B)
+    state = (jnp.zeros((), jnp.int32), carry, out_BG, count_B)
+    _, carry, out_BG, count_B = lax.while_loop(unfinished, one, state)
+    whole = sharding.constrain
+    return self._placed(carry), whole(out_BG, ".."), whole(count_B, ".")
+
+  def _slots(self, cache) -> tuple[int]:
+    return (jax.tree.leaves(cache)[0].shape[-3],)
+
+  def _placed(self, carry: Carry) -> Carry:
+    """The carry as it lies on the mesh, the same in and out of a dispatch."""
+    letters = "BSKH" if self.unrolled else "LBSKH"
+    place = functools.partial(sharding.constrain, letters=letters)
+    whole = {
+      f.name: sharding.constrain(getattr(carry, f.name), ".")
+      for f in dataclasses.fields(carry)
+      if f.name.endswith("_B")
+    }
+    seen_BV = carry.seen_BV
+    if seen_BV is not None:
+      seen_BV = sharding.constrain(seen_BV, "BV")
+    return carry.replace(
+      cache=jax.tree.map(place, carry.cache), seen_BV=seen_BV, **whole
+    )
+
+
+class Session:
+  """Rows being continued together."""
+
+  def __init__(self, engine: Engine, rows: Sequence[Row], max_tokens: int):
+    self.engine, self.rows = engine, list(rows)
+    unique = list(dict.fromkeys(row.prompt for row in rows))
+    B, U = bucket(len(rows), 1), bucket(len(unique), 1)
+    longest = max(len(p) for p in unique)
+    S = engine.length(longest + max_tokens)
+    P = min(engine.length(longest), S)
+    tokens_UP = np.zeros((U, P), np.int32)
+    lengths_U = np.ones(U, np.int32)
+    for u, prompt in enumerate(unique):
+      tokens_UP[u, : len(prompt)] = prompt
+      lengths_U[u] = len(prompt)
+    where = {prompt: u for u, prompt in enumerate(unique)}
+    index_B = np.array([where[r.prompt] for r in rows], np.int32)
+    index_B = np.pad(index_B, (0, B - len(rows)))
+    left_B = np.pad(np.full(len(rows), max_tokens, np.int32), (0, B - len(rows)))
+    sums = [zlib.crc32(np.array(r.prompt, "<i4").tobytes()) for r in rows]
+    carry = Carry(
+      cache=None, token_B=None, position_B=None, seen_BV=None, left_B=left_B,
+      prompt_B=np.pad(np.array(sums, np.uint32), (0, B - len(rows))),
+      sample_B=np.pad([r.sample for r in rows], (0, B - len(rows))).astype(
+        np.uint32
+      ),
+    )  # fmt: skip
+    self._uniform = len({len(p) for p in unique}) == 1
+    self._carry, first_B, finite = engine._begin(
+      engine._params, tokens_UP, lengths_U, index_B, carry, S=S
+    )
+    if not finite:
+      raise NonFinite("the model's predictions for the prompt are not finite")
+    self._first_B: np.ndarray | None = np.asarray(first_B)
+
+  @property
+  def done(self) -> bool:
+    """Whether no row will get another token."""
+    if self._first_B is not None:
+      return False
+    return not np.any(np.asarray(self._carry.left_B)[: len(self.rows)])
+
+  def advance(self, steps: int) -> list[np.ndarray]:
+    """Up to `steps` (at most the engine's group) new tokens of each row.
+
+    The token a row stops at is among them.
+    """
+    if self._first_B is not None:
+      first_B, self._first_B = self._first_B, None
+      return [first_B[i : i + 1] for i in range(len(self.rows))]
+    steps = np.int32(min(steps, self.engine.group))
+    self._carry, out_BG, count_B = self.engine._go(
+      self.engine._params, self._carry, steps, uniform=self._uniform
+    )
+    out_BG, count_B = np.asarray(out_BG), np.asarray(count_B)
+    return [out_BG[i, : count_B[i]] for i in range(len(self.rows))]
+
+  def stop(self, stopped: Sequence[int]) -> None:
+    """Finishes these rows; the others are not touched."""
+    if not len(stopped):
+      return
+    old_B = self._carry.left_B
+    left_B = np.array(old_B)
+    left_B[list(stopped)] = 0
+    # Laid out as before, or it would be compiled again.
+    left_B = jax.device_put(left_B, old_B.sharding)
+    self._carry = self._carry.replace(left_B=left_B)
