@@ -84,6 +84,7 @@ class SentencePiece:
   """
 
   kind = "sentencepiece"
+  start = ()
 
   def __init__(self, model: bytes, name: str):
     self._model = model

@@ -1,7 +1,8 @@
 """Text <-> ids: bytes, SentencePiece, or a Hugging Face tokenizer.json.
 
 Every tokenizer has: kind, name, vocab (how many ids), eot (the id between
-documents), fingerprint (sha256), lossless, byte_lengths (vocab,), and
+documents), start (the ids it puts before a prompt by itself, mostly none),
+fingerprint (sha256), lossless, byte_lengths (vocab,), and
   encode(text) -> int32 array without special ids; encode_documents(texts)
   decode(ids) -> str; decode_bytes(ids) -> bytes
 `Decoder` turns ids into text as they come. `save` and `load` keep a tokenizer
@@ -37,6 +38,7 @@ class Bytes:
   name = "bytes"
   vocab = 257
   eot = 256
+  start = ()
   lossless = True
   fingerprint = hashlib.sha256(b"bytes 257").hexdigest()
   byte_lengths = np.array([1] * 256 + [0], np.int32)
@@ -100,6 +102,9 @@ class HuggingFace:
       raise BadData(f"{name}: end of text {eot!r} is not in its vocabulary")
     self.eot = ids[eot]
     self.vocab = max(ids.values()) + 1
+    # What its post-processor adds in front: <s> for Llama, nothing for GPT-2.
+    whole = hf.encode("", add_special_tokens=True).ids
+    self.start = tuple(i for i in whole if i != self.eot or len(whole) == 1)
     self.lossless = False  # depends on its normaliser; not promised
     self.byte_lengths = _lengths(hf, ids, self.vocab)
     self.fingerprint = hashlib.sha256(
