@@ -260,31 +260,36 @@ def _layout(mesh, letters: str, shape: tuple[int, ...]):
 def place(stream, step: int, mesh, per_call: int = 1) -> dict[str, jax.Array]:
   """Batch `step` on the mesh; a host builds only the rows of its devices.
 
-  With per_call > 1 that many batches, on a leading axis of their own.
+  per_call > 1: that many batches from `step` on, with one more leading axis,
+  which every device holds whole.
   """
+  many = per_call > 1
+  lead = ((per_call,), ".") if many else ((), "")
+  shapes = {key: lead[0] + s.shape for key, s in stream.spec.items()}
   layouts = {
-    key: _layout(mesh, LETTERS[key], s.shape) for key, s in stream.spec.items()
+    key: _layout(mesh, lead[1] + LETTERS[key], shape)
+    for key, shape in shapes.items()
   }
-  everyone = np.arange(next(iter(stream.spec.values())).shape[0])
-  mine = np.zeros(len(everyone), bool)
+  rows = np.arange(next(iter(stream.spec.values())).shape[0])
+  mine = np.zeros(len(rows), bool)
   for _, where in layouts.values():
     for _, index in where:
-      mine[index[0]] = True
+      mine[index[len(lead[0])]] = True
   local = np.cumsum(mine) - 1  # global row -> row in `found`
-  found = [stream.rows(step + i, everyone[mine]) for i in range(per_call)]
+  found = [stream.rows(step + i, rows[mine]) for i in range(per_call)]
   out = {}
   for key, (sharding, where) in layouts.items():
-    shape = stream.spec[key].shape
-    if per_call > 1:
-      shape = (per_call, *shape)
-      sharding = shardings("." + LETTERS[key], shape, mesh)
+    whole = np.stack([f[key] for f in found]) if many else found[0][key]
     parts = []
     for _, index in where:
-      at = local[everyone[index[0]]] if len(where) > 1 else slice(None)
-      cut = [rows[key][(at, *index[1:])] for rows in found]
-      parts.append(np.stack(cut) if per_call > 1 else cut[0])
+      row = len(lead[0])
+      picked = local[rows[index[row]]]  # one slice of global rows is one here
+      inner = slice(picked[0], picked[-1] + 1)
+      parts.append(whole[(*index[:row], inner, *index[row + 1 :])])
     arrays = jax.device_put(parts, [device for device, _ in where])
-    out[key] = jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+    out[key] = jax.make_array_from_single_device_arrays(
+      shapes[key], sharding, arrays
+    )
   return out
 
 
