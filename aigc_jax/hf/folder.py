@@ -58,8 +58,9 @@ def _indexed(folder: Path) -> dict[str, safetensors.Tensor]:
   files: dict[str, dict] = {}
   found = {}
   for name, file in table.items():
-    if file not in files if isinstance(file, str) else True:
-      files[_inside(where, file)] = safetensors.read(folder / file)
+    file = _inside(where, file)
+    if file not in files:
+      files[file] = safetensors.read(folder / file)
     if name not in files[file]:
       raise BadData(f"{where}: tensor {name[:80]!r} is not in {file}")
     found[name] = files[file][name]

@@ -76,7 +76,7 @@ def _shared(c: Settings, kinds: list[bool], softcaps: tuple) -> dict:
 
 def _softcap(c: Settings, key: str, default: float) -> float:
   """Null is no cap; an absent key means the default."""
-  return c.number(key, 0.0) if c.named(key) else default
+  return c.number(key, 0.0, zero=True) if c.named(key) else default
 
 
 def settings2(c: Settings) -> dict:

@@ -70,7 +70,7 @@ def settings(c: Settings) -> dict:
     position="learned",
     position_length=c.integer("n_positions", 1024),
     tied=c.flag("tie_word_embeddings", True),
-    init_std=c.number("initializer_range", 0.02),
+    init_std=c.number("initializer_range", 0.02, zero=True),
   )
 
 

@@ -97,6 +97,8 @@ def scaling(scale: Settings) -> dict | None:
   found = {ours: scale.number(k) for ours, k in SCALINGS[kind].items()}
   if "original_length" in found:
     found["original_length"] = int(found["original_length"])
+    if not found["low_factor"] < found["high_factor"]:
+      raise scale.fault("low_freq_factor", "less than high_freq_factor")
   return dict(kind=kind, **found)
 
 
@@ -127,7 +129,7 @@ def body(c: Settings, *, head_dim: int | None, kv_heads: int | None) -> dict:
     mlp_dim=c.integer("intermediate_size"),
     norm_eps=c.number("rms_norm_eps", 1e-6),
     position_length=c.integer("max_position_embeddings", 2048),
-    init_std=c.number("initializer_range", 0.02),
+    init_std=c.number("initializer_range", 0.02, zero=True),
   )
 
 

@@ -184,7 +184,7 @@ def write(
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for name, make in tensors:
-      array = np.ascontiguousarray(make())
+      array = np.asarray(make())
       if (array.shape, array.dtype) != shapes[name]:
         raise ValueError(f"{name}: {array.shape} {array.dtype}, {shapes[name]}")
-      file.write(array.reshape(-1).view(np.uint8).data)
+      file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -78,9 +78,11 @@ class Settings:
       raise BadData(f"{self._where} has no {key!r}")
     return default
 
-  def _fault(self, key: str, value, expected: str):
+  def fault(self, key: str, expected: str) -> BadData:
+    """What is wrong with the value of a key."""
     return BadData(
-      f"{self._where}: {key}={str(value)[:80]!r}, expected {expected}"
+      f"{self._where}: {key}={str(self._values.get(key))[:80]!r}, expected "
+      f"{expected}"
     )
 
   def integer(self, key: str, default=REQUIRED, least: int = 1):
@@ -89,51 +91,49 @@ class Settings:
     if value is default:
       return value
     if type(value) is not int or not least <= value <= LARGEST:
-      raise self._fault(key, value, f"a whole number from {least}")
+      raise self.fault(key, f"a whole number from {least}")
     return value
 
   def maybe(self, key: str, default: int) -> int | None:
     """A whole number, None for null, the default where there is no key."""
     return self.integer(key, None) if self.named(key) else default
 
-  def number(self, key: str, default=REQUIRED) -> float:
-    """A finite number above 0, or the default."""
+  def number(self, key: str, default=REQUIRED, zero: bool = False) -> float:
+    """A finite number above 0, or 0 where that is legal, or the default."""
     value = self._take(key, default)
     if value is default:
       return value
     real = type(value) in (int, float)
-    if not real or not 0 <= value < 1e30:
-      raise self._fault(key, value, "a finite number")
+    if not real or not 0 <= value < 1e30 or not (value or zero):
+      raise self.fault(key, "a finite number above 0")
     return float(value)
 
   def flag(self, key: str, default=REQUIRED) -> bool:
     """true or false, or the default."""
     value = self._take(key, default)
     if type(value) is not bool:
-      raise self._fault(key, value, "true or false")
+      raise self.fault(key, "true or false")
     return value
 
   def among(self, key: str, table: Mapping, default=REQUIRED):
     """What `table` says for the value."""
     value = self._take(key, default)
     if not isinstance(value, str) or value not in table:
-      raise self._fault(key, value, f"one of {', '.join(table)}")
+      raise self.fault(key, f"one of {', '.join(table)}")
     return table[value]
 
   def only(self, key: str, *legal) -> None:
     """BadData where the key has a value that our layers do not compute."""
     value = self._values.get(key)
     if value is not None and value not in legal:
-      raise self._fault(
-        key, value, f"{' or '.join(map(repr, legal)) or 'none'}: aigc_jax "
-        "does not compute anything else",
-      )  # fmt: skip
+      words = " or ".join(map(repr, legal)) or "none"
+      raise self.fault(key, f"{words}: nothing else is computed here")
 
   def part(self, key: str) -> "Settings":
     """The object at `key`, empty where there is none."""
     value = self._values.get(key)
     if value is not None and not isinstance(value, dict):
-      raise self._fault(key, value, "an object")
+      raise self.fault(key, "an object")
     return Settings(value or {}, f"{self._where}: {key}")
 
   def words(self, key: str, table: Mapping, count: int) -> list | None:
@@ -145,8 +145,8 @@ class Settings:
       isinstance(v, str) and v in table for v in value
     )
     if not legal or len(value) != count:
-      raise self._fault(
-        key, value, f"a list of {count}, each one of {', '.join(table)}"
+      raise self.fault(
+        key, f"a list of {count}, each one of {', '.join(table)}"
       )
     return [table[v] for v in value]
 

@@ -1,0 +1,56 @@
+"""Makes tests/hf/golden: a tiny folder of each family, and its logits.
+
+  python -m tests.hf.make_golden        (needs the extra [parity])
+
+The folders are as transformers writes them, so that what is read without torch
+is what people have.
+"""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+
+from tests.hf import models
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SMALL = dict(
+  vocab_size=17, hidden_size=12, intermediate_size=10, num_hidden_layers=2,
+  num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=32,
+)  # fmt: skip
+GEMMA = SMALL | dict(
+  head_dim=4, query_pre_attn_scalar=6, sliding_window=4,
+  layer_types=["sliding_attention", "full_attention"],
+)  # fmt: skip
+FAMILIES = {
+  "gpt2": (
+    "gpt2",
+    dict(vocab_size=17, n_positions=16, n_embd=12, n_layer=2, n_head=3),
+  ),
+  "llama": ("llama", SMALL | dict(rope_parameters=models.LLAMA3)),
+  "mistral": ("mistral", SMALL | dict(sliding_window=4)),
+  "qwen2": ("qwen2", SMALL | dict(tie_word_embeddings=True)),
+  "qwen3": ("qwen3", SMALL | dict(head_dim=6)),
+  "gemma": ("gemma", SMALL | dict(head_dim=4)),
+  "gemma2": ("gemma2", GEMMA | dict(attn_logit_softcapping=2.0)),
+  "gemma3": ("gemma3_text", GEMMA),
+}
+
+
+def main():
+  shutil.rmtree(GOLDEN, ignore_errors=True)
+  tokens = np.arange(11)[None] * 5 % 17
+  for name, (model_type, config) in FAMILIES.items():
+    model = models.build(model_type, config)
+    model.save_pretrained(GOLDEN / name)
+    path = GOLDEN / name / "config.json"
+    kept = json.loads(path.read_text())
+    kept.pop("transformers_version", None)
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
+    np.save(GOLDEN / name / "logits.npy", models.logits(model, tokens))
+
+
+if __name__ == "__main__":
+  main()

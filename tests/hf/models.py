@@ -1,0 +1,104 @@
+"""Tiny random models of transformers: every family, every variant, odd sizes.
+
+Needs torch and transformers (the extra [parity]); imported only where both are.
+"""
+
+import torch
+import transformers
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+BODY = dict(
+  vocab_size=101, hidden_size=48, intermediate_size=56, num_hidden_layers=3,
+  num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=256,
+)  # fmt: skip
+GPT2 = dict(
+  vocab_size=101, n_positions=160, n_embd=48, n_layer=3, n_head=3
+)  # fmt: skip
+GEMMA = BODY | dict(head_dim=8, query_pre_attn_scalar=24, sliding_window=17)
+LLAMA3 = dict(
+  rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0,
+  high_freq_factor=4.0, original_max_position_embeddings=32,
+)  # fmt: skip
+LINEAR = dict(rope_type="linear", rope_theta=1e4, factor=4.0)
+TURNS = dict(
+  full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+  sliding_attention=dict(rope_type="default", rope_theta=1e4),
+)
+LATE = dict(use_sliding_window=True, sliding_window=13)
+
+# name: (model_type, config)
+CASES = {
+  "gpt2": ("gpt2", GPT2),
+  "gpt2_untied": (
+    "gpt2",
+    GPT2
+    | dict(n_inner=50, activation_function="gelu", tie_word_embeddings=False),
+  ),
+  "llama": ("llama", BODY),
+  "llama_all_heads": ("llama", BODY | dict(num_key_value_heads=3)),
+  "llama_tied_biases": (
+    "llama",
+    BODY
+    | dict(
+      tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=10
+    ),
+  ),
+  "llama3": ("llama", BODY | dict(rope_parameters=LLAMA3)),
+  "llama_linear": ("llama", BODY | dict(rope_parameters=LINEAR)),
+  "mistral": ("mistral", BODY | dict(sliding_window=19)),
+  "mistral_no_window": (
+    "mistral",
+    BODY | dict(sliding_window=None, tie_word_embeddings=True),
+  ),
+  "qwen2": ("qwen2", BODY | dict(tie_word_embeddings=True)),
+  "qwen2_window": ("qwen2", BODY | LATE | dict(max_window_layers=1)),
+  "qwen3": ("qwen3", BODY | dict(head_dim=12, tie_word_embeddings=True)),
+  "qwen3_window_biases": (
+    "qwen3",
+    BODY | LATE | dict(max_window_layers=2, head_dim=16, attention_bias=True),
+  ),
+  "gemma": ("gemma", BODY | dict(head_dim=8)),
+  "gemma2": ("gemma2", GEMMA),
+  "gemma2_caps_untied": (
+    "gemma2",
+    GEMMA
+    | dict(
+      final_logit_softcapping=3.0,
+      attn_logit_softcapping=2.0,
+      tie_word_embeddings=False,
+    ),
+  ),
+  "gemma3": ("gemma3_text", GEMMA | dict(num_hidden_layers=7)),
+  "gemma3_linear": (
+    "gemma3_text",
+    GEMMA
+    | dict(
+      layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+      rope_parameters=TURNS,
+    ),
+  ),
+}
+
+
+def build(model_type: str, config: dict, seed: int = 0):
+  """A model whose weights, biases and scales are all away from 0 and 1."""
+  settings = transformers.AutoConfig.for_model(model_type, **config)
+  torch.manual_seed(seed)
+  model = transformers.AutoModelForCausalLM.from_config(
+    settings, attn_implementation="eager"
+  )
+  with torch.no_grad():
+    for p in model.parameters():
+      if p.ndim > 1:
+        p.normal_(0, 0.15)
+      else:
+        p.add_(0.3 * torch.randn_like(p))
+  return model.eval()
+
+
+def logits(model, tokens):
+  """Logits (B, T, V) of a model of transformers, as numpy."""
+  with torch.no_grad():
+    return model(torch.as_tensor(tokens, dtype=torch.long)).logits.numpy()
