@@ -50,6 +50,7 @@ SECTIONS = (
   "log",
   "init_from",
 )
+SPIKES = ("spike_sigma", "spike_window")  # of optim, for the step
 CHECKPOINT = ("every_steps", "keep", "keep_every_steps")
 LOG = ("every_steps",)
 
@@ -99,6 +100,7 @@ def read(config: ConfigDict | Mapping) -> Config:
   _expect("checkpoint", plain["checkpoint"], CHECKPOINT)
   _expect("log", plain["log"], LOG)
   _expect("mesh", plain["mesh"], sharding.AXES)
+  _check_data(plain)
   _check_sizes(plain)
   return plain
 
@@ -286,13 +288,16 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
   mesh = mesh or make_mesh(config)
   model = model_of(config)
   params = abstract_params(model, mesh)
+  settings = dict(config["optim"])
+  spikes = {key: _take(settings, key) for key in SPIKES}
   optimizer, schedule = call(
-    optim.build, "optim", config["optim"], steps=config["steps"], params=params
+    optim.build, "optim", settings, steps=config["steps"], params=params
   )
   score = scorer(model, objective_of(config))
   init_params = functools.partial(_init_params, model)
+  window = spikes["spike_window"] if spikes["spike_sigma"] else 0
   start = functools.partial(
-    _init_state, init_params, optimizer, config["seed"]
+    _init_state, init_params, optimizer, config["seed"], window
   )
   state = _with_shardings(
     jax.eval_shape(start), params, optimizer, sharding.replicated(mesh)
@@ -305,7 +310,13 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
     score=score,
     optimizer=optimizer,
     schedule=schedule,
-    step=make_step(score, optimizer, schedule, config["microbatches"]),
+    step=make_step(
+      score,
+      optimizer,
+      schedule,
+      config["microbatches"],
+      spikes["spike_sigma"],
+    ),
     state=state,
     batch=batch_spec(config, mesh),
     cost=flops.per_token(
@@ -324,8 +335,14 @@ def _init_params(model: nn.Module, seed) -> tree.Tree:
   return nn.unbox(model.init(key, tokens)["params"])
 
 
-def _init_state(init_params, optimizer, seed) -> State:
-  return fresh(init_params(seed), optimizer, seed)
+def _init_state(init_params, optimizer, seed, spike_window) -> State:
+  return fresh(init_params(seed), optimizer, seed, spike_window)
+
+
+def _take(settings: dict, key: str):
+  if key not in settings:
+    raise BadConfig(f"config key optim.{key} is missing")
+  return settings.pop(key)
 
 
 def _with_shardings(state: State, params, optimizer, replicated) -> State:
@@ -340,6 +357,7 @@ def _with_shardings(state: State, params, optimizer, replicated) -> State:
     skipped=replicated,
     params=laid,
     opt_state=opt,
+    recent=jax.tree.map(lambda _: replicated, state.recent),
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -393,7 +411,7 @@ DATA = (
 )  # fmt: skip
 
 
-def check_data(config: Config) -> None:
+def _check_data(config: Config) -> None:
   """Raises BadConfig for an unknown or missing key of the data section."""
   _expect("data", config["data"], DATA)
   _expect("data.task", config["data"]["task"], ("kind",))
@@ -401,7 +419,6 @@ def check_data(config: Config) -> None:
 
 def open_stream(config: Config, say=print):
   """The training data, prepared where it is missing."""
-  check_data(config)
   d = config["data"]
   names = ("task", "batch", "length", "segments", "shuffle", "skip_steps")
   stream = data.build(
@@ -416,7 +433,6 @@ def open_stream(config: Config, say=print):
 
 def open_eval(config: Config, split: str, batches: int = -1, say=print):
   """A held-out set of the sources of a config."""
-  check_data(config)
   d = config["data"]
   names = ("task", "batch", "length", "segments")
   found = data.build_eval(
@@ -431,7 +447,6 @@ def open_eval(config: Config, split: str, batches: int = -1, say=print):
 
 def prepared_data(config: Config) -> list[dict] | None:
   """The manifests of the training stores, or None where one is missing."""
-  check_data(config)
   return data.prepared(**_data_arguments(config))
 
 

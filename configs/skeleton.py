@@ -92,6 +92,8 @@ def skeleton() -> ConfigDict:
     # dict(patterns=["head/*"], weight_decay=0.0, learning_rate_factor=1.0)
     groups=(),
     mu_dtype="float32",  # or bfloat16, of the first moment
+    spike_sigma=0.0,  # skip a step this many deviations above; 0.0 is never
+    spike_window=128,  # of that many steps before it
   )
   # One entry for each evaluation; batches=-1 is the whole set.
   config.evaluate = dict(

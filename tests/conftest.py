@@ -6,6 +6,7 @@ import os
 FLAGS = {
   "--xla_force_host_platform_device_count": "8",
   "--xla_backend_optimization_level": "0",
+  "--xla_cpu_use_fusion_emitters": "false",
 }
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

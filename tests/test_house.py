@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "aigc_jax"
 PARTS = (
   "errors tree metrics chips sharding layers models flops objectives data optim "
-  "trainer sampling evaluators hf run planning scaling"
+  "trainer sampling evaluators hf run planning scaling command"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 MESH_WORDS = {"fsdp", "tensor", "pipeline"}
@@ -85,12 +85,14 @@ def test_mesh_axis_names_occur_in_sharding_only():
 
 def test_only_run_reads_a_config_dict():
   for path in FILES:
-    if path.name in ("run.py", "flags.py"):
+    if path.name in ("run.py",):
       continue
     tree = ast.parse(path.read_text())
     used = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
     assert "ConfigDict" not in {n.id for n in used}, path
-    assert "config.get(" not in path.read_text(), path
+    # A config.json from elsewhere is not ours and may lack anything.
+    if part_of(path) != "hf":
+      assert "config.get(" not in path.read_text(), path
 
 
 def test_nothing_imports_configs_or_experiments():

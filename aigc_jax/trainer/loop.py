@@ -1,6 +1,7 @@
 """The loop: evaluate, save, next batch, step, log the step before."""
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from aigc_jax.trainer.journal import Journal, number
 
 # A metric that is 1 where the step left the state without update.
 SKIPPED = "optim/skipped"
+SPIKED = "optim/spiked"  # the same, for a loss or gradient far above the rest
 
 
 @dataclass
@@ -217,8 +219,20 @@ def _compiled(advance, state, batch, stop: Stop, journal: Journal) -> Callable:
   journal.event(
     "compiled",
     seconds=round(time.monotonic() - began, 3),
-    hlo_sha256=text and hashlib.sha256(text.encode()).hexdigest(),
+    hlo_sha256=text and program_hash(text),
   )
+
+
+def program_hash(text: str) -> str:
+  """The hash of compiled HLO, blind to where its source stood.
+
+  Names and lines of source files change with a cache or a checkout; what is
+  computed does not.
+  """
+  table = r"^(\d+ |FileNames|FunctionNames|FileLocations|StackFrames).*\n"
+  text = re.sub(table, "", text, flags=re.MULTILINE)
+  text = re.sub(r", metadata=\{[^{}]*\}", "", text)
+  return hashlib.sha256(text.encode()).hexdigest()
   return outcome["program"]
 
 
@@ -270,6 +284,9 @@ class _Log:
         self._row(step, one)
 
   def _count_skipped(self, step: int, metrics) -> None:
+    if metrics.get(SPIKED, 0):
+      loss, norm = (number(metrics[k]) for k in ("train/loss", "norm/grad"))
+      self._journal.event("spike", step, loss=loss, norm=norm)
     if not metrics.get(SKIPPED, 0):
       self._in_a_row = 0
       return

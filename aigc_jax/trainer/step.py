@@ -8,7 +8,7 @@ import optax
 
 from aigc_jax import sharding, tree
 from aigc_jax.metrics import Mean
-from aigc_jax.trainer.state import State
+from aigc_jax.trainer.state import Recent, State
 
 Metrics = dict[str, jax.Array]
 
@@ -18,6 +18,7 @@ def make_step(
   optimizer: optax.GradientTransformation,
   schedule: Callable,
   microbatches: int = 1,
+  spike_sigma: float = 0.0,
 ) -> Callable:
   """The update (state, batch) -> (state, metrics); pure, for jit.
 
@@ -25,7 +26,9 @@ def make_step(
   batch is taken in `microbatches` interleaved parts whose sums are added, so
   any number of them gives the gradient of the whole batch, however its weights
   are spread. A non-finite loss or gradient leaves parameters and optimizer
-  state exactly as they were.
+  state exactly as they were; so does, where state.recent is kept, a loss or
+  gradient norm more than `spike_sigma` standard deviations above the mean of
+  the recent ones.
   """
 
   def loss_sum(params, batch, key):
@@ -45,7 +48,11 @@ def make_step(
     scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     grad_norm = optax.global_norm(grads)
-    ok = jnp.isfinite(means["loss"].sum) & jnp.isfinite(grad_norm)
+    finite = jnp.isfinite(means["loss"].sum) & jnp.isfinite(grad_norm)
+    recent, spiked = watch_spikes(
+      state, means["loss"].value(), grad_norm, spike_sigma
+    )
+    ok = finite & ~spiked
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -59,17 +66,46 @@ def make_step(
       "norm/grad": grad_norm,
       "norm/update": optax.global_norm(updates),
       "norm/param": optax.global_norm(params),
-      "optim/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-      "optim/skipped": jnp.where(ok, 0, 1),
+      # The optimizer counts the updates it made, not the steps it was asked.
+      "optim/learning_rate": jnp.asarray(
+        schedule(state.step - state.skipped), jnp.float32
+      ),
+      "optim/skipped": jnp.where(finite, 0, 1),
       "optim/skipped_total": skipped,
       "data/batch_hash": tree.digest(batch)[0],
     }
+    if recent is not None:
+      metrics["optim/spiked"] = jnp.where(spiked, 1, 0)
     new = state.replace(
-      step=state.step + 1, skipped=skipped, params=params, opt_state=opt_state
+      step=state.step + 1,
+      skipped=skipped,
+      params=params,
+      opt_state=opt_state,
+      recent=recent,
     )
     return new, metrics
 
   return step
+
+
+def watch_spikes(
+  state: State, loss: jax.Array, norm: jax.Array, sigma: float
+) -> tuple[Recent | None, jax.Array]:
+  """(recent values with these, whether these are a spike).
+
+  Spikes go into the record too: a level that stays is no spike for long. Until
+  the record is full nothing is a spike, and what is not finite is not recorded.
+  """
+  if state.recent is None:
+    return None, jnp.zeros((), bool)
+  spiked = jnp.zeros((), bool)
+  news = []
+  for ring, value in ((state.recent.loss, loss), (state.recent.norm, norm)):
+    # A record with a nan in it, not yet full, compares as false.
+    spiked |= value > jnp.mean(ring) + sigma * jnp.std(ring)
+    new = ring.at[state.step % ring.size].set(value)
+    news.append(jnp.where(jnp.isfinite(value), new, ring))
+  return Recent(*news), spiked
 
 
 def sum_over(

@@ -112,3 +112,28 @@ def test_the_batch_hash_tells_batches_apart(state):
     int(stepper()(state, b)[1]["data/batch_hash"]) for b in (batch, swapped)
   }
   assert len(hashes) == 2
+
+
+def test_a_spike_is_skipped_and_a_new_level_is_not_for_long():
+  inner = tiny.score_of(tiny.build("llama"))
+
+  def score(params, batch, key):
+    means = inner(params, batch, key)
+    loss = means["loss"]
+    return means | {"loss": loss.replace(sum=loss.sum * batch["scale"][0])}
+
+  optimizer = optax.sgd(1e-4)
+  step = jax.jit(make_step(score, optimizer, rate, spike_sigma=6.0))
+  state = fresh(tiny.params_of("llama"), optimizer, 3, spike_window=4)
+  spiked = []
+  for n, scale in enumerate([1, 9, 1, 1, 1, 1, 9, 9, 9, 9, 9, 9]):
+    noise = 1 + 0.01 * (n % 3)
+    batch = tiny.ragged_batch(2, 7) | {"scale": jnp.full((1,), scale * noise)}
+    before = state
+    state, metrics = step(state, batch)
+    spiked.append(int(metrics["optim/spiked"]))
+    moved = tiny.distance(state.params, before.params) > 0
+    assert moved != bool(spiked[-1]) and int(metrics["optim/skipped"]) == 0
+  # The 9 at step 1 stands in a record that is not full yet.
+  assert spiked[:6] == [0] * 6 and spiked[6] == 1 and spiked[-1] == 0
+  assert int(state.skipped) == sum(spiked)
