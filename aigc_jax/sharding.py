@@ -171,6 +171,15 @@ def constrain_rows(x: jax.Array) -> jax.Array:
   return constrain(x, "B" + "." * (x.ndim - 1))
 
 
+def platform() -> str:
+  """"cpu", "gpu" or "tpu": of the mesh in use, or else of this machine.
+
+  A mesh may be of devices that are described and not here.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
 def batch_shards(mesh) -> int:
   """Into how many parts a batch is cut."""
   return math.prod(mesh.shape[axis] for axis in RULES["B"])

@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from aigc_jax import errors
+from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import product
 from aigc_jax.layers.visible import Visible
 
@@ -36,8 +36,8 @@ def attend(
 
 
 def resolve(q_BTNH: jax.Array, visible: Visible, softcap: float) -> str:
-  """The kernel that "auto" means here."""
-  if jax.default_backend() == "gpu" and not _cudnn_lacks(
+  """The kernel that "auto" means for these queries on this platform."""
+  if sharding.platform() == "gpu" and not _cudnn_lacks(
     q_BTNH, visible, softcap
   ):
     return "cudnn"
@@ -111,7 +111,7 @@ def _cudnn_lacks(q_BTNH, visible: Visible, softcap: float) -> str:
 def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   """Fused attention of cuDNN: no scores in memory, no dense mask."""
   lacks = _cudnn_lacks(q_BTNH, visible, softcap)
-  if lacks or jax.default_backend() != "gpu":
+  if lacks or sharding.platform() != "gpu":
     raise errors.BadConfig(
       "model.kernel='cudnn' cannot do this: "
       f"{lacks or 'it runs on NVIDIA GPUs'} (--config.model.kernel=auto)"

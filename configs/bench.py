@@ -1,0 +1,87 @@
+"""Models that are timed.
+
+  python -m aigc_jax.bench --config=configs/bench.py:small
+  python -m aigc_jax.bench --config=configs/bench.py:small,bf16
+
+On a CPU: tiny, small, big: GPT-2-like, without biases. On an accelerator, in
+bfloat16 unless "fp32" is said: gpt2_124m, gpt2_355m, gpt2_1.5b, gpt_1.3b (head
+width 128), llama_1b, llama_3b, llama_8b_slice (4 layers of the 8 B model).
+Nothing is read from disk: the benchmark makes its own ids.
+"""
+
+from configs.skeleton import skeleton
+
+GPT = dict(
+  norm="layer", norm_eps=1e-5, activation="gelu", gated=False,
+  position="learned", tied=True, init_std=0.02,
+)  # fmt: skip
+LLAMA = dict(
+  norm="rms", norm_eps=1e-5, activation="silu", gated=True,
+  position="rotary", rotary_base=500_000.0, vocab=128_256,
+)  # fmt: skip
+
+# name -> (batch, length, tokens of a piece of the loss, model)
+SIZES = {
+  "tiny": (12, 64, 0, dict(GPT, layers=4, dim=128, heads=4, vocab=256)),
+  "small": (16, 256, 0, dict(GPT, layers=6, dim=384, heads=6, vocab=256)),
+  "big": (4, 512, 1024, dict(GPT, layers=6, dim=512, heads=8, vocab=32_000)),
+  "gpt2_124m": (
+    64, 1024, 8192, dict(GPT, layers=12, dim=768, heads=12, vocab=50_304)
+  ),
+  "gpt2_355m": (
+    32, 1024, 8192, dict(GPT, layers=24, dim=1024, heads=16, vocab=50_304)
+  ),
+  "gpt2_1.5b": (
+    32, 1024, 8192, dict(GPT, layers=48, dim=1600, heads=25, vocab=50_304)
+  ),
+  "gpt_1.3b": (
+    16, 2048, 8192, dict(GPT, layers=24, dim=2048, heads=16, vocab=50_304)
+  ),
+  "llama_1b": (
+    8, 4096, 8192,
+    dict(LLAMA, layers=16, dim=2048, heads=32, kv_heads=8, mlp_dim=8192),
+  ),
+  "llama_3b": (
+    4, 4096, 8192,
+    dict(
+      LLAMA, layers=28, dim=3072, heads=24, kv_heads=8, mlp_dim=8192
+    ),
+  ),
+  "llama_8b_slice": (
+    4, 4096, 8192,
+    dict(
+      LLAMA, layers=4, dim=4096, heads=32, kv_heads=8, mlp_dim=14_336,
+      tied=False,
+    ),
+  ),
+}  # fmt: skip
+CPU = ("tiny", "small", "big")
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def get_config(preset="small"):
+  size, _, kind = preset.partition(",")
+  kind = kind or ("fp32" if size in CPU else "bf16")
+  for word, words in ((size, SIZES), (kind, DTYPES)):
+    if word not in words:
+      raise ValueError(
+        f"preset {preset!r}: there is no {word!r} (expected SIZE or SIZE,DTYPE;"
+        f" sizes: {', '.join(SIZES)}; dtypes: {', '.join(DTYPES)})"
+      )
+  batch, length, chunk, model = SIZES[size]
+  config = skeleton()
+  config.steps = 10_000
+  config.data.update(batch=batch, length=length, tokenizer="bytes")
+  model = dict(model)
+  model.setdefault("kv_heads", model["heads"])
+  model.setdefault("mlp_dim", 4 * model["dim"])
+  model["head_dim"] = model["dim"] // model["heads"]
+  if model["position"] == "learned":
+    model["position_length"] = length
+  config.model.update(model, dtype=DTYPES[kind], remat="none", unroll=0)
+  config.objective.chunk = chunk
+  config.optim.weight_decay = 0.1
+  config.steps_per_call = 20 if size == "tiny" else 1
+  config.evaluate = dict()
+  config.checkpoint.every_steps = 0
+  return config
