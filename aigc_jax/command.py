@@ -16,9 +16,15 @@ from aigc_jax.errors import BadConfig, Refusal
 COMPILED = "~/.cache/aigc_jax/compiled"
 
 
-def main(command: Callable[[], int | None], *, config: bool = False) -> None:
+def main(
+  command: Callable[..., int | None],
+  *,
+  config: bool = False,
+  words: bool = False,
+) -> None:
   """Runs `command` with the flags parsed; a refusal becomes its exit status.
 
+  config: it has --config. words: it takes the words that are no flags.
   A refusal prints its message and nothing else: it tells the user what to do,
   and a stack trace would not.
   """
@@ -33,10 +39,10 @@ def main(command: Callable[[], int | None], *, config: bool = False) -> None:
 
   def guarded(argv):
     try:
-      if argv[1:]:
+      if argv[1:] and not words:
         raise BadConfig(f"unexpected {argv[1]!r}: flags look like --name=value")
       start_jax()
-      status = command()
+      status = command(argv[1:]) if words else command()
     except Refusal as refusal:
       sys.stdout.flush()
       print(f"aigc_jax: {text_of(refusal)}", file=sys.stderr, flush=True)

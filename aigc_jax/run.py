@@ -53,6 +53,7 @@ SECTIONS = (
 SPIKES = ("spike_sigma", "spike_window")  # of optim, for the step
 CHECKPOINT = ("every_steps", "keep", "keep_every_steps")
 LOG = ("every_steps",)
+MOST_JSON = 16 << 20  # bytes of a JSON file of a work directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -385,16 +386,30 @@ def sources_of(config: Config) -> list[dict]:
 
 def config_in(workdir: str | Path) -> Config:
   """The config a run was started with, read as data."""
-  path = Path(workdir) / "config.json"
+  return _json_in(workdir, "config.json")
+
+
+def provenance_in(workdir: str | Path) -> dict:
+  """What a run recorded of its code, data and machine."""
+  return _json_in(workdir, "run.json")
+
+
+def _json_in(workdir: str | Path, name: str) -> dict:
+  path = Path(workdir) / name
   if not path.is_file():
     raise BadConfig(
-      f"{workdir} holds no run: there is no config.json in it "
-      "(--workdir is the folder that training was given)"
+      f"{workdir} holds no run: there is no {name} in it "
+      "(expected the --workdir that training was given)"
     )
+  if path.stat().st_size > MOST_JSON:
+    raise BadConfig(f"{path} is larger than {MOST_JSON} bytes: not read")
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:
+    found = json.loads(path.read_text())
+  except (ValueError, RecursionError) as error:
     raise BadConfig(f"{path} is not readable JSON: {error}") from None
+  if not isinstance(found, dict):
+    raise BadConfig(f"{path} holds no JSON object")
+  return found
 
 
 def _data_arguments(config: Config) -> dict:

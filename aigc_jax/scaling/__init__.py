@@ -1,0 +1,1 @@
+"""Many runs: what differs between them, and what follows from it."""
