@@ -221,6 +221,7 @@ def _compiled(advance, state, batch, stop: Stop, journal: Journal) -> Callable:
     seconds=round(time.monotonic() - began, 3),
     hlo_sha256=text and program_hash(text),
   )
+  return outcome["program"]
 
 
 def program_hash(text: str) -> str:
@@ -233,7 +234,6 @@ def program_hash(text: str) -> str:
   text = re.sub(table, "", text, flags=re.MULTILINE)
   text = re.sub(r", metadata=\{[^{}]*\}", "", text)
   return hashlib.sha256(text.encode()).hexdigest()
-  return outcome["program"]
 
 
 class _Log:
