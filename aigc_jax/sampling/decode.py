@@ -8,6 +8,7 @@ not of the rows and the padding beside it.
 
 import dataclasses
 import functools
+import time
 import zlib
 from collections.abc import Sequence
 
@@ -84,6 +85,8 @@ class Engine:
     self.stop_ids = tuple(int(i) for i in stop_ids)
     self.seed = np.uint32(seed % 2**32)
     self.compiles = 0
+    # Of dispatches that had nothing to compile: what decoding costs.
+    self.tokens, self.seconds = 0, 0.0
     self._params = jax.jit(self._prepare)(params)
     self._begin = jax.jit(self._prefill, static_argnames=("S",))
     self._go = jax.jit(
@@ -319,11 +322,16 @@ class Session:
     if self._first_B is not None:
       first_B, self._first_B = self._first_B, None
       return [first_B[i : i + 1] for i in range(len(self.rows))]
-    steps = np.int32(min(steps, self.engine.group))
-    self._carry, out_BG, count_B = self.engine._go(
-      self.engine._params, self._carry, steps, uniform=self._uniform
+    engine = self.engine
+    steps = np.int32(min(steps, engine.group))
+    compiles, started = engine.compiles, time.perf_counter()
+    self._carry, out_BG, count_B = engine._go(
+      engine._params, self._carry, steps, uniform=self._uniform
     )
     out_BG, count_B = np.asarray(out_BG), np.asarray(count_B)
+    if compiles == engine.compiles:
+      engine.seconds += time.perf_counter() - started
+      engine.tokens += int(count_B[: len(self.rows)].sum())
     return [out_BG[i, : count_B[i]] for i in range(len(self.rows))]
 
   def stop(self, stopped: Sequence[int]) -> None:

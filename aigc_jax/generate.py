@@ -1,0 +1,198 @@
+"""Continues prompts with a trained model.
+
+  python -m aigc_jax.generate --workdir=DIR --prompt="def main("
+  python -m aigc_jax.generate --workdir=hf:FOLDER --prompts_file=prompts.jsonl \\
+      --num_samples=4 --temperature=0.8 --top_p=0.95 --out=completions.jsonl
+
+Prompts come from --prompt (repeatable) or a file: one a line, or JSON lines
+with "prompt"; "-" is standard input. A single continuation is written to the
+terminal as it comes. A prompt's continuations depend on the prompt, the seed
+and their number, not on the other prompts.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from aigc_jax import command, run
+from aigc_jax.errors import BadConfig, BadData, StorageFailure
+from aigc_jax.sampling.decode import Engine
+from aigc_jax.sampling.logits import Sampling
+from aigc_jax.sampling.text import generate
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_string("workdir", "", "folder of the run, or hf:FOLDER")
+  flags.DEFINE_integer("step", None, "checkpoint to use; the last by default")
+  flags.DEFINE_multi_string("prompt", [], "text to continue; repeatable")
+  flags.DEFINE_string("prompts_file", "", "a prompt a line, or JSON lines; -")
+  flags.DEFINE_integer("max_tokens", 64, "tokens to make at most")
+  flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token")
+  flags.DEFINE_integer("top_k", 0, "choose among the k likeliest; 0 is off")
+  flags.DEFINE_float("top_p", 1.0, "choose among the likeliest of this mass")
+  flags.DEFINE_float("min_p", 0.0, "least probability, as part of the largest")
+  flags.DEFINE_float("repetition_penalty", 1.0, "1.2 avoids tokens seen before")
+  flags.DEFINE_multi_string("stop", [], "text to stop before; repeatable")
+  flags.DEFINE_integer("seed", 0, "of the random choices")
+  flags.DEFINE_integer("num_samples", 1, "continuations of each prompt")
+  flags.DEFINE_integer("batch", 8, "continuations made together")
+  flags.DEFINE_string("out", "", "file for the continuations, as JSON lines")
+
+
+def main() -> int:
+  """The command; the exit status."""
+  sampling = Sampling(
+    FLAGS.temperature, FLAGS.top_k, FLAGS.top_p, FLAGS.min_p,
+    FLAGS.repetition_penalty,
+  )  # fmt: skip
+  # Before the model is read, which may take minutes.
+  sampling.check(2**31)
+  for name in ("max_tokens", "num_samples", "batch"):
+    if FLAGS[name].value < 1:
+      raise BadConfig(f"--{name}={FLAGS[name].value}: expected at least 1")
+  if "" in FLAGS.stop:
+    raise BadConfig("--stop='': an empty stop string would stop at once")
+  if not FLAGS.workdir:
+    raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
+  prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file)
+  check_out(FLAGS.out)
+  loaded = run.load(FLAGS.workdir, step=FLAGS.step, unroll=0, remat="none")
+  note_length(loaded, FLAGS.max_tokens)
+  alone = len(prompts) * FLAGS.num_samples == 1
+  with jax.set_mesh(loaded.mesh):
+    engine = engine_of(loaded, sampling, seed=FLAGS.seed, group=32)
+    started = time.perf_counter()
+    show = stream_of(prompts) if alone and command.is_first() else None
+    found = generate(
+      engine, loaded.tokenizer, prompts,
+      max_tokens=FLAGS.max_tokens, num_samples=FLAGS.num_samples,
+      stops=FLAGS.stop, batch=FLAGS.batch, steps=4 if alone else 32, show=show,
+    )  # fmt: skip
+  if not command.is_first():
+    return 0
+  report(found, engine, time.perf_counter() - started, streamed=alone)
+  if FLAGS.out:
+    write(FLAGS.out, found, loaded)
+  return 0
+
+
+def engine_of(loaded: run.Loaded, sampling: Sampling, *, seed: int, group: int):
+  """The engine of a model loaded with unroll=0."""
+  model = loaded.config["model"]
+  learned = model["position"] == "learned"
+  return Engine(
+    loaded.model, loaded.params,
+    sampling=sampling, stop_ids=(loaded.tokenizer.eot,),
+    positions=model["position_length"] if learned else 0,
+    unrolled=model["unroll"] == 0, group=group, seed=seed,
+  )  # fmt: skip
+
+
+def prompts_of(given: list[str], file: str) -> list[str]:
+  """The prompts of the flags; one empty one where there are none."""
+  if given and file:
+    raise BadConfig("--prompt and --prompts_file: give one of them")
+  if not file:
+    return list(given) or [""]
+  try:
+    text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+  except OSError as error:
+    raise BadData(f"--prompts_file={file}: {error.strerror}") from None
+  except UnicodeDecodeError as error:
+    raise BadData(f"--prompts_file={file}: not UTF-8: {error}") from None
+  lines = text.split("\n")
+  lines = lines[:-1] if lines[-1] == "" else lines
+  if not lines:
+    raise BadData(f"--prompts_file={file}: no prompt in it")
+  if file.endswith(".jsonl") or lines[0].lstrip().startswith('{"'):
+    return [_prompt(file, n, line) for n, line in enumerate(lines, 1)]
+  return [line.removesuffix("\r") for line in lines]
+
+
+def _prompt(file: str, number: int, line: str) -> str:
+  try:
+    prompt = json.loads(line)["prompt"]
+  except (ValueError, KeyError, TypeError):
+    prompt = None
+  if not isinstance(prompt, str):
+    raise BadData(f'{file}, line {number}: expected {{"prompt": "..."}}')
+  return prompt
+
+
+def check_out(out: str) -> None:
+  """Raises StorageFailure where the file could not be written later."""
+  folder = Path(out).expanduser().absolute().parent
+  if out and not folder.is_dir():
+    raise StorageFailure(f"--out={out}: there is no folder {folder}")
+
+
+def note_length(loaded: run.Loaded, max_tokens: int) -> None:
+  """Says where more is asked for than the model was trained to read."""
+  trained = loaded.config["data"]["length"] if "data" in loaded.config else 0
+  if trained and max_tokens > trained and command.is_first():
+    print(
+      f"note: --max_tokens={max_tokens} goes beyond the {trained} positions "
+      "that the model was trained on",
+      file=sys.stderr,
+    )
+
+
+def stream_of(prompts: list[str]):
+  """Prints the prompt before the first new text, and all text as it comes."""
+  waiting = list(prompts)
+
+  def show(index: int, sample: int, text: str) -> None:
+    print("".join(waiting) + text, end="", flush=True)
+    waiting.clear()
+
+  return show
+
+
+def report(found, engine: Engine, seconds: float, streamed: bool) -> None:
+  """The continuations, where not shown already, and how fast they came."""
+  if streamed:
+    print()
+  else:
+    for c in found:
+      print(f"--- prompt {c.index}, sample {c.sample} ({c.finish})")
+      print(c.prompt + c.text)
+  sys.stdout.flush()
+  tokens = sum(len(c.tokens) for c in found)
+  speed = f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s"
+  if engine.tokens:
+    rate = engine.tokens / engine.seconds
+    speed += f" ({rate:.1f} without reading the prompt and compiling)"
+  print(speed, file=sys.stderr)
+
+
+def write(out: str, found, loaded: run.Loaded) -> None:
+  """One JSON line for each continuation."""
+  lines = [
+    json.dumps(
+      {
+        "prompt": c.prompt, "text": c.text, "sample": c.sample,
+        "finish": c.finish, "tokens": list(c.tokens), "seed": FLAGS.seed,
+        "model": loaded.name, "step": loaded.step,
+      },
+      ensure_ascii=False,
+    )
+    for c in found
+  ]  # fmt: skip
+  try:
+    Path(out).expanduser().write_text("\n".join(lines) + "\n", "utf-8")
+  except OSError as error:
+    raise StorageFailure(f"--out={out}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+  define_flags()
+  with contextlib.suppress(BrokenPipeError):
+    command.main(main)
