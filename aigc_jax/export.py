@@ -68,7 +68,7 @@ def export(
       f"--out={out} exists: name a folder that does not, or delete it"
     )
   special = dict.fromkeys(("bos_token_id", "eos_token_id"), int(tokenizer.eot))
-  made = vocabulary.files(tokenizer, kwargs["position_length"])
+  made = vocabulary.files(tokenizer, kwargs["position_length"], family.insist)
   aside = _aside(out)
   try:
     hf.write(

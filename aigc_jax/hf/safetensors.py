@@ -73,8 +73,9 @@ def read(path: Path) -> dict[str, Tensor]:
   """
   total = strict.regular(path).st_size
   with open(path, "rb") as file:
-    first = file.read(8)
-    if first.startswith(PICKLES):
+    first, brace = file.read(8), file.read(1)
+    # The length of a header may by chance begin like a pickle.
+    if brace != b"{" and first.startswith(PICKLES):
       raise BadData(
         f"{path} is a pickle, not safetensors: opening it could run code"
       )
@@ -88,7 +89,7 @@ def read(path: Path) -> dict[str, Tensor]:
       raise BadData(
         f"{path}: a header of {length} bytes, expected at most {strict.LIMIT}"
       )
-    text = file.read(length)
+    text = brace + file.read(length - 1) if length else b""
   if not text.startswith(b"{"):
     raise BadData(f"{path}: the header does not start with '{{'")
   header = strict.parse(text, f"the header of {path}")

@@ -40,6 +40,8 @@ class Family:
   settings: config.json -> keywords of `models.decoder`, and config: back. The
   latter always gives a config; what it cannot say shows when it is read back.
   limits: what transformers itself would refuse of such a config, in words.
+  insist: transformers puts a tokenizer of its own, which changes text before
+  it is cut, in the place of whatever tokenizer.json says.
   """
 
   model_type: str
@@ -51,6 +53,7 @@ class Family:
   # Buffers that carry no information: masks, frequencies of rotary planes.
   ignored: tuple[str, ...] = ()
   limits: Callable[[Mapping], list[str]] = lambda kwargs: []
+  insist: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,11 +28,12 @@ PROBES = (
 )  # fmt: skip
 
 
-def files(tokenizer, length: int) -> dict[str, str]:
+def files(tokenizer, length: int, insist: bool = False) -> dict[str, str]:
   """{file name: text} for a tokenizer of `data.tokenizers`.
 
-  length: the longest text the model reads, in tokens. Raises BadConfig for a
-  SentencePiece model that tokenizer.json cannot express.
+  length: the longest text the model reads, in tokens. insist: see
+  `Family.insist`. Raises BadConfig for a SentencePiece model that
+  tokenizer.json cannot express.
   """
   kinds = {"bytes": of_bytes, "sentencepiece": of_sentencepiece, "hf": None}
   make = kinds[tokenizer.kind]
@@ -54,6 +55,9 @@ def files(tokenizer, length: int) -> dict[str, str]:
   if make is not None:
     # A special token that is spelled in the text is text, as in training.
     config["split_special_tokens"] = True
+    if insist:
+      # Names no code at all; it only keeps the class above from being replaced.
+      config["auto_map"] = {"AutoTokenizer": [None, None]}
   return {
     "tokenizer.json": text + "\n",
     "tokenizer_config.json": json.dumps(config, indent=2) + "\n",

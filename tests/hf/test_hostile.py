@@ -172,6 +172,14 @@ def test_all_of_them_fit_a_small_memory(tmp_path):
   assert int(done.stdout.split()[0]) == len(FILES)
 
 
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path):
+  path = tmp_path / "x.safetensors"
+  text = json.dumps(GOOD).encode().ljust(0x280)
+  path.write_bytes(framed(text, BODY))
+  assert path.read_bytes().startswith(b"\x80\x02")
+  assert set(safetensors.read(path)) == {"a", "b"}
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_read_as_before_or_refused(data):

@@ -165,7 +165,9 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "gemma3_linear"])
+@pytest.mark.parametrize(
+  "family", ["llama", "gpt2", "mistral", "qwen2", "qwen3", "gemma2"]
+)
 def test_auto_tokenizer_gives_the_same_ids(kind, family, made, tmp_path):
   tokenizer = tokenizers.Bytes()
   if kind == "sentencepiece":
