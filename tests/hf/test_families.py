@@ -1,0 +1,200 @@
+"""Which architecture a decoder is, and what stands in the way of others."""
+
+import importlib
+import math
+
+import pytest
+
+from aigc_jax import hf
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.hf import families, incoming, table
+from aigc_jax.hf.settings import Settings, canonical, windows_of
+from tests import tiny
+
+LLAMA = tiny.LLAMA | dict(position_length=64)
+GPT2 = tiny.GPT2
+GEMMA = LLAMA | dict(
+  activation="gelu_tanh", norm_offset=1.0, embed_scale=True, tied=True
+)
+GEMMA2 = GEMMA | dict(post_norm=True, windows=(5, None))
+LLAMA3 = dict(
+  kind="llama3", factor=8.0, low_factor=1.0, high_factor=4.0,
+  original_length=16,
+)  # fmt: skip
+
+# name: (decoder, model_type)
+FITS = {
+  "llama": (LLAMA, "llama"),
+  "llama with biases": (
+    LLAMA | dict(attention_bias=True, out_bias=True, mlp_bias=True), "llama"
+  ),
+  "llama 3": (LLAMA | dict(rotary_scaling=LLAMA3, tied=True), "llama"),
+  "scaled attention": (LLAMA | dict(attention_scale=8**-0.5), "llama"),
+  "a width of no whole heads": (LLAMA | dict(dim=25), "mistral"),
+  "a window": (LLAMA | dict(windows=(7,)), "mistral"),
+  "gpt2": (GPT2, "gpt2"),
+  "gpt2 with silu": (GPT2 | dict(activation="silu", tied=False), "gpt2"),
+  "qwen2": (LLAMA | dict(attention_bias=True), "qwen2"),
+  "qwen2 with late windows": (
+    LLAMA | dict(attention_bias=True, windows=(None, None, 7)), "qwen2"
+  ),
+  "qwen3": (LLAMA | dict(qk_norm=True), "qwen3"),
+  "qwen3 with any windows": (
+    LLAMA | dict(qk_norm=True, windows=(7, None), layers=5), "qwen3"
+  ),
+  "gemma": (GEMMA, "gemma"),
+  "gemma 2": (GEMMA2 | dict(logit_softcap=3.0), "gemma2"),
+  "gemma 2 without windows": (GEMMA2 | dict(windows=()), "gemma2"),
+  "gemma 2 scaled": (GEMMA2 | dict(attention_scale=144**-0.5), "gemma2"),
+  "gemma 3": (
+    GEMMA2 | dict(qk_norm=True, rotary_local_base=100.0), "gemma3_text"
+  ),
+  "gemma 3 of one base": (GEMMA2 | dict(qk_norm=True), "gemma3_text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_decoder_is_written_as_a_config_and_read_back(name):
+  kwargs, model_type = FITS[name]
+  family = hf.choose_family(kwargs)
+  assert family.model_type == model_type
+  config = families.write_config(family, kwargs)
+  back = families.read_config(family, config, "config")
+  assert canonical(back) == canonical(kwargs)
+  # And the table has a row for each leaf.
+  table.leaves(family, incoming.shapes_of(kwargs))
+
+
+# name: (what is changed, what the refusal names)
+MISFITS = {
+  "sinusoids": (dict(position="sinusoidal"), ["position='sinusoidal'"]),
+  "no positions": (dict(position="none"), ["position='none'"]),
+  "no gate": (dict(gated=False), ["gated=False"]),
+  "a bias on the output": (dict(out_bias=True), ["out_bias=True"]),
+  "an odd scale": (dict(attention_scale=0.3), ["attention_scale=0.3"]),
+  "two faults": (
+    dict(gated=False, logit_softcap=3.0), ["gated=False", "logit_softcap=3.0"]
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_no_family_expresses_is_refused_by_name(name):
+  change, words = MISFITS[name]
+  with pytest.raises(BadConfig) as fault:
+    hf.choose_family(LLAMA | change)
+  for word in words:
+    assert f"model.{word}" in str(fault.value)
+
+
+def test_a_family_asked_for_by_name_is_used_or_refused():
+  assert hf.choose_family(LLAMA, "mistral").model_type == "mistral"
+  with pytest.raises(BadConfig, match="GPT2LMHeadModel .*position="):
+    hf.choose_family(LLAMA, "gpt2")
+  with pytest.raises(BadConfig, match="did you mean 'llama'"):
+    hf.choose_family(LLAMA, "lama")
+
+
+def presets():
+  for name in ("gemma", "gpt2", "gpt3", "llama", "mistral", "qwen"):
+    module = importlib.import_module(f"configs.{name}")
+    for size in module.SIZES:
+      yield pytest.param(module, size, id=f"{name}:{size}")
+
+
+@pytest.mark.parametrize("module,size", presets())
+def test_every_preset_of_a_published_model_can_be_exported(module, size):
+  model = module.get_config(size).model.to_dict()
+  assert model.pop("kind") == "decoder"
+  family = hf.choose_family(model)
+  name = module.__name__.removeprefix("configs.").replace("gpt3", "gpt2")
+  if name == "mistral" and not any(model["windows"]):
+    name = "llama"  # without its window Mistral is a Llama
+  assert family.model_type.startswith(name)
+
+
+def test_a_window_pattern_is_the_shortest():
+  assert windows_of([None, None]) == ()
+  assert windows_of([4, 4, 4]) == (4,)
+  assert windows_of([4, None, 4]) == (4, None)
+  assert windows_of([4, 4, None, 4]) == (4, 4, None)
+
+
+@pytest.mark.parametrize(
+  "model_type,config,expected",
+  [
+    ("mistral", {}, dict(windows=(4096,), kv_heads=8)),
+    ("mistral", dict(sliding_window=None), dict(windows=())),
+    ("llama", {}, dict(kv_heads=8, tied=False, windows=())),
+    ("qwen2", dict(sliding_window=9), dict(windows=(), tied=False)),
+    (
+      "qwen2",
+      dict(sliding_window=9, use_sliding_window=True, max_window_layers=3),
+      dict(windows=(None, None, None, 9)),
+    ),
+    ("qwen3", {}, dict(head_dim=128, qk_norm=True)),
+    ("gemma", dict(hidden_act="gelu"), dict(activation="gelu_tanh", tied=True)),
+    (
+      "gemma2",
+      {},
+      dict(
+        logit_softcap=30.0, attention_softcap=50.0, windows=(4096, None),
+        head_dim=256, attention_scale=1 / 16,
+      ),
+    ),
+    ("gemma2", dict(attn_logit_softcapping=None), dict(attention_softcap=0.0)),
+    (
+      "gemma3_text",
+      dict(sliding_window_pattern=2, rope_local_base_freq=7.0),
+      dict(windows=(4096, None), rotary_base=1e6, rotary_local_base=7.0),
+    ),
+    (
+      "llama",
+      dict(rope_theta=5.0, rope_scaling={"type": "linear", "factor": 2}),
+      dict(rotary_base=5.0, rotary_scaling=dict(kind="linear", factor=2.0)),
+    ),
+  ],
+  ids=str,
+)  # fmt: skip
+def test_an_absent_key_means_what_transformers_means(
+  model_type, config, expected
+):
+  body = dict(
+    vocab_size=9, hidden_size=16, intermediate_size=8, num_hidden_layers=4,
+    num_attention_heads=8,
+  )  # fmt: skip
+  family = hf.FAMILIES[model_type]
+  found = families.read_config(family, body | config, "config.json")
+  assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+  "model_type,config,word",
+  [
+    ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by"),
+    ("gpt2", dict(add_cross_attention=True), "add_cross_attention"),
+    ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
+    ("llama", dict(rope_scaling={"rope_type": "longrope"}), "longrope"),
+    ("gemma3_text", dict(use_bidirectional_attention=True), "bidirectional"),
+    ("qwen3", dict(use_sliding_window=True, layer_types=["x"] * 2), "x"),
+  ],
+)
+def test_what_our_layers_do_not_compute_is_refused(model_type, config, word):
+  body = dict(
+    vocab_size=9, hidden_size=16, intermediate_size=8, num_hidden_layers=2,
+    num_attention_heads=8, n_embd=16, n_layer=2, n_head=2,
+  )  # fmt: skip
+  family = hf.FAMILIES[model_type]
+  with pytest.raises(BadData, match=word):
+    family.settings(Settings(body | config, "config.json"))
+
+
+def test_rows_of_a_family_name_each_side_once():
+  for family in hf.FAMILIES.values():
+    paths = [row.path for row in family.rows]
+    assert len(set(paths)) == len(paths)
+    shared = {}
+    for row in family.rows:
+      shared.setdefault((row.name, row.parts), []).append(row.part)
+    for (_, parts), seen in shared.items():
+      assert sorted(seen) == list(range(parts)) and math.prod((parts,)) > 0
