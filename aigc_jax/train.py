@@ -18,7 +18,7 @@ from absl import flags
 from aigc_jax import chips, command, data, run, tree
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.planning import summary
-from aigc_jax.trainer import changes, provenance
+from aigc_jax.trainer import changes, faults, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.guard import Lock, Stop, Watchdog, same
 from aigc_jax.trainer.journal import Journal, wandb_run, write_json
@@ -60,6 +60,7 @@ def main() -> int:
   if _finished(workdir, config):
     return 0
   _make(workdir)
+  faults.enable(workdir)
   limits = dict(
     step_seconds=FLAGS.step_limit, compile_seconds=FLAGS.compile_limit
   )
@@ -128,7 +129,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
   state, manifest = _start(r, checkpoints, say)
-  _same_data(manifest, stream, FLAGS.allow_data_change)
+  forked = _same_data(manifest, stream, FLAGS.allow_data_change)
   start = int(state.step)
   with Journal(
     workdir,
@@ -140,6 +141,8 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     for event in events:
       journal.event(**event)
     checkpoints.tell = journal.event
+    if forked:
+      journal.event("fork", start, old=forked, new=stream.fingerprint)
     meta = _record(r, workdir, stream, start, changed, journal)
     if command.is_first():
       data.save(stream.tokenizer, workdir / "tokenizer")
@@ -211,17 +214,21 @@ def _start(r: run.Run, checkpoints: Checkpoints, say) -> tuple:
   return state, None
 
 
-def _same_data(manifest, stream, allowed: bool) -> None:
-  """Refuses to continue on other data than the checkpoint saw."""
-  if manifest is None:
-    return
-  was = manifest["meta"]["data_fingerprint"]
-  if was != stream.fingerprint and not allowed:
+def _same_data(manifest, stream, allowed: bool) -> str | None:
+  """Refuses to continue on other data than the checkpoint saw.
+
+  Where that is allowed: the fingerprint it had, or None if nothing changed.
+  """
+  was = manifest and manifest["meta"]["data_fingerprint"]
+  if was in (None, stream.fingerprint):
+    return None
+  if not allowed:
     raise BadConfig(
       f"the data has changed since step {manifest['step']}: its fingerprint "
       f"was {was[:12]} and is {stream.fingerprint[:12]} (changed source files "
       "or tokenizer). Restore them, or fork with --allow_data_change"
     )
+  return was
 
 
 def _record(r, workdir, stream, start, changed, journal) -> dict:
