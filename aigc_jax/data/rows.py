@@ -113,7 +113,7 @@ def checked(row: dict, field: str, place) -> bytes | None:
     raise BadData(
       f"{place()}: no field {field!r}{nearest(field, row)} (its fields: "
       f"{', '.join(sorted(map(str, row)))}); choose one with "
-      "--config.data.sources[0].field or field= of the source"
+      "--config.data.field=NAME, or field=NAME of the source"
     )
   text = row[field]
   if text is None:

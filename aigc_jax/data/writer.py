@@ -65,35 +65,42 @@ def write(
   """
   folder = Path(folder)
   with storage(folder), locked(beside(folder, ".lock"), say):
-    if folder.is_dir():
-      return Store(folder)
-    jobs = source.jobs(split)
-    aside = beside(folder, ".building")
-    _start(aside, jobs)
-    records = _shards(aside, source, split, tokenizer, jobs, workers, progress)
-    manifest = _manifest(records, source, split, tokenizer)
-    if not manifest["documents"]:
-      shutil.rmtree(aside)
-      raise BadData(_nothing(source, split))
-    if not source.unchanged():
-      raise BadData(
-        f"source {source.name!r} changed while it was read; run again"
-      )
-    if split != "train":
-      manifest["yardsticks"] = _yardsticks(source, split, jobs)
-    write_json(aside / "manifest.json", manifest)
-    for name in (
-      "plan.json",
-      *(f"shard-{i:05d}.json" for i in range(len(jobs))),
-    ):
-      (aside / name).unlink()
-    sync(aside)
-    try:
-      os.rename(aside, folder)
-    except OSError:
-      if not folder.is_dir():  # else another builder was first
-        raise
+    if not folder.is_dir():
+      try:
+        _build(folder, source, split, tokenizer, workers, progress)
+      except OSError:
+        if not folder.is_dir():  # else another builder was first
+          raise
+        shutil.rmtree(beside(folder, ".building"), ignore_errors=True)
     return Store(folder)
+
+
+def _build(folder, source, split, tokenizer, workers, progress) -> None:
+  """Makes all shards, then the manifest, then the folder."""
+  jobs = source.jobs(split)
+  aside = beside(folder, ".building")
+  _start(aside, jobs)
+  records = _shards(aside, source, split, tokenizer, jobs, workers, progress)
+  manifest = _manifest(records, source, split, tokenizer)
+  if not manifest["documents"]:
+    shutil.rmtree(aside)
+    raise BadData(_nothing(source, split))
+  if not source.unchanged():
+    raise BadData(
+      f"source {source.name!r} changed while it was read; run again"
+    )
+  if split != "train":
+    manifest["yardsticks"] = _yardsticks(source, split, jobs)
+  write_json(aside / "manifest.json", manifest)
+  kept = {"manifest.json"}
+  for i in range(len(jobs)):
+    kept |= {f"tokens-{i:05d}.npy", f"offsets-{i:05d}.npy"}
+  for path in aside.iterdir():  # records, and what dead writers began
+    if path.name not in kept:
+      path.unlink()
+  sync(aside)
+  os.rename(aside, folder)
+  sync(folder.parent)
 
 
 def _nothing(source, split: str) -> str:

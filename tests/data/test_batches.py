@@ -1,0 +1,477 @@
+"""Batches: a pure function of (seed, fingerprint, step), on any hosts."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+
+from aigc_jax import data, sharding
+from aigc_jax.data import mixture, tasks
+from aigc_jax.data.tokenizers import Bytes
+from aigc_jax.errors import BadConfig, BadData
+from tests.data.texts import ORDER, SHAPE, prose, settings, text_source
+
+ALL = slice(None)
+MESHES = [
+  dict(data=8),
+  dict(data=2, fsdp=3 - 1, tensor=2),
+  dict(sequence=4, tensor=2),
+  dict(data=2, sequence=4),
+]
+
+
+def build(path, root, **changes):
+  arguments = settings(path, root) | SHAPE | ORDER | changes
+  return data.build(**arguments)
+
+
+def build_eval(path, root, **changes):
+  arguments = settings(path, root) | SHAPE | {"split": "validation"} | changes
+  return data.build_eval(**arguments)
+
+
+def mesh_of(**sizes):
+  return sharding.make_mesh(**({axis: 1 for axis in sharding.AXES} | sizes))
+
+
+def same(one, two):
+  assert one.keys() == two.keys()
+  for key in one:
+    assert one[key].dtype == two[key].dtype
+    assert np.array_equal(one[key], two[key]), key
+  return True
+
+
+# Tasks.
+
+
+def test_segments_and_positions_begin_anew_at_each_end_of_text():
+  window = np.array([[9, 1, 2, 9, 9, 3, 4], [5, 6, 9, 7, 9, 9, 9]], np.int32)
+  batch = tasks.next_token(window, np.array([6, 3]), eot=9, segments=True)
+  assert batch["tokens"].tolist() == window[:, :-1].tolist()
+  assert batch["targets"].tolist() == window[:, 1:].tolist()
+  assert batch["positions"].tolist() == [[0, 1, 2, 0, 0, 1], [0, 1, 0, 1, 0, 0]]
+  assert batch["segments"].tolist() == [[1, 1, 1, 2, 3, 3], [1, 1, 2, 0, 0, 0]]
+  assert batch["weights"].tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0]]
+
+
+def test_without_segments_there_are_none():
+  window = np.zeros((2, 5), np.int32)
+  batch = tasks.next_token(window, np.array([4, 4]), eot=9, segments=False)
+  assert set(batch) == {"tokens", "targets", "weights"}
+
+
+def test_an_unknown_task_is_refused():
+  with pytest.raises(BadConfig, match="'next_tokn' is unknown; did you mean"):
+    tasks.make_task(dict(kind="next_tokn"))
+
+
+# The order.
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_each_epoch_has_every_window_once_in_a_new_order(shuffle):
+  order = mixture.order([37], [1.0], 5, shuffle)
+  epochs = [[order[i] for i in range(37 * e, 37 * e + 37)] for e in range(3)]
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(37))
+  assert (epochs[0] == sorted(epochs[0])) != shuffle
+  assert (epochs[0] == epochs[1]) != shuffle
+  assert (epochs[1] == epochs[2]) != shuffle
+
+
+def test_another_seed_is_another_order():
+  one, two = (
+    [mixture.order([50], [1.0], s, True)[i] for i in range(50)] for s in (1, 2)
+  )
+  assert one != two and sorted(one) == sorted(two)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_mixture_keeps_its_weights_and_the_epochs_of_each_source(shuffle):
+  sizes, weights = [11, 23, 5], [0.5, 0.3, 0.2]
+  order = mixture.order(sizes, weights, 0, shuffle)
+  found = np.array([order[i] for i in range(1000)])
+  ends = np.cumsum([0, *sizes])
+  for k, weight in enumerate(weights):
+    mine = found[(found >= ends[k]) & (found < ends[k + 1])] - ends[k]
+    assert abs(len(mine) - 1000 * weight) <= 2
+    for e in range(len(mine) // sizes[k]):
+      epoch = mine[e * sizes[k] : (e + 1) * sizes[k]]
+      assert sorted(epoch.tolist()) == list(range(sizes[k]))
+
+
+def test_impossible_weights_are_refused():
+  for weights in ([0.0, 0], [-1.0, 2.0], [float("nan")], ["1"], [float("inf")]):
+    with pytest.raises(BadConfig, match="weight"):
+      mixture.check_weights(weights)
+
+
+@budget(max_examples=60, deadline=None)
+@given(
+  st.lists(
+    st.tuples(st.integers(0, 60), st.integers(1, 9)).map(
+      lambda p: (p[0], p[0] + p[1])
+    )
+    | st.integers(0, 60),
+    max_size=6,
+  )
+)
+def test_steps_go_over_the_data_steps_that_are_not_skipped(skip):
+  skipped = {
+    s for e in skip for s in (range(*e) if isinstance(e, tuple) else [e])
+  }
+  expected = [s for s in range(200) if s not in skipped][:80]
+  found = mixture.intervals(skip)
+  assert [mixture.data_step(s, found) for s in range(80)] == expected
+
+
+def test_impossible_skips_are_refused():
+  for skip in ([(3, 3)], [(5, 2)], [-1], [(1, 2, 3)], [(0, 1.5)]):
+    with pytest.raises(BadConfig, match="skip_steps"):
+      mixture.intervals(skip)
+
+
+# Streams.
+
+
+def test_a_batch_is_a_pure_function(stream, shelf, root, tmp_path):
+  steps = [7, 0, 3, 10**6]
+  first = [stream.rows(s, ALL) for s in steps]
+  again = build(shelf, tmp_path / "elsewhere")  # stores made anew
+  assert again.fingerprint == stream.fingerprint
+  for step, batch in reversed(list(zip(steps, first, strict=True))):
+    assert same(again.rows(step, ALL), batch)
+  assert not np.array_equal(first[0]["tokens"], first[1]["tokens"])
+
+
+def test_rows_are_rows_of_the_batch(stream):
+  whole = stream.rows(4, ALL)
+  for rows in (slice(2, 5), np.array([5, 0]), [3]):
+    same(stream.rows(4, rows), {k: v[rows] for k, v in whole.items()})
+
+
+def test_an_epoch_has_every_target_once(stream):
+  windows = stream.tokens_per_epoch // stream.length
+  seen = []
+  for step in range(-(-windows // stream.batch)):
+    seen += [r.tobytes() for r in stream.rows(step, ALL)["targets"]]
+  store = stream.stores[0]
+  assert windows == store.windows(stream.length)
+  expected = [
+    store.window(i, stream.length)[1:].tobytes() for i in range(windows)
+  ]
+  assert sorted(seen[:windows]) == sorted(expected)
+
+
+def test_targets_are_the_next_tokens_and_batches_are_as_specified(stream):
+  batch = stream.rows(2, ALL)
+  assert np.array_equal(batch["tokens"][:, 1:], batch["targets"][:, :-1])
+  assert batch.keys() == stream.spec.keys()
+  for key, spec in stream.spec.items():
+    assert (batch[key].shape, batch[key].dtype) == (spec.shape, spec.dtype)
+  assert {str(s.dtype) for s in stream.spec.values()} == {"int32", "float32"}
+
+
+def test_the_fingerprint_follows_the_data_and_not_seed_or_skips(
+  stream, shelf, book, root
+):
+  for changes in (dict(seed=4), dict(skip_steps=(1,))):
+    assert build(shelf, root, **changes).fingerprint == stream.fingerprint
+  two = [text_source(shelf), text_source(book, weight=0.5)]
+  others = [dict(batch=5), dict(length=8), dict(segments=True)]
+  others += [dict(shuffle=False), dict(validation=0.2), dict(sources=two)]
+  found = {build(shelf, root, **c).fingerprint for c in others}
+  assert len(found) == len(others) and stream.fingerprint not in found
+
+
+def test_skipped_steps_are_left_out_and_nothing_else_moves(stream, shelf, root):
+  skipping = build(shelf, root, skip_steps=((2, 4), 5))
+  for step, at in enumerate([0, 1, 4, 6, 7]):
+    same(skipping.rows(step, ALL), stream.rows(at, ALL))
+
+
+def test_a_mixture_takes_from_its_sources_by_weight(shelf, tmp_path):
+  other = tmp_path / "x.txt"
+  other.write_text("\u00ff" * 3000)  # bytes that the shelf does not have
+  sources = [text_source(shelf, weight=3.0), text_source(other, weight=1.0)]
+  stream = build(shelf, tmp_path, sources=sources)
+  rows = np.concatenate([stream.rows(s, ALL)["tokens"] for s in range(50)])
+  assert abs((rows == 0xBF).any(axis=1).mean() - 0.25) < 0.01
+  sources[1]["weight"] = 0.0
+  alone = build(shelf, tmp_path, sources=sources)
+  assert alone.fingerprint != stream.fingerprint and len(alone.stores) == 1
+
+
+def test_a_source_smaller_than_a_batch_says_what_would_fit(tmp_path):
+  path = tmp_path / "x.txt"
+  path.write_text("abc\n" * 25)
+  with pytest.raises(BadData, match=r"94 tokens.*batch=6 x length=16 = 96 t.*"
+                     r"length=15, --config.data.batch=5"):  # fmt: skip
+    build(path, tmp_path)
+  build(path, tmp_path, length=15)
+  build(path, tmp_path, batch=5)
+  with pytest.raises(BadData, match="less than one window"):
+    build(path, tmp_path, length=100, batch=1)
+
+
+def test_impossible_shapes_are_refused(shelf, root):
+  for changes in (dict(batch=0), dict(length=-1), dict(length=2.5)):
+    with pytest.raises(BadConfig, match="expected a positive integer"):
+      build(shelf, root, **changes)
+
+
+def test_a_model_with_fewer_ids_than_the_tokenizer_is_refused(stream):
+  data.check_vocab(stream, 257)
+  with pytest.raises(BadConfig, match="model.vocab=256.*model.vocab=257.*384"):
+    data.check_vocab(stream, 256)
+
+
+def test_a_store_of_another_tokenizer_is_refused(stream, trained):
+  with pytest.raises(BadData, match="made with another tokenizer"):
+    data.Stream(stream.stores, [1.0], trained, **SHAPE, **ORDER)
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_refused(stream):
+  class Narrow(Bytes):
+    vocab = 100
+
+  with pytest.raises(BadData, match="token id 256, but the tokenizer has 100"):
+    data.Stream(stream.stores, [1.0], Narrow(), **SHAPE, **ORDER)
+
+
+# Held-out sets.
+
+
+@pytest.mark.parametrize("batch, length", [(1, 1), (6, 16), (5, 7), (4, 9999)])
+def test_every_held_out_target_comes_exactly_once(
+  shelf, book, root, batch, length
+):
+  sources = [text_source(shelf), text_source(book)]
+  held = build_eval(
+    shelf, root, sources=sources, batch=batch, length=length, segments=True
+  )
+  expected = [s.read(1, s.tokens) for s in held.stores]
+  found, weight = [], 0.0
+  for index in range(held.batches):
+    rows = held.rows(index, ALL)
+    assert rows["tokens"].shape == (batch, length)
+    real = rows["weights"] > 0
+    assert ((rows["segments"] > 0) == real).all()
+    found.append(rows["targets"][real])
+    weight += rows["weights"].sum()
+  assert np.array_equal(np.concatenate(found), np.concatenate(expected))
+  assert held.tokens == weight == sum(map(len, expected))
+  text = Bytes().decode_bytes(np.concatenate(expected))
+  assert held.bytes == len(text)
+  assert not held.rows(held.batches, ALL)["weights"].any()
+
+
+def test_the_first_batches_count_their_own_tokens_and_bytes(shelf, root):
+  held = build_eval(shelf, root)
+  part = held.first(2)
+  assert part.batches == 2 and part.tokens == 2 * 6 * 16
+  targets = np.concatenate([held.rows(i, ALL)["targets"] for i in range(2)])
+  assert part.bytes == (targets != 256).sum() < held.bytes
+  assert part.fingerprint != held.fingerprint
+  assert held.first(-1) is held.first(10**6) is held
+
+
+def test_yardsticks_of_several_sources_weigh_by_their_bytes(shelf, book, root):
+  sources = [text_source(shelf), text_source(book)]
+  both = build_eval(shelf, root, sources=sources)
+  one, two = (build_eval(p, root) for p in (shelf, book))
+  for name in ("gzip", "xz"):
+    expected = (
+      one.yardsticks[name] * one.bytes + two.yardsticks[name] * two.bytes
+    )
+    assert both.yardsticks[name] == pytest.approx(expected / both.bytes)
+
+
+def test_held_out_and_training_text_have_nothing_in_common(shelf, root):
+  train, held = build(shelf, root), build_eval(shelf, root)
+  total = sum(len(p.read_bytes()) for p in shelf.rglob("*.txt"))
+  assert train.stores[0].bytes + held.bytes == total
+
+
+# On devices.
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_every_mesh_holds_the_same_batch(stream, shelf, root, sizes):
+  stream = build(shelf, root, batch=8, segments=True)
+  mesh = mesh_of(**sizes)
+  placed = data.place(stream, 3, mesh)
+  same(jax.tree.map(np.asarray, placed), stream.rows(3, ALL))
+  for x in placed.values():
+    assert x.sharding == sharding.shardings("BT", x.shape, mesh)
+
+
+HOST = """
+import sys
+import jax
+import numpy as np
+process, port, path, root, out = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 4)
+jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+from aigc_jax import data
+from tests.data import test_batches as laws
+stream = laws.build(path, root, batch=8, segments=True)
+rows, asked = stream.rows, []
+stream.rows = lambda step, r: (asked.append(r.tolist()), rows(step, r))[1]
+mesh = laws.mesh_of(data=4, tensor=2)
+placed = data.place(stream, 5, mesh)
+found = {"asked": np.array(asked[0])}
+for key, x in placed.items():
+  for shard in x.addressable_shards:
+    found[f"{key} {shard.index[0].start} {shard.index[0].stop}"] = shard.data
+np.savez(out, **found)
+"""
+
+
+def test_two_hosts_build_the_rows_of_one_and_no_more(shelf, root, tmp_path):
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    port = s.getsockname()[1]
+  whole = build(shelf, root, batch=8, segments=True).rows(5, ALL)
+  hosts = [
+    subprocess.Popen(
+      [sys.executable, "-c", HOST, str(i), str(port), str(shelf), str(root),
+       str(tmp_path / f"{i}.npz")],
+      env=os.environ | {"XLA_FLAGS": ""},
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  assert [host.wait(timeout=100) for host in hosts] == [0, 0]
+  asked = []
+  for i in range(2):
+    with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as found:
+      asked.append(found["asked"].tolist())
+      for name in set(found) - {"asked"}:
+        key, start, stop = name.split()
+        assert set(range(int(start), int(stop))) <= set(asked[-1])
+        assert np.array_equal(found[name], whole[key][int(start) : int(stop)])
+  assert sorted(asked) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_several_steps_in_one_call_are_those_steps(shelf, root):
+  stream = build(shelf, root, batch=8)
+  placed = data.place(stream, 2, mesh_of(data=8), per_call=3)
+  assert placed["tokens"].shape == (3, 8, 16)
+  for i in range(3):
+    for key, value in stream.rows(2 + i, ALL).items():
+      assert np.array_equal(placed[key][i], value)
+  assert placed["tokens"].addressable_shards[0].data.shape == (3, 1, 16)
+
+
+def working() -> int:
+  return sum(t.name == "batches" for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_batches_come_in_order_whatever_is_ahead(stream, ahead):
+  mesh = mesh_of(data=1, tensor=8)
+  found = list(data.batches(stream, mesh, 3, 9, ahead=ahead))
+  assert [step for step, _ in found] == [3, 4, 5, 6, 7, 8]
+  for step, batch in found:
+    same(jax.tree.map(np.asarray, batch), stream.rows(step, ALL))
+  assert not working()
+
+
+def test_batches_of_several_steps_go_on_by_as_many(stream):
+  found = list(data.batches(stream, mesh_of(tensor=8), 0, 6, per_call=3))
+  assert [step for step, _ in found] == [0, 3]
+  assert found[1][1]["tokens"].shape == (3, 6, 16)
+
+
+def test_closing_ends_the_thread_at_once(stream):
+  with data.batches(stream, mesh_of(tensor=8), 0, None) as batches:
+    assert next(batches)[0] == 0
+    assert working() == 1
+  assert not working()
+  batches.close()
+  assert list(batches) == []
+
+
+def test_no_more_than_ahead_is_built_before_it_is_wanted(stream):
+  built = []
+
+  class Counting:
+    spec = stream.spec
+
+    def rows(self, step, rows):
+      built.append(step)
+      return stream.rows(step, rows)
+
+  with data.batches(Counting(), mesh_of(tensor=8), 0, None, ahead=2) as batches:
+    next(batches)
+    time.sleep(0.3)
+    assert built == [0, 1, 2, 3]  # one taken, two waiting, one in hand
+
+
+def test_an_error_in_the_thread_comes_in_its_place(stream):
+  class Broken:
+    spec = stream.spec
+
+    def rows(self, step, rows):
+      if step == 2:
+        raise BadData("shard gone")
+      return stream.rows(step, rows)
+
+  batches = data.batches(Broken(), mesh_of(tensor=8), 0, None)
+  assert [next(batches)[0] for _ in range(2)] == [0, 1]
+  with pytest.raises(BadData, match="shard gone"):
+    next(batches)
+  assert not working()
+  assert list(batches) == []
+
+
+# Preparing by itself.
+
+
+def test_missing_stores_are_prepared_and_said_once(tmp_path):
+  path = tmp_path / "my.book.txt"
+  path.write_text(prose(9, 300))
+  arguments = settings(path, tmp_path / "root", tokenizer="sentencepiece")
+  look = {k: v for k, v in arguments.items() if k != "say"}
+  assert data.prepared(**look) is None
+  assert not (tmp_path / "root" / "stores").exists()
+  said = []
+  stream = data.build(**arguments | {"say": said.append}, **SHAPE, **ORDER)
+  assert any("training a SentencePiece" in text for text in said)
+  assert any("preparing 'my.book' (train)" in text for text in said)
+  (manifest,) = data.prepared(**look)
+  assert manifest["fingerprint"] == stream.stores[0].fingerprint
+  assert data.prepared(**look, split="validation") is None
+  said.clear()
+  data.build(**arguments | {"say": said.append}, **SHAPE, **ORDER)
+  assert said == []
+  held = data.build_eval(**arguments, **SHAPE, split="validation")
+  raw = b"".join(
+    stream.tokenizer.decode_bytes(s.read(0, s.tokens))
+    for s in (stream.stores[0], held.stores[0])
+  )
+  assert raw == path.read_bytes()
+
+
+def test_stores_of_names_with_dots_do_not_meet(tmp_path):
+  for name in ("a.one.txt", "a.two.txt"):
+    (tmp_path / name).write_text(prose(len(name), 90) + name)
+    build(tmp_path / name, tmp_path / "root")
+  assert (
+    len([p for p in (tmp_path / "root/stores").iterdir() if p.is_dir()]) == 2
+  )
+
+
+def test_no_source_is_refused(root):
+  with pytest.raises(BadConfig, match="data.sources is empty"):
+    build(None, root, sources=[])

@@ -1,0 +1,64 @@
+"""The prepare command: stores ahead of time, and clear refusals."""
+
+import subprocess
+import sys
+
+import pytest
+
+from aigc_jax import data, prepare
+from aigc_jax.errors import BadConfig
+
+
+def command(*flags):
+  return subprocess.run(
+    [sys.executable, "-m", "aigc_jax.prepare", *flags],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+def test_the_command_makes_what_training_finds(tmp_path):
+  path = tmp_path / "x.txt"
+  path.write_text("some lines of text\n" * 400)
+  flags = (f"--path={path}", f"--root={tmp_path}/root", "--validation=0.1")
+  done = command(*flags, "--workers=2", "--verify")
+  assert done.returncode == 0, done.stderr
+  for word in ("x (train)", "x (validation)", "bytes per token", "gzip",
+               "every sha256 is right"):  # fmt: skip
+    assert word in done.stdout
+  assert "MB/s" in done.stderr
+  source = prepare.source_of(path=str(path), corpus="", tfds="", field="text")
+  manifests = data.prepared(
+    sources=[source],
+    tokenizer="bytes",
+    tokenizer_vocab=4096,
+    validation=0.1,
+    root=f"{tmp_path}/root",
+  )
+  assert manifests and manifests[0]["name"] == "x"
+
+
+def test_a_refusal_is_one_line_and_an_exit_status(tmp_path):
+  done = command("--path=/nowhere/x.txt", f"--root={tmp_path}")
+  assert done.returncode == 65
+  assert "no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_one_source_must_be_named():
+  for given in (dict(), dict(path="x", corpus="stdlib")):
+    with pytest.raises(BadConfig, match="name one source"):
+      prepare.source_of(**dict(path="", corpus="", tfds="", field="t") | given)
+
+
+def test_negative_workers_are_refused(tmp_path):
+  source = dict(kind="corpus", name="stdlib", split="train", weight=1.0)
+  with pytest.raises(BadConfig, match="workers=-1"):
+    prepare.run(
+      sources=[source],
+      tokenizer="bytes",
+      tokenizer_vocab=4096,
+      validation=0.1,
+      root=str(tmp_path),
+      workers=-1,
+    )
