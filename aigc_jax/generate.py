@@ -1,8 +1,8 @@
 """Continues prompts with a trained model.
 
   python -m aigc_jax.generate --workdir=DIR --prompt="def main("
-  python -m aigc_jax.generate --workdir=hf:FOLDER --prompts_file=prompts.jsonl \\
-      --num_samples=4 --temperature=0.8 --top_p=0.95 --out=completions.jsonl
+  python -m aigc_jax.generate --workdir=hf:FOLDER --prompts_file=in.jsonl \\
+      --num_samples=4 --temperature=0.8 --top_p=0.95 --out=out.jsonl
 
 Prompts come from --prompt (repeatable) or a file: one a line, or JSON lines
 with "prompt"; "-" is standard input. A single continuation is written to the

@@ -87,11 +87,20 @@ class Engine:
     self.compiles = 0
     # Of dispatches that had nothing to compile: what decoding costs.
     self.tokens, self.seconds = 0, 0.0
-    self._params = jax.jit(self._prepare)(params)
+    self._ready = jax.jit(self._prepare)
+    self._params = self._ready(params)
     self._begin = jax.jit(self._prefill, static_argnames=("S",))
     self._go = jax.jit(
       self._advance, static_argnames=("uniform",), donate_argnames=("carry",)
     )
+
+  def use(self, params: tree.Tree) -> None:
+    """Other parameters of the same model, without compiling again."""
+    self._params = self._ready(params)
+
+  def drop(self) -> None:
+    """Lets go of the parameters; `use` gives it others."""
+    self._params = None
 
   def start(self, rows: Sequence[Row], max_tokens: int) -> "Session":
     """Reads the prompts; raises BadConfig where the positions do not suffice.
@@ -180,7 +189,8 @@ class Engine:
       held_UP = jnp.arange(P) < lengths_U[:, None]
       ids_UP = jnp.where(held_UP, tokens_UP, V)
       seen_UV = jnp.zeros((U, V), bool)
-      seen_UV = seen_UV.at[jnp.arange(U)[:, None], ids_UP].set(True, mode="drop")
+      row_U1 = jnp.arange(U)[:, None]
+      seen_UV = seen_UV.at[row_U1, ids_UP].set(True, mode="drop")
       seen_BV = seen_UV[index_B]
     if U != len(index_B):
       axis = 0 if self.unrolled else 1
@@ -288,17 +298,19 @@ class Session:
       tokens_UP[u, : len(prompt)] = prompt
       lengths_U[u] = len(prompt)
     where = {prompt: u for u, prompt in enumerate(unique)}
+    lacking = (0, B - len(rows))
     index_B = np.array([where[r.prompt] for r in rows], np.int32)
-    index_B = np.pad(index_B, (0, B - len(rows)))
-    left_B = np.pad(np.full(len(rows), max_tokens, np.int32), (0, B - len(rows)))
     sums = [zlib.crc32(np.array(r.prompt, "<i4").tobytes()) for r in rows]
     carry = Carry(
-      cache=None, token_B=None, position_B=None, seen_BV=None, left_B=left_B,
-      prompt_B=np.pad(np.array(sums, np.uint32), (0, B - len(rows))),
-      sample_B=np.pad([r.sample for r in rows], (0, B - len(rows))).astype(
-        np.uint32
-      ),
-    )  # fmt: skip
+      cache=None,
+      token_B=None,
+      position_B=None,
+      left_B=np.pad(np.full(len(rows), max_tokens, np.int32), lacking),
+      prompt_B=np.pad(np.array(sums, np.uint32), lacking),
+      sample_B=np.pad(np.array([r.sample for r in rows], np.uint32), lacking),
+      seen_BV=None,
+    )
+    index_B = np.pad(index_B, lacking)
     self._uniform = len({len(p) for p in unique}) == 1
     self._carry, first_B, finite = engine._begin(
       engine._params, tokens_UP, lengths_U, index_B, carry, S=S

@@ -111,13 +111,17 @@ def generate(
   stops: Sequence[str],
   batch: int,
   steps: int,
+  keep: int | None = None,
   show: Callable[[int, int, str], None] | None = None,
+  poll: Callable[[], None] | None = None,
 ) -> list[Completion]:
   """`num_samples` continuations of each prompt, in the order of the prompts.
 
   batch: rows decoded together; steps: tokens between two looks at the text
-  (at most the engine's group). show(index, sample, text) is given new text as
-  it comes. Raises BadConfig for what cannot be done, before doing anything.
+  (at most the engine's group). keep: how many tokens of a prompt are read at
+  most, its last ones; None is all. show(index, sample, text) is given new text
+  as it comes; poll is called between looks, and may raise. Raises BadConfig for
+  what cannot be done, before doing anything.
   """
   for name, value in dict(num_samples=num_samples, batch=batch).items():
     if value < 1:
@@ -127,6 +131,7 @@ def generate(
   rows = []
   for index, prompt in enumerate(prompts):
     ids = prompt_ids(tokenizer, prompt)
+    ids = ids if keep is None else ids[-keep:]
     engine.check(len(ids), max_tokens)
     rows += [(index, Row(ids, sample)) for sample in range(num_samples)]
   # Alike in length together: less padding, and fewer buckets.
@@ -135,8 +140,9 @@ def generate(
   for at in range(0, len(order), batch):
     part = order[at : at + batch]
     writers = _together(
-      engine, tokenizer, [rows[i] for i in part], max_tokens, stops, steps, show
-    )
+      engine, tokenizer, [rows[i] for i in part], max_tokens, stops, steps, show,
+      poll,
+    )  # fmt: skip
     for i, writer in zip(part, writers, strict=True):
       index, row = rows[i]
       done[i] = Completion(
@@ -146,11 +152,13 @@ def generate(
   return [done[i] for i in range(len(rows))]
 
 
-def _together(engine, tokenizer, rows, max_tokens, stops, steps, show):
+def _together(engine, tokenizer, rows, max_tokens, stops, steps, show, poll):
   """The writers of rows decoded in one batch, all of them finished."""
   session = engine.start([row for _, row in rows], max_tokens)
   writers = [_Writer(tokenizer, row, stops) for _, row in rows]
   while not all(w.finish for w in writers):
+    if poll:
+      poll()
     stopped = []
     for i, ids in enumerate(session.advance(steps)):
       if writers[i].finish:

@@ -9,8 +9,11 @@ from aigc_jax.sampling.logits import Sampling
 from tests import tiny
 
 
+GREEDY = Sampling()
+
+
 @functools.cache
-def make_engine(style, sampling=Sampling(), stop_ids=(), seed=0, unroll=0):
+def make_engine(style, sampling=GREEDY, stop_ids=(), seed=0, unroll=0):
   model = tiny.build(style, unroll=unroll)
   return Engine(
     model, tiny.params_of(style),

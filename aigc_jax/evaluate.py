@@ -1,0 +1,238 @@
+"""Evaluates a model: held-out loss, any text, tasks.
+
+  python -m aigc_jax.evaluate --workdir=DIR
+  python -m aigc_jax.evaluate --workdir=hf:FOLDER --text=book.txt --text=x.py
+  python -m aigc_jax.evaluate --workdir=DIR --tasks=piqa=piqa.jsonl,mine=q.jsonl
+
+Without tasks and texts: the run's own held-out sets. A task is NAME=FILE.jsonl;
+its format (LAMBADA, HellaSwag, ARC, PIQA, BLiMP, choices, references) is known
+by the keys of its records, see evaluators/formats.py. Scores come as a table
+and as JSON, each with its standard error and number of items.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import json
+import lzma
+import math
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from aigc_jax import command, run
+from aigc_jax.errors import BadConfig, BadData, StorageFailure
+from aigc_jax.evaluators import choices, formats, text_scores
+from aigc_jax.evaluators.choices import Estimate
+from aigc_jax.evaluators.likelihood import Scorer
+from aigc_jax.evaluators.loss import Loss, results
+from aigc_jax.generate import engine_of
+from aigc_jax.sampling.logits import Sampling
+from aigc_jax.sampling.text import generate
+from aigc_jax.trainer.journal import write_json
+
+FLAGS = flags.FLAGS
+LENGTH = 2048  # tokens read at once by a model that names no length
+Scores = dict[str, Estimate]
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_string("workdir", "", "folder of the run, or hf:FOLDER")
+  flags.DEFINE_integer("step", None, "checkpoint to use; the last by default")
+  flags.DEFINE_list("tasks", [], "NAME=FILE.jsonl,...")
+  flags.DEFINE_multi_string("text", [], "text file to read; repeatable")
+  flags.DEFINE_string("out", "", "JSON file; below --workdir by default")
+  flags.DEFINE_integer("batch", 8, "rows scored together")
+  flags.DEFINE_integer("length", 0, "tokens read at once; 0 as trained")
+  flags.DEFINE_integer("max_tokens", 64, "written at most, for references")
+  flags.DEFINE_multi_string("stop", ["\n"], "where writing stops; repeatable")
+
+
+def main() -> int:
+  """The command; the exit status."""
+  if not FLAGS.workdir:
+    raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
+  for name, least in (("batch", 1), ("length", 0), ("max_tokens", 1)):
+    if FLAGS[name].value < least:
+      raise BadConfig(f"--{name}={FLAGS[name].value}: expected {least} or more")
+  texts = {path: text_of(path) for path in FLAGS.text}
+  tasks = {name: formats.read(path) for name, path in tasks_of(FLAGS.tasks)}
+  loaded = run.load(FLAGS.workdir, step=FLAGS.step, remat="none")
+  if not texts and not tasks and "evaluate" not in loaded.config:
+    raise BadConfig(
+      f"{FLAGS.workdir} has no held-out data of its own: name some with "
+      "--text=FILE or --tasks=NAME=FILE.jsonl"
+    )
+  scores: dict[str, Scores] = {}
+  with jax.set_mesh(loaded.mesh):
+    scorer = Scorer(
+      loaded.model, loaded.params, loaded.tokenizer,
+      length=FLAGS.length or length_of(loaded.config), batch=FLAGS.batch,
+    )  # fmt: skip
+    for path, text in texts.items():
+      scores[path] = score_text(scorer, text)
+    for name, (form, items) in tasks.items():
+      scores[name] = score_task(loaded, scorer, form, items)
+    if not texts and not tasks:
+      scores = heldout(loaded)
+  if command.is_first():
+    Console().print(table_of(loaded, scores))
+    out = FLAGS.out or default_out(loaded)
+    if out:
+      save(Path(out).expanduser(), loaded, scores)
+  return 0
+
+
+def length_of(config: run.Config) -> int:
+  """How many tokens the model was made to read at once."""
+  made = config["model"]["position_length"]
+  return made or (config["data"]["length"] if "data" in config else LENGTH)
+
+
+def text_of(path: str) -> str:
+  """A text file, byte for byte. Raises BadData."""
+  try:
+    text = Path(path).expanduser().read_bytes().decode("utf-8")
+  except OSError as error:
+    raise BadData(f"--text={path}: {error.strerror}") from None
+  except UnicodeDecodeError as error:
+    raise BadData(f"--text={path}: not UTF-8: {error}") from None
+  if not text:
+    raise BadData(f"--text={path}: the file is empty")
+  return text
+
+
+def tasks_of(given: list[str]) -> list[tuple[str, str]]:
+  """[(name, file)] of --tasks."""
+  pairs = [task.partition("=") for task in given]
+  for name, _, path in pairs:
+    if not name or not path:
+      raise BadConfig(f"--tasks={name}: expected NAME=FILE.jsonl,...")
+  names = [name for name, _, _ in pairs]
+  if len(set(names)) < len(names):
+    raise BadConfig(f"--tasks: two tasks have one name ({', '.join(names)})")
+  return [(name, path) for name, _, path in pairs]
+
+
+def score_text(scorer: Scorer, text: str) -> Scores:
+  """Loss, perplexity and bits per byte of a text, beside gzip and xz."""
+  found = scorer.rolling(text)
+  data = text.encode()
+  if not found.tokens:
+    raise BadData("the text is nothing to the tokenizer")
+  values = results(-found.logprob, found.tokens, len(data)) | {
+    "gzip_bits_per_byte": 8 * len(gzip.compress(data, 9, mtime=0)) / len(data),
+    "xz_bits_per_byte": 8 * len(lzma.compress(data, preset=9)) / len(data),
+  }
+  return exact(values, found.tokens)
+
+
+def exact(values: dict[str, float], items: int) -> Scores:
+  """Values that are of all there is: they have no sampling error."""
+  return {k: Estimate(float(v), math.nan, items) for k, v in values.items()}
+
+
+def score_task(loaded: run.Loaded, scorer: Scorer, form: str, items) -> Scores:
+  """The scores of one task."""
+  kind = formats.FORMATS[form].scores
+  if kind != "references":
+    return choices.evaluate(scorer, items, kind)
+  engine = engine_of(loaded, Sampling(), seed=0, group=32)
+  written = generate(
+    engine, loaded.tokenizer, [item.prompt for item in items],
+    max_tokens=FLAGS.max_tokens, num_samples=1, stops=FLAGS.stop,
+    batch=FLAGS.batch, steps=16,
+    keep=max(scorer.length - FLAGS.max_tokens, 1),
+  )  # fmt: skip
+  found, lacking = text_scores.all_scores(
+    [c.text for c in written], [item.references for item in items]
+  )
+  for reason in lacking:
+    print(f"note: {reason}", file=sys.stderr)
+  return found
+
+
+def heldout(loaded: run.Loaded) -> dict[str, Scores]:
+  """Each held-out set of the run's config."""
+  config, found = loaded.config, {}
+  score = run.scorer(loaded.model, run.objective_of(config))
+  for name, entry in config["evaluate"].items():
+    if entry["kind"] != "loss":
+      continue
+    eval_set = run.open_eval(config, entry["data"]["split"], entry["batches"])
+    loss = Loss(score, eval_set, loaded.mesh, name=name)
+    found[name] = exact(loss.measure(loaded.params), eval_set.tokens)
+  if not found:
+    raise BadConfig(
+      "the run's config has no held-out set (evaluate.NAME.kind='loss'): name "
+      "data with --text=FILE or --tasks=NAME=FILE.jsonl"
+    )
+  return found
+
+
+def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
+  """All scores, a row each."""
+  table = Table(title=f"{loaded.name}, step {loaded.step}")
+  for name in ("set", "score", "value", "± error", "items"):
+    justify = "left" if name in ("set", "score") else "right"
+    table.add_column(name, justify=justify, overflow="fold")
+  for name, values in scores.items():
+    for score, e in values.items():
+      error = "" if math.isnan(e.error) else f"{e.error:.4f}"
+      table.add_row(name, score, f"{e.value:.4f}", error, f"{e.items:,}")
+      name = ""
+  for values in scores.values():
+    for score, e in values.items():
+      if e.signature:
+        table.caption = "\n".join(
+          filter(None, (table.caption, f"{score}: {e.signature}"))
+        )
+  return table
+
+
+def default_out(loaded: run.Loaded) -> str:
+  """DIR/evaluate/<step>.json of a run; nothing for a Hugging Face folder."""
+  if run.hf_folder(loaded.name) is not None:
+    return ""
+  return str(Path(loaded.name) / "evaluate" / f"{loaded.step}.json")
+
+
+def save(path: Path, loaded: run.Loaded, scores: dict[str, Scores]) -> None:
+  """The scores as JSON; those of other sets in the file stay."""
+  content = {"model": loaded.name, "step": loaded.step, "scores": {}}
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+      with contextlib.suppress(ValueError):
+        old = json.loads(path.read_text("utf-8"))
+        if {k: old.get(k) for k in ("model", "step")} == {
+          k: content[k] for k in ("model", "step")
+        }:
+          content["scores"] = dict(old["scores"])
+    for name, values in scores.items():
+      content["scores"][name] = {k: as_json(e) for k, e in values.items()}
+    write_json(path, content)
+  except OSError as error:
+    raise StorageFailure(f"--out={path}: {error.strerror}") from None
+  print(f"written to {path}")
+
+
+def as_json(e: Estimate) -> dict:
+  """An estimate without what it lacks."""
+  found = dataclasses.asdict(e)
+  if math.isnan(e.error):
+    del found["error"]
+  if not e.signature:
+    del found["signature"]
+  return found
+
+
+if __name__ == "__main__":
+  define_flags()
+  with contextlib.suppress(BrokenPipeError):
+    command.main(main)

@@ -1,0 +1,99 @@
+"""Loss over a whole held-out set, each target counted exactly once."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from aigc_jax import data
+from aigc_jax.errors import BadData
+from aigc_jax.metrics import Mean
+
+AHEAD = 2  # batches in flight: the device waits for no host, memory is bounded
+
+
+class Loss:
+  """evaluate(step, state) -> {"eval/<name>/loss": ...} on `mesh`.
+
+  score(params, batch, key) -> {name: Mean} as in training; its "nll" counts
+  (or "loss", without one), so no auxiliary loss is in the result. `poll` is
+  called between batches and may raise, as Stop.check does.
+
+  loss is in nats per token; perplexity is exp(loss); bits_per_byte is loss in
+  bits times tokens per byte, beside which stand those of gzip and xz where
+  they are known. Sums are added in float64 on the host: no mesh, and no
+  padding of the last batch, changes what is counted.
+  """
+
+  def __init__(
+    self,
+    score: Callable,
+    eval_set: data.EvalSet,
+    mesh: jax.sharding.Mesh,
+    *,
+    name: str,
+    poll: Callable[[], None] | None = None,
+  ):
+    self.eval_set, self.mesh, self.name = eval_set, mesh, name
+    self._poll = poll or _go_on
+    self._score = jax.jit(lambda params, batch: _counted(score, params, batch))
+
+  def __call__(self, step: int, state) -> dict[str, float]:
+    """The metrics by their full names; see the class."""
+    found = self.measure(state.params)
+    return {f"eval/{self.name}/{k}": v for k, v in found.items()}
+
+  def measure(self, params) -> dict[str, float]:
+    """The metrics of these parameters. Raises BadData if a target is missed."""
+    total, weight = 0.0, 0.0
+    pending: list[Mean] = []
+    with (
+      jax.set_mesh(self.mesh),
+      data.batches(self.eval_set, self.mesh, 0, self.eval_set.batches) as it,
+    ):
+      for _, batch in it:
+        self._poll()
+        pending.append(self._score(params, batch))
+        if len(pending) > AHEAD:
+          total, weight = _add(total, weight, pending.pop(0))
+    for mean in pending:
+      total, weight = _add(total, weight, mean)
+    if weight != self.eval_set.tokens:
+      raise BadData(
+        f"evaluation {self.name!r} counted {weight:.0f} targets of "
+        f"{self.eval_set.tokens}"
+      )
+    return results(total, weight, self.eval_set.bytes) | {
+      f"{kind}_bits_per_byte": value
+      for kind, value in self.eval_set.yardsticks.items()
+    }
+
+
+def results(nats: float, tokens: float, bytes: int) -> dict[str, float]:
+  """Of the summed negative log likelihood: per token and per byte."""
+  loss = nats / max(tokens, 1)
+  found = {
+    "loss": loss,
+    # A model worse than exp(700) per token has no perplexity worth the name.
+    "perplexity": math.exp(min(loss, 700.0)),
+  }
+  if bytes:
+    found["bits_per_byte"] = nats / math.log(2) / bytes
+  return found
+
+
+def _counted(score: Callable, params, batch) -> Mean:
+  means = score(params, batch, None)
+  return means["nll"] if "nll" in means else means["loss"]
+
+
+def _add(total: float, weight: float, mean: Mean) -> tuple[float, float]:
+  return (
+    total + float(np.asarray(mean.sum, np.float64)),
+    weight + float(np.asarray(mean.weight, np.float64)),
+  )
+
+
+def _go_on() -> None:
+  """The poll of an evaluation that nobody stops."""

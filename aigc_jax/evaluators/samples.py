@@ -1,0 +1,82 @@
+"""Samples: what a model writes, kept as text beside its checkpoints."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from flax import linen as nn
+
+from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.sampling.decode import Engine
+from aigc_jax.sampling.logits import Sampling
+from aigc_jax.sampling.text import Completion, generate
+
+
+class Samples:
+  """evaluate(step, state) -> {}: writes FOLDER/<step>.txt.
+
+  The prompts are continued with the same seed each time, so that files differ
+  by the model alone. positions: how many the model has, 0 for no limit;
+  unrolled: whether it was built with unroll=0. Only the first process writes;
+  all of them take part.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    tokenizer,
+    mesh: jax.sharding.Mesh,
+    folder: str | Path,
+    *,
+    prompts: Sequence[str],
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    num_samples: int,
+    seed: int,
+    positions: int,
+    unrolled: bool,
+    poll: Callable[[], None] | None = None,
+  ):
+    if not prompts:
+      raise BadConfig("samples need prompts: [''] begins a new text")
+    self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
+    self.folder, self.prompts = Path(folder), tuple(prompts)
+    self.max_tokens, self.num_samples = max_tokens, num_samples
+    self._poll = poll
+    self._engine: Engine | None = None
+    self._settings = dict(
+      sampling=Sampling(temperature=temperature, top_p=top_p),
+      stop_ids=(tokenizer.eot,), positions=positions, unrolled=unrolled,
+      group=32, seed=seed,
+    )  # fmt: skip
+
+  def __call__(self, step: int, state) -> dict[str, float]:
+    """Writes the samples of this state. Raises StorageFailure."""
+    with jax.set_mesh(self.mesh):
+      if self._engine is None:
+        self._engine = Engine(self.model, state.params, **self._settings)
+      else:  # what was compiled serves the new parameters too
+        self._engine.use(state.params)
+      found = generate(
+        self._engine, self.tokenizer, self.prompts,
+        max_tokens=self.max_tokens, num_samples=self.num_samples,
+        stops=(), batch=8, steps=32, poll=self._poll,
+      )  # fmt: skip
+      self._engine.drop()
+    if jax.process_index() == 0:
+      write(self.folder / f"{step}.txt", found, step)
+    return {}
+
+
+def write(path: Path, found: Sequence[Completion], step: int) -> None:
+  """The completions as text a person reads. Raises StorageFailure."""
+  parts = [f"step {step}\n"]
+  for c in found:
+    parts.append(f"--- prompt {c.index}, sample {c.sample} ({c.finish})\n")
+    parts.append(f"{c.prompt}{c.text}\n")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts), "utf-8")
+  except OSError as error:
+    raise StorageFailure(f"{path}: {error.strerror}") from None
