@@ -48,6 +48,7 @@ class Save:
   nbytes: int = 0
   removed: list[int] = field(default_factory=list)
   problem: str = ""
+  blocked: float = 0.0
 
 
 def _quiet(kind: str, **fields) -> None:
@@ -188,6 +189,7 @@ class Checkpoints:
       save.error = error
       self._settle()
       return False
+    save.blocked = time.monotonic() - began
     save.thread = threading.Thread(
       target=self._finish, args=(save,), name="checkpoint"
     )
@@ -302,6 +304,7 @@ class Checkpoints:
         "save",
         step=save.step,
         seconds=round(time.monotonic() - save.began, 3),
+        blocked_seconds=round(save.blocked, 3),
         bytes=save.nbytes,
         removed=save.removed,
       )

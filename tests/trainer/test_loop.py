@@ -314,6 +314,8 @@ def test_a_run_killed_again_and_again_continues_bit_for_bit(
   assert toy.main([str(tmp_path), *FLAGS]) == 0
   equal(tmp_path, twin)
   assert "leftover" in kinds(tmp_path)
+  programs = {r.get("hlo_sha256") for r in rows(tmp_path / EVENTS)} - {None}
+  assert len(programs) == 1
 
 
 @pytest.mark.slow
