@@ -35,6 +35,8 @@ def main(
   flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0")
   flags.DEFINE_integer("processes", 0, "how many processes run together")
   flags.DEFINE_integer("process", -1, "which of them this one is")
+  flags.DEFINE_integer("heartbeat", 30, "seconds until a silent one is dead")
+  flags.DEFINE_integer("join_limit", 300, "seconds to wait for all of them")
   logging.set_verbosity(logging.WARNING)
 
   def guarded(argv):
@@ -98,7 +100,11 @@ def start_jax() -> None:
   """Joins the other processes, and remembers compiled programs on the disk."""
   values = flags.FLAGS
   sharding.start_distributed(
-    values.coordinator, values.processes, values.process
+    values.coordinator,
+    values.processes,
+    values.process,
+    heartbeat_seconds=values.heartbeat,
+    start_seconds=values.join_limit,
   )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = Path(COMPILED).expanduser()

@@ -8,12 +8,15 @@ run refuses to see it by accident. The JSON is an object of any of
    "raise_at": [{"site": "save/manifest", "n": 1, "errno": 28}, ...],
    "sleep_at": [{"site": "step", "step": 9, "seconds": 30}, ...],
    "term_at":  [{"site": "evaluate", "n": 2}, ...],
+   "stop_at":  [{"site": "save/begin", "step": 5}, ...],
    "nan_at":   [7, 8],
+   "poison_at": [7],
    "bitflip":  [{"step": 5, "leaf": "params/w", "bit": 3}, ...]}
 
 `site` is a place named in a call of `hit`; without `step` any step counts; `n`
 is the how-manieth passage there (1 when absent, 0 for every one); "process"
-limits a fault to one process of several.
+limits a fault to one process of several. A process stopped by "stop_at" waits
+for SIGCONT; the batch of a poisoned step asks for one token everywhere.
 """
 
 import json
@@ -31,7 +34,10 @@ from aigc_jax.errors import BadConfig
 
 VARIABLE = "AIGC_JAX_FAULTS"
 MARK = "FAULTS_ALLOWED"
-KINDS = ("die_at", "raise_at", "sleep_at", "term_at", "nan_at", "bitflip")
+KINDS = (
+  "die_at", "raise_at", "sleep_at", "term_at", "stop_at", "nan_at",
+  "poison_at", "bitflip",
+)  # fmt: skip
 
 _plan: dict = {}
 _passed: dict[int, int] = {}
@@ -69,6 +75,8 @@ def hit(site: str, step: int | None = None) -> None:
   if entry := _due("raise_at", site, step):
     number = entry.get("errno", 5)
     raise OSError(number, f"{os.strerror(number)} (injected at {site})")
+  if _due("stop_at", site, step):
+    os.kill(os.getpid(), signal.SIGSTOP)
   if _due("term_at", site, step):
     os.kill(os.getpid(), signal.SIGTERM)
   if _due("die_at", site, step):
@@ -80,7 +88,8 @@ def batch(step: int, batch: dict, count: int = 1) -> dict:
 
   With count > 1 the batch of that many steps, on a leading axis.
   """
-  bad = [i for i in range(count) if step + i in _plan.get("nan_at", ())]
+  batch = _poisoned(step, batch, count)
+  bad = _planned("nan_at", step, count)
   if not bad:
     return batch
   floating = [
@@ -90,6 +99,20 @@ def batch(step: int, batch: dict, count: int = 1) -> dict:
     raise BadConfig(f"{VARIABLE}: nan_at needs a batch with a floating leaf")
   where = jnp.array(bad) if count > 1 else ...
   return batch | {name: batch[name].at[where].set(jnp.nan) for name in floating}
+
+
+def _planned(kind: str, step: int, count: int) -> list[int]:
+  """Which of the `count` steps from `step` on are planned."""
+  return [i for i in range(count) if step + i in _plan.get(kind, ())]
+
+
+def _poisoned(step: int, batch: dict, count: int) -> dict:
+  """The batch with other targets, of a loss far above the rest, if planned."""
+  bad = _planned("poison_at", step, count)
+  if not bad:
+    return batch
+  where = jnp.array(bad) if count > 1 else ...
+  return batch | {"targets": batch["targets"].at[where].set(1)}
 
 
 def state(step: int, state):
