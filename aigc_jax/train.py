@@ -118,7 +118,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   stream = run.open_stream(config, say=say)
   _check_batch(stream, r)
   stop.check()
-  evaluators = _evaluators(r, workdir, stop, watchdog, say)
+  evaluators = _evaluators(r, stream.tokenizer, workdir, stop, watchdog, say)
   events: list[dict] = []
   checkpoints = Checkpoints(
     workdir / "checkpoints",
@@ -267,10 +267,17 @@ def _wandb(workdir: Path, config: run.Config):
   return wandb_run(workdir, FLAGS.wandb, config)
 
 
-def _evaluators(r: run.Run, workdir, stop, watchdog, say) -> dict:
+def _evaluators(r: run.Run, tokenizer, workdir, stop, watchdog, say) -> dict:
   """{name: (every_steps, evaluator)} for the entries of config.evaluate."""
+
+  def poll() -> None:
+    watchdog.feed("evaluation", watchdog.compile_seconds)
+    stop.check()
+
   return {
-    name: run.evaluator(name, entry, r, workdir, stop, watchdog, say)
+    name: run.evaluator(
+      run.Place(name, r, tokenizer, workdir, poll, say), entry
+    )
     for name, entry in r.config["evaluate"].items()
   }
 

@@ -24,7 +24,8 @@ def get_config(preset=""):
   config.evaluate.heldout.every_steps = 200
   config.evaluate.samples = dict(
     kind="samples", prompts=("def main(", "import ", "class "), max_tokens=64,
-    temperature=0.8, every_steps=0,
+    temperature=0.8,
+    top_p=0.95, num_samples=1, every_steps=0,
   )  # fmt: skip
   config.checkpoint.every_steps = 200
   return config
