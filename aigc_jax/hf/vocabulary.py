@@ -57,7 +57,7 @@ def files(tokenizer, length: int, insist: bool = False) -> dict[str, str]:
     config["split_special_tokens"] = True
     if insist:
       # Names no code at all; it only keeps the class above from being replaced.
-      config["auto_map"] = {"AutoTokenizer": [None, None]}
+      config["auto_map"] = {"AutoTokenizer": ["", ""]}
   return {
     "tokenizer.json": text + "\n",
     "tokenizer_config.json": json.dumps(config, indent=2) + "\n",

@@ -28,7 +28,7 @@ FAMILIES = {
     "gpt2",
     dict(vocab_size=17, n_positions=16, n_embd=12, n_layer=2, n_head=3),
   ),
-  "llama": ("llama", SMALL | dict(rope_parameters=models.LLAMA3)),
+  "llama": ("llama", SMALL | models.LLAMA3),
   "mistral": ("mistral", SMALL | dict(sliding_window=4)),
   "qwen2": ("qwen2", SMALL | dict(tie_word_embeddings=True)),
   "qwen3": ("qwen3", SMALL | dict(head_dim=6)),

@@ -17,15 +17,15 @@ GPT2 = dict(
   vocab_size=101, n_positions=160, n_embd=48, n_layer=3, n_head=3
 )  # fmt: skip
 GEMMA = BODY | dict(head_dim=8, query_pre_attn_scalar=24, sliding_window=17)
+# The keys that transformers 4 wrote; 5 reads them and writes rope_parameters.
 LLAMA3 = dict(
-  rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0,
-  high_freq_factor=4.0, original_max_position_embeddings=32,
+  rope_theta=5e5,
+  rope_scaling=dict(
+    rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+  ),
 )  # fmt: skip
-LINEAR = dict(rope_type="linear", rope_theta=1e4, factor=4.0)
-TURNS = dict(
-  full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
-  sliding_attention=dict(rope_type="default", rope_theta=1e4),
-)
+LINEAR = dict(rope_scaling=dict(rope_type="linear", factor=4.0))
 LATE = dict(use_sliding_window=True, sliding_window=13)
 
 # name: (model_type, config)
@@ -45,8 +45,8 @@ CASES = {
       tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=10
     ),
   ),
-  "llama3": ("llama", BODY | dict(rope_parameters=LLAMA3)),
-  "llama_linear": ("llama", BODY | dict(rope_parameters=LINEAR)),
+  "llama3": ("llama", BODY | LLAMA3),
+  "llama_linear": ("llama", BODY | LINEAR),
   "mistral": ("mistral", BODY | dict(sliding_window=19)),
   "mistral_no_window": (
     "mistral",
@@ -76,7 +76,9 @@ CASES = {
     GEMMA
     | dict(
       layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-      rope_parameters=TURNS,
+      rope_scaling=dict(rope_type="linear", factor=8.0),
+      rope_theta=1e5,
+      rope_local_base_freq=1e3,
     ),
   ),
 }
