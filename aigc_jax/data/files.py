@@ -56,7 +56,7 @@ class Files:
     self.division = f"held out {validation}"
     self._cache = cache
     self.listing = _listing(self.path, path)  # [(name, path, size)]
-    self.name = Path(self.path).stem if path else "text"
+    self.name = _name(self.path)
 
   @functools.cached_property
   def files(self) -> list[tuple[str, str, int]]:
@@ -133,6 +133,12 @@ class Files:
         f"split {split!r} of {self.given}: text files have 'train' and "
         f"'validation'{nearest(split, self.splits)}"
       )
+    try:
+      return self._jobs(split)
+    except OSError as e:
+      raise BadData(f"{self.given}: cannot be read: {e}") from e
+
+  def _jobs(self, split: str) -> list[Job]:
     size = job_size(sum(size for _, _, size in self.files))
     plain = [f for f in self.files if _kind(f[0]) == "plain"]
     by_tail = len(plain) * self.validation < FEW
@@ -175,6 +181,13 @@ class Files:
   def unchanged(self) -> bool:
     """Whether the files are what the fingerprint says."""
     return self._state() == self._state_then
+
+
+def _name(path: str) -> str:
+  """What to call it: the file or folder, of a glob what stands before it."""
+  while glob.has_magic(path) and not os.path.exists(path):
+    path = os.path.dirname(path)
+  return Path(path).stem or "text"
 
 
 def _listing(path: str, given: str) -> list[tuple[str, str, int]]:

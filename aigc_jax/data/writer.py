@@ -17,6 +17,8 @@ import lzma
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -178,8 +180,16 @@ _given: tuple = ()  # of a worker process: what all its jobs share
 
 
 def _begin(*given) -> None:
+  """Of a worker: what its jobs share; it ends with Ctrl-C and its parent."""
   global _given
   _given = given
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 def _work(i: int, job: Job) -> dict:

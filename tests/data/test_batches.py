@@ -78,15 +78,27 @@ def test_an_unknown_task_is_refused():
 # The order.
 
 
+@pytest.mark.parametrize("size", [1, 37, mixture.SMALL + 3])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_each_epoch_has_every_window_once_in_a_new_order(shuffle):
-  order = mixture.order([37], [1.0], 5, shuffle)
-  epochs = [[order[i] for i in range(37 * e, 37 * e + 37)] for e in range(3)]
-  for epoch in epochs:
-    assert sorted(epoch) == list(range(37))
-  assert (epochs[0] == sorted(epochs[0])) != shuffle
-  assert (epochs[0] == epochs[1]) != shuffle
-  assert (epochs[1] == epochs[2]) != shuffle
+def test_each_epoch_has_every_window_once_in_a_new_order(size, shuffle):
+  order = mixture.order([size], [1.0], 5, shuffle)
+  first = [order[i] for i in range(size)]
+  assert sorted(first) == list(range(size))
+  assert (first == sorted(first)) != (shuffle and size > 1)
+  starts = [[order[e * size + i] for i in range(min(size, 37))] for e in (1, 2)]
+  for start in starts:
+    assert len(set(start)) == len(start)
+    assert (start == first[:37]) != (shuffle and size > 1)
+  assert (starts[0] == starts[1]) != (shuffle and size > 1)
+
+
+def test_a_shuffled_window_is_anywhere_equally_often():
+  counts = np.zeros((5, 5))
+  for seed in range(400):
+    order = mixture.order([5], [1.0], seed, True)
+    for place in range(5):
+      counts[order[place], place] += 1
+  assert abs(counts - 80).max() < 40  # five standard deviations
 
 
 def test_another_seed_is_another_order():

@@ -80,6 +80,7 @@ def test_a_glob_takes_what_matches(shelf, tmp_path):
   source = source_at(shelf / "**" / "1*.txt", tmp_path)
   names = set(texts(source, "train"))
   assert names and all(n.split("/")[-1].startswith("1") for n in names)
+  assert source.name == shelf.name
 
 
 def test_few_files_hold_out_tails_and_many_hold_out_files(tmp_path):
