@@ -21,7 +21,7 @@ from aigc_jax.planning import summary
 from aigc_jax.trainer import changes, faults, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.guard import Lock, Stop, Watchdog, same
-from aigc_jax.trainer.journal import Journal, wandb_run, write_json
+from aigc_jax.trainer.journal import Journal, wandb_run
 from aigc_jax.trainer.loop import fit
 from aigc_jax.trainer.profile import Profiler
 
@@ -65,8 +65,8 @@ def main() -> int:
     step_seconds=FLAGS.step_limit, compile_seconds=FLAGS.compile_limit
   )
   with (
-    Stop(workdir) as stop,
     Lock(workdir, steal=FLAGS.steal_lock) as lock,
+    Stop(workdir) as stop,
     Watchdog(workdir, **limits) as watchdog,
     jax.set_mesh(mesh),
   ):
@@ -143,7 +143,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     checkpoints.tell = journal.event
     if forked:
       journal.event("fork", start, old=forked, new=stream.fingerprint)
-    meta = _record(r, workdir, stream, start, changed, journal)
+    meta, about = _record(r, workdir, stream, start, changed, journal)
     if command.is_first():
       data.save(stream.tokenizer, workdir / "tokenizer")
     with (
@@ -159,6 +159,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
         steps_per_call=config["steps_per_call"],
         advance=r.advance(),
         before_call=profiler.before,
+        compiled=about,
         batches=batches,
         evaluate=functools.partial(_evaluate, evaluators, config["steps"]),
         checkpoints=checkpoints,
@@ -231,8 +232,12 @@ def _same_data(manifest, stream, allowed: bool) -> str | None:
   return was
 
 
-def _record(r, workdir, stream, start, changed, journal) -> dict:
-  """config.json, run.json and the restart; returns the checkpoints' meta."""
+def _record(r, workdir, stream, start, changed, journal) -> tuple:
+  """config.json, run.json and the restart.
+
+  Returns the checkpoints' meta, and what writes the hash of the compiled step
+  beside the rest. run.json is of the first start, run.<step>.json of a later.
+  """
   config = r.config
   meta = {
     "config_sha256": run.fingerprint(config),
@@ -255,10 +260,14 @@ def _record(r, workdir, stream, start, changed, journal) -> dict:
       "change", start, key=change.key, old=change.old, new=change.new
     )
   journal.event("restart" if start else "start", start, **meta)
-  if command.is_first():
-    write_json(workdir / "config.json", config)
-    write_json(workdir / "run.json", about)
-  return meta | {"packages": about["packages"]}
+  name = f"run.{start}.json" if start else "run.json"
+
+  def with_program(sha256: str) -> None:
+    journal.write(name, about | {"hlo_sha256": sha256})
+
+  journal.write("config.json", config)
+  journal.write(name, about)
+  return meta | {"packages": about["packages"]}, with_program
 
 
 def _wandb(workdir: Path, config: run.Config):

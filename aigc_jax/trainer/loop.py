@@ -74,6 +74,7 @@ def fit(
   most_skipped: int = 10,
   skipped_in_a_row: int = 0,
   before_call: Callable[[int], None] = lambda step: None,
+  compiled: Callable[[str], None] = lambda sha256: None,
 ):
   """Trains from step `start` to `steps`; returns (state, result).
 
@@ -97,7 +98,8 @@ def fit(
   by evaluators through `stop.check`; it saves once. An evaluator that takes
   long calls `watchdog.feed` as it goes.
 
-  Every checkpoint's meta is `meta` with `skipped_in_a_row`, which a continued
+  `before_call` is given the step of each call, `compiled` the hash of the
+  program. Every checkpoint's meta is `meta` with `skipped_in_a_row`, which a continued
   run gives back. Raises Stopped after the save, NonFinite after `most_skipped`
   steps without update in a row, BadData where the batches end too early, and
   what checkpoints and evaluators raise.
@@ -112,7 +114,7 @@ def fit(
     peak_flops, most_skipped, skipped_in_a_row,
   )  # fmt: skip
   done = guard.from_first(journal.evaluated(start))
-  n, compiled = start, False
+  n, ready = start, False
   try:
     while True:
       watchdog.feed(f"evaluation at step {n}", watchdog.compile_seconds)
@@ -142,11 +144,13 @@ def fit(
         assert at == n, f"the loader gave step {at}, expected {n}"
         batch = faults.batch(n, batch, steps_per_call)
       state = faults.state(n, state)
-      if not compiled:
+      if not ready:
         with log.clock("compile"):
           watchdog.feed("compilation", watchdog.compile_seconds)
-          advance = _compiled(advance, state, batch, stop, journal)
-        compiled = True
+          advance = _compiled(
+            advance, state, batch, stop, journal, compiled
+          )
+        ready = True
       watchdog.feed(f"step {n}, with its batch on the device")
       faults.hit("step", n)
       before_call(n)
@@ -187,7 +191,9 @@ def _last_save(n, state, checkpoints, log, meta, journal, watchdog):
     checkpoints.commit(n, state, log.meta(meta))
 
 
-def _compiled(advance, state, batch, stop: Stop, journal: Journal) -> Callable:
+def _compiled(
+  advance, state, batch, stop: Stop, journal: Journal, tell: Callable
+) -> Callable:
   """The program of `advance`, compiled ahead of its first call, journalled.
 
   XLA works in a thread, so that a wish to stop is heard while it takes; the
@@ -216,11 +222,10 @@ def _compiled(advance, state, batch, stop: Stop, journal: Journal) -> Callable:
   if "error" in outcome:
     raise outcome["error"]
   text = outcome["program"].as_text()
-  journal.event(
-    "compiled",
-    seconds=round(time.monotonic() - began, 3),
-    hlo_sha256=text and program_hash(text),
-  )
+  sha256 = text and program_hash(text)
+  seconds = round(time.monotonic() - began, 3)
+  journal.event("compiled", seconds=seconds, hlo_sha256=sha256)
+  tell(sha256)
   return outcome["program"]
 
 

@@ -48,6 +48,8 @@ def make_step(
     scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     grad_norm = optax.global_norm(grads)
+    # A finite sum of squares also bounds what an optimizer makes of them, so
+    # the updates, which would cost another pass, need no look of their own.
     finite = jnp.isfinite(means["loss"].sum) & jnp.isfinite(grad_norm)
     recent, spiked = watch_spikes(
       state, means["loss"].value(), grad_norm, spike_sigma
