@@ -129,6 +129,10 @@ def _pieces(rows: int, x_BTD, y_BT, w_BT):
 def _each(piece, start, parts):
   """lax.scan over the pieces; a single one needs no loop."""
   if parts[1].shape[0] > 1:
+    # Inside shard_map a sum differs between devices, and its zero must be of
+    # that type too: made from the weights, it is.
+    zero = parts[2][0, 0] * 0
+    start = jax.tree.map(lambda x: x + zero.astype(x.dtype), start)
     return lax.scan(piece, start, parts)
   carry, out = piece(start, jax.tree.map(lambda a: a[0], parts))
   return carry, jax.tree.map(lambda a: a[None], out)
