@@ -120,8 +120,8 @@ def generate(
   batch: rows decoded together; steps: tokens between two looks at the text
   (at most the engine's group). keep: how many tokens of a prompt are read at
   most, its last ones; None is all. show(index, sample, text) is given new text
-  as it comes; poll is called between looks, and may raise. Raises BadConfig for
-  what cannot be done, before doing anything.
+  as it comes; poll is called between looks, and may raise. Raises BadConfig
+  for what cannot be done, before doing anything.
   """
   for name, value in dict(num_samples=num_samples, batch=batch).items():
     if value < 1:
@@ -140,8 +140,8 @@ def generate(
   for at in range(0, len(order), batch):
     part = order[at : at + batch]
     writers = _together(
-      engine, tokenizer, [rows[i] for i in part], max_tokens, stops, steps, show,
-      poll,
+      engine, tokenizer, [rows[i] for i in part], max_tokens, stops, steps,
+      show, poll,
     )  # fmt: skip
     for i, writer in zip(part, writers, strict=True):
       index, row = rows[i]
@@ -152,7 +152,9 @@ def generate(
   return [done[i] for i in range(len(rows))]
 
 
-def _together(engine, tokenizer, rows, max_tokens, stops, steps, show, poll):
+def _together(
+  engine, tokenizer, rows, max_tokens, stops, steps, show, poll
+) -> list[_Writer]:
   """The writers of rows decoded in one batch, all of them finished."""
   session = engine.start([row for _, row in rows], max_tokens)
   writers = [_Writer(tokenizer, row, stops) for _, row in rows]

@@ -8,7 +8,6 @@ from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
 from tests import tiny
 
-
 GREEDY = Sampling()
 
 

@@ -1,0 +1,135 @@
+"""Held-out loss: each target once, whatever the batch and the mesh."""
+
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aigc_jax import data, sharding
+from aigc_jax.errors import BadData, Stopped
+from aigc_jax.evaluators.loss import Loss, results
+from tests import tiny
+
+WORDS = dict(vocab=257, layers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Some text, so long that no batch below comes out even."""
+  folder = tmp_path_factory.mktemp("text")
+  for i in range(40):
+    (folder / f"{i}.txt").write_text(f"{i}: the cat sat on mat {i * 7}é\n" * 5)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def eval_set(folder, tmp_path_factory):
+  root = tmp_path_factory.mktemp("root")
+
+  def make(batch, length):
+    source = dict(kind="text", path=str(folder), split="train", field="text")
+    return data.build_eval(
+      sources=[source | dict(weight=1.0)], tokenizer="bytes",
+      tokenizer_vocab=0, task=dict(kind="next_token"), split="validation",
+      batch=batch, length=length, segments=False, validation=0.2,
+      root=str(root), say=lambda *_: None,
+    )  # fmt: skip
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def model():
+  built = tiny.build("llama", **WORDS)
+  tokens = {"tokens": jnp.zeros((1, 2), jnp.int32)}
+  params = built.init(jax.random.key(0), tokens)["params"]
+  return built, jax.tree.map(
+    lambda x: x.value,
+    params,
+    is_leaf=lambda x: hasattr(x, "value") and hasattr(x, "names"),
+  )
+
+
+def mesh_of(**sizes):
+  axes = {axis: 1 for axis in sharding.AXES} | sizes
+  n = math.prod(axes.values())
+  return sharding.make_mesh(**axes, devices=jax.devices()[:n])
+
+
+def measure(model, found, mesh, poll=None):
+  built, params = model
+  loss = Loss(tiny.score_of(built), found, mesh, name="held", poll=poll)
+  return loss(3, types.SimpleNamespace(params=params))
+
+
+def reference(model, found):
+  """Sum of -log p over the set, one row at a time, in float64."""
+  built, params = model
+  total, count = 0.0, 0
+  logits = jax.jit(
+    lambda t: built.apply({"params": params}, {"tokens": t}).logits()
+  )
+  for index in range(found.batches):
+    batch = found.rows(index, slice(None))
+    z = np.asarray(logits(batch["tokens"]), np.float64)
+    z = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    own = np.take_along_axis(z, batch["targets"][..., None], -1)[..., 0]
+    real = batch["weights"] > 0
+    total, count = total - own[real].sum(), count + int(real.sum())
+  return total, count
+
+
+def test_the_loss_is_the_mean_over_every_target_once(model, eval_set):
+  found = eval_set(batch=7, length=24)
+  last = found.rows(found.batches - 1, slice(None))["weights"]
+  assert 0 < last.sum() < last.size  # a ragged end, or this shows nothing
+  total, count = reference(model, found)
+  assert count == found.tokens
+  values = measure(model, found, mesh_of())
+  assert values["eval/held/loss"] == pytest.approx(total / count, rel=1e-6)
+  assert values["eval/held/perplexity"] == pytest.approx(
+    math.exp(total / count), rel=1e-5
+  )
+  assert values["eval/held/bits_per_byte"] == pytest.approx(
+    total / math.log(2) / found.bytes, rel=1e-6
+  )
+  assert values["eval/held/gzip_bits_per_byte"] == found.yardsticks["gzip"]
+
+
+def test_a_mesh_changes_nothing(model, eval_set):
+  found = eval_set(batch=8, length=24)
+  one = measure(model, found, mesh_of())
+  many = measure(model, found, mesh_of(data=2, fsdp=2))
+  assert many == pytest.approx(one, rel=1e-5)
+
+
+def test_an_evaluation_can_be_stopped_between_batches(model, eval_set):
+  calls = []
+
+  def poll():
+    calls.append(1)
+    if len(calls) == 3:
+      raise Stopped("now")
+
+  with pytest.raises(Stopped):
+    measure(model, eval_set(batch=2, length=24), mesh_of(), poll)
+  assert len(calls) == 3
+
+
+def test_a_missed_target_is_an_error_and_not_a_better_loss(model, eval_set):
+  found = eval_set(batch=7, length=24)
+  found.tokens += 1
+  with pytest.raises(BadData, match="counted"):
+    measure(model, found, mesh_of())
+
+
+def test_bits_per_byte_from_nats():
+  # 1000 tokens of ln 4 nats, two bits each, over 500 bytes: 4 bits a byte.
+  found = results(1000 * math.log(4), 1000, 500)
+  assert found["bits_per_byte"] == pytest.approx(4.0)
+  assert found["perplexity"] == pytest.approx(4.0)
+  assert "bits_per_byte" not in results(1.0, 1, 0)
+  assert math.isfinite(results(1e9, 1, 1)["perplexity"])

@@ -1,0 +1,126 @@
+"""The command: prompts from anywhere, refusals before anything is read."""
+
+import json
+
+import jax
+import pytest
+from absl import flags
+
+from aigc_jax import command, evaluate, generate, run, sharding
+from aigc_jax.data import load_tokenizer
+from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
+from tests import tiny
+
+MODEL = tiny.LLAMA | dict(kind="decoder", vocab=257, layers=1, unroll=0)
+
+
+@pytest.fixture(scope="session")
+def loaded():
+  """What run.load gives, for a tiny model over bytes."""
+  model = run.model_of({"model": MODEL})
+  tokens = {"tokens": jax.numpy.zeros((1, 2), "int32")}
+  params = sharding.nn.unbox(model.init(jax.random.key(0), tokens)["params"])
+  axes = {axis: 1 for axis in sharding.AXES}
+  mesh = sharding.make_mesh(**axes, devices=jax.devices()[:1])
+  config = {"model": MODEL}
+  tokenizer = load_tokenizer("bytes")
+  return run.Loaded(model, params, tokenizer, config, mesh, 7, "hf:tiny")
+
+
+@pytest.fixture
+def call(loaded, monkeypatch):
+  """call("--flag=value", ...): the exit status of the command."""
+  monkeypatch.setattr(run, "load", lambda where, **_: loaded)
+  values = flags.FlagValues()
+  monkeypatch.setattr(flags, "FLAGS", values)
+  for module in (command.flags, generate.flags):
+    monkeypatch.setattr(module, "FLAGS", values)
+  monkeypatch.setattr(generate, "FLAGS", values)
+  for kind in ("string", "integer", "float", "list", "multi_string", "bool"):
+    name = f"DEFINE_{kind}"
+    define = getattr(flags, name)
+    monkeypatch.setattr(
+      flags, name,
+      lambda *a, define=define, **kw: define(*a, flag_values=values, **kw),
+    )  # fmt: skip
+  generate.define_flags()
+
+  def run_it(*argv):
+    values(["generate", *argv])
+    return generate.main()
+
+  return run_it
+
+
+def test_one_prompt_is_streamed_after_itself(call, capsys):
+  assert call("--workdir=x", "--prompt=def ", "--max_tokens=9") == 0
+  out = capsys.readouterr()
+  assert out.out.startswith("def ") and out.out.endswith("\n")
+  assert "tokens/s" in out.err and out.err.startswith("9 tokens")
+
+
+def test_completions_are_json_lines_the_same_for_the_same_seed(
+  call, capsys, tmp_path
+):
+  out = tmp_path / "out.jsonl"
+  (tmp_path / "in.jsonl").write_text('{"prompt": "ab"}\n{"prompt": ""}\n')
+  line = (
+    "--workdir=x", f"--prompts_file={tmp_path / 'in.jsonl'}", f"--out={out}",
+    "--num_samples=2", "--max_tokens=5", "--seed=3", "--top_k=9",
+  )  # fmt: skip
+  assert call(*line) == 0
+  first = [json.loads(x) for x in out.read_text("utf-8").splitlines()]
+  assert [(c["prompt"], c["sample"]) for c in first] == [
+    ("ab", 0), ("ab", 1), ("", 0), ("", 1),
+  ]  # fmt: skip
+  assert call(*line) == 0
+  again = [json.loads(x) for x in out.read_text("utf-8").splitlines()]
+  assert first == again
+  assert "--- prompt 1, sample 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "flag, error, message",
+  [
+    ("--temperature=nan", BadConfig, "temperature=nan"),
+    ("--top_k=258", BadConfig, "1 to 257"),
+    ("--top_k=-1", BadConfig, "top_k=-1"),
+    ("--max_tokens=0", BadConfig, "--max_tokens=0"),
+    ("--num_samples=-2", BadConfig, "--num_samples=-2"),
+    ("--stop=", BadConfig, "--stop"),
+    ("--workdir=", BadConfig, "--workdir"),
+    ("--prompts_file=/nowhere", BadConfig, "give one of them"),
+    ("--out=/nowhere/x.jsonl", StorageFailure, "no folder /nowhere"),
+  ],
+)
+def test_what_cannot_be_done_is_refused(flag, error, message, call, capsys):
+  with pytest.raises(error, match=message):
+    call("--workdir=x", "--prompt=a", flag)
+  assert capsys.readouterr().out == ""
+
+
+def test_prompts_of_files(tmp_path, monkeypatch):
+  path = tmp_path / "p.txt"
+  path.write_bytes("one\r\ntwo é\n\nfour\n".encode())
+  assert generate.prompts_of([], str(path)) == ["one", "two é", "", "four"]
+  path.write_bytes(b"\xff")
+  with pytest.raises(BadData, match="UTF-8"):
+    generate.prompts_of([], str(path))
+  path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+  with pytest.raises(BadData, match="line 2"):
+    generate.prompts_of([], str(path))
+  with pytest.raises(BadData, match="No such file"):
+    generate.prompts_of([], str(tmp_path / "none"))
+  assert generate.prompts_of([], "") == [""]
+
+
+def test_learned_positions_are_the_limit_of_an_engine(loaded):
+  model = {"position": "learned", "position_length": 12, "unroll": 0}
+  config = {"model": MODEL | model}
+  other = run.Loaded(
+    loaded.model, loaded.params, loaded.tokenizer, config, loaded.mesh, 0, "x"
+  )
+  engine = generate.engine_of(other, generate.Sampling(), seed=0, group=2)
+  with pytest.raises(Refusal, match="12 positions"):
+    engine.check(5, 8)
+  assert evaluate.length_of(config) == 12
