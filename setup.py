@@ -35,6 +35,7 @@ setup(
     "plots": PLOTS,
     "parquet": PARQUET,
     "wandb": ["wandb"],
+    "parity": ["torch>=2.4", "transformers>=4.56"] + HF,
     "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.12"] + HF + PARQUET + PLOTS,
   },
 )

@@ -61,6 +61,11 @@ def export(
   out = Path(out).expanduser().absolute()
   outgoing.dtype_of(dtype)
   family = hf.choose_family(kwargs)
+  if tokenizer.vocab > kwargs["vocab"]:
+    raise BadConfig(
+      f"the tokenizer has {tokenizer.vocab} ids, the model model.vocab="
+      f"{kwargs['vocab']}: they do not belong together"
+    )
   if not kwargs["position_length"]:
     kwargs = dict(kwargs, position_length=length)
   if out.exists():

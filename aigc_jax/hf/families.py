@@ -25,14 +25,15 @@ FAMILIES = {
 
 def family_of(config: Mapping, where: str) -> Family:
   """The family that a config.json names, or BadData."""
-  kind = config.get("model_type")
+  named = Settings(config, where)
+  kind = named.value("model_type")
   if not isinstance(kind, str) or kind not in FAMILIES:
     raise BadData(
       f"{where}: model_type={str(kind)[:80]!r} is not one that can be read"
       f"{nearest(str(kind)[:80], FAMILIES)} (there are: "
       f"{', '.join(sorted(FAMILIES))})"
     )
-  if config.get("quantization_config") is not None:
+  if "quantization_config" in named:
     raise BadData(
       f"{where}: quantised weights are not read; save the model in float32 or "
       "bfloat16"
@@ -45,9 +46,10 @@ def read_config(family: Family, config: Mapping, where: str) -> dict:
 
   dtype, of the computation, is bfloat16 where the weights are, else float32.
   """
-  kind = config.get("dtype") or config.get("torch_dtype")
+  read = Settings(config, where)
+  kind = read.value("dtype") or read.value("torch_dtype")
   dtype = "bfloat16" if kind == "bfloat16" else "float32"
-  return family.settings(Settings(config, where)) | dict(dtype=dtype)
+  return family.settings(read) | dict(dtype=dtype)
 
 
 def write_config(family: Family, kwargs: Mapping) -> dict:

@@ -70,6 +70,10 @@ class Settings:
     """Whether the key is there, be it null."""
     return key in self._values
 
+  def value(self, key: str):
+    """The value as it is, None where there is none."""
+    return self._values.get(key)
+
   def _take(self, key: str, default):
     value = self._values.get(key)
     if value is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from aigc_jax.errors import BadData
 
 LIMIT = 16 * 2**20  # bytes of a header, an index or a config
+MOST = 1_000_000  # lists and objects: each takes many times its two bytes
 
 
 def read(path: Path, limit: int = LIMIT) -> dict:
@@ -23,6 +24,8 @@ def read(path: Path, limit: int = LIMIT) -> dict:
 
 def parse(data: bytes, where: str) -> dict:
   """The JSON object in `data`; BadData where it is anything else."""
+  if data.count(b"[") + data.count(b"{") > MOST:
+    raise BadData(f"{where}: more than {MOST} lists and objects")
 
   def unique(pairs):
     found = dict(pairs)
