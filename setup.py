@@ -35,6 +35,8 @@ setup(
     "plots": PLOTS,
     "parquet": PARQUET,
     "wandb": ["wandb"],
+    "scores": ["sacrebleu>=2.3", "rouge-score>=0.1.2", "nltk>=3.9"],
+    "lm_eval": ["lm_eval>=0.4.9"],
     "parity": ["torch>=2.4", "transformers>=4.56"] + HF,
     "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.12"] + HF + PARQUET + PLOTS,
   },

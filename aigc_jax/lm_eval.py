@@ -42,8 +42,7 @@ def register() -> None:
     ):
       if not workdir:
         raise BadConfig("--model_args workdir=DIR is missing")
-      if device and device not in ("cpu", jax.default_backend()):
-        raise BadConfig(f"--device={device}: JAX_PLATFORMS chooses the device")
+      del device, max_batch_size  # PyTorch's; here JAX_PLATFORMS chooses
       if str(batch_size or "").isdecimal():
         batch = int(batch_size)
       loaded = run.load(str(workdir), step=step, unroll=0, remat="none")

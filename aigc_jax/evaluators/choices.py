@@ -44,8 +44,10 @@ def bootstrap(
 ) -> Estimate:
   """statistic(indices) of all items; its deviation over resampled items."""
   rng = np.random.default_rng(0)
-  draws = [statistic(rng.integers(0, items, items)) for _ in range(times)]
-  error = np.std(draws, ddof=1) if items > 1 else math.nan
+  error = math.nan
+  if items > 1:
+    draws = [statistic(rng.integers(0, items, items)) for _ in range(times)]
+    error = np.std(draws, ddof=1)
   return Estimate(float(statistic(np.arange(items))), float(error), items)
 
 
