@@ -17,12 +17,13 @@ def book(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory):
-  """A folder of 30 files of all-different sizes, one of them empty."""
+  """A folder of 30 files of all-different sizes, one empty, one large."""
   folder = tmp_path_factory.mktemp("shelf")
   for i in range(30):
     part = folder / f"part{i % 3}"
     part.mkdir(exist_ok=True)
-    (part / f"{i}.txt").write_text(prose(i, 3 * i) if i else "")
+    lines = 400 if i == 7 else 3 * i
+    (part / f"{i}.txt").write_text(prose(i, lines) if lines else "")
   return folder
 
 

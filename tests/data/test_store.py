@@ -68,7 +68,12 @@ def test_a_store_is_all_documents_between_ends_of_text(store, shelf, tmp_path):
   assert m["documents"] == len(documents)
   assert m["bytes"] == sum(map(len, documents.values()))
   assert (m["tokens"], m["max_token"]) == (len(expected), 256)
-  assert len(m["shards"]) > 5
+  count = len(m["shards"])
+  assert count > 5
+  names = [
+    f"{x}-{i:05d}.npy" for x in ("offsets", "tokens") for i in range(count)
+  ]
+  assert sorted(content(store.folder)) == ["manifest.json", *names]
   for i, text in enumerate(documents.values()):
     assert store.document(i).tolist() == list(text)
 
@@ -122,6 +127,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_bytes(
   kept = content(tmp_path / "again.building")
   assert sum(name.startswith("shard-") for name in kept) == after + 1
   seen = []
+  (tmp_path / "again.building" / "tokens-00099.npy.dead.1").write_text("half")
   write(folder, source, progress=lambda done, total: seen.append((done, total)))
   assert seen[0][0] > 0 and seen[-1][0] == seen[-1][1]
   assert content(folder) == content(store.folder)
