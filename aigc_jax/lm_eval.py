@@ -43,8 +43,8 @@ def register() -> None:
       if not workdir:
         raise BadConfig("--model_args workdir=DIR is missing")
       del device, max_batch_size  # PyTorch's; here JAX_PLATFORMS chooses
-      if str(batch_size or "").isdecimal():
-        batch = int(batch_size)
+      if str(batch_size).isdecimal() and int(batch_size) > 1:
+        batch = int(batch_size)  # 1 is what the harness says by itself
       loaded = run.load(str(workdir), step=step, unroll=0, remat="none")
       jax.set_mesh(loaded.mesh)
       length = int(length) or length_of(loaded.config)

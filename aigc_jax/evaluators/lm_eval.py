@@ -30,6 +30,8 @@ class Model(LM):
   make_scorer(batch) and make_engine(sampling, seed) give what it works with.
   """
 
+  tokenizer_name = ""  # what the harness's cache knows our tokens by
+
   def __init__(
     self,
     make_scorer: Callable[[int], Scorer],
