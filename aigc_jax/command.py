@@ -3,8 +3,10 @@
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -12,6 +14,7 @@ from ml_collections import config_flags
 
 from aigc_jax import sharding
 from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.trainer.loop import COMPILING
 
 COMPILED = "~/.cache/aigc_jax/compiled"
 
@@ -52,9 +55,22 @@ def main(
     except KeyboardInterrupt:
       print("aigc_jax: interrupted", file=sys.stderr)
       status = 130
-    sys.exit(status or 0)
+    _leave(status or 0)
 
   app.run(guarded, flags_parser=_parse)
+
+
+def _leave(status: int) -> NoReturn:
+  """Ends the process with this status.
+
+  A compilation that nobody waits for any more cannot be called off, and it
+  crashes a process that ends in good order around it.
+  """
+  if any(t.name == COMPILING for t in threading.enumerate()):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
 
 
 def text_of(error: BaseException) -> str:

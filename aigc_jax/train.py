@@ -45,7 +45,9 @@ def define_flags() -> None:
 def main() -> int:
   """The command; the exit status."""
   if FLAGS.config is None:
-    raise BadConfig("--config=PATH.py is missing, such as configs/quickstart.py")
+    raise BadConfig(
+      "--config=PATH.py is missing, such as configs/quickstart.py"
+    )
   config = run.read(FLAGS.config)
   if FLAGS.print_config:
     print(json.dumps(config, indent=2))
@@ -171,7 +173,9 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
         tokens_per_step=r.tokens_per_step,
         flops_per_step=r.flops_per_step,
         peak_flops=chips.peak_flops(mesh),
-        skipped_in_a_row=manifest["meta"]["skipped_in_a_row"] if manifest else 0,
+        skipped_in_a_row=manifest["meta"]["skipped_in_a_row"]
+        if manifest
+        else 0,
       )
   say(footer(workdir, result))
   return result
@@ -279,13 +283,17 @@ def _wandb(workdir: Path, config: run.Config):
 def _evaluators(r: run.Run, tokenizer, workdir, stop, watchdog, say) -> dict:
   """{name: (every_steps, evaluator)} for the entries of config.evaluate."""
 
-  def poll() -> None:
-    watchdog.feed("evaluation", watchdog.compile_seconds)
+  def poll(name: str) -> None:
+    watchdog.feed(f"evaluation {name!r}", watchdog.compile_seconds)
+    faults.hit(f"evaluate/{name}")
     stop.check()
 
   return {
     name: run.evaluator(
-      run.Place(name, r, tokenizer, workdir, poll, say), entry
+      run.Place(
+        name, r, tokenizer, workdir, functools.partial(poll, name), say
+      ),
+      entry,
     )
     for name, entry in r.config["evaluate"].items()
   }

@@ -24,7 +24,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
-from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.errors import BadConfig, StorageFailure, WorkdirInUse
 from aigc_jax.trainer import faults, manifest
 from aigc_jax.trainer.console import Console
 
@@ -135,8 +135,9 @@ class Lines:
     os.ftruncate(self._fd, late[0])
     os.fsync(self._fd)
 
-  def close(self) -> None:
-    self.flush(sync=True)
+  def close(self, flush: bool = True) -> None:
+    if flush:
+      self.flush(sync=True)
     if self._fd >= 0:
       os.close(self._fd)
       self._fd = -1
@@ -285,6 +286,7 @@ class Journal:
     """Writes something that happened, with its time, for people."""
     if not self.speaks:
       return
+    self._fence()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     self._events.add({"time": stamp, "event": kind, "step": step} | fields)
 
@@ -314,11 +316,20 @@ class Journal:
     if self._console:
       self._console.close()
     if self.speaks:
-      self.sync()
-      self._metrics.close()
-      self._events.close()
+      ours = self._ours()
+      if ours:
+        self.sync()
+      self._metrics.close(flush=ours)
+      self._events.close(flush=ours)
     if self._wandb:
       self._wandb.finish()
+
+  def _ours(self) -> bool:
+    try:
+      self._fence()
+    except WorkdirInUse:
+      return False
+    return True
 
   def __enter__(self) -> "Journal":
     return self

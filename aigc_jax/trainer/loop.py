@@ -21,6 +21,8 @@ from aigc_jax.trainer.journal import Journal, number
 SKIPPED = "optim/skipped"
 SPIKED = "optim/spiked"  # the same, for a loss or gradient far above the rest
 
+COMPILING = "compile"  # the name of the thread in which XLA works
+
 
 @dataclass
 class Clock:
@@ -213,7 +215,7 @@ def _compiled(
     except BaseException as error:
       outcome["error"] = error
 
-  thread = threading.Thread(target=work, daemon=True, name="compile")
+  thread = threading.Thread(target=work, daemon=True, name=COMPILING)
   thread.start()
   while thread.is_alive():
     thread.join(0.1)

@@ -1,0 +1,67 @@
+"""One writer for each work directory, whatever became of the last one."""
+
+import os
+import signal
+import time
+
+from aigc_jax.errors import WorkdirInUse
+from tests.faults.harness import SLOW, assert_twins, last_step, slow
+
+
+def patience(seconds: float) -> float:
+  """A limit for an idle machine, longer where others work too."""
+  return seconds * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count())
+
+
+def test_one_writer_at_a_time(start, workdir, twin, record):
+  first = start(workdir, plan=slow(1.0))
+  first.row(2)
+
+  second = start(workdir).done(WorkdirInUse.code)
+  seconds = second.ended - second.began
+  assert str(first.process.pid) in second.err
+  assert seconds < patience(5)
+  assert first.process.poll() is None
+  record(
+    "second process on one work directory", "started beside the first",
+    "status 73, names the holder, the first is undisturbed", seconds,
+  )  # fmt: skip
+
+  # A frozen machine: alive, silent, and its lock ages.
+  first.send(signal.SIGSTOP)
+  stood = last_step(workdir)
+  then = time.time() - 60
+  os.utime(workdir / "LOCK", (then, then))
+  third = start(workdir)
+  third.row(stood)
+  seconds = third.seconds
+  third.done()
+  before = sorted((p, p.stat().st_mtime) for p in workdir.rglob("*"))
+  first.send(signal.SIGCONT)
+  first.done(WorkdirInUse.code)
+  assert "taken over" in first.err
+  assert before == sorted((p, p.stat().st_mtime) for p in workdir.rglob("*"))
+  assert_twins(workdir, twin)
+  record(
+    "holder of the lock frozen, awake after a takeover",
+    "SIGSTOP, lock aged by 60 s, another run, SIGCONT",
+    "taken over, equals the twin; the old one leaves with 73, writes nothing",
+    seconds,
+  )  # fmt: skip
+
+
+def test_the_lock_of_a_killed_holder_is_free(start, workdir, twin, record):
+  first = start(workdir, plan=SLOW)
+  first.row(7)
+  first.send(signal.SIGKILL)
+  first.done(-signal.SIGKILL)
+  assert (workdir / "LOCK").stat().st_size > 0, "its record is still there"
+  second = start(workdir)
+  second.row(last_step(workdir))
+  seconds = second.seconds
+  second.done()
+  assert_twins(workdir, twin)
+  record(
+    "stale lock", "SIGKILL of the holder, started again at once",
+    "taken over, equals the twin bitwise", seconds,
+  )  # fmt: skip

@@ -1,0 +1,137 @@
+"""Killed or stopped at any moment, a run ends as one that never was."""
+
+import os
+import random
+import signal
+
+import pytest
+
+from aigc_jax.errors import Stopped
+from tests.faults import harness, tiny
+from tests.faults.harness import (
+  SLOW,
+  assert_twins,
+  events,
+  last_step,
+  saved,
+  slow,
+  stop,
+)
+
+RUNS = int(os.environ.get("AIGC_JAX_RUNS", "10"))
+
+
+def kill_at_random_rows(start, workdir, draw, kills, twin) -> list[float]:
+  """Kills one run `kills` times; seconds until it stood again where it was."""
+  seconds, stood = [], 0
+  for _ in range(kills):
+    run = start(workdir, plan=SLOW)
+    run.row(stood)
+    if stood:
+      seconds.append(run.seconds)
+    first = max((s for s in saved(workdir)), default=0)
+    run.row(draw.randint(first + 1, tiny.STEPS - 1))
+    run.send(signal.SIGKILL)
+    run.done(-signal.SIGKILL)
+    stood = last_step(workdir)
+  run = start(workdir)
+  run.row(stood)
+  seconds.append(run.seconds)
+  run.done()
+  assert_twins(workdir, twin)
+  return seconds
+
+
+def test_a_run_killed_again_and_again(start, workdir, twin, record):
+  draw = random.Random()
+  seconds = kill_at_random_rows(start, workdir, draw, 3, twin)
+  record(
+    "process killed in mid-step", "SIGKILL at 3 random rows of one run",
+    "restarted 3 times, equals the twin bitwise", max(seconds),
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_random_kills(start, workdir, twin, record, seed):
+  draw = random.Random(seed)
+  kills = draw.randint(1, 6)
+  seconds = kill_at_random_rows(start, workdir, draw, kills, twin)
+  record(
+    "process killed in mid-step", "SIGKILL at 1 to 6 random rows of one run",
+    "equals the twin bitwise", max(seconds),
+  )  # fmt: skip
+
+
+def test_a_run_stopped_in_every_phase(
+  start, workdir, twin, record, tmp_path_factory
+):
+  """One run, stopped in each phase in turn, and then let go on to its end."""
+  checkpoints = workdir / "checkpoints"
+  stops = 0
+
+  def stopped(run, asked, at, how, doing):
+    nonlocal stops
+    run.done(Stopped.code)
+    stops += 1
+    found = events(workdir, "stopped")
+    assert len(found) == stops, run.err
+    n = found[-1]["step"]
+    assert at <= n <= at + 1
+    assert saved(workdir)[-1] == n
+    saves = [row["step"] for row in events(workdir, "save")]
+    assert saves.count(n) == 1, "it saves once"
+    record(
+      "asked to stop", f"{how} while {doing}",
+      "saved once, status 75, continued, equals the twin bitwise",
+      run.ended - asked,
+    )  # fmt: skip
+
+  def ask(doing, site, step, number=signal.SIGTERM, at=None, **changes):
+    place = {} if step is None else {"step": step}
+    run = start(workdir, plan=SLOW | stop(site, **place), **changes)
+    run.stopped()
+    asked = run.go_on(number)
+    name = signal.Signals(number).name
+    stopped(run, asked, step if at is None else at, name, doing)
+
+  # A cache of its own: the compilation is real and takes its time.
+  cold = tmp_path_factory.mktemp("cold")
+  ask("compiling", "compile", None, at=0, compiled=cold)
+  ask("training", "step", 3, signal.SIGINT)
+
+  run = start(workdir, plan=slow(0.3) | stop("step", step=6))
+  run.stopped()
+  (workdir / "STOP").touch()
+  stopped_at = run.go_on()
+  run.done(Stopped.code)
+  stops += 1
+  assert not (workdir / "STOP").exists()
+  assert "STOP" in events(workdir, "stopped")[-1]["reason"]
+  record(
+    "asked to stop", "a file DIR/STOP while training",
+    "saved once, status 75, continued, equals the twin bitwise",
+    run.ended - stopped_at,
+  )  # fmt: skip
+
+  # Two signals while a save takes long: the last commit counts.
+  before = saved(workdir)
+  plan = {"sleep_at": [{"site": "save/manifest", "seconds": 600}]}
+  run = start(workdir, plan=plan)
+  run.until(lambda: list(checkpoints.glob("*.saving")), "a save")
+  run.send(signal.SIGTERM)
+  run.says("saving and stopping")
+  asked = run.go_on(signal.SIGTERM)
+  run.done(Stopped.code)
+  assert saved(workdir) == before
+  record(
+    "second signal", "SIGTERM twice during a slow save",
+    "status 75 at once from the last commit, continued, equals the twin",
+    run.ended - asked,
+  )  # fmt: skip
+
+  ask("sampling", "evaluate/samples", None, at=10)
+  ask("saving", "save/manifest", 15)
+  ask("evaluating", "evaluate/heldout", None, at=20)
+  start(workdir).done()
+  assert_twins(workdir, twin)
