@@ -28,15 +28,13 @@ from aigc_jax import command, run
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
-from aigc_jax.evaluators.likelihood import Scorer
+from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 from aigc_jax.evaluators.loss import Loss, results
-from aigc_jax.generate import engine_of
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
 from aigc_jax.trainer.journal import write_json
 
 FLAGS = flags.FLAGS
-LENGTH = 2048  # tokens read at once by a model that names no length
 Scores = dict[str, Estimate]
 
 
@@ -72,7 +70,7 @@ def main() -> int:
   with jax.set_mesh(loaded.mesh):
     scorer = Scorer(
       loaded.model, loaded.params, loaded.tokenizer,
-      length=FLAGS.length or length_of(loaded.config), batch=FLAGS.batch,
+      length=FLAGS.length or loaded.length or LENGTH, batch=FLAGS.batch,
     )  # fmt: skip
     for path, text in texts.items():
       scores[path] = score_text(scorer, text)
@@ -86,12 +84,6 @@ def main() -> int:
     if out:
       save(Path(out).expanduser(), loaded, scores)
   return 0
-
-
-def length_of(config: run.Config) -> int:
-  """How many tokens the model was made to read at once."""
-  made = config["model"]["position_length"]
-  return made or (config["data"]["length"] if "data" in config else LENGTH)
 
 
 def text_of(path: str) -> str:
@@ -142,7 +134,7 @@ def score_task(loaded: run.Loaded, scorer: Scorer, form: str, items) -> Scores:
   kind = formats.FORMATS[form].scores
   if kind != "references":
     return choices.evaluate(scorer, items, kind)
-  engine = engine_of(loaded, Sampling(), seed=0, group=32)
+  engine = loaded.engine(Sampling(), seed=0, group=32)
   written = generate(
     engine, loaded.tokenizer, [item.prompt for item in items],
     max_tokens=FLAGS.max_tokens, num_samples=1, stops=FLAGS.stop,

@@ -68,7 +68,7 @@ def main() -> int:
   note_length(loaded, FLAGS.max_tokens)
   alone = len(prompts) * FLAGS.num_samples == 1
   with jax.set_mesh(loaded.mesh):
-    engine = engine_of(loaded, sampling, seed=FLAGS.seed, group=32)
+    engine = loaded.engine(sampling, seed=FLAGS.seed, group=32)
     started = time.perf_counter()
     show = stream_of(prompts) if alone and command.is_first() else None
     found = generate(
@@ -82,18 +82,6 @@ def main() -> int:
   if FLAGS.out:
     write(FLAGS.out, found, loaded)
   return 0
-
-
-def engine_of(loaded: run.Loaded, sampling: Sampling, *, seed: int, group: int):
-  """The engine of a model loaded with unroll=0."""
-  model = loaded.config["model"]
-  learned = model["position"] == "learned"
-  return Engine(
-    loaded.model, loaded.params,
-    sampling=sampling, stop_ids=(loaded.tokenizer.eot,),
-    positions=model["position_length"] if learned else 0,
-    unrolled=model["unroll"] == 0, group=group, seed=seed,
-  )  # fmt: skip
 
 
 def prompts_of(given: list[str], file: str) -> list[str]:

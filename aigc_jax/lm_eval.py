@@ -16,9 +16,7 @@ from absl import logging
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig, Refusal
-from aigc_jax.evaluate import length_of
-from aigc_jax.evaluators.likelihood import Scorer
-from aigc_jax.generate import engine_of
+from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 
 
 def register() -> None:
@@ -47,7 +45,7 @@ def register() -> None:
         batch = int(batch_size)  # 1 is what the harness says by itself
       loaded = run.load(str(workdir), step=step, unroll=0, remat="none")
       jax.set_mesh(loaded.mesh)
-      length = int(length) or length_of(loaded.config)
+      length = int(length) or loaded.length or LENGTH
 
       def scorer(batch: int) -> Scorer:
         return Scorer(
@@ -57,9 +55,7 @@ def register() -> None:
 
       super().__init__(
         scorer,
-        lambda sampling, seed: engine_of(
-          loaded, sampling, seed=seed, group=16
-        ),
+        lambda sampling, seed: loaded.engine(sampling, seed=seed, group=16),
         name=loaded.name, batch=int(batch), seed=int(seed),
       )  # fmt: skip
 

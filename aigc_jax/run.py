@@ -29,6 +29,8 @@ from aigc_jax.evaluators.loss import Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.sampling.decode import Engine
+from aigc_jax.sampling.logits import Sampling
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.state import State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
@@ -546,6 +548,29 @@ class Loaded:
   mesh: jax.sharding.Mesh
   step: int  # updates behind the parameters; 0 for a Hugging Face folder
   name: str
+
+  @property
+  def length(self) -> int:
+    """How many tokens the model was made to read at once; 0 if it is unsaid."""
+    made = self.config["model"]["position_length"]
+    if made or "data" not in self.config:
+      return made
+    return self.config["data"]["length"]
+
+  def engine(self, sampling: Sampling, *, seed: int, group: int) -> Engine:
+    """Decoding with this model; see sampling/decode.py."""
+    model = self.config["model"]
+    learned = model["position"] == "learned"
+    return Engine(
+      self.model,
+      self.params,
+      sampling=sampling,
+      stop_ids=(self.tokenizer.eot,),
+      positions=model["position_length"] if learned else 0,
+      unrolled=model["unroll"] == 0,
+      group=group,
+      seed=seed,
+    )
 
 
 def hf_folder(where: str) -> str | None:

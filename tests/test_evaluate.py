@@ -79,8 +79,11 @@ def test_flags_are_checked(tmp_path):
       evaluate.text_of(path)
 
 
-def test_the_length_is_that_of_the_model():
+def test_the_length_is_that_of_the_model(loaded):  # noqa: F811
+  def length(**config):
+    return run.dataclasses.replace(loaded, config=config).length
+
   model = {"position_length": 0}
-  assert evaluate.length_of({"model": model, "data": {"length": 33}}) == 33
-  assert evaluate.length_of({"model": {"position_length": 9}}) == 9
-  assert evaluate.length_of({"model": model}) == evaluate.LENGTH
+  assert length(model=model, data={"length": 33}) == 33
+  assert length(model={"position_length": 9}) == 9
+  assert length(model=model) == 0

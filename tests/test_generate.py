@@ -6,7 +6,7 @@ import jax
 import pytest
 from absl import flags
 
-from aigc_jax import command, evaluate, generate, run, sharding
+from aigc_jax import command, generate, run, sharding
 from aigc_jax.data import load_tokenizer
 from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
 from tests import tiny
@@ -120,7 +120,7 @@ def test_learned_positions_are_the_limit_of_an_engine(loaded):
   other = run.Loaded(
     loaded.model, loaded.params, loaded.tokenizer, config, loaded.mesh, 0, "x"
   )
-  engine = generate.engine_of(other, generate.Sampling(), seed=0, group=2)
+  engine = other.engine(generate.Sampling(), seed=0, group=2)
   with pytest.raises(Refusal, match="12 positions"):
     engine.check(5, 8)
-  assert evaluate.length_of(config) == 12
+  assert other.length == 12

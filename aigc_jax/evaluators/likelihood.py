@@ -17,6 +17,7 @@ from aigc_jax.errors import BadConfig
 from aigc_jax.layers.readout import Readout
 from aigc_jax.sampling.decode import bucket
 
+LENGTH = 2048  # tokens read at once, of a model that names no length
 AT_ONCE = 4096  # tokens whose logits exist together
 
 

@@ -8,7 +8,6 @@ pytest.importorskip("lm_eval", reason="needs the extra [lm_eval]")
 from aigc_jax.errors import BadConfig  # noqa: E402
 from aigc_jax.evaluators.likelihood import Scorer  # noqa: E402
 from aigc_jax.evaluators.lm_eval import Model, sampling_of  # noqa: E402
-from aigc_jax.generate import engine_of  # noqa: E402
 from aigc_jax.sampling.logits import Sampling  # noqa: E402
 from tests.test_generate import loaded  # noqa: F401, E402
 
@@ -19,7 +18,7 @@ def model(loaded):  # noqa: F811
     lambda batch: Scorer(
       loaded.model, loaded.params, loaded.tokenizer, length=32, batch=batch
     ),
-    lambda how, seed: engine_of(loaded, how, seed=seed, group=8),
+    lambda how, seed: loaded.engine(how, seed=seed, group=8),
     name="tiny", batch=3, seed=0,
   )  # fmt: skip
 
