@@ -1,5 +1,6 @@
 """Makes token stores ahead of time.
 
+  python -m aigc_jax.prepare --config=configs/quickstart.py --workers=2
   python -m aigc_jax.prepare --path=PATH --tokenizer=bytes --workers=2
   python -m aigc_jax.prepare --corpus=stdlib --tokenizer=sentencepiece
   python -m aigc_jax.prepare --tfds=lm1b --download --workers=8
@@ -9,10 +10,9 @@ interrupted run finished is used. A training run with the same data settings
 and the same root finds the stores.
 """
 
-import sys
 from collections.abc import Iterable
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.progress import (
   BarColumn,
@@ -23,8 +23,8 @@ from rich.progress import (
   TransferSpeedColumn,
 )
 
-from aigc_jax import data
-from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax import command, data, run
+from aigc_jax.errors import BadConfig, Stopped
 
 FLAGS = {
   "path": "text: a file, a folder or a glob",
@@ -33,7 +33,7 @@ FLAGS = {
 }
 
 
-def run(
+def stores(
   *,
   sources: list[dict],
   tokenizer: str,
@@ -52,7 +52,7 @@ def run(
   console = Console(stderr=True)
   columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
              TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
-  stores = []
+  found = []
   for split in splits:
     with Progress(*columns, console=console, transient=True) as bar:
       task = bar.add_task(split or "train", total=None)
@@ -76,8 +76,8 @@ def run(
       if verify:
         store.verify()
       print(describe(store, verify), flush=True)
-    stores += made
-  return stores
+    found += made
+  return found
 
 
 def describe(store: data.Store, verified: bool = False) -> str:
@@ -118,8 +118,8 @@ def source_of(*, path: str, corpus: str, tfds: str, field: str) -> dict:
   return dict(kind="tfds", name=tfds, split="train", field=field, weight=1.0)
 
 
-def define_flags() -> flags.FlagValues:
-  """The flags of this command."""
+def define_flags() -> None:
+  """The flags of this command; --config takes the place of the data's own."""
   for name, meaning in FLAGS.items():
     flags.DEFINE_string(name, "", meaning)
   flags.DEFINE_string(
@@ -134,43 +134,35 @@ def define_flags() -> flags.FlagValues:
   flags.DEFINE_integer("workers", 0, "processes; 0 works in this one")
   flags.DEFINE_bool("verify", False, "also compare every sha256")
   flags.DEFINE_bool("download", False, "get a TFDS dataset that is not here")
-  return flags.FLAGS
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
   """The command; the exit status."""
   values = flags.FLAGS
+  if values.config is None:
+    names = ("path", "corpus", "tfds", "field")
+    settings = {
+      "sources": [source_of(**{name: values[name].value for name in names})],
+      "tokenizer": values.tokenizer,
+      "tokenizer_vocab": values.tokenizer_vocab,
+      "validation": values.validation,
+      "root": values.root,
+    }
+  else:
+    settings = run.data_arguments(run.read(values.config))
   try:
-    if argv[1:]:
-      raise BadConfig(f"unexpected {argv[1]!r}; flags look like --path=PATH")
-    source = source_of(
-      path=values.path,
-      corpus=values.corpus,
-      tfds=values.tfds,
-      field=values.field,
-    )
-    validation = values.validation
-    splits = (None, "validation") if validation else (None,)
-    run(
-      sources=[source],
-      tokenizer=values.tokenizer,
-      tokenizer_vocab=values.tokenizer_vocab,
-      validation=validation,
-      root=values.root,
+    stores(
+      **settings,
       workers=values.workers,
-      splits=splits,
+      splits=(None, "validation") if settings["validation"] else (None,),
       verify=values.verify,
       download=values.download,
     )
-  except Refusal as e:
-    print(f"prepare: {e}", file=sys.stderr)
-    return e.code
   except KeyboardInterrupt:
-    print("prepare: stopped; run the same line again to go on", file=sys.stderr)
-    return 75
+    raise Stopped("stopped; run the same line again to go on") from None
   return 0
 
 
 if __name__ == "__main__":
   define_flags()
-  app.run(main)
+  command.main(main, config=True)

@@ -416,8 +416,8 @@ def _json_in(workdir: str | Path, name: str) -> dict:
   return found
 
 
-def _data_arguments(config: Config) -> dict:
-  """What the data package takes from a config, training or not."""
+def data_arguments(config: Config) -> dict:
+  """What says which stores a config reads."""
   names = ("tokenizer", "tokenizer_vocab", "validation", "root")
   return {"sources": sources_of(config)} | {
     name: config["data"][name] for name in names
@@ -441,7 +441,7 @@ def open_stream(config: Config, say=print):
   d = config["data"]
   names = ("task", "batch", "length", "segments", "shuffle", "skip_steps")
   stream = data.build(
-    **_data_arguments(config),
+    **data_arguments(config),
     **{name: d[name] for name in names},
     seed=config["seed"],
     say=say,
@@ -455,7 +455,7 @@ def open_eval(config: Config, split: str, batches: int = -1, say=print):
   d = config["data"]
   names = ("task", "batch", "length", "segments")
   found = data.build_eval(
-    **_data_arguments(config),
+    **data_arguments(config),
     **{name: d[name] for name in names},
     split=split,
     say=say,
@@ -466,7 +466,7 @@ def open_eval(config: Config, split: str, batches: int = -1, say=print):
 
 def prepared_data(config: Config) -> list[dict] | None:
   """The manifests of the training stores, or None where one is missing."""
-  return data.prepared(**_data_arguments(config))
+  return data.prepared(**data_arguments(config))
 
 
 # Evaluators.

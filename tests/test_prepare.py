@@ -54,7 +54,7 @@ def test_one_source_must_be_named():
 def test_negative_workers_are_refused(tmp_path):
   source = dict(kind="corpus", name="stdlib", split="train", weight=1.0)
   with pytest.raises(BadConfig, match="workers=-1"):
-    prepare.run(
+    prepare.stores(
       sources=[source],
       tokenizer="bytes",
       tokenizer_vocab=4096,
