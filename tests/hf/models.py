@@ -10,11 +10,11 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 BODY = dict(
-  vocab_size=101, hidden_size=48, intermediate_size=56, num_hidden_layers=3,
+  vocab_size=263, hidden_size=48, intermediate_size=56, num_hidden_layers=3,
   num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=256,
 )  # fmt: skip
 GPT2 = dict(
-  vocab_size=101, n_positions=160, n_embd=48, n_layer=3, n_head=3
+  vocab_size=263, n_positions=160, n_embd=48, n_layer=3, n_head=3
 )  # fmt: skip
 GEMMA = BODY | dict(head_dim=8, query_pre_attn_scalar=24, sliding_window=17)
 # The keys that transformers 4 wrote; 5 reads them and writes rope_parameters.
