@@ -126,7 +126,7 @@ def attention_kernel(r: run.Run) -> str:
   q_BTNH = jax.ShapeDtypeStruct(shape, jnp.dtype(m["dtype"]))
   segments = jnp.zeros((1, 1)) if r.config["data"]["segments"] else None
   visible = Visible(segments_BT=segments)
-  return kernels.resolve(q_BTNH, visible, m["attention_softcap"])
+  return kernels.resolve(q_BTNH, q_BTNH, visible, m["attention_softcap"])
 
 
 def time_step(r: run.Run, steps: int) -> dict:

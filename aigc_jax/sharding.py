@@ -160,9 +160,9 @@ def of_tree(boxed, mesh: Mesh):
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:
   """Says how `x` lies on the mesh in use; nothing happens without one."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  if alone():
     return x
+  mesh = jax.sharding.get_abstract_mesh()
   return jax.lax.with_sharding_constraint(x, spec(letters, x.shape, mesh))
 
 
@@ -178,6 +178,12 @@ def platform() -> str:
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
+
+
+def alone() -> bool:
+  """Whether the mesh in use, if any, is of a single device."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.empty or mesh.size == 1
 
 
 def batch_shards(mesh) -> int:

@@ -51,10 +51,50 @@ def _product_backward(equation, kept, dy):
     dy, w.astype(x.dtype),
     preferred_element_type=jnp.float32,
   )  # fmt: skip
-  dw = jnp.einsum(
-    f"{a},{out}->{b}", x, dy, preferred_element_type=jnp.float32
+  gradient = weight_gradient
+  if sharding.platform() == "cpu" and sharding.alone():
+    gradient = weight_gradient_on_cpu
+  return dx.astype(x.dtype), gradient(equation, x, dy).astype(w.dtype)
+
+
+def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
+  """The gradient of `product` for w, float32."""
+  (a, b), out = sharding.split(equation)
+  return jnp.einsum(f"{a},{out}->{b}", x, dy, preferred_element_type=jnp.float32)
+
+
+def weight_gradient_on_cpu(
+  equation: str, x: jax.Array, dy: jax.Array
+) -> jax.Array:
+  """The same as one product of two matrices, the left one copied transposed.
+
+  The matrix library takes no left operand that lies transposed. The compiler
+  would then either do without it, or fuse the transposition with whatever made
+  the operand and compute that again at the pace of scattered writes. So the
+  smaller of the two is the left one, and a copy of it is made here: a reshape
+  to one dimension is what the compiler cannot take back.
+  """
+  (a, b), out = sharding.split(equation)
+  if any(c in a and c in out for c in b):
+    return weight_gradient(equation, x, dy)
+  rows = [c for c in a if c in out]
+  sizes = dict(zip(a, x.shape, strict=True)) | dict(
+    zip(out, dy.shape, strict=True)
   )
-  return dx.astype(x.dtype), dw.astype(w.dtype)
+  count = math.prod(sizes[c] for c in rows)
+  sides = []
+  for letters, value in ((a, x), (out, dy)):
+    own = [c for c in letters if c not in rows]
+    sides.append((own, value, letters))
+  sides.sort(key=lambda side: side[1].size)
+  (left, x, letters), (right, y, others) = sides
+  x = jnp.einsum(f"{letters}->{''.join(left + rows)}", x).reshape(-1)
+  x = jax.lax.optimization_barrier(x).reshape(-1, count)
+  y = jnp.einsum(f"{others}->{''.join(rows + right)}", y).reshape(count, -1)
+  dw = jnp.matmul(x, y, preferred_element_type=jnp.float32).reshape(-1)
+  dw = jax.lax.optimization_barrier(dw)
+  dw = dw.reshape([sizes[c] for c in left + right])
+  return jnp.einsum(f"{''.join(left + right)}->{b}", dw)
 
 
 product.defvjp(_product_forward, _product_backward)

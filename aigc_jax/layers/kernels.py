@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import errors, sharding
+from aigc_jax.layers import blocks
 from aigc_jax.layers.einsum import product
 from aigc_jax.layers.visible import Visible
 
@@ -30,17 +31,21 @@ def attend(
   A kernel asked for by name is used or refused (BadConfig), never replaced.
   """
   if kernel == "auto":
-    kernel = resolve(q_BTNH, visible, softcap)
+    kernel = resolve(q_BTNH, k_BSKH, visible, softcap)
   run = errors.choose(kernel, KERNELS, "model.kernel")
   return run(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap)
 
 
-def resolve(q_BTNH: jax.Array, visible: Visible, softcap: float) -> str:
+def resolve(
+  q_BTNH: jax.Array, k_BSKH: jax.Array, visible: Visible, softcap: float
+) -> str:
   """The kernel that "auto" means for these queries on this platform."""
   if sharding.platform() == "gpu" and not _cudnn_lacks(
     q_BTNH, visible, softcap
   ):
     return "cudnn"
+  if sharding.platform() == "cpu" and not _blocks_lacks(q_BTNH, k_BSKH, visible):
+    return "blocks"
   # Beyond this the scores of one head outgrow any cache: take them in pieces.
   return "chunked" if q_BTNH.shape[1] > 2048 else "xla"
 
@@ -108,6 +113,29 @@ def _cudnn_lacks(q_BTNH, visible: Visible, softcap: float) -> str:
   return ""
 
 
+def _blocks_lacks(q_BTNH, k_BSKH, visible: Visible) -> str:
+  """What of this `blocks` cannot do, or nothing."""
+  if not visible.causal or q_BTNH.shape[1] != k_BSKH.shape[1]:
+    return "queries that are not all the positions, seen causally"
+  if visible.positions_BT is not None or visible.positions_BS is not None:
+    return "explicit positions, as of a cache"
+  if not (visible.window is None or isinstance(visible.window, int)):
+    return "windows under a scan: unroll all the layers"
+  return ""
+
+
+def blocked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
+  """Blocks of queries, each with the keys that it may see."""
+  lacks = _blocks_lacks(q_BTNH, k_BSKH, visible)
+  if lacks:
+    raise errors.BadConfig(
+      f"model.kernel='blocks' cannot do {lacks} (--config.model.kernel=auto)"
+    )
+  return blocks.attend(
+    q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap
+  )
+
+
 def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   """Fused attention of cuDNN: no scores in memory, no dense mask."""
   lacks = _cudnn_lacks(q_BTNH, visible, softcap)
@@ -124,4 +152,9 @@ def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   )  # fmt: skip
 
 
-KERNELS = {"xla": dense, "chunked": chunked, "cudnn": cudnn}
+KERNELS = {
+  "xla": dense,
+  "chunked": chunked,
+  "blocks": blocked,
+  "cudnn": cudnn,
+}

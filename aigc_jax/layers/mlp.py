@@ -9,7 +9,12 @@ from aigc_jax.layers.einsum import Einsum
 
 
 def _gelu(x):
-  return jax.nn.gelu(x, approximate=False)
+  """x times the normal distribution below x, arXiv:1606.08415.
+
+  By erf: what erfc would add in the far negative tail, where the product is
+  below 1e-6, costs twice the time.
+  """
+  return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
 
 def _gelu_tanh(x):

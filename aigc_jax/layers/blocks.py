@@ -1,0 +1,169 @@
+"""Causal attention in blocks: what no query may see is never multiplied.
+
+A block of queries meets only the keys up to its end, so about half of the
+scores are made. The backward pass makes them again (arXiv:2205.14135), once
+with queries as rows and once with keys as rows: a matrix unit is many times
+faster than a transposition in memory, so all the products are plain ones. One
+row of the batch at a time, the scores stay in a processor's own cache.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from aigc_jax import sharding
+from aigc_jax.layers.visible import Visible
+
+HIDDEN = -2.0**30  # a score that exp() turns into zero
+BLOCKS = 4  # at most, so that programs stay short
+SMALLEST = 128  # positions of a block, where there are that many
+
+
+class How(NamedTuple):
+  """What does not depend on data; constant under jit."""
+
+  scale: float
+  softcap: float
+  window: int | None
+  size: int  # positions of a block
+
+
+def attend(
+  q_BTNH, k_BTKH, v_BTKH, visible: Visible, *, scale, softcap, size: int = 0
+):
+  """softmax(cap(scale q k) where visible) v for causal queries of all keys.
+
+  Positions are implicit; segments may be given. size: positions of a block,
+  0 for a size that suits the length.
+  """
+  B, T, N, H = q_BTNH.shape
+  K = k_BTKH.shape[2]
+  size = size or max(SMALLEST, -(-T // BLOCKS))
+  how = How(scale, softcap, visible.window, min(size, T))
+  q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+  k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
+  y_BKGTH = _attend(how, q_BKGTH, k_BKTH, v_BKTH, visible.segments_BT)
+  return y_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(how: How, q_BKGTH, k_BKTH, v_BKTH, segments_BT):
+  return _attend_forward(how, q_BKGTH, k_BKTH, v_BKTH, segments_BT)[0]
+
+
+def _attend_forward(how, q, k, v, segments):
+  y, logz = _each(functools.partial(_forward, how), q, k, v, segments)
+  return y, (q, k, v, segments, y, logz)
+
+
+def _attend_backward(how, kept, dy):
+  return (*_each(functools.partial(_backward, how), *kept, dy), None)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _each(f: Callable, *args):
+  """f of each row of the batch: one after the other, on a single device."""
+  if sharding.alone():
+    return jax.lax.map(lambda row: f(*row), args)
+  return jax.vmap(f)(*args)
+
+
+def _forward(how: How, q_KGTH, k_KTH, v_KTH, segments_T):
+  """(y, log of the softmax's denominator) of one row of the batch."""
+  ys, logzs = [], []
+  for rows, keys in _by_queries(how, q_KGTH.shape[2]):
+    scores = _scores(how, q_KGTH[:, :, rows], k_KTH[:, keys])
+    scores = _hide(how, scores, rows, keys, segments_T)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    y = _dot("kgts,ksh->kgth", weights.astype(v_KTH.dtype), v_KTH[:, keys])
+    ys.append((y / total).astype(q_KGTH.dtype))
+    logzs.append((top + jnp.log(total))[..., 0])
+  return jnp.concatenate(ys, axis=2), jnp.concatenate(logzs, axis=2)
+
+
+def _backward(how: How, q, k, v, segments, y, logz, dy):
+  """Gradients for q, k and v of one row of the batch."""
+  T = q.shape[2]
+  # What the gradient of a row of weights loses to their sum being one.
+  lost = jnp.sum(dy.astype(jnp.float32) * y.astype(jnp.float32), axis=-1)
+  dqs, dks, dvs = [], [], []
+  for rows, keys in _by_queries(how, T):
+    _, dscores = _again(
+      how, q, k, v, segments, dy, logz, lost, rows, keys, turned=False
+    )
+    dqs.append(_dot("kgts,ksh->kgth", dscores, k[:, keys]))
+  for rows, keys in _by_keys(how, T):
+    weights, dscores = _again(
+      how, q, k, v, segments, dy, logz, lost, rows, keys, turned=True
+    )
+    dvs.append(_dot("kgst,kgth->ksh", weights, dy[:, :, rows]))
+    dks.append(_dot("kgst,kgth->ksh", dscores, q[:, :, rows]))
+  return tuple(
+    jnp.concatenate(parts, axis=-2).astype(x.dtype)
+    for parts, x in ((dqs, q), (dks, k), (dvs, v))
+  )
+
+
+def _again(how, q, k, v, segments, dy, logz, lost, rows, keys, *, turned):
+  """(weights, gradient of the products) of a block, as (s, t) where `turned`."""
+  q, dy, k, v = q[:, :, rows], dy[:, :, rows], k[:, keys], v[:, keys]
+  scores = _scores(how, q, k, turned)
+  hidden = _hide(how, scores, rows, keys, segments, turned)
+  if turned:
+    weights = jnp.exp(hidden - logz[:, :, None, rows])
+    dweights = _dot("ksh,kgth->kgst", v, dy) - lost[:, :, None, rows]
+  else:
+    weights = jnp.exp(hidden - logz[:, :, rows, None])
+    dweights = _dot("kgth,ksh->kgts", dy, v) - lost[:, :, rows, None]
+  dscores = weights * dweights * how.scale
+  if how.softcap:
+    dscores = dscores * (1 - (scores / how.softcap) ** 2)
+  return weights.astype(q.dtype), dscores.astype(q.dtype)
+
+
+def _scores(how: How, q, k, turned: bool = False):
+  """Scaled and capped products of queries and keys, float32."""
+  if turned:
+    scores = _dot("ksh,kgth->kgst", k, q) * how.scale
+  else:
+    scores = _dot("kgth,ksh->kgts", q, k) * how.scale
+  return how.softcap * jnp.tanh(scores / how.softcap) if how.softcap else scores
+
+
+def _hide(how: How, scores, rows, keys, segments_T, turned: bool = False):
+  """HIDDEN wherever a query of `rows` may not see a key of `keys`."""
+  asking = asked = None
+  if segments_T is not None:
+    asking, asked = segments_T[None, rows], segments_T[None, keys]
+  seen_BTS = Visible(
+    window=how.window, segments_BT=asking, segments_BS=asked
+  ).mask(rows.stop - rows.start, keys.stop - keys.start, rows.start - keys.start)
+  seen = seen_BTS[0].T if turned else seen_BTS[0]
+  return jnp.where(seen, scores, HIDDEN)
+
+
+def _by_queries(how: How, T: int):
+  """Blocks of queries, each with all the keys that some of them may see."""
+  for start in range(0, T, how.size):
+    stop = min(start + how.size, T)
+    first = 0 if how.window is None else max(0, start - how.window + 1)
+    yield slice(start, stop), slice(first, stop)
+
+
+def _by_keys(how: How, T: int):
+  """Blocks of keys, each with all the queries that may see some of them."""
+  for start in range(0, T, how.size):
+    stop = min(start + how.size, T)
+    last = T if how.window is None else min(T, stop + how.window - 1)
+    yield slice(start, last), slice(start, stop)
+
+
+def _dot(equation: str, x, y):
+  return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
