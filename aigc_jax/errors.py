@@ -56,7 +56,7 @@ class Hang(Refusal):
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-  """"; did you mean 'x'?" for the closest of `words`, or nothing."""
+  """ "; did you mean 'x'?" for the closest of `words`, or nothing."""
   close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
   return f"; did you mean {close[0]!r}?" if close else ""
 

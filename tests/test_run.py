@@ -127,9 +127,11 @@ def test_the_step_donates_its_state():
   r = run.build(run.read(config(mesh=MESHES["data"])))
   with jax.set_mesh(r.mesh):
     lowered = r.advance().lower(r.state, r.batch)
-  assert lowered.as_text().count("tf.aliasing_output") + lowered.as_text().count(
-    "jax.buffer_donor"
-  ) == len(jax.tree.leaves(r.state))
+  assert lowered.as_text().count(
+    "tf.aliasing_output"
+  ) + lowered.as_text().count("jax.buffer_donor") == len(
+    jax.tree.leaves(r.state)
+  )
 
 
 def test_logits_of_all_positions_are_never_made_in_training():

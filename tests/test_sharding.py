@@ -28,7 +28,9 @@ def mesh(**sizes):
   ],
 )
 def test_the_table_gives_megatron_with_fsdp(letters, shape, expected):
-  assert sharding.spec(letters, shape, mesh(data=2, fsdp=2, tensor=2)) == expected
+  assert (
+    sharding.spec(letters, shape, mesh(data=2, fsdp=2, tensor=2)) == expected
+  )
 
 
 def test_a_dimension_that_does_not_divide_is_left_whole(caplog):

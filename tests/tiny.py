@@ -47,7 +47,9 @@ STYLES = {
       original_length=16,
     ),
   ),
-  "sinusoidal": LLAMA | dict(position="sinusoidal", activation="relu2", gated=False),
+  "sinusoidal": LLAMA | dict(
+    position="sinusoidal", activation="relu2", gated=False,
+  ),
   "none": LLAMA | dict(position="none", activation="gelu", unroll=2),
 }  # fmt: skip
 

@@ -49,9 +49,7 @@ def parameters(params) -> str:
 
 
 def _layout(x: jax.ShapeDtypeStruct) -> str:
-  axes = [
-    ".".join(a) if isinstance(a, tuple) else a for a in x.sharding.spec
-  ]
+  axes = [".".join(a) if isinstance(a, tuple) else a for a in x.sharding.spec]
   return ",".join(a or "-" for a in axes) if any(axes) else ""
 
 

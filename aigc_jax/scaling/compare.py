@@ -16,7 +16,14 @@ from aigc_jax.trainer.journal import rows
 # Of run.json, what belongs under which heading.
 CODE = ("code",)
 DATA = ("data_fingerprint", "tokenizer_fingerprint")
-ENVIRONMENT = ("python", "system", "processor", "packages", "environment", "jax")
+ENVIRONMENT = (
+  "python",
+  "system",
+  "processor",
+  "packages",
+  "environment",
+  "jax",
+)
 # Fields that no two runs share.
 TIMING = ("seconds",)
 SPEED = "speed/"
@@ -54,7 +61,9 @@ def compare(one: str | Path, other: str | Path) -> Comparison:
   same_until, parts_at, parts_in, worst = None, None, (), 0.0
   for step in common:
     x, y = curve_a[step], curve_b[step]
-    differing = tuple(k for k in sorted(x.keys() | y.keys()) if _differ(x, y, k))
+    differing = tuple(
+      k for k in sorted(x.keys() | y.keys()) if _differ(x, y, k)
+    )
     if differing and parts_at is None:
       parts_at, parts_in = step, differing
     if parts_at is None:

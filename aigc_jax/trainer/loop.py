@@ -101,8 +101,8 @@ def fit(
   long calls `watchdog.feed` as it goes.
 
   `before_call` is given the step of each call, `compiled` the hash of the
-  program. Every checkpoint's meta is `meta` with `skipped_in_a_row`, which a continued
-  run gives back. Raises Stopped after the save, NonFinite after `most_skipped`
+  program. Every checkpoint's meta is `meta` with `skipped_in_a_row`, which a
+  continued run gives back. Raises Stopped after the save, NonFinite after `most_skipped`
   steps without update in a row, BadData where the batches end too early, and
   what checkpoints and evaluators raise.
   """

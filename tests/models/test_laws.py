@@ -107,7 +107,9 @@ def test_a_window_hides_what_lies_behind_it():
 def test_dropout_acts_only_with_a_key():
   params, batch = tiny.params_of("llama"), {"tokens": tiny.some_tokens(2, 7)}
   still = tiny.predictor("llama", dropout=0.5)(params, batch)
-  np.testing.assert_allclose(still, tiny.logits("llama", batch["tokens"]), **CLOSE)
+  np.testing.assert_allclose(
+    still, tiny.logits("llama", batch["tokens"]), **CLOSE
+  )
   for unroll in (0, 1):
     model = tiny.build("llama", dropout=0.5, unroll=unroll)
     f = jax.jit(
@@ -212,7 +214,9 @@ def test_the_chunked_loss_is_the_dense_loss(chunk, softcap):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
   assert float(means["nll"].weight) == float(batch["weights"].sum())
   # The value without its gradient comes from another code path.
-  np.testing.assert_allclose(jax.jit(lambda p: chunked(p)[0])(params), a, rtol=1e-6)
+  np.testing.assert_allclose(
+    jax.jit(lambda p: chunked(p)[0])(params), a, rtol=1e-6
+  )
 
 
 def test_training_never_holds_all_the_logits():

@@ -1,0 +1,37 @@
+"""Config to Run: the only part of the package that reads a config.
+
+settings (read, check) -> build (mesh, model, objective, optimizer, step),
+inputs (data), evaluation (evaluators), load (parameters that are there)
+"""
+
+from aigc_jax.run.build import (
+  Run,
+  abstract_params,
+  build,
+  make_mesh,
+  model_of,
+  objective_of,
+  scorer,
+)
+from aigc_jax.run.evaluation import Place, evaluator
+from aigc_jax.run.inputs import (
+  data_arguments,
+  open_eval,
+  open_stream,
+  prepared_data,
+)
+from aigc_jax.run.load import Loaded, hf_folder, load, read_params
+from aigc_jax.run.settings import (
+  Config,
+  config_in,
+  fingerprint,
+  provenance_in,
+  read,
+)
+
+__all__ = [
+  "Config", "Loaded", "Place", "Run", "abstract_params", "build", "config_in",
+  "data_arguments", "evaluator", "fingerprint", "hf_folder", "load",
+  "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
+  "prepared_data", "provenance_in", "read", "read_params", "scorer",
+]  # fmt: skip

@@ -1,0 +1,229 @@
+"""Config to Run: mesh, model, objective and optimizer joined into the step.
+
+Nothing is computed: training, planning and benchmarks compile this same step.
+"""
+
+import dataclasses
+import functools
+import inspect
+import math
+import zlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from aigc_jax import flops, optim, sharding, tree
+from aigc_jax.errors import BadConfig
+from aigc_jax.models import MODELS
+from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.run.settings import Config, call, expect, kind_of
+from aigc_jax.trainer.state import State, fresh
+from aigc_jax.trainer.step import make_step, repeat_step
+
+SPIKES = ("spike_sigma", "spike_window")  # of optim, for the step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything a run is made of, before anything is computed."""
+
+  config: Config
+  mesh: jax.sharding.Mesh
+  model: nn.Module
+  score: Callable
+  optimizer: optax.GradientTransformation
+  schedule: Callable
+  step: Callable  # (state, batch) -> (state, metrics), one optimizer step
+  state: State  # abstract, with shardings
+  batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with shardings
+  cost: flops.PerToken
+  init: Callable[[], State]
+
+  @property
+  def tokens_per_step(self) -> int:
+    return math.prod(self.batch["tokens"].shape)
+
+  @property
+  def flops_per_step(self) -> float:
+    return self.cost.train * self.tokens_per_step
+
+  def advance(self) -> Callable:
+    """The step as training runs it: compiled, its state donated."""
+    many = repeat_step(self.step, self.config["steps_per_call"])
+    shardings = jax.tree.map(lambda x: x.sharding, self.state)
+    return jax.jit(many, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def make_mesh(config: Config) -> jax.sharding.Mesh:
+  """The mesh, checked against the batch; quick, so that it can come first."""
+  mesh = sharding.make_mesh(**config["mesh"])
+  batch, parts = config["data"]["batch"], config["microbatches"]
+  if batch % parts:
+    raise BadConfig(
+      f"data.batch={batch} is not divisible by microbatches={parts}: "
+      f"the nearest batches that are: {_around(batch, parts)}"
+    )
+  shards = sharding.batch_shards(mesh)
+  if (batch // parts) % shards:
+    raise BadConfig(
+      f"data.batch={batch} in {parts} microbatch(es) does not divide over "
+      f"{shards} parts of the mesh: the nearest batches that do: "
+      f"{_around(batch, parts * shards)}"
+    )
+  length, over = config["data"]["length"], sharding.length_shards(mesh)
+  if length % over:
+    raise BadConfig(
+      f"data.length={length} is not divisible by mesh.sequence={over}"
+    )
+  return mesh
+
+
+def _around(value: int, divisor: int) -> str:
+  below, above = value // divisor * divisor, -(-value // divisor) * divisor
+  return f"{below} and {above}" if below else str(above)
+
+
+def model_of(config: Config) -> nn.Module:
+  """The model a config describes."""
+  make, rest = kind_of("model", config["model"], MODELS)
+  return call(make, "model", rest)
+
+
+def abstract_params(model: nn.Module, mesh: jax.sharding.Mesh):
+  """Shapes and shardings of the parameters; nothing is computed."""
+  tokens = {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+  boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    nn.unbox(boxed),
+    sharding.of_tree(boxed, mesh),
+  )
+
+
+def scorer(model: nn.Module, objective: Callable) -> Callable:
+  """score(params, batch, key) -> {name: Mean}: where model meets objective.
+
+  Without a key nothing is dropped: that is evaluation.
+  """
+
+  def score(params, batch, key):
+    rngs = {} if key is None else {"dropout": key}
+
+    def predict(batch):
+      return model.apply({"params": params}, batch, rngs=rngs)
+
+    return objective(predict, batch)
+
+  return score
+
+
+def objective_of(config: Config) -> Callable:
+  """The objective of a config, its settings filled in."""
+  f, rest = kind_of("objective", config["objective"], OBJECTIVES)
+  keys = inspect.signature(f).parameters.values()
+  keys = [p.name for p in keys if p.kind is p.KEYWORD_ONLY]
+  expect("objective", rest, keys)
+  return functools.partial(f, **rest)
+
+
+def batch_spec(config: Config, mesh: jax.sharding.Mesh):
+  """Shapes, dtypes and shardings of a batch, without its data."""
+  d = config["data"]
+  shape = (d["batch"], d["length"])
+  kinds = dict(tokens=jnp.int32, targets=jnp.int32, weights=jnp.float32)
+  if d["segments"]:
+    kinds |= dict(positions=jnp.int32, segments=jnp.int32)
+  laid = sharding.shardings("BT", shape, mesh)
+  return {
+    name: jax.ShapeDtypeStruct(shape, kind, sharding=laid)
+    for name, kind in kinds.items()
+  }
+
+
+def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
+  """Joins the parts; computes nothing but shapes.
+
+  Raises BadConfig for whatever cannot work together.
+  """
+  mesh = mesh or make_mesh(config)
+  model = model_of(config)
+  params = abstract_params(model, mesh)
+  settings = dict(config["optim"])
+  spikes = {key: _take(settings, key) for key in SPIKES}
+  optimizer, schedule = call(
+    optim.build, "optim", settings, steps=config["steps"], params=params
+  )
+  score = scorer(model, objective_of(config))
+  init_params = functools.partial(_init_params, model)
+  window = spikes["spike_window"] if spikes["spike_sigma"] else 0
+  start = functools.partial(
+    _init_state, init_params, optimizer, config["seed"], window
+  )
+  state = _with_shardings(
+    jax.eval_shape(start), params, optimizer, sharding.replicated(mesh)
+  )
+  laid = jax.tree.map(lambda x: x.sharding, state)
+  return Run(
+    config=config,
+    mesh=mesh,
+    model=model,
+    score=score,
+    optimizer=optimizer,
+    schedule=schedule,
+    step=make_step(
+      score,
+      optimizer,
+      schedule,
+      config["microbatches"],
+      spikes["spike_sigma"],
+    ),
+    state=state,
+    batch=batch_spec(config, mesh),
+    cost=flops.per_token(
+      params,
+      length=config["data"]["length"],
+      windows=config["model"]["windows"],
+    ),
+    init=jax.jit(start, out_shardings=laid),
+  )
+
+
+def _init_params(model: nn.Module, seed) -> tree.Tree:
+  """Fresh parameters: the same numbers on every mesh."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"init") >> 1)
+  tokens = {"tokens": jnp.zeros((1, 1), jnp.int32)}
+  return nn.unbox(model.init(key, tokens)["params"])
+
+
+def _init_state(init_params, optimizer, seed, spike_window) -> State:
+  return fresh(init_params(seed), optimizer, seed, spike_window)
+
+
+def _take(settings: dict, key: str):
+  if key not in settings:
+    raise BadConfig(f"config key optim.{key} is missing")
+  return settings.pop(key)
+
+
+def _with_shardings(state: State, params, optimizer, replicated) -> State:
+  """The abstract state, each leaf laid out as its parameter is."""
+  laid = jax.tree.map(lambda x: x.sharding, params)
+  opt = optim.state_shardings(
+    optimizer, state.opt_state, params, laid, replicated
+  )
+  shardings = State(
+    step=replicated,
+    seed=replicated,
+    skipped=replicated,
+    params=laid,
+    opt_state=opt,
+    recent=jax.tree.map(lambda _: replicated, state.recent),
+  )
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    shardings,
+  )

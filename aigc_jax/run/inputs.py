@@ -1,0 +1,60 @@
+"""The data a config names: training stream, held-out sets, their stores."""
+
+from aigc_jax import data
+from aigc_jax.errors import BadConfig
+from aigc_jax.run.settings import Config
+
+
+def sources_of(config: Config) -> list[dict]:
+  """The sources; `data.path` is short for one source of text."""
+  d = config["data"]
+  if d["path"]:
+    source = dict(kind="text", path=d["path"], split="train")
+    return [source | dict(field=d["field"], weight=1.0)]
+  if not d["sources"]:
+    raise BadConfig(
+      "no data: set --config.data.path=PATH (a file, folder or glob), or "
+      "data.sources in the config"
+    )
+  return [dict(s) for s in d["sources"]]
+
+
+def data_arguments(config: Config) -> dict:
+  """What says which stores a config reads."""
+  names = ("tokenizer", "tokenizer_vocab", "validation", "root")
+  return {"sources": sources_of(config)} | {
+    name: config["data"][name] for name in names
+  }
+
+
+def open_stream(config: Config, say=print):
+  """The training data, prepared where it is missing."""
+  d = config["data"]
+  names = ("task", "batch", "length", "segments", "shuffle", "skip_steps")
+  stream = data.build(
+    **data_arguments(config),
+    **{name: d[name] for name in names},
+    seed=config["seed"],
+    say=say,
+  )
+  data.check_vocab(stream, config["model"]["vocab"])
+  return stream
+
+
+def open_eval(config: Config, split: str, batches: int = -1, say=print):
+  """A held-out set of the sources of a config."""
+  d = config["data"]
+  names = ("task", "batch", "length", "segments")
+  found = data.build_eval(
+    **data_arguments(config),
+    **{name: d[name] for name in names},
+    split=split,
+    say=say,
+  )
+  data.check_vocab(found, config["model"]["vocab"])
+  return found.first(batches)
+
+
+def prepared_data(config: Config) -> list[dict] | None:
+  """The manifests of the training stores, or None where one is missing."""
+  return data.prepared(**data_arguments(config))

@@ -1,0 +1,99 @@
+"""A model with its parameters, from a work directory or a Hugging Face folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from aigc_jax import data, hf, sharding, tree
+from aigc_jax.run.build import abstract_params, model_of
+from aigc_jax.run.settings import Config, config_in
+from aigc_jax.sampling.decode import Engine
+from aigc_jax.sampling.logits import Sampling
+from aigc_jax.trainer.checkpoint import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A model with its parameters and tokenizer, ready to be used."""
+
+  model: nn.Module
+  params: tree.Tree
+  tokenizer: Any
+  config: Config
+  mesh: jax.sharding.Mesh
+  step: int  # updates behind the parameters; 0 for a Hugging Face folder
+  name: str
+
+  @property
+  def length(self) -> int:
+    """How many tokens the model was made to read at once; 0 if it is unsaid."""
+    made = self.config["model"]["position_length"]
+    if made or "data" not in self.config:
+      return made
+    return self.config["data"]["length"]
+
+  def engine(self, sampling: Sampling, *, seed: int, group: int) -> Engine:
+    """Decoding with this model; see sampling/decode.py."""
+    model = self.config["model"]
+    learned = model["position"] == "learned"
+    return Engine(
+      self.model,
+      self.params,
+      sampling=sampling,
+      stop_ids=(self.tokenizer.eot,),
+      positions=model["position_length"] if learned else 0,
+      unrolled=model["unroll"] == 0,
+      group=group,
+      seed=seed,
+    )
+
+
+def hf_folder(where: str) -> str | None:
+  """The folder of "hf:FOLDER", or None for anything else."""
+  return where.removeprefix("hf:") if where.startswith("hf:") else None
+
+
+def everywhere(config: Config) -> Config:
+  """The config with a mesh of whatever devices there are here."""
+  sizes = {axis: 1 for axis in sharding.AXES}
+  return config | {"mesh": sizes | {sharding.REST: -1}}
+
+
+def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
+  """The run in a work directory, or the model in "hf:FOLDER".
+
+  `model_changes` replace keys of config.model that do not shape parameters,
+  such as unroll. Raises BadConfig where there is none, StorageFailure where
+  no checkpoint is valid.
+  """
+  folder = hf_folder(where)
+  if folder is not None:
+    imported = hf.load(folder)
+    model_config = {"kind": "decoder"} | imported.kwargs | model_changes
+    config = {"model": model_config}
+    tokenizer = data.load_tokenizer(where)
+  else:
+    config = config_in(where)
+    config = config | {"model": config["model"] | model_changes}
+    tokenizer = data.load(Path(where) / "tokenizer")
+  mesh = sharding.make_mesh(**everywhere(config)["mesh"])
+  model = model_of(config)
+  with jax.set_mesh(mesh):
+    abstract = abstract_params(model, mesh)
+    params, step = read_params(where, abstract, step)
+  return Loaded(model, params, tokenizer, config, mesh, step, where)
+
+
+def read_params(where: str, abstract, step: int | None = None):
+  """(parameters, their step) from a work directory or "hf:FOLDER"."""
+  folder = hf_folder(where)
+  if folder is not None:
+    laid = jax.tree.map(lambda x: x.sharding, abstract)
+    return hf.read_params(folder, abstract, laid), 0
+  found = Checkpoints(
+    Path(where) / "checkpoints", every_steps=0, keep=1, keep_every_steps=0
+  ).restore_params(abstract, step)
+  return found[0], int(found[1]["step"])

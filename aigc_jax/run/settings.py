@@ -1,0 +1,174 @@
+"""Reading a config: plain values, every key known, sizes that go together.
+
+A config is checked against the keyword arguments of what it configures, so a
+missing or unknown key is an error that names the nearest one.
+"""
+
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from aigc_jax import sharding
+from aigc_jax.errors import BadConfig, choose, nearest
+
+Config = dict[str, Any]  # plain JSON values, nested by section
+
+# Sections whose keys are not all keyword arguments of one function.
+SECTIONS = (
+  "seed",
+  "steps",
+  "total_tokens",
+  "microbatches",
+  "steps_per_call",
+  "mesh",
+  "data",
+  "model",
+  "objective",
+  "optim",
+  "evaluate",
+  "checkpoint",
+  "log",
+  "init_from",
+)
+CHECKPOINT = ("every_steps", "keep", "keep_every_steps")
+LOG = ("every_steps",)
+MOST_JSON = 16 << 20  # bytes of a JSON file of a work directory
+DATA = (
+  "sources", "path", "field", "tokenizer", "tokenizer_vocab", "task", "batch",
+  "length", "segments", "shuffle", "validation", "root", "skip_steps",
+)  # fmt: skip
+
+
+def read(config: ConfigDict | Mapping) -> Config:
+  """The config as plain values, with `steps` settled; raises BadConfig."""
+  plain = json.loads(
+    config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
+  )
+  expect("config", plain, SECTIONS)
+  expect("checkpoint", plain["checkpoint"], CHECKPOINT)
+  expect("log", plain["log"], LOG)
+  expect("mesh", plain["mesh"], sharding.AXES)
+  expect("data", plain["data"], DATA)
+  expect("data.task", plain["data"]["task"], ("kind",))
+  _check_sizes(plain)
+  return plain
+
+
+def expect(where: str, given: Iterable[str], wanted: Iterable[str]) -> None:
+  """Raises BadConfig unless `given` are just the keys `wanted`."""
+  given, wanted = list(given), list(wanted)
+  prefix = "" if where == "config" else f"{where}."
+  for key in given:
+    if key not in wanted:
+      raise BadConfig(
+        f"config key {prefix}{key} is unknown{nearest(key, wanted)} "
+        f"(there are: {', '.join(wanted)})"
+      )
+  for key in wanted:
+    if key not in given:
+      raise BadConfig(f"config key {prefix}{key} is missing")
+
+
+def _check_sizes(config: Config) -> None:
+  """Settles `steps` and checks what concerns more than one section."""
+  batch, length = config["data"]["batch"], config["data"]["length"]
+  positive = {
+    "microbatches": config["microbatches"],
+    "steps_per_call": config["steps_per_call"],
+    "data.batch": batch,
+    "data.length": length,
+    "log.every_steps": config["log"]["every_steps"],
+  }
+  for name, value in positive.items():
+    if not isinstance(value, int) or value < 1:
+      raise BadConfig(f"{name}={value!r}: expected a positive integer")
+  if config["total_tokens"]:
+    config["steps"] = math.ceil(config["total_tokens"] / (batch * length))
+  if config["steps"] < 0:
+    raise BadConfig(f"steps={config['steps']}: expected 0 or more")
+  call = config["steps_per_call"]
+  if call > 1:
+    intervals = {
+      "steps": config["steps"],
+      "checkpoint.every_steps": config["checkpoint"]["every_steps"],
+      **{
+        f"evaluate.{name}.every_steps": entry["every_steps"]
+        for name, entry in config["evaluate"].items()
+      },
+    }
+    for name, value in intervals.items():
+      if value > 0 and value % call:
+        raise BadConfig(
+          f"{name}={value} is not a multiple of steps_per_call={call}: the "
+          "host acts only between calls"
+        )
+
+
+def call(f: Callable, section: str, values: Mapping, /, **more):
+  """f(**values, **more); keys that do not fit are BadConfig, by name."""
+  signature = inspect.signature(f).parameters.values()
+  keys = [p.name for p in signature if p.kind is p.KEYWORD_ONLY]
+  required = [
+    p.name
+    for p in signature
+    if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+  ]
+  wanted = [k for k in keys if k not in more]
+  for key in values:
+    if key not in wanted:
+      raise BadConfig(
+        f"config key {section}.{key} is unknown{nearest(key, wanted)} "
+        f"(there are: {', '.join(wanted)})"
+      )
+  for key in required:
+    if key not in values and key not in more:
+      raise BadConfig(f"config key {section}.{key} is missing")
+  return f(**values, **more)
+
+
+def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
+  """(table[kind], the other keys) of a section that has a kind."""
+  if "kind" not in values:
+    raise BadConfig(f"config key {section}.kind is missing")
+  rest = {k: v for k, v in values.items() if k != "kind"}
+  return choose(values["kind"], table, f"{section}.kind"), rest
+
+
+def fingerprint(config: Mapping) -> str:
+  """A hash of all that a config says."""
+  text = json.dumps(config, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_in(workdir: str | Path) -> Config:
+  """The config a run was started with, read as data."""
+  return _json_in(workdir, "config.json")
+
+
+def provenance_in(workdir: str | Path) -> dict:
+  """What a run recorded of its code, data and machine."""
+  return _json_in(workdir, "run.json")
+
+
+def _json_in(workdir: str | Path, name: str) -> dict:
+  path = Path(workdir) / name
+  if not path.is_file():
+    raise BadConfig(
+      f"{workdir} holds no run: there is no {name} in it "
+      "(expected the --workdir that training was given)"
+    )
+  if path.stat().st_size > MOST_JSON:
+    raise BadConfig(f"{path} is larger than {MOST_JSON} bytes: not read")
+  try:
+    found = json.loads(path.read_text())
+  except (ValueError, RecursionError) as error:
+    raise BadConfig(f"{path} is not readable JSON: {error}") from None
+  if not isinstance(found, dict):
+    raise BadConfig(f"{path} holds no JSON object")
+  return found
