@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import flags
+from absl import flags, logging
 
 from aigc_jax import chips, command, data, run, tree
 from aigc_jax.errors import BadConfig, StorageFailure
@@ -300,12 +300,18 @@ def _evaluators(r: run.Run, tokenizer, workdir, stop, watchdog, say) -> dict:
 
 
 def _evaluate(evaluators, steps: int, step: int, state) -> dict | None:
-  """The metrics of all evaluators that are due at this step, or None."""
+  """The metrics of all evaluators that are due at this step, or None.
+
+  A file that one of them cannot write does not end the run.
+  """
   found = {}
   for every, evaluator in evaluators.values():
     at_end = step == steps
     if at_end or (every > 0 and step > 0 and step % every == 0):
-      found |= evaluator(step, state)
+      try:
+        found |= evaluator(step, state)
+      except StorageFailure as error:
+        logging.error("evaluation at step %d: %s", step, error)
   return found or None
 
 

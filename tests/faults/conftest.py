@@ -7,11 +7,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from aigc_jax.trainer import faults
 from tests.faults import harness
 
 
@@ -68,6 +70,7 @@ def end_of_test(all_runs):
     run.end()
 
 
+MANY = ("--config.checkpoint.every_steps=2", "--config.checkpoint.keep=30")
 SECRETS = {
   "HF_TOKEN": "hf_abcdefghijklmnopqrstuvwxyz",
   "JAX_SECRET_TOKEN": "abc123secret",
@@ -84,12 +87,12 @@ def twin(tmp_path_factory, start) -> Path:
 
 @pytest.fixture(scope="session")
 def midway(tmp_path_factory, start, twin) -> Path:
-  """A run killed after 13 steps, with checkpoints of 5 and 10; to be copied."""
+  """A run killed at step 14, a checkpoint at every second; to be copied."""
   workdir = tmp_path_factory.mktemp("midway") / "run"
-  plan = {"die_at": [{"site": "step", "step": 13}]}
-  start(workdir, plan=plan).done(-9)
-  (workdir / "FAULTS_ALLOWED").unlink()
-  assert harness.saved(workdir) == [5, 10]
+  plan = {"die_at": [{"site": "save/begin", "step": 14}]}
+  start(workdir, *MANY, plan=plan).done(-signal.SIGKILL)
+  (workdir / faults.MARK).unlink()
+  assert harness.saved(workdir) == [2, 4, 6, 8, 10, 12]
   return workdir
 
 

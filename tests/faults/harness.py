@@ -121,7 +121,7 @@ class Run:
     plan: dict | None = None,
     environ: dict | None = None,
     preexec: Callable | None = None,
-    tag: str = "",
+    log: Path | None = None,
   ):
     self.workdir = workdir
     if plan:
@@ -137,11 +137,11 @@ class Run:
       "XLA_FLAGS": f"{XLA} --xla_force_host_platform_device_count={devices}",
       faults.VARIABLE: json.dumps(plan) if plan else "",
     }
-    log = workdir.with_name(f"{workdir.name}.log")
-    log.mkdir(exist_ok=True)
+    log = log or workdir.with_name(f"{workdir.name}.log")
+    log.mkdir(parents=True, exist_ok=True)
     number = len(list(log.iterdir())) // 2
-    self._out = log / f"{number:02}{tag}.out"
-    self._err = log / f"{number:02}{tag}.err"
+    self._out = log / f"{number:02}.out"
+    self._err = log / f"{number:02}.err"
     command = [
       *wrap, sys.executable, "-m", "aigc_jax.train",
       f"--config={config}:{text}", f"--workdir={workdir}", *flags,
@@ -211,9 +211,17 @@ class Run:
 
   def stopped(self) -> None:
     """Waits until the process has stopped itself, as a plan may say."""
-    self.until(
-      lambda: _status(self.process.pid) in ("T", "t"), "it stops itself"
+    self.until(lambda: _status(self.process.pid) in "Tt", "it stops itself")
+
+  def stopped_or_ended(self) -> int | None:
+    """Waits for either; the exit status if it ended."""
+    until(
+      lambda: (
+        self.process.poll() is not None or _status(self.process.pid) in "Tt"
+      ),
+      "it stops or ends",
     )
+    return self.process.poll()
 
   def go_on(self, *signals: int) -> float:
     """Wakes a stopped process, with signals it finds; the time of it."""
@@ -245,7 +253,7 @@ def _status(pid: int) -> str:
   try:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
   except (FileNotFoundError, ProcessLookupError):
-    return ""
+    return "X"
 
 
 def stop(site: str, **place) -> dict:
@@ -259,6 +267,18 @@ def slow(seconds: float) -> dict:
 
 
 SLOW = slow(0.05)
+
+
+def together(start, workdir: Path, count: int, *flags, plans=(), **changes):
+  """`count` processes that train as one."""
+  where = f"--coordinator=127.0.0.1:{free_port()}"
+  return [
+    start(
+      workdir, *flags, where, f"--processes={count}", f"--process={i}",
+      "--heartbeat=10", **changes,
+    )
+    for i in range(count)
+  ]  # fmt: skip
 
 
 def free_port() -> int:

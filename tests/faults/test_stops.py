@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from aigc_jax.errors import Stopped
-from tests.faults import harness, tiny
+from tests.faults import tiny
 from tests.faults.harness import (
   SLOW,
   assert_twins,

@@ -1,7 +1,7 @@
 """The run that is interrupted: as small as it gets, with everything in it.
 
-Dropout, micro-batches, a mixture of two sources, two held-out sets, samples. The
-preset is the folder that holds the two texts, and the token stores afterwards.
+Dropout, micro-batches, a mixture of two sources, two held-out sets, samples.
+The preset is the folder with the two texts, and the token stores afterwards.
 """
 
 from configs.skeleton import skeleton

@@ -1,0 +1,99 @@
+"""What may change between two starts of a run, and what must be allowed."""
+
+import shutil
+
+import pytest
+
+from aigc_jax.errors import BadConfig
+from tests.faults.harness import events, last_step, rows
+
+REFUSED = {
+  "another width": (
+    ["--config.model.dim=32"],
+    ["model.dim: 16 -> 32", "another --workdir"],
+  ),
+  "another learning rate": (
+    ["--config.optim.learning_rate=0.5"],
+    ["learning_rate: 0.01 -> 0.5", "--allow_change=optim.learning_rate"],
+  ),
+  "another length of rows": (
+    ["--config.data.length=8"],
+    ["data.length: 16 -> 8", "--allow_data_change"],
+  ),
+  "another tokenizer": (
+    ["--config.data.tokenizer=sentencepiece"],
+    ["data.tokenizer: 'bytes' -> 'sentencepiece'", "--allow_data_change"],
+  ),
+  "a key that does not exist": (
+    ["--config.optim.learning_rat=0.5"],
+    ["learning_rat"],
+  ),
+}
+
+
+def test_a_config_that_does_not_fit_is_refused(start, midway, tmp_path, record):
+  runs = {}
+  for i, (what, (flags, _)) in enumerate(REFUSED.items()):
+    shutil.copytree(midway, tmp_path / str(i))
+    runs[what] = start(tmp_path / str(i), *flags)
+  for what, run in runs.items():
+    run.done(BadConfig.code)
+    assert "Traceback" not in run.err
+    for words in REFUSED[what][1]:
+      assert words in run.err, what
+    assert rows(run.workdir) == rows(midway)
+    record(
+      "config changed on resume", what,
+      "status 78, names old and new value and the way out",
+      run.ended - run.began,
+    )  # fmt: skip
+
+
+def test_a_change_that_is_allowed_is_journalled(start, copy, record):
+  flags = ["--config.optim.learning_rate=0.02", "--config.log.every_steps=2"]
+  stood = last_step(copy)
+  run = start(copy, *flags, "--allow_change=optim.learning_rate")
+  run.row(stood)
+  seconds = run.seconds
+  run.done()
+  changed = {row["key"]: row["new"] for row in events(copy, "change")}
+  assert changed["optim.learning_rate"] == 0.02
+  assert changed["log.every_steps"] == 2
+  assert (copy / "config.before-12.json").is_file()
+  record(
+    "config changed on resume", "another learning rate, with --allow_change",
+    "goes on, journalled, the old config is kept", seconds,
+  )  # fmt: skip
+
+
+@pytest.fixture
+def edited(text):
+  """One of the sources with one letter changed; put back afterwards."""
+  path = text / "plain.txt"
+  old = path.read_text()
+  path.write_text("z" + old[1:])
+  yield path
+  path.write_text(old)
+
+
+def test_data_that_changed_is_refused_or_a_fork(start, copy, edited, record):
+  before = rows(copy)
+  run = start(copy).done(BadConfig.code)
+  assert "the data has changed since step 12" in run.err
+  assert "--allow_data_change" in run.err
+  assert rows(copy) == before
+  record(
+    "data changed on resume", "one letter of a source file",
+    "status 78, names both fingerprints and the flag", run.ended - run.began,
+  )  # fmt: skip
+  stood = last_step(copy)
+  again = start(copy, "--allow_data_change")
+  again.row(stood)
+  seconds = again.seconds
+  again.done()
+  (fork,) = events(copy, "fork")
+  assert fork["step"] == 12 and fork["old"] != fork["new"]
+  record(
+    "data changed on resume", "one letter, with --allow_data_change",
+    "goes on, the fork is journalled", seconds,
+  )  # fmt: skip

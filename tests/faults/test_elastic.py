@@ -1,0 +1,182 @@
+"""The same run on other devices and in other processes."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from aigc_jax.errors import BadConfig, BadData, Stopped
+from tests.faults.harness import (
+  SLOW,
+  assert_twins,
+  events,
+  hashes,
+  last_step,
+  losses,
+  saved,
+  together,
+)
+
+HEARTBEAT = 10  # seconds, as `together` sets it
+
+
+def assert_same_curve(workdir, twin) -> float:
+  """Equal batches, losses within 1e-5; the largest difference."""
+  assert hashes(workdir) == hashes(twin)
+  ours, theirs = losses(workdir), losses(twin)
+  assert list(ours) == list(theirs) == list(range(1, 21))
+  np.testing.assert_allclose(
+    list(ours.values()), list(theirs.values()), rtol=1e-5
+  )
+  # A state whose digest is another on other devices would be set aside.
+  assert not events(workdir, "corrupt")
+  return max(abs(ours[n] / theirs[n] - 1) for n in ours)
+
+
+def until_boundary(step: int) -> dict:
+  return {"term_at": [{"site": "boundary", "step": step}]}
+
+
+def test_other_devices(start, workdir, twin, record):
+  for devices, step in ((8, 5), (4, 10), (1, 15)):
+    run = start(workdir, devices=devices, plan=until_boundary(step))
+    run.done(Stopped.code)
+    assert saved(workdir)[-1] in (step, step + 1)
+  start(workdir, devices=8).done()
+  worst = assert_same_curve(workdir, twin)
+  record(
+    "other devices on resume", "8 -> 4 -> 1 -> 8 devices, stopped in between",
+    f"digest equal after each restore, batches equal, losses within {worst:.0e}"
+    " of one device", None,
+  )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair_twin(start, tmp_path_factory):
+  """An untouched run of two processes with four devices each."""
+  workdir = tmp_path_factory.mktemp("pair") / "run"
+  for run in together(start, workdir, 2, devices=4):
+    run.done()
+  return workdir
+
+
+def test_two_processes(start, workdir, pair_twin, twin, record):
+  worst = assert_same_curve(pair_twin, twin)
+  record(
+    "other processes", "2 processes with 4 devices beside 1 with 1",
+    f"batches equal, losses within {worst:.0e}", None,
+  )  # fmt: skip
+
+  runs = together(start, workdir, 2, devices=4, plan=SLOW)
+  runs[0].row(3)
+  runs[1].send(signal.SIGTERM)
+  asked = runs[1].seconds
+  for run in runs:
+    run.done(Stopped.code)
+  (stop,) = events(workdir, "stopped")
+  assert saved(workdir)[-1] == stop["step"]
+  record(
+    "one of 2 processes is asked to stop", "SIGTERM to the second",
+    "both save the same step and end with 75; equals its twin bitwise",
+    runs[1].ended - runs[1].began - asked,
+  )  # fmt: skip
+
+  runs = together(start, workdir, 2, devices=4, plan=SLOW)
+  runs[0].row(max(stop["step"], 10) + 1)
+  killed(runs, 1, record)
+  stood = last_step(workdir)
+  runs = together(start, workdir, 2, devices=4)
+  runs[0].row(stood)
+  seconds = runs[0].seconds
+  for run in runs:
+    run.done()
+  assert_twins(workdir, pair_twin)
+  record(
+    "2 processes after one was killed", "both started again",
+    "equals its twin bitwise", seconds,
+  )  # fmt: skip
+
+
+def killed(runs, which: int, record) -> None:
+  """Kills one of several; the rest must be gone soon after."""
+  runs[which].send(signal.SIGKILL)
+  runs[which].done(-signal.SIGKILL)
+  for run in runs:
+    assert run.wait(HEARTBEAT + 30) != 0
+  gone = max(run.ended for run in runs) - runs[which].ended
+  assert gone < HEARTBEAT + 10
+  record(
+    f"one of {len(runs)} processes dies", f"SIGKILL of process {which}",
+    f"the others are gone after {gone:.1f} s (--heartbeat={HEARTBEAT})", None,
+  )  # fmt: skip
+
+
+def test_one_process_goes_on_as_two(start, workdir, pair_twin, twin, record):
+  run = start(workdir, devices=8, plan=until_boundary(10)).done(Stopped.code)
+  for run in together(start, workdir, 2, devices=4):
+    run.done()
+  worst = assert_same_curve(workdir, twin)
+  record(
+    "other processes on resume", "1 process x 8 devices -> 2 x 4",
+    f"digest equal after the restore, batches equal, losses within {worst:.0e}",
+    None,
+  )  # fmt: skip
+
+
+def test_processes_with_different_configs(start, workdir, record):
+  where = together(start, workdir, 1, devices=4)
+  for run in where:
+    run.end()
+  seeds = iter(("--config.seed=3", "--config.seed=4"))
+
+  def begin(folder, *flags, **changes):
+    return start(folder, *flags, next(seeds), **changes)
+
+  runs = together(begin, workdir, 2, devices=4)
+  for run in runs:
+    run.done(BadConfig.code)
+    assert "different configs" in run.err
+  record(
+    "processes with different configs", "two seeds",
+    "both end with 78", max(run.ended - run.began for run in runs),
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1, 3])
+def test_four_processes(start, workdir, twin, record, which):
+  runs = together(start, workdir, 4, devices=2, plan=SLOW)
+  runs[0].row(3)
+  runs[which].send(signal.SIGTERM)
+  for run in runs:
+    run.done(Stopped.code)
+  (stop,) = events(workdir, "stopped")
+  assert saved(workdir)[-1] == stop["step"]
+  record(
+    "one of 4 processes is asked to stop", f"SIGTERM to process {which}",
+    "all save the same step and end with 75", None,
+  )  # fmt: skip
+  runs = together(start, workdir, 4, devices=2, plan=SLOW)
+  runs[0].row(max(stop["step"], 10) + 1)
+  killed(runs, which, record)
+  for run in together(start, workdir, 4, devices=2):
+    run.done()
+  assert_same_curve(workdir, twin)
+
+
+@pytest.mark.slow
+def test_one_process_cannot_read_the_data(start, workdir, text, record):
+  missing = iter((text, text / "nowhere"))
+
+  def begin(folder, *flags, **changes):
+    return start(folder, *flags, **changes)
+
+  runs = together(
+    lambda folder, *flags, **changes: begin(
+      folder, *flags, **(changes | {"text": next(missing)})
+    ),
+    workdir, 2, devices=4,
+  )  # fmt: skip
+  codes = [run.wait(HEARTBEAT + 60) for run in runs]
+  assert all(codes), codes
+  assert BadData.code in codes or BadConfig.code in codes
