@@ -156,7 +156,12 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   for name, entry in config["evaluate"].items():
     if entry["kind"] != "loss":
       continue
-    eval_set = run.open_eval(config, entry["data"]["split"], entry["batches"])
+    eval_set = run.open_eval(
+      config,
+      batches=entry["batches"],
+      tokenizer=loaded.tokenizer,
+      **entry["data"],
+    )
     loss = Loss(score, eval_set, loaded.mesh, name=name)
     found[name] = exact(loss.measure(loaded.params), eval_set.tokens)
   if not found:

@@ -7,6 +7,7 @@ so B takes `fsdp` in activations and D takes it in parameters. Every mesh has
 all the axes: size 1 is free. Mesh axis names occur in this file only.
 """
 
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -82,7 +83,7 @@ def make_mesh(
 
 
 def split(equation: str) -> tuple[tuple[str, str], str]:
-  """"BTD,DF->BTF" as (("BTD", "DF"), "BTF")."""
+  """ "BTD,DF->BTF" as (("BTD", "DF"), "BTF")."""
   inputs, out = equation.split("->")
   x, w = inputs.split(",")
   return (x, w), out
@@ -114,9 +115,7 @@ def spec(letters: str, shape: Sequence[int], mesh) -> PartitionSpec:
         spent.add(axis)
       taken[i] = tuple(parts)
   entries = [taken.get(i, ()) for i in range(len(shape))]
-  return PartitionSpec(
-    *(e[0] if len(e) == 1 else (e or None) for e in entries)
-  )
+  return PartitionSpec(*(e[0] if len(e) == 1 else (e or None) for e in entries))
 
 
 def _tell(letter: str, size: int, axis: str, n: int, letters: str) -> None:
@@ -124,7 +123,7 @@ def _tell(letter: str, size: int, axis: str, n: int, letters: str) -> None:
   key = (letter, size, axis, n)
   if key not in _told:
     _told.add(key)
-    logging.info(
+    logging.warning(
       "%s=%d of an array %s is not divisible by mesh axis %s=%d: left whole",
       letter, size, letters, axis, n,
     )  # fmt: skip
@@ -172,7 +171,7 @@ def constrain_rows(x: jax.Array) -> jax.Array:
 
 
 def platform() -> str:
-  """"cpu", "gpu" or "tpu": of the mesh in use, or else of this machine.
+  """ "cpu", "gpu" or "tpu": of the mesh in use, or else of this machine.
 
   A mesh may be of devices that are described and not here.
   """
@@ -196,13 +195,15 @@ def length_shards(mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in RULES["T"])
 
 
-# Variables whose presence says that several processes work together.
+# Variables whose presence says that several processes work together, and what
+# else must be there for JAX to find the others by itself.
 _CLUSTERS = {
   "JAX_COORDINATOR_ADDRESS": None,
   "SLURM_NTASKS": "SLURM_JOB_ID",
   "OMPI_COMM_WORLD_SIZE": "OMPI_MCA_orte_hnp_uri",
   "TPU_WORKER_HOSTNAMES": None,
   "MEGASCALE_COORDINATOR_ADDRESS": None,
+  "JOB_COMPLETION_INDEX": "KUBERNETES_SERVICE_HOST",
 }
 
 
@@ -218,6 +219,12 @@ def cluster(environ=os.environ) -> str | None:
       continue
     return name
   return None
+
+
+def _on_a_tpu_vm() -> bool:
+  """Whether this is a host of TPUs, which names its slice in its metadata."""
+  chips = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+  return chips and importlib.util.find_spec("libtpu") is not None
 
 
 def start_distributed(
@@ -245,7 +252,7 @@ def start_distributed(
   )
   if all(given):
     jax.distributed.initialize(coordinator, processes, process, **limits)
-  elif cluster():
+  elif cluster() or _on_a_tpu_vm():
     jax.distributed.initialize(**limits)
 
 

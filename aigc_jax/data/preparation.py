@@ -122,7 +122,7 @@ def open_stores(
 ) -> tuple[object, list[Store]]:
   """(tokenizer, one store for each source), prepared where missing.
 
-  split: of all sources; None takes each source's own. download: get TFDS
+  tokenizer: as a config names it, or one that is there already. split: of all sources; None takes each source's own. download: get TFDS
   datasets that are not on this machine; otherwise they are a BadData.
   """
   root = Path(root).expanduser()
@@ -130,14 +130,16 @@ def open_stores(
   for source in opened:
     if not source.present:
       source.obtain(download, say)
-  found = find_tokenizer(
-    sources=sources,
-    tokenizer=tokenizer,
-    tokenizer_vocab=tokenizer_vocab,
-    validation=validation,
-    root=root,
-    say=say,
-  )
+  found = tokenizer
+  if isinstance(tokenizer, str):
+    found = find_tokenizer(
+      sources=sources,
+      tokenizer=tokenizer,
+      tokenizer_vocab=tokenizer_vocab,
+      validation=validation,
+      root=root,
+      say=say,
+    )
   stores = []
   for spec, source in zip(sources, opened, strict=True):
     part = split or spec["split"]

@@ -36,10 +36,20 @@ def evaluator(place: Place, entry: Mapping) -> tuple[int, Callable]:
 
 
 def _loss(*, data: Mapping, batches: int, place: Place) -> Loss:
-  """Loss, perplexity and bits per byte of a held-out set."""
-  expect(f"evaluate.{place.name}.data", data, ("split",))
+  """Loss, perplexity and bits per byte of a held-out set.
+
+  data: {"split": ...}, of the training sources; with "sources", of those.
+  """
+  wanted = ("split", "sources") if "sources" in data else ("split",)
+  expect(f"evaluate.{place.name}.data", data, wanted)
   r = place.run
-  found = open_eval(r.config, data["split"], batches, say=place.say)
+  found = open_eval(
+    r.config,
+    batches=batches,
+    tokenizer=place.tokenizer,
+    say=place.say,
+    **data,
+  )
   return Loss(r.score, found, r.mesh, name=place.name, poll=place.poll)
 
 

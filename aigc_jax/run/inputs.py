@@ -41,12 +41,29 @@ def open_stream(config: Config, say=print):
   return stream
 
 
-def open_eval(config: Config, split: str, batches: int = -1, say=print):
-  """A held-out set of the sources of a config."""
+def open_eval(
+  config: Config,
+  split: str,
+  batches: int = -1,
+  *,
+  tokenizer=None,
+  sources: list[dict] | None = None,
+  say=print,
+):
+  """A held-out set of the sources of a config, or of others.
+
+  tokenizer: of the run, where it is at hand; other sources need it, for a
+  tokenizer trained on those of the config knows nothing of them.
+  """
   d = config["data"]
+  arguments = data_arguments(config)
+  if tokenizer is not None:
+    arguments["tokenizer"] = tokenizer
+  if sources is not None:
+    arguments["sources"] = [dict(s) for s in sources]
   names = ("task", "batch", "length", "segments")
   found = data.build_eval(
-    **data_arguments(config),
+    **arguments,
     **{name: d[name] for name in names},
     split=split,
     say=say,

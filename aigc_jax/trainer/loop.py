@@ -283,12 +283,14 @@ class _Log:
       return
     n, count, metrics = pending
     metrics = {name: np.asarray(x) for name, x in metrics.items()}
-    for i in range(count):
-      step = n - count + i + 1
+    steps = range(n - count + 1, n + 1)
+    logged = [step for step in steps if step % self._every == 0]
+    speed = self._speed(n) if logged else {}
+    for i, step in enumerate(steps):
       one = metrics if count == 1 else {k: x[i] for k, x in metrics.items()}
       self._count_skipped(step, one)
-      if step % self._every == 0:
-        self._row(step, one)
+      if step in logged:
+        self._row(step, one | speed)
 
   def _count_skipped(self, step: int, metrics) -> None:
     if metrics.get(SPIKED, 0):
@@ -315,25 +317,27 @@ class _Log:
         "--config.data.skip_steps"
       )
 
-  def _row(self, step: int, metrics) -> None:
+  def _speed(self, n: int) -> dict[str, float]:
+    """Of the steps since the rows before, up to the call that ended at n."""
     then, clock, apart = self._mark
     now = time.monotonic()
     others = ("evaluate", "save", "compile")
     spent = sum(self.clock.spent.get(name, 0.0) for name in others)
-    seconds = max(now - clock - (spent - apart), 1e-9)
-    row = dict(metrics)
-    if step > then:
-      per_second = (step - then) / seconds
-      row["speed/steps_per_second"] = per_second
-      row["speed/tokens_per_second"] = per_second * self._tokens
-      if self._peak:
-        row["speed/mfu"] = per_second * self._flops / self._peak
-    self._mark = (step, now, spent)
-    shown = {
-      name: round(x, 4) if name.startswith("speed/") else x
-      for name, x in row.items()
+    self._mark = (n, now, spent)
+    seconds = now - clock - (spent - apart)
+    if n <= then or seconds <= 0:
+      return {}
+    per_second = (n - then) / seconds
+    found = {
+      "speed/steps_per_second": per_second,
+      "speed/tokens_per_second": per_second * self._tokens,
     }
-    self.last |= self._write(step, shown)
+    if self._peak:
+      found["speed/mfu"] = per_second * self._flops / self._peak
+    return {name: round(x, 4) for name, x in found.items()}
+
+  def _row(self, step: int, row: Mapping) -> None:
+    self.last |= self._write(step, row)
 
   def evaluation(self, step: int, metrics: Mapping) -> None:
     self.last |= self._write(step, metrics)
