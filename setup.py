@@ -23,7 +23,6 @@ setup(
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
     "rich>=13",
-    "safetensors>=0.5",
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
@@ -38,6 +37,9 @@ setup(
     "scores": ["sacrebleu>=2.3", "rouge-score>=0.1.2", "nltk>=3.9"],
     "lm_eval": ["lm_eval>=0.4.9"],
     "parity": ["torch>=2.4", "transformers>=4.56"] + HF,
-    "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.12"] + HF + PARQUET + PLOTS,
+    "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.12", "safetensors>=0.5"]
+    + HF
+    + PARQUET
+    + PLOTS,
   },
 )

@@ -1,7 +1,10 @@
 """Eight virtual devices, tiny models with all-different sizes."""
 
 import importlib.metadata
+import importlib.util
 import os
+
+import pytest
 
 # Programs here are tiny and run once: the time is in compiling them.
 FLAGS = {
@@ -17,3 +20,11 @@ for flag, value in FLAGS.items():
   flags = os.environ.get("XLA_FLAGS", "")
   if flag not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} {flag}={value}".strip()
+
+
+def pytest_configure(config):
+  """What AIGC_JAX_REQUIRE names must be there: its tests may not be skipped."""
+  required = os.environ.get("AIGC_JAX_REQUIRE", "").split()
+  missing = [name for name in required if not importlib.util.find_spec(name)]
+  if missing:
+    raise pytest.UsageError(f"required and not installed: {', '.join(missing)}")
