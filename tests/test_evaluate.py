@@ -1,11 +1,12 @@
 """The command: texts and tasks to a table and a JSON file."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
-from aigc_jax import evaluate, run
+from aigc_jax import evaluate
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.formats import Reference
@@ -60,7 +61,7 @@ def test_scores_are_kept_beside_others_of_the_same_step(
     },
     "b": {"bleu": dict(value=3.0, error=1.0, items=2, signature="v:1")},
   }
-  later = run.dataclasses.replace(loaded, step=8)
+  later = dataclasses.replace(loaded, step=8)
   evaluate.save(path, later, one)
   assert set(json.loads(path.read_text())["scores"]) == {"a"}
 
@@ -81,7 +82,7 @@ def test_flags_are_checked(tmp_path):
 
 def test_the_length_is_that_of_the_model(loaded):  # noqa: F811
   def length(**config):
-    return run.dataclasses.replace(loaded, config=config).length
+    return dataclasses.replace(loaded, config=config).length
 
   model = {"position_length": 0}
   assert length(model=model, data={"length": 33}) == 33

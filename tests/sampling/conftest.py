@@ -12,7 +12,7 @@ GREEDY = Sampling()
 
 
 @functools.cache
-def make_engine(style, sampling=GREEDY, stop_ids=(), seed=0, unroll=0):
+def make_engine(style, sampling=GREEDY, stop_ids=(), seed=0, unroll=1):
   model = tiny.build(style, unroll=unroll)
   return Engine(
     model, tiny.params_of(style),

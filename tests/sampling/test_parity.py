@@ -7,9 +7,10 @@ pytest.importorskip("torch", reason="needs the extra [parity]: torch")
 transformers = pytest.importorskip(
   "transformers", reason="needs the extra [parity]: transformers"
 )
+import jax  # noqa: E402
 import torch  # noqa: E402
 
-from aigc_jax import run  # noqa: E402
+from aigc_jax import hf, run, sharding  # noqa: E402
 from aigc_jax.sampling.decode import Engine, Row  # noqa: E402
 from aigc_jax.sampling.logits import Sampling, process  # noqa: E402
 
@@ -57,15 +58,15 @@ def test_greedy_tokens_are_those_of_transformers(name, penalty, tmp_path):
     for p in theirs.parameters():  # away from zeros, which would hide a bias
       p += 0.1 * torch.randn_like(p)
   theirs.save_pretrained(tmp_path)
-  imported = run.hf.load(tmp_path)
+  imported = hf.load(tmp_path)
   model = run.model_of(
     {"model": {"kind": "decoder"} | dict(imported.kwargs) | {"unroll": 0}}
   )
-  axes = {axis: 1 for axis in run.sharding.AXES}
-  mesh = run.sharding.make_mesh(**axes, devices=run.jax.devices()[:1])
+  axes = {axis: 1 for axis in sharding.AXES}
+  mesh = sharding.make_mesh(**axes, devices=jax.devices()[:1])
   abstract = run.abstract_params(model, mesh)
-  laid = run.jax.tree.map(lambda x: x.sharding, abstract)
-  params = run.hf.read_params(tmp_path, abstract, laid)
+  laid = jax.tree.map(lambda x: x.sharding, abstract)
+  params = hf.read_params(tmp_path, abstract, laid)
   engine = Engine(
     model, params, sampling=Sampling(repetition_penalty=penalty), stop_ids=(),
     positions=0, unrolled=True, group=8, seed=0,
