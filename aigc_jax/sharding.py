@@ -246,9 +246,13 @@ def start_distributed(
       "--coordinator, --processes and --process belong together: got "
       f"{coordinator!r}, {processes}, {process}"
     )
+  # It would swallow a signal that comes before anybody asks for it.
+  jax.config.update("jax_enable_preemption_service", False)
   limits = dict(
     heartbeat_timeout_seconds=heartbeat_seconds,
     initialization_timeout=start_seconds,
+    # One that ends alone waits for the others, who wait for it.
+    shutdown_timeout_seconds=heartbeat_seconds,
   )
   if all(given):
     jax.distributed.initialize(coordinator, processes, process, **limits)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.planning import summary
 from aigc_jax.trainer import changes, faults, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
-from aigc_jax.trainer.guard import Lock, Stop, Watchdog, same
+from aigc_jax.trainer.guard import Lock, Stop, Watchdog, all_or_none, same
 from aigc_jax.trainer.journal import Journal, wandb_run
 from aigc_jax.trainer.loop import fit
 from aigc_jax.trainer.profile import Profiler
@@ -44,25 +45,11 @@ def define_flags() -> None:
 
 def main() -> int:
   """The command; the exit status."""
-  if FLAGS.config is None:
-    raise BadConfig(
-      "--config=PATH.py is missing, such as configs/quickstart.py"
-    )
-  config = run.read(FLAGS.config)
-  if FLAGS.print_config:
-    print(json.dumps(config, indent=2))
+  with all_or_none():
+    found = _prepared()
+  if found is None:
     return 0
-  mesh = run.make_mesh(config)
-  if FLAGS.dry_run:
-    print(summary.describe(config, mesh))
-    return 0
-  if not FLAGS.workdir:
-    raise BadConfig("--workdir=DIR is missing: the folder of the run")
-  workdir = Path(FLAGS.workdir).expanduser().absolute()
-  if _finished(workdir, config):
-    return 0
-  _make(workdir)
-  faults.enable(workdir)
+  config, mesh, workdir = found
   limits = dict(
     step_seconds=FLAGS.step_limit, compile_seconds=FLAGS.compile_limit
   )
@@ -76,12 +63,35 @@ def main() -> int:
   return 0
 
 
+def _prepared() -> tuple | None:
+  """(config, mesh, work directory), checked; None where nothing is to do."""
+  if FLAGS.config is None:
+    raise BadConfig(
+      "--config=PATH.py is missing, such as configs/quickstart.py"
+    )
+  config = run.read(FLAGS.config)
+  if FLAGS.print_config:
+    print(json.dumps(config, indent=2))
+    return None
+  mesh = run.make_mesh(config)
+  if FLAGS.dry_run:
+    print(summary.describe(config, mesh))
+    return None
+  if not FLAGS.workdir:
+    raise BadConfig("--workdir=DIR is missing: the folder of the run")
+  workdir = Path(FLAGS.workdir).expanduser().absolute()
+  if _finished(workdir, config):
+    return None
+  _make(workdir)
+  faults.enable(workdir)
+  return config, mesh, workdir
+
+
 def _make(workdir: Path) -> None:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    probe = workdir / ".writable"
-    probe.touch()
-    probe.unlink()
+    with tempfile.TemporaryFile(dir=workdir):  # several processes may ask
+      pass
   except OSError as error:
     raise StorageFailure(
       f"--workdir={workdir} cannot be written ({error.strerror}): choose "
@@ -111,16 +121,19 @@ def _finished(workdir: Path, config: run.Config) -> bool:
 def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   """Everything between the lock and the footer; returns the result."""
   say = print if command.is_first() else _silent
-  if not same(run.fingerprint(config)):
-    raise BadConfig("the processes of this run were given different configs")
-  changed = _changed(workdir, config)
+  _alike("configs", run.fingerprint(config))
+  _alike("versions of the program or of JAX", provenance.program())
+  with all_or_none():
+    changed = _changed(workdir, config)
   r = run.build(config, mesh)
   stop.check()
   say(summary.headline(r))
-  stream = run.open_stream(config, say=say)
-  _check_batch(stream, r)
+  with all_or_none():
+    stream = run.open_stream(config, say=say)
+    _check_batch(stream, r)
+    evaluators = _evaluators(r, stream.tokenizer, workdir, stop, watchdog, say)
+  _alike("data", stream.fingerprint)
   stop.check()
-  evaluators = _evaluators(r, stream.tokenizer, workdir, stop, watchdog, say)
   events: list[dict] = []
   checkpoints = Checkpoints(
     workdir / "checkpoints",
@@ -183,6 +196,12 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
 
 def _silent(*_) -> None:
   """Says nothing: the processes other than the first."""
+
+
+def _alike(what: str, text: str) -> None:
+  """Refuses to train in processes that differ in this."""
+  if not same(text):
+    raise BadConfig(f"the processes of this run were given different {what}")
 
 
 def _changed(workdir: Path, config: run.Config) -> list[changes.Change]:

@@ -3,6 +3,7 @@
 Also how several processes take one decision: `from_first`, `most`, `same`.
 """
 
+import contextlib
 import faulthandler
 import fcntl
 import hashlib
@@ -21,7 +22,13 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from aigc_jax.errors import Hang, Stopped, StorageFailure, WorkdirInUse
+from aigc_jax.errors import (
+  Hang,
+  Refusal,
+  Stopped,
+  StorageFailure,
+  WorkdirInUse,
+)
 
 
 def from_first(value: int) -> int:
@@ -45,6 +52,26 @@ def same(text: str) -> bool:
   words = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
   rows = np.asarray(multihost_utils.process_allgather(words))
   return bool((rows == rows[0]).all())
+
+
+@contextlib.contextmanager
+def all_or_none():
+  """What one process refuses in this block, all refuse; every one must enter.
+
+  Without that the others would wait for it in their next common step. The
+  block itself must have none.
+  """
+  refusal: Refusal | None = None
+  try:
+    yield
+  except Refusal as error:
+    refusal = error
+  code = most(refusal.code if refusal else 0)
+  if refusal:
+    raise refusal
+  if code:
+    kinds = {kind.code: kind for kind in Refusal.__subclasses__()}
+    raise kinds[code]("another process refused; it says why")
 
 
 class Lock:
@@ -84,18 +111,9 @@ class Lock:
     self.release()
 
   def acquire(self) -> None:
-    refusal = None
-    if jax.process_index() == 0:
-      try:
+    with all_or_none():
+      if jax.process_index() == 0:
         self._acquire()
-      except (WorkdirInUse, StorageFailure) as error:
-        refusal = error
-    code = from_first(refusal.code if refusal else 0)
-    if refusal:
-      raise refusal
-    if code:
-      kind = WorkdirInUse if code == WorkdirInUse.code else StorageFailure
-      raise kind(f"{self.path.parent}: process 0 could not lock it")
 
   def _acquire(self) -> None:
     try:

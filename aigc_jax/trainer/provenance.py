@@ -109,6 +109,11 @@ def code(package: Path) -> dict:
   }
 
 
+def program() -> str:
+  """What must be alike where several processes run one program."""
+  return f"{_hash_of(Path(__file__).parents[1])} {jax.__version__}"
+
+
 def _git(folder: Path, *words: str) -> str | None:
   try:
     done = subprocess.run(
