@@ -1,0 +1,136 @@
+"""The training command, as typed at a terminal."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aigc_jax import run
+from aigc_jax.planning import summary
+from configs import gpt2, llama, quickstart
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "--config=tests/faults/tiny.py:"
+
+
+def train(*argv: str) -> subprocess.CompletedProcess:
+  environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+  return subprocess.run(
+    [sys.executable, "-m", "aigc_jax.train", *argv],
+    cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200,
+  )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("text")
+  for name in ("plain", "rhymes"):
+    lines = [f"{name} line {i} of a text to learn\n" for i in range(400)]
+    (path / f"{name}.txt").write_text("".join(lines))
+  return path
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run") / "deep" / "er"
+  done = train(f"{CONFIG}{folder}", f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  return workdir, done
+
+
+def test_a_run_leaves_what_the_readme_promises(finished):
+  workdir, done = finished
+  for name in ("config.json", "run.json", "metrics.jsonl", "result.json"):
+    assert (workdir / name).stat().st_size > 0
+  assert (workdir / "checkpoints" / "20" / "manifest.json").is_file()
+  assert list((workdir / "tensorboard").iterdir())
+  assert (workdir / "samples" / "20.txt").is_file()
+  assert (workdir / "tokenizer").is_dir()
+  rows = [json.loads(x) for x in open(workdir / "metrics.jsonl")]
+  for row in rows:
+    assert {"step", "tokens", "flops", "seconds"} <= row.keys()
+  last = {k for row in rows if row["step"] == 20 for k in row}
+  assert {
+    "train/loss", "norm/grad", "optim/learning_rate", "data/batch_hash",
+    "speed/tokens_per_second", "eval/heldout/loss",
+    "eval/heldout/bits_per_byte", "eval/heldout/gzip_bits_per_byte",
+  } <= last  # fmt: skip
+  assert "speed/mfu" not in last  # nobody knows the peak of this processor
+  for word in ("eval/heldout/loss", "generate", "evaluate", "export"):
+    assert word in done.stdout
+
+
+def test_the_same_line_again_says_it_is_finished(finished, folder):
+  workdir, _ = finished
+  before = (workdir / "metrics.jsonl").read_bytes()
+  again = train(f"{CONFIG}{folder}", f"--workdir={workdir}")
+  assert again.returncode == 0 and "is finished" in again.stdout
+  assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_in_its_work_directory_is_refused(finished, folder):
+  workdir, _ = finished
+  other = train(
+    f"{CONFIG}{folder}", f"--workdir={workdir}", "--config.optim.b1=0.5"
+  )
+  assert other.returncode == 78
+  assert "optim.b1: 0.9 -> 0.5" in other.stderr
+  assert "--allow_change=optim.b1" in other.stderr
+  assert "Traceback" not in other.stderr
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    (["--config=nowhere.py"], "no such file"),
+    ([], "--config=PATH.py is missing"),
+    (["--config=configs/quickstart.py"], "--workdir=DIR is missing"),
+    (["--config=configs/gpt2.py:smal"], "did you mean 'small'"),
+    (
+      ["--config=configs/quickstart.py", "--config.data.bach=3"],
+      "did you mean 'batch'",
+    ),
+  ],
+)
+def test_a_wrong_line_is_answered_with_the_right_one(argv, words):
+  refused = train(*argv)
+  assert refused.returncode == 78
+  assert words in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_mesh_that_does_not_fit_is_refused_before_data(tmp_path):
+  began = time.monotonic()
+  refused = train(
+    "--config=configs/quickstart.py", f"--workdir={tmp_path}/x",
+    "--config.mesh.tensor=3", f"--config.data.root={tmp_path}/root",
+  )  # fmt: skip
+  assert refused.returncode == 78 and "does not fit" in refused.stderr
+  assert not (tmp_path / "root").exists() and not (tmp_path / "x").exists()
+  assert time.monotonic() - began < 60  # a hang, not a benchmark
+
+
+def described(config) -> str:
+  config.data.root = "/nonexistent"
+  plain = run.read(config)
+  plain["mesh"] |= {"fsdp": 1, "data": 8}
+  return summary.describe(plain, run.make_mesh(plain))
+
+
+def test_a_dry_run_tells_parameters_memory_tokens_and_flops():
+  text = described(gpt2.get_config("small,stdlib"))
+  assert "124,439,808" in text
+  for word in ("optimizer state", "tokens per step", "FLOPs", "epochs"):
+    assert word in text
+
+
+def test_a_dry_run_of_a_large_model_allocates_nothing():
+  assert "8,030,261,248" in described(llama.get_config("llama3_8b,stdlib"))
+
+
+def test_the_quickstart_is_a_config_like_any_other():
+  plain = run.read(quickstart.get_config())
+  assert plain["data"]["sources"][0]["name"] == "stdlib"
