@@ -6,7 +6,7 @@ from flax import linen as nn
 from flax import struct
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers.einsum import Einsum
+from aigc_jax.layers.einsum import Einsum, together
 from aigc_jax.layers.kernels import attend
 from aigc_jax.layers.norm import NormFactory
 from aigc_jax.layers.position import Rotation, rotate
@@ -79,9 +79,10 @@ class Attention(nn.Module):
   ) -> tuple[jax.Array, Cache | None]:
     D, N, K, H = self.dim, self.heads, self.kv_heads, self.head_dim
     kind = dict(dtype=self.dtype, bias=self.bias, std=self.std)
-    q = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)(x_BTD)
-    k = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)(x_BTD)
-    v = Einsum("BTD,DKH->BTKH", (D, K, H), name="value", **kind)(x_BTD)
+    query = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)
+    key = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)
+    value = Einsum("BTD,DKH->BTKH", (D, K, H), name="value", **kind)
+    q, k, v = together((query, key, value), x_BTD)
     if self.norm is not None:
       q = self.norm(letter="H", name="norm_query")(q)
       k = self.norm(letter="H", name="norm_key")(k)

@@ -67,10 +67,33 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _each(f: Callable, *args):
-  """f of each row of the batch: one after the other, on a single device."""
-  if sharding.alone():
-    return jax.lax.map(lambda row: f(*row), args)
-  return jax.vmap(f)(*args)
+  """f of each row of the batch: one after the other, on a single device.
+
+  The loop holds bfloat16 as the integers of the same bits: a CPU's compiler
+  would convert whole arrays to float32 at each turn to write one row.
+  """
+  if not sharding.alone():
+    return jax.vmap(f)(*args)
+  kinds = []
+
+  def row(args):
+    found = f(*jax.tree.map(_unpack, args, given))
+    kinds[:] = [jax.tree.map(lambda x: x.dtype, found)]
+    return jax.tree.map(_pack, found)
+
+  given = jax.tree.map(lambda x: x.dtype, args)
+  found = jax.lax.map(row, jax.tree.map(_pack, args))
+  return jax.tree.map(_unpack, found, kinds[0])
+
+
+def _pack(x):
+  if x.dtype != jnp.bfloat16:
+    return x
+  return jax.lax.bitcast_convert_type(x, jnp.uint16)
+
+
+def _unpack(x, dtype):
+  return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
 
 
 def _forward(how: How, q_KGTH, k_KTH, v_KTH, segments_T):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax import errors
-from aigc_jax.layers.einsum import Einsum
+from aigc_jax.layers.einsum import Einsum, together
 
 
 def _gelu(x):
@@ -67,11 +67,10 @@ class Mlp(nn.Module):
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     D, F = self.dim, self.mlp_dim
     wide = dict(shape=(D, F), dtype=self.dtype, bias=self.bias, std=self.std)
-    up_BTF = Einsum("BTD,DF->BTF", name="up", **wide)(x_BTD)
-    gate_BTF = None
+    ups = [Einsum("BTD,DF->BTF", name="up", **wide)]
     if self.gated:
-      gate_BTF = Einsum("BTD,DF->BTF", name="gate", **wide)(x_BTD)
-    y_BTF = activate(self.activation, up_BTF, gate_BTF)
+      ups.append(Einsum("BTD,DF->BTF", name="gate", **wide))
+    y_BTF = activate(self.activation, *together(ups, x_BTD))
     return Einsum(
       "BTF,FD->BTD", (F, D), self.dtype, self.bias, self.std, self.out_factor,
       name="down",
