@@ -295,3 +295,22 @@ def over_batch(f: Callable, mesh, cut: Sequence[bool]) -> Callable:
     )(*args)
 
   return run
+
+
+def over_heads(f: Callable, q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:
+  """f(q, k, v, segments) on each device's own rows and heads, (B, T, N, H)."""
+  if alone():
+    return f(q_BTNH, k_BTKH, v_BTKH, segments_BT)
+  mesh = jax.sharding.get_abstract_mesh()
+  key = spec("BTKH", k_BTKH.shape, mesh)
+  rows = None
+  if segments_BT is not None:
+    rows = spec("BT", segments_BT.shape, mesh)
+  query = spec("BTNH", q_BTNH.shape, mesh)
+  return jax.shard_map(
+    f,
+    mesh=mesh,
+    in_specs=(query, key, key, rows),
+    out_specs=query,
+    check_vma=False,
+  )(q_BTNH, k_BTKH, v_BTKH, segments_BT)

@@ -20,6 +20,7 @@ from aigc_jax.layers.visible import Visible
 HIDDEN = -2.0**30  # a score that exp() turns into zero
 BLOCKS = 4  # at most, so that programs stay short
 SMALLEST = 128  # positions of a block, where there are that many
+CACHED = 2**20  # bytes of scores that stay in a processor's own cache
 
 
 class How(NamedTuple):
@@ -55,25 +56,28 @@ def _attend(how: How, q_BKGTH, k_BKTH, v_BKTH, segments_BT):
 
 
 def _attend_forward(how, q, k, v, segments):
-  y, logz = _each(functools.partial(_forward, how), q, k, v, segments)
+  y, logz = _each(how, functools.partial(_forward, how), q, k, v, segments)
   return y, (q, k, v, segments, y, logz)
 
 
 def _attend_backward(how, kept, dy):
-  return (*_each(functools.partial(_backward, how), *kept, dy), None)
+  return (*_each(how, functools.partial(_backward, how), *kept, dy), None)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _each(f: Callable, *args):
-  """f of each row of the batch: one after the other, on a single device.
+def _each(how: How, f: Callable, *args):
+  """f of each row of the batch: a few at a time, on a single device.
 
   The loop holds bfloat16 as the integers of the same bits: a CPU's compiler
   would convert whole arrays to float32 at each turn to write one row.
   """
-  if not sharding.alone():
+  B, K, G, T, _ = args[0].shape
+  few = max(1, CACHED // (K * G * how.size * T * 4))
+  if few >= B or not sharding.alone():
     return jax.vmap(f)(*args)
+  few = next(n for n in range(few, 0, -1) if B % n == 0)
   kinds = []
 
   def row(args):
@@ -82,7 +86,7 @@ def _each(f: Callable, *args):
     return jax.tree.map(_pack, found)
 
   given = jax.tree.map(lambda x: x.dtype, args)
-  found = jax.lax.map(row, jax.tree.map(_pack, args))
+  found = jax.lax.map(row, jax.tree.map(_pack, args), batch_size=few)
   return jax.tree.map(_unpack, found, kinds[0])
 
 

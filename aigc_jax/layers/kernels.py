@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers import blocks
+from aigc_jax.layers import blocks, splash
 from aigc_jax.layers.einsum import product
 from aigc_jax.layers.visible import Visible
 
@@ -44,6 +44,8 @@ def resolve(
     q_BTNH, visible, softcap
   ):
     return "cudnn"
+  if sharding.platform() == "tpu" and not splash.lacks(q_BTNH, k_BSKH, visible):
+    return "splash"
   if sharding.platform() == "cpu" and not _blocks_lacks(q_BTNH, k_BSKH, visible):
     return "blocks"
   # Beyond this the scores of one head outgrow any cache: take them in pieces.
@@ -152,9 +154,23 @@ def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   )  # fmt: skip
 
 
+def splashed(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
+  """Splash attention of TPUs: no scores in memory, no work on hidden blocks."""
+  lacks = splash.lacks(q_BTNH, k_BSKH, visible)
+  if lacks or sharding.platform() != "tpu":
+    raise errors.BadConfig(
+      "model.kernel='splash' cannot do this: "
+      f"{lacks or 'it runs on TPUs'} (--config.model.kernel=auto)"
+    )
+  return splash.attend(
+    q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap
+  )
+
+
 KERNELS = {
   "xla": dense,
   "chunked": chunked,
   "blocks": blocked,
   "cudnn": cudnn,
+  "splash": splashed,
 }

@@ -1,0 +1,149 @@
+"""Every kernel of attention is the one formula, in value and gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+from jax._src.mesh import AbstractDevice
+from jax.sharding import AbstractMesh, use_abstract_mesh
+
+from aigc_jax import errors
+from aigc_jax.layers import blocks, kernels, splash
+from aigc_jax.layers.visible import Visible
+
+CLOSE = dict(rtol=2e-5, atol=2e-6)
+
+
+def inputs(B=2, T=11, N=6, K=3, H=8, dtype=jnp.float32):
+  keys = jax.random.split(jax.random.key(0), 4)
+  shapes = ((B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N, H))
+  return [
+    jax.random.normal(k, s).astype(dtype)
+    for k, s in zip(keys, shapes, strict=True)
+  ]
+
+
+def value_and_gradients(kernel, visible, q, k, v, dy, softcap=0.0):
+  def f(q, k, v):
+    return kernel(q, k, v, visible, scale=0.3, softcap=softcap)
+
+  y, back = jax.vjp(f, q, k, v)
+  return y, *back(dy)
+
+
+def same(a, b, **close):
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_allclose(
+      np.asarray(x, np.float32), np.asarray(y, np.float32), **close
+    )
+
+
+SEEN = {
+  "causal": Visible(),
+  "window": Visible(window=4),
+  "segments": Visible(
+    segments_BT=jnp.array([[1] * 5 + [2] * 6, [1] * 11]),
+    segments_BS=jnp.array([[1] * 5 + [2] * 6, [1] * 11]),
+  ),
+}
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+@pytest.mark.parametrize("seen", list(SEEN))
+@pytest.mark.parametrize("size", [4, 11])
+def test_blocks_are_dense_attention(size, seen, softcap):
+  def both(*args):
+    kernel = functools.partial(blocks.attend, size=size)
+    return [
+      value_and_gradients(f, SEEN[seen], *args, softcap)
+      for f in (kernel, kernels.dense)
+    ]
+
+  a, b = jax.jit(both)(*inputs())
+  same(a, b, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_blocks_row_by_row_are_all_the_rows_at_once(monkeypatch, dtype):
+  args = inputs(B=4, dtype=dtype)
+
+  def f(*args):
+    return value_and_gradients(blocks.attend, Visible(), *args)
+
+  at_once = jax.jit(f)(*args)
+  monkeypatch.setattr(blocks, "CACHED", 2 * 6 * 11 * 11 * 4)
+  by_two = jax.jit(lambda *a: f(*a))
+  assert "while" in by_two.lower(*args).as_text()
+  close = CLOSE if dtype == jnp.float32 else dict(rtol=0.02, atol=0.02)
+  same(by_two(*args), at_once, **close)
+
+
+@pytest.mark.parametrize("seen", [None, 40, "segments"])
+def test_splash_attention_is_dense_attention(seen):
+  args = inputs(B=1, T=128, N=2, K=1, H=16)
+  ids = jnp.array([[1] * 50 + [2] * 78])
+  visible = Visible(window=seen)
+  if seen == "segments":
+    visible = Visible(segments_BT=ids, segments_BS=ids)
+  assert not splash.lacks(*args[:2], visible)
+  kernel = functools.partial(splash.attend, interpret=True)
+  same(
+    value_and_gradients(kernel, visible, *args),
+    value_and_gradients(kernels.dense, visible, *args),
+    rtol=1e-4, atol=1e-5,
+  )  # fmt: skip
+
+
+def described(kind: str, platform: str):
+  """A mesh of one device that is not here."""
+  device = AbstractDevice(kind, None, platform)
+  return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+
+
+def test_on_a_gpu_attention_is_cudnns_and_holds_no_scores(monkeypatch):
+  monkeypatch.setattr(
+    fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000
+  )
+  monkeypatch.setattr(
+    fused_attention_stablehlo, "check_compute_capability", lambda _: True
+  )
+  q, k, v, _ = inputs(T=128, N=4, K=2, H=64, dtype=jnp.bfloat16)
+
+  def f(q, k, v):
+    y = kernels.attend(
+      q, k, v, Visible(), scale=0.1, softcap=0.0, kernel="auto"
+    )
+    return jnp.sum(y.astype(jnp.float32))
+
+  with described("NVIDIA H200", "gpu"):
+    traced = jax.jit(jax.grad(f, (0, 1, 2))).trace(q, k, v)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  assert "__cudnn$fmhaSoftmax(" in text
+  assert "__cudnn$fmhaSoftmaxBackward(" in text
+  assert "128x128x" not in text
+
+
+@pytest.mark.parametrize(
+  ("platform", "dtype", "name"),
+  [
+    ("gpu", jnp.bfloat16, "cudnn"),
+    ("gpu", jnp.float32, "xla"),
+    ("tpu", jnp.bfloat16, "splash"),
+    ("cpu", jnp.float32, "blocks"),
+  ],
+)
+def test_auto_goes_by_the_platform_of_the_mesh(platform, dtype, name):
+  q, k, *_ = inputs(T=128, H=64, dtype=dtype)
+  with described("a device", platform):
+    assert kernels.resolve(q, k, Visible(), 0.0) == name
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "splash", "blocks"])
+def test_a_kernel_asked_for_by_name_is_used_or_refused(kernel):
+  q, k, v, _ = inputs()
+  visible = Visible(positions_BT=jnp.arange(11)[None])
+  with pytest.raises(errors.BadConfig, match="auto"):
+    kernels.attend(q, k, v, visible, scale=1.0, softcap=0.0, kernel=kernel)
