@@ -1,0 +1,90 @@
+"""Products, norms and activations by platform are the plain formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from aigc_jax.layers import einsum, mlp, norm
+
+EQUATIONS = {
+  "BTD,DNH->BTNH": ((2, 7, 5), (5, 3, 4)),
+  "BTNH,NHD->BTD": ((2, 7, 3, 4), (3, 4, 5)),
+  "BTD,DF->BTF": ((2, 7, 5), (5, 11)),
+  "BTF,FD->BTD": ((2, 7, 11), (11, 5)),
+  "BTD,VD->BTV": ((2, 7, 5), (13, 5)),
+  "EBD,EDF->EBF": ((3, 7, 5), (3, 5, 11)),  # E in all three
+}
+
+
+def draw(seed, shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("equation", list(EQUATIONS))
+def test_the_gradient_of_a_product_is_that_of_einsum(equation):
+  x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
+
+  def both(x, w):
+    y, back = jax.vjp(lambda x, w: einsum.product(equation, x, w), x, w)
+    z, again = jax.vjp(lambda x, w: jnp.einsum(equation, x, w), x, w)
+    dy = jnp.cos(y)
+    return (y, *back(dy)), (z, *again(dy))
+
+  for a, b in zip(*jax.jit(both)(x, w), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_transposed_copy_for_a_weight_gradient_survives_the_compiler():
+  f = jax.jit(
+    lambda x, dy: einsum.weight_gradient_on_cpu("BTD,DF->BTF", x, dy)
+  )
+  x, dy = draw(0, (2, 64, 32)), draw(1, (2, 64, 128))
+  text = f.lower(x, dy).compile().as_text()
+  assert "lhs_contracting_dims={0}" not in text
+
+
+def test_products_together_are_the_products_apart():
+  class Apart(nn.Module):
+    joined: bool
+
+    @nn.compact
+    def __call__(self, x):
+      kind = dict(dtype=jnp.float32, bias=True)
+      parts = [
+        einsum.Einsum("BTD,DNH->BTNH", (5, 3, 4), name="a", **kind),
+        einsum.Einsum("BTD,DKH->BTKH", (5, 1, 4), name="b", **kind),
+      ]
+      return einsum.together(parts, x) if self.joined else [p(x) for p in parts]
+
+  x = draw(0, (2, 7, 5))
+  params = Apart(True).init(jax.random.key(1), x)
+  params = jax.tree.map(lambda p: p + 0.1, nn.unbox(params))
+  for a, b in zip(
+    Apart(True).apply(params, x), Apart(False).apply(params, x), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("centre", [False, True])
+def test_the_gradient_of_a_norm_is_that_of_its_formula(centre, offset, bias):
+  x, dy = 2 * draw(0, (2, 7, 24)) + 1, draw(1, (2, 7, 24))
+  args = (x, draw(2, (24,)), draw(3, (24,)) if bias else None)
+  how = norm.How(1e-5, centre, offset)
+
+  def both(*args):
+    y, back = jax.vjp(lambda *a: norm._on_cpu(how, *a), *args)
+    z, again = jax.vjp(lambda *a: norm._formula(how, *a)[0], *args)
+    return jax.tree.leaves((y, back(dy))), jax.tree.leaves((z, again(dy)))
+
+  for a, b in zip(*jax.jit(both)(*args), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_gelu_is_exact_to_a_millionth():
+  x = jnp.linspace(-8, 8, 4001)
+  exact = jax.nn.gelu(x, approximate=False)
+  np.testing.assert_allclose(mlp.activate("gelu", x), exact, atol=1e-6)
