@@ -18,6 +18,8 @@ from aigc_jax.trainer import manifest
 
 # What Orbax and the file system raise when a save or a read goes wrong.
 ERRORS = (OSError, ValueError, TimeoutError, KeyError, TypeError)
+# What Orbax stumbles over in descriptions that parse but make no sense.
+STRANGE = (*ERRORS, AttributeError, IndexError, RecursionError)
 
 
 def write(folder: Path, state, name: str) -> ocp.AsyncCheckpointer:

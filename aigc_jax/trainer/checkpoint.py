@@ -2,7 +2,7 @@
 
   DIR/checkpoints/<step>/arrays/         written by Orbax
   DIR/checkpoints/<step>/manifest.json   see `manifest`
-  DIR/checkpoints/<step>.saving          a save under way, or a killed one
+  DIR/checkpoints/<step>.<run>.saving    a save under way, or a killed one
   DIR/checkpoints/<step>.corrupt-<time>  set aside by a restore; never deleted
 
 A step is written aside, gets its manifest and is renamed: the rename is the
@@ -12,6 +12,7 @@ wrote it and read it.
 """
 
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -104,6 +105,7 @@ class Checkpoints:
     self._finite = finite
     self._save: Save | None = None
     self._tries = 0
+    self._token: int | None = None
     self._jits: dict = {}
 
   # What is there.
@@ -144,7 +146,7 @@ class Checkpoints:
       stem, _, suffix = path.name.partition(".")
       if not stem.isdecimal() or not path.is_dir():
         continue
-      if f".{suffix}" in ASIDE or "orbax-checkpoint-tmp" in suffix:
+      if f".{suffix}".endswith(ASIDE) or "orbax-checkpoint-tmp" in suffix:
         self._loud("leftover", int(stem), f"removing {path.name}, unfinished")
         shutil.rmtree(path, ignore_errors=True)
       elif not suffix and not any(path.iterdir()):
@@ -181,7 +183,7 @@ class Checkpoints:
     leaves = manifest.table(state)
     for leaf, digest in zip(leaves, sums, strict=True):
       leaf["digest"] = [int(word) for word in digest]
-    save = Save(step, self.folder / f"{step}.saving", leaves, dict(meta), began)
+    save = Save(step, self._aside(step), leaves, dict(meta), began)
     self._save = save
     try:
       self._begin(save, state)
@@ -195,6 +197,15 @@ class Checkpoints:
     )
     save.thread.start()
     return True
+
+  def _aside(self, step: int) -> Path:
+    """A folder for a save that no other process of any run writes to.
+
+    One that was frozen in a save may wake up while its successor saves.
+    """
+    if self._token is None:
+      self._token = guard.from_first(secrets.randbits(30))
+    return self.folder / f"{step}.{self._token:08x}.saving"
 
   def _previous_done(self, step: int) -> bool:
     """Waits for the save before this one; all processes decide alike."""
@@ -213,12 +224,14 @@ class Checkpoints:
 
   def _begin(self, save: Save, state) -> None:
     error: Exception | None = None
-    if jax.process_index() == 0:
-      try:
-        faults.hit("save/begin", save.step)
-        self._make_room(save.folder, tree.nbytes(state))
-      except OSError as caught:
-        error = caught
+    with guard.all_or_none():
+      if jax.process_index() == 0:
+        try:
+          faults.hit("save/begin", save.step)
+          self._fence()
+          self._make_room(save.folder, tree.nbytes(state))
+        except OSError as caught:
+          error = caught
     if guard.from_first(error is not None):
       raise error or OSError("process 0 could not begin to save")
     self._tries += 1
@@ -414,7 +427,7 @@ class Checkpoints:
       state = arrays.read(self.folder / str(step) / ARRAYS, abstract)
     except PermissionError as error:
       raise StorageFailure(f"{self.folder}: {error}") from error
-    except (manifest.Invalid, *arrays.ERRORS) as error:
+    except (manifest.Invalid, *arrays.STRANGE) as error:
       reason = f"{type(error).__name__}: {error}".split("\n")[0][:500]
     if guard.most(state is None):
       return None, None, reason

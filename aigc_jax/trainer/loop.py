@@ -102,9 +102,9 @@ def fit(
 
   `before_call` is given the step of each call, `compiled` the hash of the
   program. Every checkpoint's meta is `meta` with `skipped_in_a_row`, which a
-  continued run gives back. Raises Stopped after the save, NonFinite after `most_skipped`
-  steps without update in a row, BadData where the batches end too early, and
-  what checkpoints and evaluators raise.
+  continued run gives back. Raises Stopped after the save, NonFinite after
+  `most_skipped` steps without update in a row, BadData where the batches end
+  too early, and what checkpoints and evaluators raise.
   """
   if start % steps_per_call or steps % steps_per_call:
     raise BadConfig(
@@ -149,9 +149,7 @@ def fit(
       if not ready:
         with log.clock("compile"):
           watchdog.feed("compilation", watchdog.compile_seconds)
-          advance = _compiled(
-            advance, state, batch, stop, journal, compiled
-          )
+          advance = _compiled(advance, state, batch, stop, journal, compiled)
         ready = True
       watchdog.feed(f"step {n}, with its batch on the device")
       faults.hit("step", n)

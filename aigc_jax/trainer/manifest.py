@@ -3,12 +3,14 @@
   {"format": 1, "step": 500, "digest": [a, b],
    "leaves": [{"name": "params/embed/table", "shape": [...], "dtype": "float32",
                "digest": [a, b]}, ...],
-   "files": {"arrays/d/1f...": 829704, ...}, "meta": {...}, "sha256": "..."}
+   "files": {"arrays/d/1f...": 829704, ...},
+   "hashes": {"arrays/_METADATA": "...", ...}, "meta": {...}, "sha256": "..."}
 
 The digest of the state is the sum of its leaves' digests (`tree.digest`), so a
-part of the state can be checked alone and a damaged leaf has a name. `sha256`
-covers the rest of the manifest. A manifest is data: read with bounds, never
-trusted as a path, never executed.
+part of the state can be checked alone and a damaged leaf has a name. `hashes`
+are of the small files, those that describe the arrays: they are proven before
+anything parses them. `sha256` covers the rest of the manifest. A manifest is
+data: read with bounds, never trusted as a path, never executed.
 """
 
 import hashlib
@@ -27,6 +29,7 @@ from aigc_jax import tree
 NAME = "manifest.json"
 FORMAT = 1
 MOST_BYTES = 64 << 20
+HASHED_BYTES = 1 << 20  # files up to this size have their sha256 noted
 DTYPES = frozenset(
   str(jnp.dtype(x))
   for x in (
@@ -75,6 +78,7 @@ def write(folder: Path, *, step: int, leaves: list[dict], meta: dict) -> int:
     "digest": total([leaf["digest"] for leaf in leaves]),
     "leaves": leaves,
     "files": sizes(folder),
+    "hashes": hashes(folder),
     "meta": meta,
   }
   content["sha256"] = _hash(content)
@@ -102,6 +106,15 @@ def sizes(folder: Path) -> dict[str, int]:
     path.relative_to(folder).as_posix(): path.stat().st_size
     for path in sorted(folder.rglob("*"))
     if path.is_file() and path.name != NAME
+  }
+
+
+def hashes(folder: Path) -> dict[str, str]:
+  """{relative path: sha256} of the small files below `folder`."""
+  return {
+    name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    for name, size in sizes(folder).items()
+    if size <= HASHED_BYTES
   }
 
 
@@ -140,6 +153,10 @@ def check_files(folder: Path, content: dict) -> None:
       raise Invalid(f"{name} is missing")
     if path.stat().st_size != size:
       raise Invalid(f"{name} has {path.stat().st_size} bytes, not {size}")
+    if size <= HASHED_BYTES:
+      found = hashlib.sha256(path.read_bytes()).hexdigest()
+      if content["hashes"].get(name) != found:
+        raise Invalid(f"{name} does not have the sha256 it was saved with")
   expected = sum(_bytes(leaf) for leaf in content["leaves"])
   stored = sum(content["files"].values())
   if stored > 1.1 * expected + (4096 * len(content["leaves"])) + (1 << 20):
@@ -187,6 +204,7 @@ def _well_formed(content: dict) -> bool:
   return (
     type(content.get("step")) is int
     and isinstance(content.get("digest"), list)
+    and isinstance(content.get("hashes"), dict)
     and isinstance(content.get("meta"), dict)
     and isinstance(leaves, list)
     and all(leaf(x) for x in leaves)

@@ -30,7 +30,7 @@ def until(condition: Callable, what: str, limit: float = LIMIT):
   while time.monotonic() < end:
     if found := condition():
       return found
-    time.sleep(0.005)
+    time.sleep(0.01)
   raise AssertionError(f"not within {limit:.0f} s: {what}")
 
 

@@ -34,7 +34,7 @@ def assert_same_curve(workdir, twin) -> float:
 
 
 def until_boundary(step: int) -> dict:
-  return {"term_at": [{"site": "boundary", "step": step}]}
+  return SLOW | {"term_at": [{"site": "boundary", "step": step}]}
 
 
 def test_other_devices(start, workdir, twin, record):
@@ -111,7 +111,8 @@ def killed(runs, which: int, record) -> None:
   )  # fmt: skip
 
 
-@pytest.mark.parametrize("each", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("each", [1, 4])
 def test_one_process_goes_on_as_two(start, workdir, twin, record, each):
   plan = until_boundary(10)
   start(workdir, devices=2 * each, plan=plan).done(Stopped.code)

@@ -145,6 +145,7 @@ def test_a_disk_that_cannot_sync(start, traced, copy, twin, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_slow(start, traced, copy, twin, record):
   run = start(copy, plan=stop("save/begin", step=15))
   run.stopped()

@@ -26,7 +26,7 @@ def get_config(folder=""):
     validation=0.05,
   )  # fmt: skip
   config.model.update(
-    vocab=257, layers=2, dim=16, heads=2, kv_heads=2, head_dim=8, mlp_dim=24,
+    vocab=257, layers=1, dim=16, heads=2, kv_heads=2, head_dim=8, mlp_dim=24,
     dropout=0.1, unroll=0,
   )  # fmt: skip
   config.objective.chunk = 0

@@ -362,6 +362,20 @@ def test_one_who_lost_the_directory_commits_nothing(tmp_path):
     raise WorkdirInUse("taken over")
 
   saved = opened(tmp_path, fence=fence)
+  with pytest.raises(WorkdirInUse):
+    saved.save(5, make(5), {})
+  assert not any(tmp_path.iterdir()), "nothing is written at all"
+
+
+def test_one_who_loses_the_directory_in_a_save_does_not_commit(tmp_path):
+  passed = []
+
+  def fence():
+    passed.append(1)
+    if len(passed) > 1:
+      raise WorkdirInUse("taken over")
+
+  saved = opened(tmp_path, fence=fence)
   saved.save(5, make(5), {})
   with pytest.raises(WorkdirInUse):
     saved.wait()
