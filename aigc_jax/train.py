@@ -101,16 +101,15 @@ def _make(workdir: Path) -> None:
 
 def _finished(workdir: Path, config: run.Config) -> bool:
   """Whether the run is done already; says so."""
-  result = workdir / "result.json"
-  if not result.is_file() or not (workdir / "config.json").is_file():
+  if not all((workdir / f"{x}.json").is_file() for x in ("result", "config")):
     return False
   changes.check(
     changes.changes(run.config_in(workdir), config),
     FLAGS.allow_change,
     FLAGS.allow_data_change,
   )
-  done = json.loads(result.read_text())
-  if done["step"] < config["steps"]:
+  done = run.result_in(workdir)
+  if done.get("step", 0) < config["steps"]:
     return False
   if command.is_first():
     print(f"The run in {workdir} is finished ({done['step']} steps).")

@@ -27,11 +27,13 @@ from aigc_jax.run.settings import (
   fingerprint,
   provenance_in,
   read,
+  result_in,
 )
 
 __all__ = [
   "Config", "Loaded", "Place", "Run", "abstract_params", "build", "config_in",
   "data_arguments", "evaluator", "fingerprint", "hf_folder", "load",
   "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
-  "prepared_data", "provenance_in", "read", "read_params", "scorer",
+  "prepared_data", "provenance_in", "read", "read_params", "result_in",
+  "scorer",
 ]  # fmt: skip

@@ -156,6 +156,11 @@ def provenance_in(workdir: str | Path) -> dict:
   return _json_in(workdir, "run.json")
 
 
+def result_in(workdir: str | Path) -> dict:
+  """What a finished run left as its result."""
+  return _json_in(workdir, "result.json")
+
+
 def _json_in(workdir: str | Path, name: str) -> dict:
   path = Path(workdir) / name
   if not path.is_file():

@@ -44,7 +44,7 @@ def test_a_config_that_does_not_fit_is_refused(start, midway, tmp_path, record):
     assert rows(run.workdir) == rows(midway)
     record(
       "config changed on resume", what,
-      "status 78, names old and new value and the way out",
+      "status 78, names what and the way out",
       run.ended - run.began,
     )  # fmt: skip
 

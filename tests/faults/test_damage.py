@@ -193,6 +193,22 @@ def test_hostile_manifests(start, copy, twin, record):
   )  # fmt: skip
 
 
+def test_a_hostile_config_or_result(start, copy, record):
+  """JSON that is too deep or of another kind is refused, not stumbled over."""
+  (copy / "result.json").write_text("[" * 100_000)
+  run = start(copy).done(BadConfig.code)
+  assert "result.json is not readable" in run.err
+  (copy / "result.json").unlink()
+  os.truncate(copy / "config.json", 1 << 30)
+  run = start(copy).done(BadConfig.code)
+  assert "config.json is larger than" in run.err
+  record(
+    "hostile JSON in the work directory",
+    "result.json of 100,000 levels, config.json of a gigabyte",
+    "status 78, not read", run.ended - run.began,
+  )  # fmt: skip
+
+
 def test_a_checkpoint_of_absurd_shapes(start, copy, record):
   def grow(content):
     for leaf in content["leaves"]:
