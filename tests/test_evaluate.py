@@ -34,7 +34,10 @@ def test_a_text_is_scored_by_the_byte(scorer):
 
 
 def test_a_task_of_references_is_written_greedily(
-  loaded, scorer, monkeypatch, capsys  # noqa: F811
+  loaded,
+  scorer,
+  monkeypatch,
+  capsys,  # noqa: F811
 ):
   class Flags:
     max_tokens, stop, batch = 3, ["\n"], 2
@@ -46,7 +49,9 @@ def test_a_task_of_references_is_written_greedily(
 
 
 def test_scores_are_kept_beside_others_of_the_same_step(
-  loaded, tmp_path, capsys  # noqa: F811
+  loaded,
+  tmp_path,
+  capsys,  # noqa: F811
 ):
   path = tmp_path / "deep" / "7.json"
   loss = Estimate(1.0, math.nan, 9)

@@ -122,8 +122,9 @@ def open_stores(
 ) -> tuple[object, list[Store]]:
   """(tokenizer, one store for each source), prepared where missing.
 
-  tokenizer: as a config names it, or one that is there already. split: of all sources; None takes each source's own. download: get TFDS
-  datasets that are not on this machine; otherwise they are a BadData.
+  tokenizer: as a config names it, or one that is there already. split: of
+  all the sources; None takes each source's own. download: get TFDS datasets
+  that are not on this machine; otherwise they are a BadData.
   """
   root = Path(root).expanduser()
   opened = _open(sources, validation, root, say)

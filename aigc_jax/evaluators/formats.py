@@ -158,8 +158,7 @@ def format_of(record: Mapping, path: str | Path) -> str:
       return name
   known = "; ".join(f"{n}: {', '.join(f.keys)}" for n, f in FORMATS.items())
   raise BadData(
-    f"{path}: keys {', '.join(record)} are of no format that is known "
-    f"({known})"
+    f"{path}: keys {', '.join(record)} are of no format that is known ({known})"
   )
 
 

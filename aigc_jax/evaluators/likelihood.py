@@ -51,8 +51,8 @@ class Scorer:
   @property
   def prefix(self) -> int:
     """The id that stands before a text without context."""
-    return self.tokenizer.start[-1] if self.tokenizer.start else (
-      self.tokenizer.eot
+    return (
+      self.tokenizer.start[-1] if self.tokenizer.start else (self.tokenizer.eot)
     )
 
   def encode(self, text: str) -> list[int]:
@@ -125,9 +125,7 @@ class Scorer:
       n = len(ids) - 1
       tokens_BT[i, :n], targets_BT[i, :n] = ids[:-1], ids[1:]
       counts_BT[i, n - count : n] = True
-    sums_B, greedy_B = self._run(
-      self._params, tokens_BT, targets_BT, counts_BT
-    )
+    sums_B, greedy_B = self._run(self._params, tokens_BT, targets_BT, counts_BT)
     sums_B, greedy_B = np.asarray(sums_B, np.float64), np.asarray(greedy_B)
     return [
       Likelihood(float(s), bool(g), count)

@@ -19,7 +19,9 @@ class Scene:
 
   visible: Visible
   turn: Rotation | None = None
-  local_turn: Rotation | None = None  # of layers with a window, where it differs
+  local_turn: Rotation | None = (
+    None  # of layers with a window, where it differs
+  )
 
 
 class Dropout(nn.Module):
@@ -31,7 +33,9 @@ class Dropout(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     if not self.rate or not self.has_rng("dropout"):
       return x
-    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
+    keep = jax.random.bernoulli(
+      self.make_rng("dropout"), 1 - self.rate, x.shape
+    )
     return jax.numpy.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from aigc_jax import sharding
 from aigc_jax.layers.visible import Visible
 
-HIDDEN = -2.0**30  # a score that exp() turns into zero
+HIDDEN = -(2.0**30)  # a score that exp() turns into zero
 BLOCKS = 4  # at most, so that programs stay short
 SMALLEST = 128  # positions of a block, where there are that many
 CACHED = 2**20  # bytes of scores that stay in a processor's own cache
@@ -139,7 +139,7 @@ def _backward(how: How, q, k, v, segments, y, logz, dy):
 
 
 def _again(how, q, k, v, segments, dy, logz, lost, rows, keys, *, turned):
-  """(weights, gradient of the products) of a block, as (s, t) where `turned`."""
+  """(weights, gradient of the products) of a block; (s, t) where `turned`."""
   q, dy, k, v = q[:, :, rows], dy[:, :, rows], k[:, keys], v[:, keys]
   scores = _scores(how, q, k, turned)
   hidden = _hide(how, scores, rows, keys, segments, turned)
@@ -171,7 +171,9 @@ def _hide(how: How, scores, rows, keys, segments_T, turned: bool = False):
     asking, asked = segments_T[None, rows], segments_T[None, keys]
   seen_BTS = Visible(
     window=how.window, segments_BT=asking, segments_BS=asked
-  ).mask(rows.stop - rows.start, keys.stop - keys.start, rows.start - keys.start)
+  ).mask(
+    rows.stop - rows.start, keys.stop - keys.start, rows.start - keys.start
+  )
   seen = seen_BTS[0].T if turned else seen_BTS[0]
   return jnp.where(seen, scores, HIDDEN)
 

@@ -61,7 +61,9 @@ def _product_backward(equation, kept, dy):
 def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
   """The gradient of `product` for w, float32."""
   (a, b), out = sharding.split(equation)
-  return jnp.einsum(f"{a},{out}->{b}", x, dy, preferred_element_type=jnp.float32)
+  return jnp.einsum(
+    f"{a},{out}->{b}", x, dy, preferred_element_type=jnp.float32
+  )
 
 
 def weight_gradient_on_cpu(

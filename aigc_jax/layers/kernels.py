@@ -13,7 +13,7 @@ from aigc_jax.layers import blocks, splash
 from aigc_jax.layers.einsum import product
 from aigc_jax.layers.visible import Visible
 
-HIDDEN = -2.0**30  # a score that exp() turns into zero, finite in bfloat16
+HIDDEN = -(2.0**30)  # a score that exp() turns into zero, finite in bfloat16
 
 
 def attend(
@@ -46,7 +46,9 @@ def resolve(
     return "cudnn"
   if sharding.platform() == "tpu" and not splash.lacks(q_BTNH, k_BSKH, visible):
     return "splash"
-  if sharding.platform() == "cpu" and not _blocks_lacks(q_BTNH, k_BSKH, visible):
+  if sharding.platform() == "cpu" and not _blocks_lacks(
+    q_BTNH, k_BSKH, visible
+  ):
     return "blocks"
   # Beyond this the scores of one head outgrow any cache: take them in pieces.
   return "chunked" if q_BTNH.shape[1] > 2048 else "xla"

@@ -9,8 +9,8 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers.embed import lookup
 from aigc_jax.layers.einsum import scaled_init
+from aigc_jax.layers.embed import lookup
 
 Rotation = tuple[jax.Array, jax.Array]  # cos and sin, (B or 1, T, H/2) float32
 

@@ -127,7 +127,9 @@ class Stack(nn.Module):
   def _params(self, block: Block, x_BTD, scene) -> dict:
     """The blocks' parameters, directly below this module's name."""
     if self.is_initializing():
-      fresh = _stacked(block, self.layers, self.make_rng("params"), x_BTD, scene)
+      fresh = _stacked(
+        block, self.layers, self.make_rng("params"), x_BTD, scene
+      )
       for name, value in fresh.items():
         self.param(name, lambda _, value=value: value)
     return nn.unbox(dict(self.variables["params"]))

@@ -107,7 +107,12 @@ def _summed_backward(terms: Terms, kept, cotangents):
   # Only the sum of the loss is differentiated; nll is for the record.
   dx_BTD, d_VD = kept
   g, _ = cotangents
-  return (dx_BTD * g.astype(dx_BTD.dtype), d_VD * g.astype(d_VD.dtype), None, None)
+  return (
+    dx_BTD * g.astype(dx_BTD.dtype),
+    d_VD * g.astype(d_VD.dtype),
+    None,
+    None,
+  )
 
 
 summed.defvjp(_summed_forward, _summed_backward)

@@ -1,4 +1,4 @@
-"""A model and its parameters: from a work directory or a Hugging Face folder."""
+"""A model and its parameters, from a work directory or hf:FOLDER."""
 
 import dataclasses
 from pathlib import Path

@@ -248,9 +248,7 @@ class Engine:
         params, carry.token_B[:, None],
         at_B1[:1] if uniform else at_B1, carry.cache,
       )  # fmt: skip
-      carry = self._chosen(
-        carry.replace(cache=cache), readout.logits()[:, 0]
-      )
+      carry = self._chosen(carry.replace(cache=cache), readout.logits()[:, 0])
       out_BG = lax.dynamic_update_slice(
         out_BG, carry.token_B[:, None], (jnp.zeros_like(i), i)
       )

@@ -131,5 +131,3 @@ def test_one_compilation_for_each_bucket(make):
   assert scorer.compiles == 1
   scorer.ids([([1], [2] * 30)] * 4)
   assert scorer.compiles == 2
-
-

@@ -37,9 +37,7 @@ def test_the_gradient_of_a_product_is_that_of_einsum(equation):
 
 
 def test_the_transposed_copy_for_a_weight_gradient_survives_the_compiler():
-  f = jax.jit(
-    lambda x, dy: einsum.weight_gradient_on_cpu("BTD,DF->BTF", x, dy)
-  )
+  f = jax.jit(lambda x, dy: einsum.weight_gradient_on_cpu("BTD,DF->BTF", x, dy))
   x, dy = draw(0, (2, 64, 32)), draw(1, (2, 64, 128))
   text = f.lower(x, dy).compile().as_text()
   assert "lhs_contracting_dims={0}" not in text
