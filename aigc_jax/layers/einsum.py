@@ -52,15 +52,16 @@ def _product_backward(equation, kept, dy):
     dy, w.astype(x.dtype),
     preferred_element_type=jnp.float32,
   )  # fmt: skip
-  gradient = weight_gradient
-  if sharding.platform() == "cpu" and sharding.alone():
-    gradient = weight_gradient_on_cpu
-  return dx.astype(x.dtype), gradient(equation, x, dy).astype(w.dtype)
+  dw = weight_gradient(equation, x, dy)
+  return dx.astype(x.dtype), dw.astype(w.dtype)
 
 
 def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
-  """The gradient of `product` for w, float32."""
+  """The gradient of `product` for w, float32; its form goes by the platform."""
   (a, b), out = sharding.split(equation)
+  batched = any(c in a and c in out for c in b)
+  if sharding.platform() == "cpu" and sharding.alone() and not batched:
+    return weight_gradient_on_cpu(equation, x, dy)
   return jnp.einsum(
     f"{a},{out}->{b}", x, dy, preferred_element_type=jnp.float32
   )
@@ -78,8 +79,6 @@ def weight_gradient_on_cpu(
   to one dimension is what the compiler cannot take back.
   """
   (a, b), out = sharding.split(equation)
-  if any(c in a and c in out for c in b):
-    return weight_gradient(equation, x, dy)
   rows = [c for c in a if c in out]
   sizes = dict(zip(a, x.shape, strict=True)) | dict(
     zip(out, dy.shape, strict=True)

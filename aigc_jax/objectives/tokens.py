@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from aigc_jax import sharding
+from aigc_jax.layers.einsum import weight_gradient
 from aigc_jax.metrics import Mean
 
 Batch = Mapping[str, jax.Array]
@@ -88,9 +89,7 @@ def _summed_forward(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
       dz, table_VD, (((1,), (0,)), ((), ())),
       preferred_element_type=jnp.float32,
     ).astype(x.dtype)  # fmt: skip
-    d_VD = d_VD + lax.dot_general(
-      dz, x, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    d_VD = d_VD + weight_gradient("TD,VD->TV", x, dz)
     sums = (loss_sum + jnp.sum(loss * w), nll_sum + jnp.sum(nll * w))
     return (*sums, d_VD), (dx, loss)
 
