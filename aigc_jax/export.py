@@ -60,6 +60,8 @@ def export(
   """
   out = Path(out).expanduser().absolute()
   outgoing.dtype_of(dtype)
+  head_dim = kwargs["head_dim"] or kwargs["dim"] // kwargs["heads"]
+  kwargs = dict(kwargs, head_dim=head_dim)
   family = hf.choose_family(kwargs)
   if tokenizer.vocab > kwargs["vocab"]:
     raise BadConfig(

@@ -75,7 +75,9 @@ def _prepared() -> tuple | None:
     return None
   mesh = run.make_mesh(config)
   if FLAGS.dry_run:
-    print(summary.describe(config, mesh))
+    plan = summary.describe(config, mesh)
+    run.check_origin(config)
+    print(plan)
     return None
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
@@ -125,6 +127,9 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   with all_or_none():
     changed = _changed(workdir, config)
   r = run.build(config, mesh)
+  with all_or_none():
+    if not (workdir / "config.json").is_file():
+      run.check_origin(config)  # before the data, which may take long
   stop.check()
   say(summary.headline(r))
   with all_or_none():
@@ -142,7 +147,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   )
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
-  state, manifest = _start(r, checkpoints, say)
+  state, manifest = _start(r, checkpoints, stream.tokenizer, say)
   forked = _same_data(manifest, stream, FLAGS.allow_data_change)
   start = int(state.step)
   with Journal(
@@ -222,14 +227,16 @@ def _check_batch(stream, r: run.Run) -> None:
     raise BadConfig(f"the data gives {given}, but the step takes {planned}")
 
 
-def _start(r: run.Run, checkpoints: Checkpoints, say) -> tuple:
+def _start(r: run.Run, checkpoints: Checkpoints, tokenizer, say) -> tuple:
   """(state, manifest or None): own checkpoint, else init_from, else scratch."""
   found = checkpoints.restore(r.state)
   if found is not None:
     say(f"continuing from step {found[1]['step']}")
     return found
-  state = r.init()
   where = r.config["init_from"]
+  with all_or_none():
+    run.check_origin(r.config, tokenizer)
+  state = r.init()
   if where:
     params, step = run.read_params(where, r.state.params)
     say(f"parameters from {where}" + (f", step {step}" if step else ""))

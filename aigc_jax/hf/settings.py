@@ -177,7 +177,8 @@ def canonical(kwargs: Mapping) -> dict:
   """What of a decoder's keywords decides its function, in one spelling."""
   k = {key: value for key, value in kwargs.items() if key not in FREE}
   k["windows"] = tuple(each_window(kwargs))
-  k["attention_scale"] = kwargs["attention_scale"] or kwargs["head_dim"] ** -0.5
+  k["head_dim"] = kwargs["head_dim"] or kwargs["dim"] // kwargs["heads"]
+  k["attention_scale"] = kwargs["attention_scale"] or k["head_dim"] ** -0.5
   if k["position"] != "learned":
     k["position_length"] = 0
   if k["position"] != "rotary":

@@ -20,7 +20,13 @@ from aigc_jax.run.inputs import (
   open_stream,
   prepared_data,
 )
-from aigc_jax.run.load import Loaded, hf_folder, load, read_params
+from aigc_jax.run.load import (
+  Loaded,
+  check_origin,
+  hf_folder,
+  load,
+  read_params,
+)
 from aigc_jax.run.settings import (
   Config,
   config_in,
@@ -31,8 +37,9 @@ from aigc_jax.run.settings import (
 )
 
 __all__ = [
-  "Config", "Loaded", "Place", "Run", "abstract_params", "build", "config_in",
-  "data_arguments", "evaluator", "fingerprint", "hf_folder", "load",
+  "Config", "Loaded", "Place", "Run", "abstract_params", "build",
+  "check_origin", "config_in", "data_arguments", "evaluator", "fingerprint",
+  "hf_folder", "load",
   "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
   "prepared_data", "provenance_in", "read", "read_params", "result_in",
   "scorer",

@@ -1,6 +1,7 @@
 """A model and its parameters, from a work directory or hf:FOLDER."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 from flax import linen as nn
 
 from aigc_jax import data, hf, sharding, tree
+from aigc_jax.errors import BadConfig
+from aigc_jax.hf.settings import canonical
 from aigc_jax.run.build import abstract_params, model_of
 from aigc_jax.run.settings import Config, config_in
 from aigc_jax.sampling.decode import Engine
@@ -78,13 +81,60 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
   else:
     config = config_in(where)
     config = config | {"model": config["model"] | model_changes}
-    tokenizer = data.load(Path(where) / "tokenizer")
+    tokenizer = data.load(Path(where).expanduser() / "tokenizer")
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
   model = model_of(config)
   with jax.set_mesh(mesh):
     abstract = abstract_params(model, mesh)
     params, step = read_params(where, abstract, step)
   return Loaded(model, params, tokenizer, config, mesh, step, where)
+
+
+def check_origin(config: Config, tokenizer=None) -> None:
+  """Refuses to train on with another model than that of init_from=hf:FOLDER.
+
+  Shapes do not tell a rotary base, an epsilon or a window: the weights would
+  be read, and mean something else. tokenizer: of the run, where it is known.
+  Raises BadConfig with what to set instead.
+  """
+  folder = hf_folder(config["init_from"])
+  if folder is None:
+    return
+  imported = hf.load(folder)
+  lines = differences(config["model"], imported.kwargs)
+  if lines:
+    raise BadConfig(
+      f"init_from=hf:{folder} is another model than the configured one:\n  "
+      + "\n  ".join(lines)
+    )
+  if tokenizer is None or imported.tokenizer is None:
+    return
+  same = tokenizer.kind == "hf" and (
+    data.load_tokenizer(imported.tokenizer).fingerprint == tokenizer.fingerprint
+  )
+  if not same:
+    raise BadConfig(
+      f"init_from=hf:{folder} has a tokenizer of its own, and data.tokenizer="
+      f"{config['data']['tokenizer']!r} is another: set "
+      f"--config.data.tokenizer=hf:{folder}"
+    )
+
+
+def differences(model: Mapping, theirs: Mapping) -> list[str]:
+  """A line for each key of config.model that makes it another decoder."""
+  ours, asked = canonical(model), canonical(theirs)
+  lines = []
+  for key, value in asked.items():
+    if ours[key] == value:
+      continue
+    new = theirs[key]
+    way = f"--config.model.{key}={new}"
+    if key == "windows":
+      way = f"--config.model.{key}='{tuple(new)}'"
+    elif new is None or isinstance(new, Mapping):  # no flag can say these
+      way = f"config.model.{key} = {new} in the config file"
+    lines.append(f"model.{key}={model[key]!r}, the folder has {new!r}: {way}")
+  return lines
 
 
 def read_params(where: str, abstract, step: int | None = None):
@@ -94,6 +144,6 @@ def read_params(where: str, abstract, step: int | None = None):
     laid = jax.tree.map(lambda x: x.sharding, abstract)
     return hf.read_params(folder, abstract, laid), 0
   found = Checkpoints(
-    Path(where) / "checkpoints", every_steps=0, keep=1, keep_every_steps=0
+    Path(where).expanduser() / "checkpoints", every_steps=0, keep=1, keep_every_steps=0
   ).restore_params(abstract, step)
   return found[0], int(found[1]["step"])
