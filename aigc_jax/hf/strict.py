@@ -28,11 +28,11 @@ def parse(data: bytes, where: str) -> dict:
     raise BadData(f"{where}: more than {MOST} lists and objects")
 
   def unique(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
-      names = [name for name, _ in pairs]
-      twice = next(n for n in names if names.count(n) > 1)
-      raise BadData(f"{where}: the key {twice[:80]!r} occurs twice")
+    found = {}
+    for name, value in pairs:
+      if name in found:
+        raise BadData(f"{where}: the key {name[:80]!r} occurs twice")
+      found[name] = value
     return found
 
   def constant(text):
