@@ -25,6 +25,10 @@ from aigc_jax.trainer.step import make_step, repeat_step
 
 SPIKES = ("spike_sigma", "spike_window")  # of optim, for the step
 
+# How the program of fresh parameters is compiled, by platform: on a CPU less
+# optimised, which takes a third of the time and gives the same bits as fast.
+INIT_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -187,7 +191,11 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
       length=config["data"]["length"],
       windows=config["model"]["windows"],
     ),
-    init=jax.jit(start, out_shardings=laid),
+    init=jax.jit(
+      start,
+      out_shardings=laid,
+      compiler_options=INIT_OPTIONS.get(mesh.devices.flat[0].platform),
+    ),
   )
 
 
