@@ -121,7 +121,8 @@ def spec(letters: str, shape: Sequence[int], mesh) -> PartitionSpec:
 def _tell(letter: str, size: int, axis: str, n: int, letters: str) -> None:
   """One log line for each kind of dimension left whole."""
   key = (letter, size, axis, n)
-  if key not in _told:
+  # An axis of one is a probe of shapes, or has nothing to cut.
+  if size > 1 and key not in _told:
     _told.add(key)
     logging.warning(
       "%s=%d of an array %s is not divisible by mesh axis %s=%d: left whole",
@@ -183,6 +184,20 @@ def alone() -> bool:
   """Whether the mesh in use, if any, is of a single device."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh.empty or mesh.size == 1
+
+
+def heads_apart(query_BTNH: Sequence[int], key_BTKH: Sequence[int]) -> str:
+  """Why no device could attend with its own heads alone, or nothing.
+
+  Of the shapes of queries and keys, on the mesh in use.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return ""
+  query, key = spec("BTNH", query_BTNH, mesh), spec("BTKH", key_BTKH, mesh)
+  if query != key:
+    return "query heads that lie on more devices than key heads do"
+  return "positions cut over devices" if query[1] is not None else ""
 
 
 def batch_shards(mesh) -> int:

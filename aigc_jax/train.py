@@ -75,9 +75,7 @@ def _prepared() -> tuple | None:
     return None
   mesh = run.make_mesh(config)
   if FLAGS.dry_run:
-    plan = summary.describe(config, mesh)
-    run.check_origin(config)
-    print(plan)
+    print(summary.describe(config, mesh))
     return None
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
@@ -128,6 +126,8 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     changed = _changed(workdir, config)
   r = run.build(config, mesh)
   with all_or_none():
+    run.check_inputs(config)
+    run.check_evaluators(config)
     if not (workdir / "config.json").is_file():
       run.check_origin(config)  # before the data, which may take long
   stop.check()
@@ -340,6 +340,12 @@ def _evaluate(evaluators, steps: int, step: int, state) -> dict | None:
   return found or None
 
 
+def _samples_line(workdir: Path) -> list[str]:
+  if not (workdir / "samples").is_dir():
+    return []
+  return [f"  {workdir}/samples                text it wrote"]
+
+
 def footer(workdir: Path, result: dict) -> str:
   """Results, where things are, what to try next."""
   lines = ["", "Results"]
@@ -350,7 +356,7 @@ def footer(workdir: Path, result: dict) -> str:
     "Files",
     f"  {workdir}/metrics.jsonl          every number",
     f"  {workdir}/checkpoints            {result['step']} is the last step",
-    f"  {workdir}/samples                text it wrote",
+    *_samples_line(workdir),
     "Next",
     f"  python -m aigc_jax.generate --workdir={workdir} --prompt='def main('",
     f"  python -m aigc_jax.evaluate --workdir={workdir}",

@@ -229,6 +229,7 @@ class EvalSet:
     part = EvalSet.__new__(EvalSet)
     vars(part).update(vars(self))
     part.batches, part.tokens, part.bytes = batches, 0, 0
+    part.yardsticks = {}  # those are of the whole text
     for index in range(batches):
       batch = self.rows(index, slice(None))
       real = batch["targets"][batch["weights"] > 0]

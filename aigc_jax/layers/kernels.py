@@ -41,7 +41,7 @@ def resolve(
 ) -> str:
   """The kernel that "auto" means for these queries on this platform."""
   if sharding.platform() == "gpu" and not _cudnn_lacks(
-    q_BTNH, visible, softcap
+    q_BTNH, k_BSKH, visible, softcap
   ):
     return "cudnn"
   if sharding.platform() == "tpu" and not splash.lacks(q_BTNH, k_BSKH, visible):
@@ -103,7 +103,7 @@ def _with_positions(visible: Visible, positions_BT) -> Visible:
   )  # fmt: skip
 
 
-def _cudnn_lacks(q_BTNH, visible: Visible, softcap: float) -> str:
+def _cudnn_lacks(q_BTNH, k_BSKH, visible: Visible, softcap: float) -> str:
   """What of this the cuDNN kernel cannot do, or nothing."""
   H = q_BTNH.shape[-1]
   if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
@@ -114,7 +114,7 @@ def _cudnn_lacks(q_BTNH, visible: Visible, softcap: float) -> str:
     return "segments, a cache, or windows under a scan: unroll all the layers"
   if softcap:
     return f"softcap {softcap}"
-  return ""
+  return sharding.heads_apart(q_BTNH.shape, k_BSKH.shape)
 
 
 def _blocks_lacks(q_BTNH, k_BSKH, visible: Visible) -> str:
@@ -142,7 +142,7 @@ def blocked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
 
 def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   """Fused attention of cuDNN: no scores in memory, no dense mask."""
-  lacks = _cudnn_lacks(q_BTNH, visible, softcap)
+  lacks = _cudnn_lacks(q_BTNH, k_BSKH, visible, softcap)
   if lacks or sharding.platform() != "gpu":
     raise errors.BadConfig(
       "model.kernel='cudnn' cannot do this: "

@@ -19,15 +19,7 @@ def lacks(q_BTNH, k_BSKH, visible: Visible) -> str:
     return "explicit positions, or attention that is not causal"
   if not (visible.window is None or isinstance(visible.window, int)):
     return "windows under a scan: unroll all the layers"
-  mesh = jax.sharding.get_abstract_mesh()
-  if not mesh.empty:
-    query = sharding.spec("BTNH", q_BTNH.shape, mesh)
-    key = sharding.spec("BTKH", k_BSKH.shape, mesh)
-    if query != key:
-      return "query heads that lie on more devices than key heads do"
-    if query[1] is not None:
-      return "positions cut over devices"
-  return ""
+  return sharding.heads_apart(q_BTNH.shape, k_BSKH.shape)
 
 
 def attend(

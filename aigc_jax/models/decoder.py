@@ -71,7 +71,7 @@ class Decoder(nn.Module):
     x_BTD = self.norm(name="norm")(x_BTD)
     if self.head is not None:
       table_VD = self.head(name="head")()
-    readout = Readout(x_BTD, table_VD.astype(self.dtype), self.logit_softcap)
+    readout = Readout(x_BTD, table_VD, self.logit_softcap)
     return readout if cache is None else (readout, cache_out)
 
   def _scene(self, batch: Batch, positions_BT, cached: bool) -> Scene:
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
     return Cache(zeros, zeros)
 
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
 
 
 def _dtype(name: str) -> jnp.dtype:
@@ -152,6 +152,22 @@ def decoder(
   A head_dim of 0 means dim / heads.
   Raises BadConfig where they cannot go together.
   """
+  for name, value in dict(
+    vocab=vocab, layers=layers, dim=dim, heads=heads, kv_heads=kv_heads,
+    mlp_dim=mlp_dim,
+  ).items():  # fmt: skip
+    if not isinstance(value, int) or value < 1:
+      raise errors.BadConfig(f"model.{name}={value!r}: expected at least 1")
+  if head_dim < 0:
+    raise errors.BadConfig(
+      f"model.head_dim={head_dim}: expected a width, or 0 for dim / heads"
+    )
+  if not 0 <= dropout < 1:
+    raise errors.BadConfig(f"model.dropout={dropout}: expected 0 to below 1")
+  if any(w is not None and w < 1 for w in windows):
+    raise errors.BadConfig(
+      f"model.windows={tuple(windows)}: expected lengths from 1, None for none"
+    )
   if position not in POSITIONS:
     raise errors.BadConfig(
       f"model.position={position!r}{errors.nearest(position, POSITIONS)} "

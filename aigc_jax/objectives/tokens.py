@@ -51,9 +51,13 @@ def tokens(
 def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
   """(sum of loss, sum of nll) over the tokens; gradients for x and table."""
 
+  # Rounded here, on each device: what crosses devices, there and back, is the
+  # float32 table and its float32 gradient.
+  rounded_VD = table_VD.astype(x_BTD.dtype)
+
   def piece(sums, part):
     x, y, w = part
-    loss, nll, _ = _losses(terms, x, table_VD, y)
+    loss, nll, _ = _losses(terms, x, rounded_VD, y)
     return (sums[0] + jnp.sum(loss * w), sums[1] + jnp.sum(nll * w)), None
 
   zero = jnp.zeros((), jnp.float32)
@@ -76,17 +80,19 @@ def _losses(terms: Terms, x, table_VD, y):
 
 
 def _summed_forward(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
+  rounded_VD = table_VD.astype(x_BTD.dtype)
+
   def piece(carry, part):
     loss_sum, nll_sum, d_VD = carry
     x, y, w = part
-    loss, nll, (z, logz, hit) = _losses(terms, x, table_VD, y)
+    loss, nll, (z, logz, hit) = _losses(terms, x, rounded_VD, y)
     soft = jnp.exp(z - logz[:, None])
     dz = soft * (1 + 2 * terms.z_loss * logz)[:, None] - hit
     if terms.softcap:
       dz = dz * (1 - (z / terms.softcap) ** 2)
     dz = (dz * w[:, None]).astype(x.dtype)
     dx = lax.dot_general(
-      dz, table_VD, (((1,), (0,)), ((), ())),
+      dz, rounded_VD, (((1,), (0,)), ((), ())),
       preferred_element_type=jnp.float32,
     ).astype(x.dtype)  # fmt: skip
     d_VD = d_VD + weight_gradient("TD,VD->TV", x, dz)

@@ -23,6 +23,11 @@ def headline(r: run.Run) -> str:
 def describe(config: run.Config, mesh: jax.sharding.Mesh) -> str:
   """What --dry_run prints; raises BadConfig for what could not run."""
   r = run.build(config, mesh)
+  run.check_inputs(config)
+  run.check_evaluators(config)
+  run.check_origin(config)
+  with jax.set_mesh(mesh):
+    jax.eval_shape(r.step, r.state, r.batch)
   parts = [
     parameters(r.state.params),
     memory(r),

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.evaluators.loss import Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run.build import Run, model_of
-from aigc_jax.run.inputs import open_eval
-from aigc_jax.run.settings import call, expect, kind_of
+from aigc_jax.run.inputs import open_eval, sources_of
+from aigc_jax.run.settings import Config, call, check_call, expect, kind_of
+
+SPLITS = ("train", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +29,46 @@ class Place:
 
 def evaluator(place: Place, entry: Mapping) -> tuple[int, Callable]:
   """(every_steps, evaluate(step, state)) of one entry of config.evaluate."""
-  section = f"evaluate.{place.name}"
-  if "every_steps" not in entry:
-    raise BadConfig(f"config key {section}.every_steps is missing")
-  rest = {k: v for k, v in entry.items() if k != "every_steps"}
-  make, rest = kind_of(section, rest, EVALUATORS)
+  section, make, rest = _parts(place.name, entry)
   return entry["every_steps"], call(make, section, rest, place=place)
+
+
+def check_evaluators(config: Config) -> None:
+  """Raises BadConfig for an entry that no evaluator could be made of."""
+  for name, entry in config["evaluate"].items():
+    section, make, rest = _parts(name, entry)
+    check_call(make, section, rest, "place")
+    if make is _loss:
+      _check_set(name, **rest)
+      _check_split(name, rest["data"], config)
+
+
+def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:
+  """(section, function, its keys) of an entry."""
+  section = f"evaluate.{name}"
+  rest = {k: v for k, v in entry.items() if k != "every_steps"}
+  return (section, *kind_of(section, rest, EVALUATORS))
+
+
+def _check_split(name: str, data: Mapping, config: Config) -> None:
+  """Other than TFDS, whose datasets name their own, sources have SPLITS."""
+  split = data["split"]
+  kinds = {s["kind"] for s in data.get("sources", sources_of(config))}
+  if "tfds" not in kinds and split not in SPLITS:
+    raise BadConfig(
+      f"evaluate.{name}.data.split={split!r}{nearest(split, SPLITS)} "
+      f"(there are: {', '.join(SPLITS)})"
+    )
+
+
+def _check_set(name: str, *, data: Mapping, batches: int) -> None:
+  wanted = ("split", "sources") if "sources" in data else ("split",)
+  expect(f"evaluate.{name}.data", data, wanted)
+  if batches == 0 or batches < -1:
+    raise BadConfig(
+      f"evaluate.{name}.batches={batches}: expected how many, or -1 for the "
+      "whole set"
+    )
 
 
 def _loss(*, data: Mapping, batches: int, place: Place) -> Loss:
@@ -40,8 +76,7 @@ def _loss(*, data: Mapping, batches: int, place: Place) -> Loss:
 
   data: {"split": ...}, of the training sources; with "sources", of those.
   """
-  wanted = ("split", "sources") if "sources" in data else ("split",)
-  expect(f"evaluate.{place.name}.data", data, wanted)
+  _check_set(place.name, data=data, batches=batches)
   r = place.run
   found = open_eval(
     r.config,

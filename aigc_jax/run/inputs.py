@@ -1,6 +1,7 @@
 """The data a config names: training stream, held-out sets, their stores."""
 
 from aigc_jax import data
+from aigc_jax.data.tasks import make_task
 from aigc_jax.errors import BadConfig
 from aigc_jax.run.settings import Config
 
@@ -25,6 +26,20 @@ def data_arguments(config: Config) -> dict:
   return {"sources": sources_of(config)} | {
     name: config["data"][name] for name in names
   }
+
+
+def check_inputs(config: Config) -> None:
+  """Raises BadConfig for what no data could mend; nothing is prepared."""
+  make_task(config["data"]["task"])
+  name, vocab = config["data"]["tokenizer"], config["model"]["vocab"]
+  needed = config["data"]["tokenizer_vocab"]
+  if name != "sentencepiece":
+    needed = data.load_tokenizer(name).vocab
+  if vocab < needed:
+    raise BadConfig(
+      f"model.vocab={vocab}, but the tokenizer ({name}) has {needed} ids: "
+      f"--config.model.vocab={needed}"
+    )
 
 
 def open_stream(config: Config, say=print):

@@ -99,6 +99,8 @@ def check_origin(config: Config, tokenizer=None) -> None:
   """
   folder = hf_folder(config["init_from"])
   if folder is None:
+    if config["init_from"]:
+      config_in(config["init_from"])  # a run is there
     return
   imported = hf.load(folder)
   lines = differences(config["model"], imported.kwargs)
@@ -143,7 +145,8 @@ def read_params(where: str, abstract, step: int | None = None):
   if folder is not None:
     laid = jax.tree.map(lambda x: x.sharding, abstract)
     return hf.read_params(folder, abstract, laid), 0
+  folder = Path(where).expanduser() / "checkpoints"
   found = Checkpoints(
-    Path(where).expanduser() / "checkpoints", every_steps=0, keep=1, keep_every_steps=0
+    folder, every_steps=0, keep=1, keep_every_steps=0
   ).restore_params(abstract, step)
   return found[0], int(found[1]["step"])

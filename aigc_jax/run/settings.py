@@ -88,6 +88,20 @@ def _check_sizes(config: Config) -> None:
   for name, value in positive.items():
     if not isinstance(value, int) or value < 1:
       raise BadConfig(f"{name}={value!r}: expected a positive integer")
+  if not 0 <= config["seed"] < 2**32:
+    raise BadConfig(f"seed={config['seed']}: expected 0 to {2**32 - 1}")
+  at_least_0 = {"total_tokens": config["total_tokens"]}
+  if "chunk" in config["objective"]:
+    at_least_0["objective.chunk"] = config["objective"]["chunk"]
+  for name, value in at_least_0.items():
+    if value < 0:
+      raise BadConfig(f"{name}={value}: expected 0 or more")
+  for name, entry in config["evaluate"].items():
+    if "every_steps" not in entry:
+      raise BadConfig(f"config key evaluate.{name}.every_steps is missing")
+  if config["checkpoint"]["keep"] < 1:
+    keep = config["checkpoint"]["keep"]
+    raise BadConfig(f"checkpoint.keep={keep}: expected at least 1")
   if config["total_tokens"]:
     config["steps"] = math.ceil(config["total_tokens"] / (batch * length))
   if config["steps"] < 0:
@@ -112,24 +126,24 @@ def _check_sizes(config: Config) -> None:
 
 def call(f: Callable, section: str, values: Mapping, /, **more):
   """f(**values, **more); keys that do not fit are BadConfig, by name."""
+  check_call(f, section, values, *more)
+  return f(**values, **more)
+
+
+def check_call(f: Callable, section: str, values: Mapping, /, *more: str):
+  """Raises BadConfig unless f takes `values` and what `more` names."""
   signature = inspect.signature(f).parameters.values()
-  keys = [p.name for p in signature if p.kind is p.KEYWORD_ONLY]
-  required = [
-    p.name
-    for p in signature
-    if p.kind is p.KEYWORD_ONLY and p.default is p.empty
-  ]
-  wanted = [k for k in keys if k not in more]
+  known = [p for p in signature if p.kind is p.KEYWORD_ONLY]
+  wanted = [p.name for p in known if p.name not in more]
   for key in values:
     if key not in wanted:
       raise BadConfig(
         f"config key {section}.{key} is unknown{nearest(key, wanted)} "
         f"(there are: {', '.join(wanted)})"
       )
-  for key in required:
-    if key not in values and key not in more:
-      raise BadConfig(f"config key {section}.{key} is missing")
-  return f(**values, **more)
+  for p in known:
+    if p.default is p.empty and p.name not in values and p.name not in more:
+      raise BadConfig(f"config key {section}.{p.name} is missing")
 
 
 def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
@@ -162,7 +176,7 @@ def result_in(workdir: str | Path) -> dict:
 
 
 def _json_in(workdir: str | Path, name: str) -> dict:
-  path = Path(workdir) / name
+  path = Path(workdir).expanduser() / name
   if not path.is_file():
     raise BadConfig(
       f"{workdir} holds no run: there is no {name} in it "
