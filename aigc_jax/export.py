@@ -23,8 +23,9 @@ import numpy as np
 from absl import flags
 
 from aigc_jax import command, hf, run, tree
+from aigc_jax.data import strict
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
-from aigc_jax.hf import card, outgoing, strict, vocabulary
+from aigc_jax.hf import card, outgoing, vocabulary
 from aigc_jax.hf.settings import FREE, canonical
 from aigc_jax.models import decoder
 from aigc_jax.trainer import journal

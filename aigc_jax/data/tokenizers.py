@@ -10,17 +10,18 @@ in a folder. Nothing that is loaded is executed.
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
+from aigc_jax.data import strict
 from aigc_jax.data.disk import write_bytes, write_json
 from aigc_jax.data.sentences import SentencePiece, Unescaper
 from aigc_jax.errors import BadConfig, BadData, nearest
 
 LARGEST = 256 << 20  # bytes of a tokenizer file
+MOST = 8_000_000  # lists and objects in it: a merge may be a list
 EOT_NAMES = (
   "<|endoftext|>",
   "<|end_of_text|>",
@@ -209,7 +210,7 @@ def load_tokenizer(spec: str):
     return _hugging_face(spec.removeprefix("hf:"))
   path = Path(spec).expanduser()
   if spec.endswith(".model"):
-    return SentencePiece(_bytes(path), str(spec))
+    return SentencePiece(_bytes(path), str(spec))  # a link is what was meant
   if path.is_dir():
     return load(path)
   raise BadConfig(
@@ -220,36 +221,25 @@ def load_tokenizer(spec: str):
 
 
 def _bytes(path: Path) -> bytes:
-  try:
-    if path.stat().st_size > LARGEST:
-      raise BadData(f"{path}: {path.stat().st_size} bytes is no tokenizer")
-    return path.read_bytes()
-  except OSError as e:
-    raise BadData(f"tokenizer {path}: cannot be read: {e.strerror}") from e
-
-
-def _json(path: Path) -> dict:
-  try:
-    found = json.loads(_bytes(path))
-  except ValueError as e:
-    raise BadData(f"{path}: not JSON: {e}") from e
-  if not isinstance(found, dict):
-    raise BadData(f"{path}: expected a JSON object")
-  return found
+  """A file that the user or `save` chose: links are followed."""
+  return strict.content(Path(os.path.realpath(path)), LARGEST)
 
 
 def _hugging_face(folder: str) -> HuggingFace:
   path = Path(folder).expanduser()
   if path.name == "tokenizer.json":
     path = path.parent
-  model = _bytes(path / "tokenizer.json")
+  model = strict.content(path / "tokenizer.json", LARGEST)
   names = []
   for file in ("tokenizer_config.json", "special_tokens_map.json"):
-    if (path / file).is_file():
-      eos = _json(path / file).get("eos_token")
+    if os.path.lexists(path / file):
+      eos = strict.read(path / file).get("eos_token")
       names.append(eos.get("content") if isinstance(eos, dict) else eos)
-  added = _json(path / "tokenizer.json").get("added_tokens") or []
-  added = {t.get("content") for t in added if isinstance(t, dict)}
+  where = str(path / "tokenizer.json")
+  added = strict.parse(model, where, MOST).get("added_tokens") or []
+  if not isinstance(added, list):
+    raise BadData(f"{where}: added_tokens={str(added)[:80]}: expected a list")
+  added = [t.get("content") for t in added if isinstance(t, dict)]
   names += [name for name in EOT_NAMES if name in added]
   names = [name for name in names if isinstance(name, str)]
   if not names:
@@ -291,7 +281,11 @@ LOADERS = {
 def load(folder):
   """The tokenizer that `save` wrote. Raises BadData if it is another now."""
   folder = Path(folder)
-  manifest = _json(folder / "manifest.json")
+  where = folder / "manifest.json"
+  manifest = strict.parse(_bytes(where), str(where))
+  for key in ("kind", "name", "eot_text", "fingerprint"):
+    if not isinstance(manifest.get(key, ""), str):
+      raise BadData(f"{where}: {key}={manifest[key]!r}: expected a text")
   if manifest.get("kind") not in LOADERS:
     raise BadData(f"{folder}: unknown tokenizer kind {manifest.get('kind')!r}")
   try:

@@ -6,8 +6,9 @@ Nothing in it is executed, and no name in it leads out of it.
 import re
 from pathlib import Path
 
+from aigc_jax.data import strict
 from aigc_jax.errors import BadData
-from aigc_jax.hf import safetensors, strict
+from aigc_jax.hf import safetensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -10,9 +10,9 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax import tree
+from aigc_jax.data import strict
 from aigc_jax.errors import BadData
 from aigc_jax.hf import folder as folders
-from aigc_jax.hf import strict
 from aigc_jax.hf.families import family_of, read_config
 from aigc_jax.hf.safetensors import Tensor
 from aigc_jax.hf.table import Family, Leaf, check, leaves, renamed

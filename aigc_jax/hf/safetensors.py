@@ -13,8 +13,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from aigc_jax.data import strict
 from aigc_jax.errors import BadData
-from aigc_jax.hf import strict
 
 DTYPES = {
   "F64": np.dtype(np.float64),

@@ -1,6 +1,7 @@
 """Tokenizers: text comes back as it was; decoding never cuts a character."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -237,6 +238,30 @@ def test_the_end_of_text_of_a_hugging_face_folder_is_its_eos(
   config.write_text(json.dumps({"eos_token": "<nowhere>"}))
   with pytest.raises(BadData, match="not in its vocabulary"):
     data.load_tokenizer(f"hf:{tmp_path}")
+
+
+def test_a_hostile_folder_is_refused_unread(tmp_path):
+  path = tmp_path / "tokenizer.json"
+  for text, words in {
+    '{"a":' + "[" * 100_000 + "]" * 100_000 + "}": "too deep",
+    '{"added_tokens": 5}': "expected a list",
+    '{"added_tokens": [{"content": []}]}': "no end-of-text",
+    '{"a": 1, "a": 2}': "twice",
+  }.items():
+    path.write_text(text)
+    with pytest.raises(BadData, match=words):
+      data.load_tokenizer(f"hf:{tmp_path}")
+  (tmp_path / "x.model").symlink_to("fifo")
+  os.mkfifo(tmp_path / "fifo")
+  path.unlink()
+  path.symlink_to("/etc/hostname")
+  with pytest.raises(BadData, match="outside its folder"):
+    data.load_tokenizer(f"hf:{tmp_path}")
+  path.unlink()
+  os.mkfifo(path)
+  for spec in (f"hf:{tmp_path}", f"{tmp_path}/x.model"):
+    with pytest.raises(BadData, match="not a regular file"):
+      data.load_tokenizer(spec)
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path):

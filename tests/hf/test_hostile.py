@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from safetensors import numpy as library
 
 from aigc_jax import hf
+from aigc_jax.data import strict
 from aigc_jax.errors import BadData
 from aigc_jax.hf import folder as folders
-from aigc_jax.hf import safetensors, strict
+from aigc_jax.hf import safetensors
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

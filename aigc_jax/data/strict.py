@@ -13,19 +13,25 @@ MOST = 1_000_000  # lists and objects: each takes many times its two bytes
 
 def read(path: Path, limit: int = LIMIT) -> dict:
   """The object in a file, read only if it is at most `limit` bytes."""
+  return parse(content(path, limit), str(path))
+
+
+def content(path: Path, limit: int) -> bytes:
+  """The bytes of a regular file, read only if there are at most `limit`."""
   size = regular(path).st_size
   if size > limit:
-    raise BadData(
-      f"{path} is {size} bytes: expected at most {limit} bytes of JSON"
-    )
-  with open(path, "rb") as file:
-    return parse(file.read(limit + 1), str(path))
+    raise BadData(f"{path} is {size} bytes: expected at most {limit} bytes")
+  try:
+    with open(path, "rb") as file:
+      return file.read(limit + 1)
+  except OSError as error:
+    raise BadData(f"{path} cannot be read: {error.strerror}") from None
 
 
-def parse(data: bytes, where: str) -> dict:
+def parse(data: bytes, where: str, most: int = MOST) -> dict:
   """The JSON object in `data`; BadData where it is anything else."""
-  if data.count(b"[") + data.count(b"{") > MOST:
-    raise BadData(f"{where}: more than {MOST} lists and objects")
+  if data.count(b"[") + data.count(b"{") > most:
+    raise BadData(f"{where}: more than {most} lists and objects")
 
   def unique(pairs):
     found = {}
