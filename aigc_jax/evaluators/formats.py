@@ -58,8 +58,8 @@ def lambada(r: Mapping) -> Item:
 def hellaswag(r: Mapping) -> Item:
   """The most plausible ending of an activity."""
   context = f"{r['activity_label']}: {r['ctx_a']} {r['ctx_b'].capitalize()}"
-  endings = tuple(_unbracketed(e) for e in r["endings"])
-  return Item(_unbracketed(context), endings, int(r["label"]))
+  endings = tuple(_unbracketed(e) for e in _texts(r["endings"]))
+  return Item(_unbracketed(context), endings, _label(r["label"]))
 
 
 def _unbracketed(text: str) -> str:
@@ -85,7 +85,7 @@ def arc(r: Mapping) -> Item:
 def piqa(r: Mapping) -> Item:
   """The better of two ways to reach a goal."""
   choices = (r["sol1"], r["sol2"])
-  return Item(f"Question: {r['goal']}\nAnswer:", choices, int(r["label"]))
+  return Item(f"Question: {r['goal']}\nAnswer:", choices, _label(r["label"]))
 
 
 def blimp(r: Mapping) -> Item:
@@ -96,14 +96,31 @@ def blimp(r: Mapping) -> Item:
 def plain_choices(r: Mapping) -> Item:
   """Any question in our own words; "between" is " " unless given."""
   between = r["between"] if "between" in r else " "
-  return Item(r["context"], tuple(r["choices"]), int(r["label"]), between)
+  if not isinstance(r["label"], int):
+    raise TypeError(f"label {r['label']!r} is not a whole number")
+  label = _label(r["label"])
+  return Item(r["context"], _texts(r["choices"]), label, between)
 
 
 def references(r: Mapping) -> Reference:
   """A prompt, and one reference text or a list of them."""
   found = r["reference"]
-  found = (found,) if isinstance(found, str) else tuple(found)
+  found = (found,) if isinstance(found, str) else _texts(found)
   return Reference(r["prompt"], found)
+
+
+def _texts(found) -> tuple[str, ...]:
+  """A list of texts; a single text is not the list of its letters."""
+  if not isinstance(found, list) or not all(isinstance(t, str) for t in found):
+    raise TypeError(f"{str(found)[:80]!r} is not a list of texts")
+  return tuple(found)
+
+
+def _label(found) -> int:
+  """The number of the right choice; some releases write it as text."""
+  if isinstance(found, bool) or not isinstance(found, int | str):
+    raise TypeError(f"label {found!r} is not a whole number")
+  return int(found)
 
 
 # Tried in this order: more keys before fewer.
@@ -137,13 +154,16 @@ def read(path: str | Path) -> tuple[str, list[Item | Reference]]:
   Raises BadData, naming the line, for a record that is not of the format.
   """
   try:
-    lines = Path(path).expanduser().read_text("utf-8").splitlines()
+    data = Path(path).expanduser().read_bytes()
+    lines = data.decode("utf-8-sig").split("\n")  # not at U+2028
   except OSError as error:
     raise BadData(f"{path}: cannot be read: {error.strerror}") from None
   except UnicodeDecodeError as error:
     raise BadData(f"{path}: not UTF-8: {error}") from None
   records = [
-    (n, _record(path, n, line)) for n, line in enumerate(lines, 1) if line
+    (n, _record(path, n, line))
+    for n, line in enumerate(lines, 1)
+    if line.strip()
   ]
   if not records:
     raise BadData(f"{path}: no record in it")
@@ -165,7 +185,7 @@ def format_of(record: Mapping, path: str | Path) -> str:
 def _record(path, number: int, line: str) -> dict:
   try:
     record = json.loads(line)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise BadData(f"{path}, line {number}: not JSON: {error}") from None
   if not isinstance(record, dict):
     raise BadData(f"{path}, line {number}: expected a JSON object")
@@ -198,3 +218,6 @@ def check(item: Item | Reference) -> None:
       raise ValueError("an empty choice")
   if not all(isinstance(text, str) for text in texts):
     raise TypeError("a text that is not a string")
+  for text in texts:
+    if any("\ud800" <= c <= "\udfff" for c in text):
+      raise ValueError(f"half a character (a lone surrogate) in {text[:80]!a}")

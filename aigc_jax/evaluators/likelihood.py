@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.layers.readout import Readout
 from aigc_jax.sampling.decode import bucket
 
@@ -60,18 +60,26 @@ class Scorer:
     return [*self.tokenizer.start, *self.tokenizer.encode(text).tolist()]
 
   def pair(self, context: str, text: str) -> tuple[list[int], list[int]]:
-    """The ids of both. Spaces that end a context go to the text."""
-    if not context:
-      ids = self.tokenizer.encode(text).tolist()
-      if ids and ids[0] == self.prefix:
-        return ids[:1], ids[1:]
-      return [self.prefix], ids
-    spaces = len(context) - len(context.rstrip())
-    if spaces:
-      text = context[-spaces:] + text
-      context = context[:-spaces]
-    before = self.encode(context)
-    return before, self.encode(context + text)[len(before) :]
+    """The ids of both. Spaces that end a context go to the text.
+
+    Raises BadData where no id is left for the text: it has none, or its ids
+    and those of the context become fewer when they stand together.
+    """
+    bare = context.rstrip()
+    text = context[len(bare) :] + text
+    if bare:
+      before = self.encode(bare)
+      ids = self.encode(bare + text)[len(before) :]
+    else:
+      before, ids = [self.prefix], self.tokenizer.encode(text).tolist()
+      if ids[:1] == before:
+        ids = ids[1:]
+    if not ids:
+      raise BadData(
+        f"the text {text[:80]!r} after {context[-80:]!r} has no token of its "
+        "own, so it cannot be scored: change or remove this item"
+      )
+    return before, ids
 
   def pairs(
     self,
@@ -127,6 +135,8 @@ class Scorer:
       counts_BT[i, n - count : n] = True
     sums_B, greedy_B = self._run(self._params, tokens_BT, targets_BT, counts_BT)
     sums_B, greedy_B = np.asarray(sums_B, np.float64), np.asarray(greedy_B)
+    if not np.isfinite(sums_B[: len(rows)]).all():
+      raise BadData("the model's predictions are not finite")
     return [
       Likelihood(float(s), bool(g), count)
       for s, g, (_, count) in zip(sums_B, greedy_B, rows, strict=False)

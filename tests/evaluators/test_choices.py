@@ -117,6 +117,12 @@ def test_arc_as_released_is_the_same_question():
     ('{"goal": "g", "sol1": 3, "sol2": "b", "label": 0}', "not a record"),
     ('{"text": "a b"}\n{"txet": "a"}', "line 2: not a record of lambada"),
     ('{"question": "q", "choices": [], "answerKey": "A"}', "not a record"),
+    ('{"context": "", "choices": "ab", "label": 0}', "not a list of texts"),
+    ('{"context": "", "choices": ["a", 1], "label": 0}', "not a list of texts"),
+    ('{"context": "", "choices": ["a"], "label": false}', "whole number"),
+    ('{"context": "", "choices": ["a"], "label": 0.0}', "whole number"),
+    ('{"context": "", "choices": ["\\ud800"], "label": 0}', "surrogate"),
+    ('{"a":' * 100_000, "line 1: not JSON"),
   ],
 )
 def test_what_is_no_record_is_refused_by_line(text, message, tmp_path):
@@ -124,3 +130,13 @@ def test_what_is_no_record_is_refused_by_line(text, message, tmp_path):
   path.write_text(text)
   with pytest.raises(BadData, match=message):
     formats.read(path)
+
+
+def test_only_the_end_of_a_line_ends_a_record(tmp_path):
+  lines = [
+    json.dumps({"text": t}, ensure_ascii=False) for t in ("a\u2028 b", "c d")
+  ]
+  path = tmp_path / "x.jsonl"
+  path.write_bytes("\ufeff{}\r\n \r\n\n{}\n".format(*lines).encode())
+  _, items = formats.read(path)
+  assert items == [Item("a\u2028", ("b",), 0), Item("c", ("d",), 0)]

@@ -1,9 +1,11 @@
 """Likelihoods are sums of the uncached model's log probabilities."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aigc_jax.errors import BadData
 from aigc_jax.evaluators import likelihood
 from aigc_jax.evaluators.likelihood import Scorer, windows
 from tests import tiny
@@ -95,6 +97,8 @@ def test_spaces_between_context_and_text_belong_to_the_text(make):
   before, after = scorer.pair("ab", " cd")
   assert before == [7, 8] and after == [19, 0]
   assert scorer.pair("", " cd") == ([36], [19, 0])
+  assert scorer.pair(" ", "cd") == scorer.pair("", " cd")
+  assert scorer.pair(" ", "") == scorer.pair("", " ")
   assert make(start=(35,)).pair("ab", "c") == ([35, 7, 8], [9])
   assert make(start=(35,)).pair("", "c") == ([35], [9])
 
@@ -131,3 +135,20 @@ def test_one_compilation_for_each_bucket(make):
   assert scorer.compiles == 1
   scorer.ids([([1], [2] * 30)] * 4)
   assert scorer.compiles == 2
+
+
+def test_a_text_that_melts_into_its_context_is_not_scored(make):
+  scorer = make()
+  whole = scorer.tokenizer.encode
+  scorer.tokenizer.encode = lambda text: whole(text.replace("fi", "f"))
+  assert scorer.pair("f", "a")[1] == [7]
+  for pair in (("f", "i"), ("a", ""), ("", "")):
+    with pytest.raises(BadData, match="no token of its own"):
+      scorer.pairs([pair])
+
+
+def test_predictions_that_are_not_finite_are_refused(make):
+  scorer = make()
+  scorer._params = jax.tree.map(lambda x: x * jnp.nan, scorer._params)
+  with pytest.raises(BadData, match="not finite"):
+    scorer.ids([([1], [2])])
