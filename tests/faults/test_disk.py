@@ -10,7 +10,6 @@ import pytest
 from aigc_jax.errors import StorageFailure
 from tests.faults.harness import (
   assert_twins,
-  events,
   last_step,
   result,
   saved,
@@ -115,19 +114,3 @@ def test_metrics_that_cannot_be_written(start, workdir, twin, record):
     "disk full for metrics only", "metrics.jsonl is /dev/full",
     "warned, trained to the end, final state equals the twin's", None,
   )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_files_that_may_not_grow(start, workdir, record):
-  import resource
-
-  limit = (60_000, 60_000)
-  run = start(
-    workdir,
-    preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
-  )
-  run.done(StorageFailure.code)
-  assert events(workdir, "save_failed")
-  record(
-    "disk quota", "RLIMIT_FSIZE of 60 kB", "trains on, gives up with 74", None
-  )

@@ -101,7 +101,7 @@ def test_a_run_stopped_in_every_phase(
   ask("compiling", "compile", None, at=0, compiled=cold)
   ask("training", "step", 3, signal.SIGINT)
 
-  run = start(workdir, plan=slow(0.3) | stop("step", step=6))
+  run = start(workdir, plan=slow(1.0) | stop("step", step=6))
   run.stopped()
   (workdir / "STOP").touch()
   stopped_at = run.go_on()
