@@ -9,6 +9,7 @@ config will do; its data is not read.
 """
 
 import json
+import math
 import resource
 import statistics
 import sys
@@ -22,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from aigc_jax import chips, command, run, sharding
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.layers import kernels
 from aigc_jax.layers.visible import Visible
 from aigc_jax.planning.summary import headline, table
@@ -65,6 +66,8 @@ def main() -> int:
     raise BadConfig("--config=PATH.py is missing, such as configs/bench.py")
   if FLAGS.steps < WINDOWS:
     raise BadConfig(f"--steps={FLAGS.steps}: expected {WINDOWS} or more")
+  if FLAGS.out:
+    command.check_out(FLAGS.out)
   config = run.read(FLAGS.config)
   mesh = run.make_mesh(config)
   with jax.set_mesh(mesh):
@@ -74,8 +77,22 @@ def main() -> int:
       found = measure(config, mesh, FLAGS.steps)
       print(report(found))
   if FLAGS.out and command.is_first():
-    Path(FLAGS.out).expanduser().write_text(json.dumps(found, indent=2) + "\n")
+    text = json.dumps(without_nan(found), indent=2, allow_nan=False)
+    try:
+      Path(FLAGS.out).expanduser().write_text(text + "\n")
+    except OSError as error:
+      raise StorageFailure(f"--out={FLAGS.out}: {error.strerror}") from None
   return 0
+
+
+def without_nan(value):
+  """The same with None for numbers that JSON does not have."""
+  if isinstance(value, dict):
+    return {k: without_nan(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [without_nan(v) for v in value]
+  bad = isinstance(value, float) and not math.isfinite(value)
+  return None if bad else value
 
 
 def measure(config: run.Config, mesh, steps: int) -> dict:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aigc_jax import sharding
-from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.errors import BadConfig, Refusal, StorageFailure
 from aigc_jax.trainer.loop import COMPILING
 
 COMPILED = "~/.cache/aigc_jax/compiled"
@@ -127,6 +128,35 @@ def start_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def check_out(out: str | Path, *, make: bool = False) -> None:
+  """Raises StorageFailure where --out could not be written after the work.
+
+  make: folders that are missing will be made.
+  """
+  path = Path(out).expanduser().absolute()
+  if path.is_dir():
+    raise StorageFailure(
+      f"--out={out} is a folder: name a file in it, such as {path / 'out.json'}"
+    )
+  folder = path.parent
+  while make and not folder.exists():
+    folder = folder.parent
+  if not folder.is_dir():
+    raise StorageFailure(f"--out={out}: there is no folder {folder}")
+  if path.exists() and not make:  # written in place: a file or a device
+    if os.access(path, os.W_OK):
+      return
+    raise StorageFailure(f"--out={out} cannot be written: name another file")
+  try:
+    with tempfile.TemporaryFile(dir=folder):  # several processes may ask
+      pass
+  except OSError as error:
+    raise StorageFailure(
+      f"--out={out}: {folder} cannot be written ({error.strerror}): name a "
+      "file elsewhere"
+    ) from None
 
 
 def is_first() -> bool:

@@ -58,6 +58,8 @@ def main() -> int:
   for name, least in (("batch", 1), ("length", 0), ("max_tokens", 1)):
     if FLAGS[name].value < least:
       raise BadConfig(f"--{name}={FLAGS[name].value}: expected {least} or more")
+  if FLAGS.out:
+    command.check_out(FLAGS.out, make=True)
   texts = {path: text_of(path) for path in FLAGS.text}
   tasks = {name: formats.read(path) for name, path in tasks_of(FLAGS.tasks)}
   loaded = run.load(FLAGS.workdir, step=FLAGS.step, remat="none")
@@ -66,6 +68,9 @@ def main() -> int:
       f"{FLAGS.workdir} has no held-out data of its own: name some with "
       "--text=FILE or --tasks=NAME=FILE.jsonl"
     )
+  out = FLAGS.out or default_out(loaded)
+  if out:
+    command.check_out(out, make=True)
   scores: dict[str, Scores] = {}
   with jax.set_mesh(loaded.mesh):
     scorer = Scorer(
@@ -80,7 +85,6 @@ def main() -> int:
       scores = heldout(loaded)
   if command.is_first():
     Console().print(table_of(loaded, scores))
-    out = FLAGS.out or default_out(loaded)
     if out:
       save(Path(out).expanduser(), loaded, scores)
   return 0
@@ -220,8 +224,10 @@ def save(path: Path, loaded: run.Loaded, scores: dict[str, Scores]) -> None:
 
 
 def as_json(e: Estimate) -> dict:
-  """An estimate without what it lacks."""
+  """An estimate without what it lacks; JSON has no infinities."""
   found = dataclasses.asdict(e)
+  if not math.isfinite(e.value):
+    found["value"] = None
   if math.isnan(e.error):
     del found["error"]
   if not e.signature:

@@ -63,7 +63,8 @@ def main() -> int:
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
   prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file)
-  check_out(FLAGS.out)
+  if FLAGS.out:
+    command.check_out(FLAGS.out)
   loaded = run.load(FLAGS.workdir, step=FLAGS.step, unroll=0, remat="none")
   note_length(loaded, FLAGS.max_tokens)
   alone = len(prompts) * FLAGS.num_samples == 1
@@ -91,35 +92,34 @@ def prompts_of(given: list[str], file: str) -> list[str]:
   if not file:
     return list(given) or [""]
   try:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+    path = Path(file).expanduser()
+    text = sys.stdin.read() if file == "-" else path.read_text("utf-8")
   except OSError as error:
     raise BadData(f"--prompts_file={file}: {error.strerror}") from None
   except UnicodeDecodeError as error:
     raise BadData(f"--prompts_file={file}: not UTF-8: {error}") from None
+  text = text.removeprefix("\ufeff")  # what some editors put first
   lines = text.split("\n")
   lines = lines[:-1] if lines[-1] == "" else lines
+  if file.endswith(".jsonl") or text.lstrip().startswith('{"'):
+    records = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    lines = [_prompt(file, n, line) for n, line in records]
+  else:
+    lines = [line.removesuffix("\r") for line in lines]
   if not lines:
     raise BadData(f"--prompts_file={file}: no prompt in it")
-  if file.endswith(".jsonl") or lines[0].lstrip().startswith('{"'):
-    return [_prompt(file, n, line) for n, line in enumerate(lines, 1)]
-  return [line.removesuffix("\r") for line in lines]
+  return lines
 
 
 def _prompt(file: str, number: int, line: str) -> str:
   try:
     prompt = json.loads(line)["prompt"]
-  except (ValueError, KeyError, TypeError):
+    prompt.encode()  # no half characters (lone surrogates)
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     prompt = None
   if not isinstance(prompt, str):
     raise BadData(f'{file}, line {number}: expected {{"prompt": "..."}}')
   return prompt
-
-
-def check_out(out: str) -> None:
-  """Raises StorageFailure where the file could not be written later."""
-  folder = Path(out).expanduser().absolute().parent
-  if out and not folder.is_dir():
-    raise StorageFailure(f"--out={out}: there is no folder {folder}")
 
 
 def note_length(loaded: run.Loaded, max_tokens: int) -> None:

@@ -120,3 +120,10 @@ def test_every_benchmark_config_builds(size):
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     assert run.build(config, mesh).flops_per_step > 0
+
+
+def test_json_has_no_nan():
+  found = {"loss": {"last": float("nan")}, "ms": [1.5, float("inf")], "n": 3}
+  assert bench.without_nan(found) == {
+    "loss": {"last": None}, "ms": [1.5, None], "n": 3,
+  }  # fmt: skip

@@ -88,9 +88,12 @@ def test_completions_are_json_lines_the_same_for_the_same_seed(
     ("--max_tokens=0", BadConfig, "--max_tokens=0"),
     ("--num_samples=-2", BadConfig, "--num_samples=-2"),
     ("--stop=", BadConfig, "--stop"),
+    ("--temperature=1e-7", BadConfig, "temperature=1e-07"),
     ("--workdir=", BadConfig, "--workdir"),
     ("--prompts_file=/nowhere", BadConfig, "give one of them"),
     ("--out=/nowhere/x.jsonl", StorageFailure, "no folder /nowhere"),
+    ("--out=/tmp", StorageFailure, "is a folder"),
+    ("--out=/proc/x.jsonl", StorageFailure, "cannot be written"),
   ],
 )
 def test_what_cannot_be_done_is_refused(flag, error, message, call, capsys):
@@ -112,6 +115,21 @@ def test_prompts_of_files(tmp_path, monkeypatch):
   with pytest.raises(BadData, match="No such file"):
     generate.prompts_of([], str(tmp_path / "none"))
   assert generate.prompts_of([], "") == [""]
+  path = tmp_path / "p.jsonl"
+  path.write_bytes(b'\xef\xbb\xbf\n{"prompt": "a"}\r\n \r\n{"prompt": ""}\n\n')
+  assert generate.prompts_of([], str(path)) == ["a", ""]
+  for text in ("\n", '{"prompt": "\\ud800"}', '{"a":' * 100_000, "[]", "3"):
+    path.write_text(text)
+    with pytest.raises(BadData, match="expected|no prompt"):
+      generate.prompts_of([], str(path))
+
+
+@pytest.mark.parametrize(
+  "where, step", [("hf:/x", 3), ("/x", -1), ("/x", "last"), ("/x", True)]
+)
+def test_a_step_that_cannot_be_is_refused(where, step):
+  with pytest.raises(BadConfig, match="step="):
+    run.load(where, step=step)
 
 
 def test_learned_positions_are_the_limit_of_an_engine(loaded):

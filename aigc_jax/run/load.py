@@ -73,6 +73,7 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
   no checkpoint is valid.
   """
   folder = hf_folder(where)
+  check_step(step, folder)
   if folder is not None:
     imported = hf.load(folder)
     model_config = {"kind": "decoder"} | imported.kwargs | model_changes
@@ -88,6 +89,21 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
     abstract = abstract_params(model, mesh)
     params, step = read_params(where, abstract, step)
   return Loaded(model, params, tokenizer, config, mesh, step, where)
+
+
+def check_step(step: int | None, folder: str | None) -> None:
+  """Raises BadConfig for a step that no checkpoint can have."""
+  if step is None:
+    return
+  if folder is not None:
+    raise BadConfig(
+      f"step={step}: hf:{folder} holds one model, not steps; leave it out"
+    )
+  if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    raise BadConfig(
+      f"step={step!r}: expected 0 or more, the number of a checkpoint; the "
+      "newest where it is left out"
+    )
 
 
 def check_origin(config: Config, tokenizer=None) -> None:

@@ -16,6 +16,8 @@ from jax import lax
 
 from aigc_jax.errors import BadConfig
 
+COLDEST = 1e-6  # of temperatures that are not 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -38,6 +40,11 @@ class Sampling:
     if not (math.isfinite(t) and t >= 0):
       raise BadConfig(
         f"temperature={t}: expected a finite number of at least 0 (0 is greedy)"
+      )
+    if 0 < t < COLDEST:
+      raise BadConfig(
+        f"temperature={t}: logits divided by it overflow; expected 0, which "
+        f"takes the likeliest, or at least {COLDEST}"
       )
     if not 0 <= self.top_k <= vocab:
       raise BadConfig(

@@ -405,7 +405,7 @@ class Checkpoints:
       found = self._newest(tried) if step is None else step
       found = guard.from_first(-1 if found is None else found)
       if found < 0:
-        return self._none_left(tried)
+        return self._none_left(tried, aside)
       for _ in range(2):  # a read may fail once on a storage that is well
         state, content, reason = self._attempt(found, abstract, prefix)
         if state is not None:
@@ -445,11 +445,17 @@ class Checkpoints:
   def _newest(self, tried: set[int]) -> int | None:
     return max((s for s in self.steps() if s not in tried), default=None)
 
-  def _none_left(self, tried: set[int]) -> None:
+  def _none_left(self, tried: set[int], aside: bool) -> None:
     """None when there never was a step, otherwise StorageFailure."""
     names = [p.name for p in self._entries() if ".corrupt-" in p.name]
     if not guard.from_first(bool(tried or names)):
       return None
+    if not aside:
+      steps = f"tried: steps {sorted(tried)}" if tried else "none is left"
+      raise StorageFailure(
+        f"{self.folder}: no checkpoint is valid ({steps}; nothing was changed)."
+        " Name another --workdir, or train this one again"
+      )
     raise StorageFailure(
       f"{self.folder}: no checkpoint is valid (set aside: "
       f"{', '.join(sorted(names)) or sorted(tried)}). To begin again from step "

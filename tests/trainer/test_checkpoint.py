@@ -265,6 +265,12 @@ def test_the_parameters_alone_are_read_on_any_mesh_without_a_trace(copy):
   assert sorted(p.name for p in copy.iterdir()) == before
   with pytest.raises(BadConfig, match="holds no checkpoint"):
     opened(copy / "none").restore_params(wanted)
+  for step in ("5", "10"):
+    spoil_bit(copy / step)
+  with pytest.raises(StorageFailure, match="nothing was changed") as error:
+    opened(copy).restore_params(wanted)
+  assert "set aside" not in str(error.value)
+  assert sorted(p.name for p in copy.iterdir()) == before
 
 
 def test_going_back_sets_the_later_steps_aside(copy):
