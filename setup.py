@@ -27,6 +27,16 @@ setup(
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
   ],
+  # The harness's command by its own two names, with our models added to it.
+  # pip installs what a package needs before the package itself, so that ours
+  # are written last; where the harness comes later, install this one again or
+  # use python -m aigc_jax.lm_eval, which is the same.
+  entry_points={
+    "console_scripts": [
+      "lm_eval = aigc_jax.lm_eval:main_of_the_harness",
+      "lm-eval = aigc_jax.lm_eval:main_of_the_harness",
+    ]
+  },
   extras_require={
     "gpu": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],

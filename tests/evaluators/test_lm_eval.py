@@ -5,6 +5,9 @@ import types
 import pytest
 
 pytest.importorskip("lm_eval", reason="needs the extra [lm_eval]")
+from lm_eval.api.registry import get_model  # noqa: E402
+
+from aigc_jax import lm_eval  # noqa: E402
 from aigc_jax.errors import BadConfig  # noqa: E402
 from aigc_jax.evaluators.likelihood import Scorer  # noqa: E402
 from aigc_jax.evaluators.lm_eval import Model, sampling_of  # noqa: E402
@@ -55,3 +58,12 @@ def test_settings_mean_what_the_harness_means():
   assert sampling_of({"do_sample": True}) == Sampling(temperature=1.0)
   with pytest.raises(BadConfig, match="num_beams"):
     sampling_of({"num_beams": 4})
+
+
+def test_a_model_argument_that_is_unknown_is_refused_by_name():
+  lm_eval.register()
+  made = get_model("aigc_jax")
+  with pytest.raises(BadConfig, match="did you mean 'workdir'.*batch, length"):
+    made(workdr="x", workdir="y")
+  with pytest.raises(BadConfig, match="batch=two: expected a number"):
+    made(workdir="y", batch="two")
