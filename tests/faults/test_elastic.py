@@ -100,10 +100,11 @@ def test_two_processes(start, workdir, pair_twin, twin, record):
 def killed(runs, which: int, record) -> None:
   """Kills one of several; the rest must be gone soon after."""
   runs[which].send(signal.SIGKILL)
-  runs[which].done(-signal.SIGKILL)
-  for run in runs:
+  others = [run for run in runs if run is not runs[which]]
+  died = runs[which].done(-signal.SIGKILL).ended
+  for run in others:
     assert run.wait(HEARTBEAT + 30) != 0
-  gone = max(run.ended for run in runs) - runs[which].ended
+  gone = max(run.ended for run in others) - died
   assert gone < HEARTBEAT + 10
   record(
     f"one of {len(runs)} processes dies", f"SIGKILL of process {which}",
@@ -169,10 +170,11 @@ def test_four_processes(start, workdir, twin, record, which):
 def test_one_process_fails_alone(start, workdir, record):
   plan = {"raise_at": [{"site": "boundary", "step": 6, "process": 1}]}
   runs = together(start, workdir, 2, plan=plan)
-  assert all(run.wait(3 * HEARTBEAT + 60) for run in runs)
-  gone = runs[0].ended - runs[1].ended
-  assert "injected at boundary" in runs[1].err
+  runs[1].says("injected at boundary")
+  failed = runs[1].seconds
+  assert all(run.wait(2 * HEARTBEAT + 30) for run in runs)
+  gone = max(run.ended for run in runs) - runs[1].began - failed
   record(
     "one of 2 processes fails alone", "an error in the second at step 6",
-    f"both are gone, {abs(gone):.1f} s apart", None,
+    f"both are gone {gone:.1f} s later (--heartbeat={HEARTBEAT})", None,
   )  # fmt: skip

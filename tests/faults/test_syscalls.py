@@ -139,7 +139,7 @@ def test_a_disk_that_cannot_sync(start, traced, copy, twin, record):
   tracer.terminate()
   tracer.wait()
   repaired = run.seconds
-  run.event("save")
+  run.until(lambda: 20 in saved(copy), "the next save")
   seconds = run.seconds - repaired
   run.done()
   assert saved(copy)[-1] == 20
