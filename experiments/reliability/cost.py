@@ -149,7 +149,8 @@ def main() -> None:
     "digest_seconds": digest_seconds,
     "manifest_seconds": manifest_seconds,
     "save_seconds": whole,
-    "share": gate / step + (digest_seconds + manifest_seconds) / (EVERY * step),
+    "share": max(0.0, gate) / step
+    + (digest_seconds + manifest_seconds) / (EVERY * step),
     "every_steps": EVERY,
   }
   Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
