@@ -47,7 +47,13 @@ setup(
     "scores": ["sacrebleu>=2.3", "rouge-score>=0.1.2", "nltk>=3.9"],
     "lm_eval": ["lm_eval>=0.4.9"],
     "parity": ["torch>=2.4", "transformers>=4.56"] + HF,
-    "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.12", "safetensors>=0.5"]
+    "test": [
+      "pytest>=8",
+      "pytest-xdist>=3.5",
+      "hypothesis>=6",
+      "ruff>=0.12",
+      "safetensors>=0.5",
+    ]
     + HF
     + PARQUET
     + PLOTS,
