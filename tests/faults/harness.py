@@ -4,6 +4,7 @@ Nothing here sleeps to synchronise: whoever waits polls for a line of
 metrics.jsonl, events.jsonl or the console, and gives up after a limit.
 """
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -21,7 +22,9 @@ CONFIG = "tests/faults/tiny.py"
 LIMIT = 120.0  # seconds that anything may take before the test gives up
 
 # Programs are tiny: most of a first start is compiling them.
-XLA = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+XLA = "--xla_backend_optimization_level=0"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  XLA += " --xla_cpu_use_fusion_emitters=false"
 
 
 def until(condition: Callable, what: str, limit: float = LIMIT):
