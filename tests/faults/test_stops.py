@@ -78,7 +78,8 @@ def test_a_run_stopped_in_every_phase(
     found = events(workdir, "stopped")
     assert len(found) == stops, run.err
     n = found[-1]["step"]
-    assert at <= n <= at + 1
+    # While a save is written beside it, training is up to two steps ahead.
+    assert at <= n <= at + (3 if doing == "saving" else 1)
     assert saved(workdir)[-1] == n
     saves = [row["step"] for row in events(workdir, "save")]
     assert saves.count(n) == 1, "it saves once"
