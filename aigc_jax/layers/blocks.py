@@ -1,10 +1,10 @@
 """Causal attention in blocks: what no query may see is never multiplied.
 
 A block of queries meets only the keys up to its end, so about half of the
-scores are made. The backward pass makes them again (arXiv:2205.14135), once
-with queries as rows and once with keys as rows: a matrix unit is many times
-faster than a transposition in memory, so all the products are plain ones. One
-row of the batch at a time, the scores stay in a processor's own cache.
+scores are made. The backward pass makes them again (arXiv:2205.14135). What
+would need them transposed takes the queries transposed instead, which are
+smaller, and gives its result transposed. One row of the batch at a time, the
+scores stay in a processor's own cache.
 """
 
 import functools
@@ -86,7 +86,9 @@ def _each(how: How, f: Callable, *args):
     return jax.tree.map(_pack, found)
 
   given = jax.tree.map(lambda x: x.dtype, args)
-  found = jax.lax.map(row, jax.tree.map(_pack, args), batch_size=few)
+  found = jax.lax.map(
+    row, jax.tree.map(_pack, args), batch_size=few if few > 1 else None
+  )
   return jax.tree.map(_unpack, found, kinds[0])
 
 
@@ -117,54 +119,57 @@ def _forward(how: How, q_KGTH, k_KTH, v_KTH, segments_T):
 
 def _backward(how: How, q, k, v, segments, y, logz, dy):
   """Gradients for q, k and v of one row of the batch."""
-  T = q.shape[2]
-  # What the gradient of a row of weights loses to their sum being one.
-  lost = jnp.sum(dy.astype(jnp.float32) * y.astype(jnp.float32), axis=-1)
+  T, H = q.shape[2:]
+  # What the gradient of a row of weights loses to their sum being one. As a
+  # product: the compiler's sum over so short an axis takes five times as long.
+  both = dy.astype(jnp.float32) * y.astype(jnp.float32)
+  lost = both @ jnp.ones((H,), jnp.float32)
+  q_KHGT, dy_KHGT = (_copied(x.transpose(0, 3, 1, 2)) for x in (q, dy))
   dqs, dks, dvs = [], [], []
   for rows, keys in _by_queries(how, T):
-    _, dscores = _again(
-      how, q, k, v, segments, dy, logz, lost, rows, keys, turned=False
-    )
+    scores = _scores(how, q[:, :, rows], k[:, keys])
+    hidden = _hide(how, scores, rows, keys, segments)
+    weights = jnp.exp(hidden - logz[:, :, rows, None])
+    dweights = _dot("kgth,ksh->kgts", dy[:, :, rows], v[:, keys])
+    dscores = weights * (dweights - lost[:, :, rows, None]) * how.scale
+    if how.softcap:
+      dscores = dscores * (1 - (scores / how.softcap) ** 2)
+    dscores = dscores.astype(q.dtype)
     dqs.append(_dot("kgts,ksh->kgth", dscores, k[:, keys]))
-  for rows, keys in _by_keys(how, T):
-    weights, dscores = _again(
-      how, q, k, v, segments, dy, logz, lost, rows, keys, turned=True
-    )
-    dvs.append(_dot("kgst,kgth->ksh", weights, dy[:, :, rows]))
-    dks.append(_dot("kgst,kgth->ksh", dscores, q[:, :, rows]))
-  return tuple(
-    jnp.concatenate(parts, axis=-2).astype(x.dtype)
-    for parts, x in ((dqs, q), (dks, k), (dvs, v))
+    around = ((0, 0), (0, 0), (keys.start, T - keys.stop))
+    dk_KHS = _by_keys(q_KHGT[..., rows], dscores)
+    dv_KHS = _by_keys(dy_KHGT[..., rows], weights.astype(q.dtype))
+    dks.append(jnp.pad(dk_KHS, around))
+    dvs.append(jnp.pad(dv_KHS, around))
+  dq = jnp.concatenate(dqs, axis=2).astype(q.dtype)
+  dk, dv = (_copied(sum(parts)).swapaxes(1, 2) for parts in (dks, dvs))
+  return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+def _copied(x):
+  """As it lies in memory: the compiler takes no transposition across this.
+
+  It would fold one into the product beside it, to a form that the matrix
+  library does not take: slow in float32, refused in bfloat16.
+  """
+  return jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
+
+
+def _by_keys(x_KHGT, y_KGTS):
+  """Summed over the queries of all the heads of a group; (K, H, S)."""
+  K, H, S = *x_KHGT.shape[:2], y_KGTS.shape[-1]
+  return _dot(
+    "khm,kms->khs", x_KHGT.reshape(K, H, -1), y_KGTS.reshape(K, -1, S)
   )
 
 
-def _again(how, q, k, v, segments, dy, logz, lost, rows, keys, *, turned):
-  """(weights, gradient of the products) of a block; (s, t) where `turned`."""
-  q, dy, k, v = q[:, :, rows], dy[:, :, rows], k[:, keys], v[:, keys]
-  scores = _scores(how, q, k, turned)
-  hidden = _hide(how, scores, rows, keys, segments, turned)
-  if turned:
-    weights = jnp.exp(hidden - logz[:, :, None, rows])
-    dweights = _dot("ksh,kgth->kgst", v, dy) - lost[:, :, None, rows]
-  else:
-    weights = jnp.exp(hidden - logz[:, :, rows, None])
-    dweights = _dot("kgth,ksh->kgts", dy, v) - lost[:, :, rows, None]
-  dscores = weights * dweights * how.scale
-  if how.softcap:
-    dscores = dscores * (1 - (scores / how.softcap) ** 2)
-  return weights.astype(q.dtype), dscores.astype(q.dtype)
-
-
-def _scores(how: How, q, k, turned: bool = False):
+def _scores(how: How, q, k):
   """Scaled and capped products of queries and keys, float32."""
-  if turned:
-    scores = _dot("ksh,kgth->kgst", k, q) * how.scale
-  else:
-    scores = _dot("kgth,ksh->kgts", q, k) * how.scale
+  scores = _dot("kgth,ksh->kgts", q, k) * how.scale
   return how.softcap * jnp.tanh(scores / how.softcap) if how.softcap else scores
 
 
-def _hide(how: How, scores, rows, keys, segments_T, turned: bool = False):
+def _hide(how: How, scores, rows, keys, segments_T):
   """HIDDEN wherever a query of `rows` may not see a key of `keys`."""
   asking = asked = None
   if segments_T is not None:
@@ -174,8 +179,7 @@ def _hide(how: How, scores, rows, keys, segments_T, turned: bool = False):
   ).mask(
     rows.stop - rows.start, keys.stop - keys.start, rows.start - keys.start
   )
-  seen = seen_BTS[0].T if turned else seen_BTS[0]
-  return jnp.where(seen, scores, HIDDEN)
+  return jnp.where(seen_BTS[0], scores, HIDDEN)
 
 
 def _by_queries(how: How, T: int):
@@ -184,14 +188,6 @@ def _by_queries(how: How, T: int):
     stop = min(start + how.size, T)
     first = 0 if how.window is None else max(0, start - how.window + 1)
     yield slice(start, stop), slice(first, stop)
-
-
-def _by_keys(how: How, T: int):
-  """Blocks of keys, each with all the queries that may see some of them."""
-  for start in range(0, T, how.size):
-    stop = min(start + how.size, T)
-    last = T if how.window is None else min(T, stop + how.window - 1)
-    yield slice(start, last), slice(start, stop)
 
 
 def _dot(equation: str, x, y):

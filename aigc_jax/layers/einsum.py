@@ -90,6 +90,8 @@ def weight_gradient_on_cpu(
     sides.append((own, value, letters))
   sides.sort(key=lambda side: side[1].size)
   (left, x, letters), (right, y, others) = sides
+  # Whatever makes the operand is not made again at scattered places.
+  x = jax.lax.optimization_barrier(x)
   x = jnp.einsum(f"{letters}->{''.join(left + rows)}", x).reshape(-1)
   x = jax.lax.optimization_barrier(x).reshape(-1, count)
   y = jnp.einsum(f"{others}->{''.join(rows + right)}", y).reshape(count, -1)

@@ -1,10 +1,13 @@
 """MLP: plain (up, activation, down) or gated (arXiv:2002.05202)."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from aigc_jax import errors
+from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import Einsum, together
 
 
@@ -38,17 +41,39 @@ ACTIVATIONS = {
 def activate(kind: str, x: jax.Array, gate: jax.Array | None = None):
   """activation(x), or activation(gate) * x; the backward pass keeps the inputs.
 
-  Computed in float32: vector units have no fast bfloat16 exp or tanh.
+  Computed in float32: vector units have no fast bfloat16 exp or tanh. On a CPU
+  the product behind it keeps its value too: making that again is what takes
+  time there, and memory is what there is.
   """
   f = errors.choose(kind, ACTIVATIONS, "model.activation")
-
-  def formula(x, gate):
-    if gate is None:
-      return f(x.astype(jnp.float32)).astype(x.dtype)
-    y = f(gate.astype(jnp.float32)) * x.astype(jnp.float32)
-    return y.astype(x.dtype)
-
+  if sharding.platform() == "cpu" and sharding.alone():
+    return _once(f, x, gate)
+  formula = functools.partial(_formula, f)
   return jax.checkpoint(formula, prevent_cse=False)(x, gate)
+
+
+def _formula(f: Callable, x, gate):
+  if gate is None:
+    return f(x.astype(jnp.float32)).astype(x.dtype)
+  y = f(gate.astype(jnp.float32)) * x.astype(jnp.float32)
+  return y.astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _once(f: Callable, x, gate):
+  """The formula, made once: the backward pass makes its derivative alone."""
+  return _formula(f, x, gate)
+
+
+def _once_forward(f, x, gate):
+  return _formula(f, x, gate), (x, gate)
+
+
+def _once_backward(f, kept, dy):
+  return jax.vjp(functools.partial(_formula, f), *kept)[1](dy)
+
+
+_once.defvjp(_once_forward, _once_backward)
 
 
 class Mlp(nn.Module):
