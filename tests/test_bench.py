@@ -10,11 +10,8 @@ import pytest
 from aigc_jax import bench, run, sharding
 from configs import bench as configs
 
-# After 20 steps, against float32 with everything plain.
-PLAIN = {
-  "model.kernel": "xla", "model.unroll": 1, "objective.chunk": 0,
-  "steps_per_call": 1,
-}  # fmt: skip
+# After 20 steps, against float32 with everything plain, as far apart as
+# bench.TOLERANCE allows.
 SWITCHES = {
   "blocks": {"model.kernel": "blocks"},
   "chunked attention": {"model.kernel": "chunked"},
@@ -24,10 +21,16 @@ SWITCHES = {
   "unrolled": {"model.unroll": 0},
   "steps in a call": {"steps_per_call": 5},
   "microbatches": {"microbatches": 2},
+  "joined projections": {"model.fuse_projections": True},
   "bfloat16": {"model.dtype": "bfloat16"},
+  "bfloat16, cast once": {"model.dtype": "bfloat16", "cast_once": True},
+  "bfloat16, all together": {
+    "model.dtype": "bfloat16", "cast_once": True, "microbatches": 2,
+    "model.remat": "full", "model.kernel": "blocks", "objective.chunk": 24,
+    "model.fuse_projections": True,
+  },
   "first moment bfloat16": {"optim.mu_dtype": "bfloat16"},
-}
-TOLERANCE = {"bfloat16": 5e-3, "first moment bfloat16": 2e-2}  # else 2e-5
+}  # fmt: skip
 
 
 def tiny(change):
@@ -38,7 +41,7 @@ def tiny(change):
   config.optim.update(learning_rate=1e-2, warmup_steps=5)
   # A device by itself: what is decided for one device is decided here.
   config.mesh.update(fsdp=1)
-  return bench.changed(bench.changed(run.read(config), PLAIN), change)
+  return bench.changed(bench.changed(run.read(config), bench.PLAIN), change)
 
 
 def mesh_of_one():
@@ -67,8 +70,22 @@ def test_a_switch_gives_the_loss_of_the_plain_program(name):
   plain = loss_after_20_steps("{}")
   assert plain < 3.8 < np.log(61)
   change = json.dumps(SWITCHES[name])
-  close = TOLERANCE.get(name, 2e-5)
+  close = bench.tolerance(tiny(SWITCHES[name]))
   np.testing.assert_allclose(loss_after_20_steps(change), plain, rtol=close)
+
+
+def test_weights_cast_once_give_the_bits_of_weights_cast_at_each_use():
+  each, once = (
+    loss_after_20_steps(json.dumps(SWITCHES[name]))
+    for name in ("bfloat16", "bfloat16, cast once")
+  )
+  assert each == once
+
+
+def test_every_switch_of_the_instrument_is_among_these():
+  tested = {key for change in SWITCHES.values() for key in change}
+  flipped = {key for change in bench.SWITCHES.values() for key in change}
+  assert flipped <= tested
 
 
 def test_what_is_measured(monkeypatch):
