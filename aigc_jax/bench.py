@@ -212,7 +212,7 @@ class Timed:
   The state is made when it is needed; `park` gives its memory back.
   """
 
-  def __init__(self, r: run.Run):
+  def __init__(self, r: run.Run, options: dict | None = None):
     self.run = r
     self.per_call = r.config["steps_per_call"]
     # The batches of a call repeat after as many calls.
@@ -221,7 +221,7 @@ class Timed:
     start = time.perf_counter()
     lowered = r.advance().lower(r.state, self._pool[0])
     traced = time.perf_counter()
-    self.compiled = lowered.compile()
+    self.compiled = lowered.compile(options)
     self.compile_seconds = time.perf_counter() - traced
     self.trace_seconds = traced - start
     memory = self.compiled.memory_analysis()
@@ -451,6 +451,7 @@ class Line:
   timed: Timed | None = None
   loss: float = math.nan  # after LOSS_STEPS
   refused: str = ""
+  options: dict | None = None  # of the compiler
 
 
 def ablate(config: run.Config, mesh, steps: int) -> dict:
@@ -481,15 +482,7 @@ def ablate(config: run.Config, mesh, steps: int) -> dict:
     "device": mesh.devices.flat[0].device_kind,
     "reference_loss": reference.loss,
     "states_side_by_side": together,
-    "switches": [
-      {
-        "switch": line.name,
-        "change": line.change,
-        "refused": line.refused,
-        **_told(line, lines[0], reference.loss),
-      }
-      for line in lines
-    ],
+    "switches": told(lines, reference.loss),
   }
 
 
@@ -514,15 +507,17 @@ def lines_of(
 def prepare(line: Line, mesh) -> None:
   """Compiles and takes the first steps; a refusal is kept in the line."""
   try:
-    line.timed = Timed(run.build(line.config, mesh))
+    line.timed = Timed(run.build(line.config, mesh), line.options)
     line.timed.step(LOSS_STEPS)
     line.loss = line.timed.losses[LOSS_STEPS - 1]
   except BadConfig as refusal:
     line.refused = command.text_of(refusal)
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
     line.timed, line.refused = None, "does not fit into memory"
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      if not line.options:
+        raise
+      line.refused = str(error).splitlines()[0]
 
 
 def take_turns(lines: list[Line], mesh, steps: int) -> bool:
@@ -596,6 +591,19 @@ def tolerance(config: run.Config) -> float:
   return TOLERANCE["activations" if low else "nothing"]
 
 
+def told(lines: list[Line], reference: float) -> list[dict]:
+  """What was found, line by line, as plain values."""
+  return [
+    {
+      "switch": line.name,
+      "change": line.change,
+      "refused": line.refused,
+      **_told(line, lines[0], reference),
+    }
+    for line in lines
+  ]
+
+
 def _told(line: Line, first: Line, reference: float) -> dict:
   if line.timed is None:
     return {}
@@ -618,17 +626,17 @@ def lines_table(lines: list[Line], reference: float) -> str:
     if line.timed is None:
       rows.append((line.name, "", "", "", "", "", line.refused))
       continue
-    told = _told(line, lines[0], reference)
-    within = "within" if told["within"] else "BEYOND"
+    one = _told(line, lines[0], reference)
+    within = "within" if one["within"] else "BEYOND"
     rows.append((
-      line.name, f"{told['ms']['median']:.2f}", f"{told['ratio'] - 1:+.1%}",
-      f"{min(told['ratios']) - 1:+.1%} to {max(told['ratios']) - 1:+.1%}",
-      f"{told['temporary_bytes'] / 2**20:,.0f}", f"{line.loss:.5f}",
-      f"{told['off_reference']:+.1e}, {within} {told['tolerance']:.0e}",
+      line.name, f"{one['ms']['median']:.2f}", f"{one['ratio'] - 1:+.1%}",
+      f"{min(one['ratios']) - 1:+.1%} to {max(one['ratios']) - 1:+.1%}",
+      f"{one['temporary_bytes'] / 2**20:,.0f}", f"{line.loss:.5f}",
+      f"{one['off_reference']:+.1e}, {within} {one['tolerance']:.0e}",
     ))  # fmt: skip
   header = (
     "switch", "ms", "against first", "in each turn", "temporary MiB",
-    f"loss at {LOSS_STEPS}", f"off float32, all plain ({reference:.5f})",
+    f"loss at {LOSS_STEPS}", f"off the reference ({reference:.5f})",
   )  # fmt: skip
   return table(header, rows)
 

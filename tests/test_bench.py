@@ -6,8 +6,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as fused
+from jax._src.mesh import AbstractDevice
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
-from aigc_jax import bench, run, sharding
+from aigc_jax import bench, run, sharding, tree
 from configs import bench as configs
 
 # After 20 steps, against float32 with everything plain, as far apart as
@@ -144,3 +147,115 @@ def test_json_has_no_nan():
   assert bench.without_nan(found) == {
     "loss": {"last": None}, "ms": [1.5, None], "n": 3,
   }  # fmt: skip
+
+
+def test_the_state_is_updated_in_place():
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    timed = bench.Timed(run.build(tiny({}), mesh))
+  memory = timed.compiled.memory_analysis()
+  assert memory.alias_size_in_bytes >= tree.nbytes(timed.run.state)
+
+
+def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch):
+  monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_000)
+  monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
+  config = tiny({
+    "model.dtype": "bfloat16", "model.kernel": "auto", "model.unroll": 0,
+    "data.length": 136, "model.position_length": 136,
+  })  # fmt: skip
+  r = run.build(config, mesh_of_one())
+  state, batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (r.state, r.batch)
+  )
+  device = AbstractDevice("NVIDIA H200", None, "gpu")
+  sizes = (1,) * len(sharding.AXES)
+  mesh = AbstractMesh(sizes, sharding.AXES, abstract_device=device)
+  with use_abstract_mesh(mesh):
+    assert bench.attention_kernels(r) == "cudnn"
+    traced = jax.jit(r.step, donate_argnums=0).trace(state, batch)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  layers = config["model"]["layers"]
+  assert text.count("__cudnn$fmhaSoftmax(") == layers
+  assert text.count("__cudnn$fmhaSoftmaxBackward(") == layers
+  assert "136x136x" not in text
+  donated = text.count("tf.aliasing_output") + text.count("jax.buffer_donor")
+  assert donated == len(jax.tree.leaves(state))
+
+
+WINDOWS = {
+  "blocks": {},
+  "blocks, windowed": {"model.windows": [4]},
+  "blocks, windowed, in 2 of 3 layers; blocks, in 1 of 3 layers": {
+    "model.windows": [4, 4, None], "model.layers": 3,
+  },
+  # In a loop over them a window is a number that only the device knows.
+  "xla, windowed, in 1 of 2 layers; xla, in 1 of 2 layers": {
+    "model.windows": [4, None], "model.unroll": 1,
+  },
+  "chunked": {"model.kernel": "chunked"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("told", list(WINDOWS))
+def test_the_kernels_of_attention_are_told_by_layer(told):
+  plain = {"model.kernel": "auto", "model.unroll": 0}
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    r = run.build(tiny(plain | WINDOWS[told]), mesh)
+    assert bench.attention_kernels(r) == told
+
+
+class Fake:
+  """What has been timed, as far as `faster` asks."""
+
+  def __init__(self, ms):
+    self.ms = ms
+
+
+def line(name, key, ms):
+  return bench.Line(name, {key: name} if key else {}, {}, Fake(ms))
+
+
+def test_only_flips_faster_than_the_noise_are_adopted():
+  base = [100.0, 100, 120, 100, 100]
+  found = bench.faster([
+    line("as it is", "", base),
+    line("slower", "a", [101.0, 101, 121, 101, 101]),
+    line("faster, in the noise", "b", [80.0, 80, 130, 101, 99]),
+    line("faster", "c", [90.0, 90, 110, 90, 90]),
+    line("fastest of one key", "c", [80.0, 80, 100, 80, 80]),
+    line("of another key", "d", [95.0, 95, 115, 95, 105]),
+    line("by too little", "e", [99.5, 99.5, 119, 99.5, 99.5]),
+    line("other numbers", "model.dtype", [50.0, 50, 60, 50, 50]),
+  ])  # fmt: skip
+  assert list(found) == ["fastest of one key", "of another key"]
+
+
+@pytest.mark.parametrize("room", [1 << 60, 0])
+def test_switches_take_turns_and_the_best_comes_first(
+  monkeypatch, room, capsys
+):
+  few = ("layers: unrolled", "float32", "4 steps in a call")
+  flips = {name: bench.SWITCHES[name] for name in few}
+  flips["attention: cudnn"] = {"model.kernel": "cudnn"}
+  monkeypatch.setattr(bench, "SWITCHES", flips)
+  monkeypatch.setattr(bench, "free_bytes", lambda device: room)
+  # The first pass finds a flip, the second none.
+  adopted = [{few[0]: flips[few[0]]}, {}]
+  monkeypatch.setattr(bench, "faster", lambda lines: adopted.pop(0))
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    found = bench.ablate(tiny({"model.dtype": "bfloat16"}), mesh, 5)
+  json.dumps(found, allow_nan=False)
+  assert found["states_side_by_side"] == bool(room)
+  assert found["best"]["model"]["unroll"] == 0
+  lines = {x["switch"]: x for x in found["switches"]}
+  assert list(lines) == ["best", "as configured", *list(flips)[1:]]
+  assert "GPU" in lines.pop("attention: cudnn")["refused"]
+  assert all(x["within"] and len(x["ratios"]) == 5 for x in lines.values())
+  assert lines["float32"]["tolerance"] < lines["best"]["tolerance"]
+  assert lines["4 steps in a call"]["loss"] == pytest.approx(
+    lines["best"]["loss"], rel=1e-3
+  )
+  assert ("do not fit" in capsys.readouterr().out) != bool(room)
