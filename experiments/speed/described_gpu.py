@@ -13,6 +13,7 @@ Prints one line of JSON for each size of configs/bench.py.
 
 import argparse
 import json
+import math
 import re
 import time
 
@@ -66,6 +67,15 @@ def device() -> jax.Device:
   return described.devices[0]
 
 
+def scores(config: run.Config, program: str) -> int:
+  """How often a program names an array as large as all the scores."""
+  T = config["data"]["length"]
+  heads = config["data"]["batch"] * config["model"]["heads"]
+  shapes = re.findall(rf"\[((?:\d+,)+){T},{T}\]", program)
+  counts = [math.prod(map(int, x.rstrip(",").split(","))) for x in shapes]
+  return sum(n >= heads for n in counts)
+
+
 def compiled(config: run.Config, mesh) -> dict:
   """What the compiler made of the step."""
   r = run.build(config, mesh)
@@ -76,11 +86,10 @@ def compiled(config: run.Config, mesh) -> dict:
   program = traced.lower(lowering_platforms=("cuda",)).compile()
   seconds = time.monotonic() - began
   text, memory = program.as_text(), program.memory_analysis()
-  T = config["data"]["length"]
   return {
     "attention": kernel,
     "calls": bench.library_calls(text),
-    "arrays_of_scores": len(re.findall(rf"\[(?:\d+,)*{T},{T}\]", text)),
+    "arrays_of_scores": scores(config, text),
     "updated_in_place": memory.alias_size_in_bytes / tree.nbytes(r.state),
     "state_bytes": tree.nbytes(r.state),
     "temporary_bytes": memory.temp_size_in_bytes,

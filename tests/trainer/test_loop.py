@@ -121,20 +121,14 @@ def test_the_journal_says_where_the_time_of_a_run_went(tmp_path):
       time.sleep(0.03)
       yield n, {"n": n}
 
-  def judge(n, state):
-    time.sleep(0.02)
-
   began = time.monotonic()
-  _, result = loop(
-    tmp_path, [], batches=batches(), evaluate=judge, checkpoints=Slow([], 2)
-  )
+  _, result = loop(tmp_path, [], batches=batches(), checkpoints=Slow([], 2))
   whole = time.monotonic() - began
   shares = result["goodput"]
   assert sum(shares.values()) == pytest.approx(1.0, abs=1e-3)
-  # Two saves, four batches, evaluations at 0, 1, 2, 3 and 4.
-  for name, least in (("save", 0.1), ("data", 0.12), ("evaluate", 0.1)):
+  for name, least in (("save", 2 * 0.05), ("data", 4 * 0.03)):
     assert shares[name] >= 0.99 * least / whole
-  assert shares["steps"] < 0.5
+  assert {"evaluate", "steps"} < set(shares)
   assert rows(tmp_path / EVENTS)[-1]["goodput"] == shares
 
 
