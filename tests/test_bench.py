@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import jax
 import numpy as np
@@ -32,6 +33,10 @@ SWITCHES = {
     "model.remat": "full", "model.kernel": "blocks", "objective.chunk": 24,
     "model.fuse_projections": True,
   },
+  "bfloat16, cast once, on a mesh": {
+    "model.dtype": "bfloat16", "cast_once": True, "mesh.fsdp": 2,
+    "mesh.tensor": 2,
+  },
   "first moment bfloat16": {"optim.mu_dtype": "bfloat16"},
 }  # fmt: skip
 
@@ -55,7 +60,8 @@ def mesh_of_one():
 @functools.cache
 def loss_after_20_steps(change: str) -> float:
   config = tiny(json.loads(change))
-  mesh = mesh_of_one()
+  count = math.prod(config["mesh"].values())
+  mesh = sharding.make_mesh(**config["mesh"], devices=jax.devices()[:count])
   with jax.set_mesh(mesh):
     r = run.build(config, mesh)
     advance, state = r.advance(), r.init()

@@ -62,6 +62,12 @@ def drop(root: Path) -> int:
   return total
 
 
+def from_disk() -> int:
+  """Bytes this process has had read from storage."""
+  found = Path("/proc/self/io").read_text()
+  return int(re.search(r"^read_bytes: (\d+)", found, re.MULTILINE)[1])
+
+
 def own_kib() -> int:
   """Memory of this process that no file stands behind."""
   status = Path("/proc/self/status").read_text()
@@ -104,8 +110,10 @@ def measure(folder: Path, size: int, seconds: float) -> dict[str, float]:
   found = {"prepare_bytes_per_second": size / (time.monotonic() - began)}
   tokens = config["data"]["batch"] * config["data"]["length"]
   found["store_bytes"] = drop(root)
+  before = from_disk()
   with data.batches(stream, mesh, 0, None) as batches:
     found["cold"] = rate(batches, tokens, seconds)
+  found["cold_read_bytes"] = from_disk() - before
   rows = (stream.rows(n, slice(None)) for n in range(1 << 40))
   found["host_warm"] = rate(rows, tokens, seconds)
   times, memory = [], []
