@@ -159,7 +159,7 @@ def compare(folder: Path, params, kwargs: Mapping, dtype: str) -> dict:
   tokens = np.random.default_rng(0).integers(0, kwargs["vocab"], (1, length))
   tokens = tokens.astype(np.int32)
   # Computed in the run's way: another kernel would round differently.
-  again = found.kwargs | {key: kwargs[key] for key in FREE}
+  again = found.kwargs | {k: kwargs[k] for k in FREE if k in kwargs}
   theirs = _logits(again, back, tokens)
   same = _apart(theirs, _logits(kwargs, rounded, tokens))
   whole = _apart(theirs, _logits(kwargs, params, tokens))

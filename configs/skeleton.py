@@ -14,6 +14,8 @@ def skeleton() -> ConfigDict:
   config.total_tokens = 0  # instead of steps, where it is not 0
   config.microbatches = 1  # pieces of a batch, one after the other
   config.steps_per_call = 1  # steps in one call of the device
+  # Whether weights go to model.dtype once a step, not at each of their uses.
+  config.cast_once = True
   config.init_from = ""  # another run's parameters to start from, or hf:FOLDER
   # How many devices along each axis; one of them may be -1 for the rest.
   config.mesh = dict(
@@ -73,7 +75,8 @@ def skeleton() -> ConfigDict:
     dtype="float32",  # of activations; parameters are float32
     remat="none",  # what is computed again: none, dots, all_dots (less), full
     unroll=1,  # layers in one turn of the loop; 0 is all
-    kernel="auto",  # of attention: xla, chunked, cudnn, splash
+    kernel="auto",  # of attention: xla, chunked, blocks, cudnn, splash
+    fuse_projections=True,  # query, key and value in one product, on one device
   )
   # chunk: tokens whose logits exist at once; 0 is all.
   config.objective = dict(kind="tokens", z_loss=0.0, chunk=1024)

@@ -52,9 +52,13 @@ PLAIN = dict(
   remat="none",
   unroll=1,
   kernel="auto",
+  fuse_projections=True,
 )
 # What changes how a model is trained or computed, not what it is.
-FREE = ("dropout", "init_std", "dtype", "remat", "unroll", "kernel")
+FREE = (
+  "dropout", "init_std", "dtype", "remat", "unroll", "kernel",
+  "fuse_projections",
+)  # fmt: skip
 
 
 class Settings:

@@ -60,6 +60,7 @@ class Attention(nn.Module):
   kernel: str = "auto"
   std: float = 0.0
   out_factor: float = 1.0
+  fused: bool = True  # whether q, k and v are one product, on one device
 
   def __post_init__(self):
     if self.heads % self.kv_heads:
@@ -82,7 +83,7 @@ class Attention(nn.Module):
     query = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)
     key = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)
     value = Einsum("BTD,DKH->BTKH", (D, K, H), name="value", **kind)
-    q, k, v = together((query, key, value), x_BTD)
+    q, k, v = together((query, key, value), x_BTD, self.fused)
     if self.norm is not None:
       q = self.norm(letter="H", name="norm_query")(q)
       k = self.norm(letter="H", name="norm_key")(k)

@@ -3,13 +3,14 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from aigc_jax import sharding
+from aigc_jax import sharding, tree
 
 # Standard deviation of a unit normal cut at two standard deviations.
 _CUT = 0.87962566103423978
@@ -26,25 +27,58 @@ def scaled_init(fan_in: int, std: float, factor: float = 1.0) -> Callable:
   return init
 
 
+class Rounded(NamedTuple):
+  """A weight and its copy in the dtype of products, made once for many uses.
+
+  Products read the copy; their gradient is for `full`, and of its dtype.
+  """
+
+  full: jax.Array | None
+  copy: jax.Array
+
+
+def copies(params: tree.Tree, dtype) -> dict[str, jax.Array]:
+  """{path: copy in `dtype`} of the weights of all `Einsum`s in `params`."""
+  return {
+    name: w.astype(dtype)
+    for name, w in tree.flat(params).items()
+    if name.endswith("/w") and w.dtype != dtype
+  }
+
+
+def with_copies(params: tree.Tree, copies: Mapping[str, jax.Array]):
+  """`params` with `Rounded` in place of the weights that have a copy."""
+
+  def one(path, w):
+    name = tree.name_of(path)
+    return Rounded(w, copies[name]) if name in copies else w
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def product(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
+def product(equation: str, x: jax.Array, w: jax.Array | Rounded) -> jax.Array:
   """einsum(equation, x, w) with operands of x's dtype, in float32.
 
   The backward products too have operands of x's dtype and a float32
   accumulator. Automatic differentiation would multiply a float32 cotangent by
   a bfloat16 operand, which no matrix unit takes.
   """
+  w = w.copy if isinstance(w, Rounded) else w
   return jnp.einsum(
     equation, x, w.astype(x.dtype), preferred_element_type=jnp.float32
   )
 
 
 def _product_forward(equation, x, w):
-  return product(equation, x, w), (x, w)
+  kept = Rounded(None, w.copy) if isinstance(w, Rounded) else w
+  return product(equation, x, w), (x, kept)
 
 
 def _product_backward(equation, kept, dy):
   x, w = kept
+  twofold = isinstance(w, Rounded)
+  w = w.copy if twofold else w
   (a, b), out = sharding.split(equation)
   dy = dy.astype(x.dtype)
   dx = jnp.einsum(
@@ -53,7 +87,8 @@ def _product_backward(equation, kept, dy):
     preferred_element_type=jnp.float32,
   )  # fmt: skip
   dw = weight_gradient(equation, x, dy)
-  return dx.astype(x.dtype), dw.astype(w.dtype)
+  dw = Rounded(dw, None) if twofold else dw.astype(w.dtype)
+  return dx.astype(x.dtype), dw
 
 
 def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -104,7 +139,7 @@ def weight_gradient_on_cpu(
 product.defvjp(_product_forward, _product_backward)
 
 
-def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
+def contract(equation: str, x: jax.Array, w: jax.Array | Rounded) -> jax.Array:
   """The product, rounded to x's dtype."""
   return product(equation, x, w).astype(x.dtype)
 
@@ -124,7 +159,7 @@ class Einsum(nn.Module):
   factor: float = 1.0
 
   @nn.compact
-  def weights(self) -> tuple[jax.Array, jax.Array | None]:
+  def weights(self) -> tuple[jax.Array | Rounded, jax.Array | None]:
     """(w, bias or None)."""
     (_, letters), out = sharding.split(self.equation)
     sizes = dict(zip(letters, self.shape, strict=True))
@@ -149,23 +184,28 @@ class Einsum(nn.Module):
     return sharding.constrain(y, sharding.split(self.equation)[1])
 
 
-def together(einsums: Sequence[Einsum], x: jax.Array) -> list[jax.Array]:
+def together(
+  einsums: Sequence[Einsum], x: jax.Array, fused: bool = True
+) -> list[jax.Array]:
   """Each of the einsums of one x, whose last axis is all they sum over.
 
-  On a single device as one product, wider and so nearer to the speed that the
-  matrix unit has; over several, where each is cut by its own letters, apart.
+  fused: on a single device as one product, wider and so nearer to the speed
+  that the matrix unit has. Over several devices, where each is cut by its own
+  letters, always apart.
   """
-  if not sharding.alone() or len(einsums) == 1:
+  if not fused or not sharding.alone() or len(einsums) == 1:
     return [e(x) for e in einsums]
   dtype, D = einsums[0].dtype, x.shape[-1]
-  weights = [e.weights() for e in einsums]
-  w_DF = jnp.concatenate(
-    [w.astype(dtype).reshape(D, -1) for w, _ in weights], axis=1
+  weights, biases = zip(*(e.weights() for e in einsums), strict=True)
+  # Joined as they are, rounded in the product: the gradient stays float32.
+  w_DF = jax.tree.map(
+    lambda *ws: jnp.concatenate([w.reshape(D, -1) for w in ws], axis=1),
+    *weights,
   )
   y = contract("BTD,DF->BTF", x.astype(dtype), w_DF)
-  ends = itertools.accumulate(math.prod(w.shape[1:]) for w, _ in weights)
+  ends = itertools.accumulate(math.prod(e.shape[1:]) for e in einsums)
   parts = jnp.split(y, list(ends)[:-1], axis=-1)
   return [
-    e.finish(part.reshape(*x.shape[:-1], *w.shape[1:]), bias)
-    for e, part, (w, bias) in zip(einsums, parts, weights, strict=True)
+    e.finish(part.reshape(*x.shape[:-1], *e.shape[1:]), bias)
+    for e, part, bias in zip(einsums, parts, biases, strict=True)
   ]

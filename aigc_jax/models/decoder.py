@@ -146,6 +146,7 @@ def decoder(
   remat: str,
   unroll: int,
   kernel: str,
+  fuse_projections: bool = True,  # work directories of before have no such key
 ) -> Decoder:
   """A Decoder from plain values; the keys of `config.model`.
 
@@ -200,7 +201,7 @@ def decoder(
   attention = functools.partial(
     Attention, dim, heads, kv_heads, head_dim, kind, attention_bias, out_bias,
     normed if qk_norm else None, attention_scale, attention_softcap, kernel,
-    init_std, out_factor,
+    init_std, out_factor, fuse_projections,
   )  # fmt: skip
   mlp = functools.partial(
     Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor

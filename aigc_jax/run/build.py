@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from aigc_jax import flops, optim, sharding, tree
 from aigc_jax.errors import BadConfig
+from aigc_jax.layers.einsum import copies, with_copies
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.run.settings import Config, call, expect, kind_of
@@ -110,10 +111,12 @@ def abstract_params(model: nn.Module, mesh: jax.sharding.Mesh):
 def scorer(model: nn.Module, objective: Callable) -> Callable:
   """score(params, batch, key) -> {name: Mean}: where model meets objective.
 
-  Without a key nothing is dropped: that is evaluation.
+  Without a key nothing is dropped: that is evaluation. A fourth argument is
+  weights already in the model's dtype, as `copies` makes them.
   """
 
-  def score(params, batch, key):
+  def score(params, batch, key, rounded=()):
+    params = with_copies(params, rounded)
     rngs = {} if key is None else {"dropout": key}
 
     def predict(batch):
@@ -183,6 +186,9 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
       schedule,
       config["microbatches"],
       spikes["spike_sigma"],
+      functools.partial(copies, dtype=model.dtype)
+      if config["cast_once"]
+      else None,
     ),
     state=state,
     batch=batch_spec(config, mesh),

@@ -26,6 +26,7 @@ SECTIONS = (
   "total_tokens",
   "microbatches",
   "steps_per_call",
+  "cast_once",
   "mesh",
   "data",
   "model",

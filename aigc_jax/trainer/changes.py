@@ -10,7 +10,8 @@ from aigc_jax.errors import BadConfig
 HARMLESS = (
   "log/*", "checkpoint/*", "evaluate/*", "mesh/*", "data/root",
   "model/remat", "model/unroll", "model/kernel", "objective/chunk",
-  "steps_per_call", "init_from", "data/skip_steps*",
+  "model/fuse_projections", "steps_per_call", "cast_once", "init_from",
+  "data/skip_steps*",
 )  # fmt: skip
 # The state on disk is of another shape or meaning.
 IMPOSSIBLE = (

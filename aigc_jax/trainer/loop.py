@@ -170,13 +170,14 @@ def fit(
     checkpoints.close()
     raise
   _last_save(n, state, checkpoints, log, meta, journal, watchdog)
+  goodput = log.clock.shares()
   result = log.last | {
     "step": n,
     "digest": checkpoints.digest,
-    "goodput": log.clock.shares(),
+    "goodput": goodput,
   }
   journal.write("result.json", result)
-  journal.event("finished", n)
+  journal.event("finished", n, goodput=goodput)
   journal.sync()
   watchdog.rest()
   return state, result

@@ -19,6 +19,7 @@ def make_step(
   schedule: Callable,
   microbatches: int = 1,
   spike_sigma: float = 0.0,
+  once: Callable | None = None,
 ) -> Callable:
   """The update (state, batch) -> (state, metrics); pure, for jit.
 
@@ -29,18 +30,22 @@ def make_step(
   state exactly as they were; so does, where state.recent is kept, a loss or
   gradient norm more than `spike_sigma` standard deviations above the mean of
   the recent ones.
+
+  once(params), where given, is computed before the batch is parted, and is one
+  more argument of `score`; no gradient flows through it.
   """
 
-  def loss_sum(params, batch, key):
-    means = score(params, batch, key)
+  def loss_sum(params, batch, key, *more):
+    means = score(params, batch, key, *more)
     return means["loss"].sum, means
 
   def step(state: State, batch) -> tuple[State, Metrics]:
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    more = (once(state.params),) if once else ()
 
     def measure(part, key):
       take = jax.value_and_grad(loss_sum, has_aux=True)
-      (_, means), grads = take(state.params, part, key)
+      (_, means), grads = take(state.params, part, key, *more)
       return grads, means
 
     grads, means = sum_over(measure, batch, key, microbatches)

@@ -43,26 +43,63 @@ def test_the_transposed_copy_for_a_weight_gradient_survives_the_compiler():
   assert "lhs_contracting_dims={0}" not in text
 
 
+class Two(nn.Module):
+  """Two products of one x, joined or apart."""
+
+  joined: bool
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    kind = dict(dtype=self.dtype, bias=True)
+    parts = [
+      einsum.Einsum("BTD,DNH->BTNH", (5, 3, 4), name="a", **kind),
+      einsum.Einsum("BTD,DKH->BTKH", (5, 1, 4), name="b", **kind),
+    ]
+    return einsum.together(parts, x, self.joined)
+
+
+def params_of_two(x):
+  params = nn.unbox(Two(True).init(jax.random.key(1), x))["params"]
+  return jax.tree.map(lambda p: p + 0.1, params)
+
+
 def test_products_together_are_the_products_apart():
-  class Apart(nn.Module):
-    joined: bool
-
-    @nn.compact
-    def __call__(self, x):
-      kind = dict(dtype=jnp.float32, bias=True)
-      parts = [
-        einsum.Einsum("BTD,DNH->BTNH", (5, 3, 4), name="a", **kind),
-        einsum.Einsum("BTD,DKH->BTKH", (5, 1, 4), name="b", **kind),
-      ]
-      return einsum.together(parts, x) if self.joined else [p(x) for p in parts]
-
   x = draw(0, (2, 7, 5))
-  params = Apart(True).init(jax.random.key(1), x)
-  params = jax.tree.map(lambda p: p + 0.1, nn.unbox(params))
+  params = {"params": params_of_two(x)}
   for a, b in zip(
-    Apart(True).apply(params, x), Apart(False).apply(params, x), strict=True
+    Two(True).apply(params, x), Two(False).apply(params, x), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(joined):
+  x = draw(0, (2, 7, 5))
+  params = params_of_two(x)
+
+  @jax.jit
+  def gradient(params, copies):
+    def loss(params):
+      params = einsum.with_copies(params, copies)
+      parts = Two(joined, jnp.bfloat16).apply({"params": params}, x)
+      return sum(jnp.sum(jnp.cos(y.astype(jnp.float32))) for y in parts)
+
+    return jax.grad(loss)(params)
+
+  copies = einsum.copies(params, jnp.bfloat16)
+  assert sorted(copies) == ["a/w", "b/w"]
+  each, once = gradient(params, {}), gradient(params, copies)
+  for name in "ab":
+    dw = each[name]["w"]
+    np.testing.assert_array_equal(once[name]["w"], dw)
+    assert dw.dtype == jnp.float32
+    assert np.any(dw != dw.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def test_a_model_in_float32_needs_no_copies():
+  params = params_of_two(draw(0, (2, 7, 5)))
+  assert einsum.copies(params, jnp.float32) == {}
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -102,6 +103,33 @@ def test_the_order_is_evaluate_save_step_and_metrics_one_step_late(tmp_path):
     "step 3", "fetch 3",
     "evaluate 4", "fetch 4", "save 4",
   ]  # fmt: skip
+
+
+class Slow(Saved):
+  """Checkpoints that take their time."""
+
+  def save(self, n, state, meta):
+    time.sleep(0.05)
+    super().save(n, state, meta)
+
+  commit = save
+
+
+def test_the_journal_says_where_the_time_of_a_run_went(tmp_path):
+  def batches():
+    for n in range(4):
+      time.sleep(0.03)
+      yield n, {"n": n}
+
+  began = time.monotonic()
+  _, result = loop(tmp_path, [], batches=batches(), checkpoints=Slow([], 2))
+  whole = time.monotonic() - began
+  shares = result["goodput"]
+  assert sum(shares.values()) == pytest.approx(1.0, abs=1e-3)
+  for name, least in (("save", 2 * 0.05), ("data", 4 * 0.03)):
+    assert shares[name] >= 0.99 * least / whole
+  assert {"evaluate", "steps"} < set(shares)
+  assert rows(tmp_path / EVENTS)[-1]["goodput"] == shares
 
 
 def test_rows_are_those_of_the_state_they_made(tmp_path):

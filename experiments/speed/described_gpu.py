@@ -1,0 +1,114 @@
+"""The step compiled for an H200 by a machine that has no GPU.
+
+  python -m venv gpu && gpu/bin/pip install -e . "jax[cuda12]==$JAX_VERSION"
+  JAX_PLATFORMS=cpu XLA_FLAGS=--xla_gpu_autotune_level=0 \\
+    gpu/bin/python -m experiments.speed.described_gpu --sizes=gpt2_124m
+
+The compiler gets a description of the device instead of the device. What it
+makes of the step is looked at, not timed: attention by cuDNN, no array of
+positions by positions, all of the state updated in place, and the memory it
+needs. Products are chosen by rules where a GPU would have tried them out.
+Prints one line of JSON for each size of configs/bench.py.
+"""
+
+import argparse
+import json
+import math
+import re
+import time
+
+import jax
+from jax._src import xla_bridge
+from jax._src.cudnn import fused_attention_stablehlo as fused
+from jax.experimental import topologies
+
+from aigc_jax import bench, run, sharding, tree
+from configs import bench as configs
+
+H200 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 150000000000
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+runtime_version { major: 12 minor: 9 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+
+
+def device() -> jax.Device:
+  """The described one. JAX asks the devices that are here about "gpu"."""
+  known = xla_bridge.canonicalize_platform
+  xla_bridge.canonicalize_platform = lambda name: (
+    "cuda" if name in ("gpu", "cuda") else known(name)
+  )
+  fused.check_cudnn_version = lambda: 91_000
+  fused.check_compute_capability = lambda *_: True
+  described = topologies.get_topology_desc(
+    platform="cuda", target_config=H200, topology="1x1x1"
+  )
+  return described.devices[0]
+
+
+def scores(config: run.Config, program: str) -> int:
+  """How often a program names an array as large as all the scores."""
+  T = config["data"]["length"]
+  heads = config["data"]["batch"] * config["model"]["heads"]
+  shapes = re.findall(rf"\[((?:\d+,)+){T},{T}\]", program)
+  counts = [math.prod(map(int, x.rstrip(",").split(","))) for x in shapes]
+  return sum(n >= heads for n in counts)
+
+
+def compiled(config: run.Config, mesh) -> dict:
+  """What the compiler made of the step."""
+  r = run.build(config, mesh)
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    kernel = bench.attention_kernels(r)
+    traced = r.advance().trace(r.state, r.batch)
+  began = time.monotonic()
+  program = traced.lower(lowering_platforms=("cuda",)).compile()
+  seconds = time.monotonic() - began
+  text, memory = program.as_text(), program.memory_analysis()
+  return {
+    "attention": kernel,
+    "calls": bench.library_calls(text),
+    "arrays_of_scores": scores(config, text),
+    "updated_in_place": memory.alias_size_in_bytes / tree.nbytes(r.state),
+    "state_bytes": tree.nbytes(r.state),
+    "temporary_bytes": memory.temp_size_in_bytes,
+    "compile_seconds": round(seconds, 1),
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--sizes", default="gpt2_124m")
+  parser.add_argument("--change", default="{}", help="JSON of dotted keys")
+  args = parser.parse_args()
+  sizes = dict.fromkeys(sharding.AXES, 1)
+  mesh = sharding.make_mesh(**sizes, devices=[device()])
+  for size in args.sizes.split(","):
+    config = run.read(configs.get_config(size))
+    config = bench.changed(config, json.loads(args.change))
+    print(json.dumps({"size": size} | compiled(config, mesh)), flush=True)
+
+
+if __name__ == "__main__":
+  main()
