@@ -9,15 +9,28 @@ Any key of the config can be set: --config.optim.learning_rate=1e-3.
 import contextlib
 import functools
 import json
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
+
+from aigc_jax.errors import BadConfig, Stopped, StorageFailure
+
+if __name__ == "__main__":
+  # First of all, as the imports below take seconds; `Stop` takes over later.
+  def leave(*_):
+    with contextlib.suppress(OSError):
+      os.write(2, b"aigc_jax: stopped; run the same line again\n")
+    os._exit(Stopped.code)
+
+  signal.signal(signal.SIGTERM, leave)
+  signal.signal(signal.SIGINT, leave)
 
 import jax
 from absl import flags, logging
 
 from aigc_jax import chips, command, data, run, tree
-from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.planning import summary
 from aigc_jax.trainer import changes, faults, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
@@ -45,6 +58,11 @@ def define_flags() -> None:
 
 def main() -> int:
   """The command; the exit status."""
+  early: list[int] = []
+  if jax.process_count() > 1:
+    # They leave together: a signal waits until `Stop` can tell the others.
+    for number in Stop.SIGNALS:
+      signal.signal(number, lambda number, _: early.append(number))
   with all_or_none():
     found = _prepared()
   if found is None:
@@ -59,6 +77,8 @@ def main() -> int:
     Watchdog(workdir, **limits) as watchdog,
     jax.set_mesh(mesh),
   ):
+    for number in early:
+      stop.request(signal.Signals(number).name)
     train(config, mesh, workdir, stop, lock, watchdog)
   return 0
 
@@ -84,6 +104,7 @@ def _prepared() -> tuple | None:
     return None
   _make(workdir)
   faults.enable(workdir)
+  faults.hit("prepared")
   return config, mesh, workdir
 
 
@@ -136,7 +157,9 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     stream = run.open_stream(config, say=say)
     _check_batch(stream, r)
     evaluators = _evaluators(r, stream.tokenizer, workdir, stop, watchdog, say)
-  _alike("data", stream.fingerprint)
+  prints = _fingerprints(stream, evaluators)
+  for what, fingerprint in prints.items():
+    _alike(f"data ({what})", fingerprint)
   stop.check()
   events: list[dict] = []
   checkpoints = Checkpoints(
@@ -148,7 +171,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
   state, manifest = _start(r, checkpoints, stream.tokenizer, say)
-  forked = _same_data(manifest, stream, FLAGS.allow_data_change)
+  forked = _same_data(manifest, prints, changed, FLAGS.allow_data_change)
   start = int(state.step)
   with Journal(
     workdir,
@@ -161,8 +184,10 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       journal.event(**event)
     checkpoints.tell = journal.event
     if forked:
-      journal.event("fork", start, old=forked, new=stream.fingerprint)
-    meta, about = _record(r, workdir, stream, start, changed, journal)
+      journal.event("fork", start, old=forked, new=prints)
+    meta, about = _record(
+      r, workdir, stream.tokenizer, prints, start, changed, journal
+    )
     if command.is_first():
       data.save(stream.tokenizer, workdir / "tokenizer")
     with (
@@ -244,24 +269,46 @@ def _start(r: run.Run, checkpoints: Checkpoints, tokenizer, say) -> tuple:
   return state, None
 
 
-def _same_data(manifest, stream, allowed: bool) -> str | None:
+def _fingerprints(stream, evaluators: dict) -> dict[str, str]:
+  """Of the training data and of every held-out set, by their config keys."""
+  return {"data": stream.fingerprint} | {
+    f"evaluate.{name}": evaluator.fingerprint
+    for name, (_, evaluator) in evaluators.items()
+    if hasattr(evaluator, "fingerprint")
+  }
+
+
+def _same_data(manifest, prints: dict, changed, allowed: bool) -> dict:
   """Refuses to continue on other data than the checkpoint saw.
 
-  Where that is allowed: the fingerprint it had, or None if nothing changed.
+  Where that is allowed: the fingerprints that were others. A held-out set whose
+  configuration is another is another one.
   """
-  was = manifest and manifest["meta"]["data_fingerprint"]
-  if was in (None, stream.fingerprint):
-    return None
-  if not allowed:
+  if manifest is None:
+    return {}
+  edited = {".".join(change.key.split(".")[:2]) for change in changed}
+  meta = manifest["meta"]
+  saved = {"data": meta["data_fingerprint"]}
+  saved |= meta.get("heldout_fingerprints", {})  # older checkpoints have none
+  was = {
+    what: old
+    for what, old in saved.items()
+    if prints.get(what, old) != old and what not in edited
+  }
+  if was and not allowed:
+    lines = (
+      f"\n  {what}: {old[:12]} -> {prints[what][:12]}"
+      for what, old in was.items()
+    )
     raise BadConfig(
-      f"the data has changed since step {manifest['step']}: its fingerprint "
-      f"was {was[:12]} and is {stream.fingerprint[:12]} (changed source files "
-      "or tokenizer). Restore them, or fork with --allow_data_change"
+      f"the data has changed since step {manifest['step']} (changed source "
+      "files or tokenizer). Restore them, or fork with --allow_data_change. "
+      f"The fingerprints:{''.join(lines)}"
     )
   return was
 
 
-def _record(r, workdir, stream, start, changed, journal) -> tuple:
+def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:
   """config.json, run.json and the restart.
 
   Returns the checkpoints' meta, and what writes the hash of the compiled step
@@ -270,8 +317,9 @@ def _record(r, workdir, stream, start, changed, journal) -> tuple:
   config = r.config
   meta = {
     "config_sha256": run.fingerprint(config),
-    "data_fingerprint": stream.fingerprint,
-    "tokenizer_fingerprint": stream.tokenizer.fingerprint,
+    "data_fingerprint": prints["data"],
+    "heldout_fingerprints": {k: x for k, x in prints.items() if k != "data"},
+    "tokenizer_fingerprint": tokenizer.fingerprint,
     "tokens_per_step": r.tokens_per_step,
   }
   about = provenance.describe(

@@ -27,8 +27,14 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from aigc_jax import sharding, tree
-from aigc_jax.errors import BadConfig, NonFinite, Refusal, StorageFailure
-from aigc_jax.trainer import arrays, faults, guard, manifest
+from aigc_jax.errors import (
+  BadConfig,
+  Diverged,
+  NonFinite,
+  Refusal,
+  StorageFailure,
+)
+from aigc_jax.trainer import arrays, faults, guard, manifest, replicas
 
 ARRAYS = "arrays"
 ASIDE = (".saving", ".deleting")
@@ -162,7 +168,8 @@ class Checkpoints:
     """Begins to save; False if this step is saved, under way, or skipped.
 
     Returns when the state has been copied to the host. Raises NonFinite where
-    the parameters are not finite, StorageFailure after too many failures.
+    the parameters are not finite, Diverged where devices differ in what should
+    be equal, StorageFailure after too many failures.
     """
     if not self._previous_done(step):
       self.skipped += 1
@@ -180,6 +187,7 @@ class Checkpoints:
         f"step {step}: the parameters are not finite; not saved. The last "
         f"checkpoint is {self.committed}"
       )
+    self._check_replicas(step, state)
     leaves = manifest.table(state)
     for leaf, digest in zip(leaves, sums, strict=True):
       leaf["digest"] = [int(word) for word in digest]
@@ -197,6 +205,22 @@ class Checkpoints:
     )
     save.thread.start()
     return True
+
+  def _check_replicas(self, step: int, state) -> None:
+    odd = replicas.differing(state)
+    if not odd:
+      return
+    devices = {device for devices in odd.values() for device in devices}
+    where = ", ".join(
+      sorted(f"{d} of process {d.process_index}" for d in devices)
+    )
+    text = (
+      f"step {step}: copies that should be equal differ on {where}, in "
+      f"{', '.join(list(odd)[:5])}; not saved. The last checkpoint is "
+      f"{self.committed}: leave out that machine and run the same line again"
+    )
+    self._loud("diverged", step, text)
+    raise Diverged(text)
 
   def _aside(self, step: int) -> Path:
     """A folder for a save that no other process of any run writes to.

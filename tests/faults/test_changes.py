@@ -1,5 +1,6 @@
 """What may change between two starts of a run, and what must be allowed."""
 
+import json
 import shutil
 
 import pytest
@@ -78,8 +79,10 @@ def edited(text):
 
 def test_data_that_changed_is_refused_or_a_fork(start, copy, edited, record):
   before = rows(copy)
+  about = json.loads((copy / "run.json").read_text())
   run = start(copy).done(BadConfig.code)
   assert "the data has changed since step 12" in run.err
+  assert f"data: {about['data_fingerprint'][:12]} ->" in run.err
   assert "--allow_data_change" in run.err
   assert rows(copy) == before
   record(
@@ -92,8 +95,26 @@ def test_data_that_changed_is_refused_or_a_fork(start, copy, edited, record):
   seconds = again.seconds
   again.done()
   (fork,) = events(copy, "fork")
-  assert fork["step"] == 12 and fork["old"] != fork["new"]
+  assert fork["step"] == 12
+  assert fork["old"]["data"] != fork["new"]["data"]
   record(
     "data changed on resume", "one letter, with --allow_data_change",
     "goes on, the fork is journalled", seconds,
+  )  # fmt: skip
+
+
+def test_held_out_data_that_changed_is_refused(start, copy, text, record):
+  """The training data is as it was; only what is measured would be another."""
+  path = text / "plain.txt"
+  old = path.read_text()
+  path.write_text(old[:-2] + "z\n")
+  try:
+    run = start(copy).done(BadConfig.code)
+  finally:
+    path.write_text(old)
+  assert "the data has changed since step 12" in run.err
+  assert "evaluate.heldout:" in run.err and "\n  data:" not in run.err
+  record(
+    "data changed on resume", "the last letter, of a held-out set only",
+    "status 78, names the set and the flag", run.ended - run.began,
   )  # fmt: skip
