@@ -49,6 +49,7 @@ def define_flags() -> None:
   flags.DEFINE_bool("print_config", False, "print the config and stop")
   flags.DEFINE_list("allow_change", [], "keys that may differ on resume")
   flags.DEFINE_bool("allow_data_change", False, "go on with other data")
+  flags.DEFINE_integer("rewind", -1, "only go back to this step's checkpoint")
   flags.DEFINE_bool("steal_lock", False, "take over a lock held elsewhere")
   flags.DEFINE_list("profile_steps", [], "FIRST,LAST steps to profile")
   flags.DEFINE_string("wandb", "", "project of Weights & Biases; empty is off")
@@ -79,7 +80,11 @@ def main() -> int:
   ):
     for number in early:
       stop.request(signal.Signals(number).name)
-    train(config, mesh, workdir, stop, lock, watchdog)
+    if FLAGS.rewind >= 0:
+      with all_or_none():
+        _rewind(workdir, lock, FLAGS.rewind)
+    else:
+      train(config, mesh, workdir, stop, lock, watchdog)
   return 0
 
 
@@ -100,7 +105,7 @@ def _prepared() -> tuple | None:
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
   workdir = Path(FLAGS.workdir).expanduser().absolute()
-  if _finished(workdir, config):
+  if FLAGS.rewind < 0 and _finished(workdir, config):
     return None
   _make(workdir)
   faults.enable(workdir)
@@ -138,6 +143,24 @@ def _finished(workdir: Path, config: run.Config) -> bool:
   return True
 
 
+def _rewind(workdir: Path, lock: Lock, step: int) -> None:
+  """Goes back to a checkpoint; what came after it is set aside."""
+  if not command.is_first():
+    return
+  gone = Checkpoints(
+    workdir / "checkpoints",
+    every_steps=0,
+    keep=1,
+    keep_every_steps=0,
+    fence=lock.check,
+  ).rewind(step)
+  with contextlib.suppress(FileNotFoundError):
+    os.rename(workdir / "result.json", workdir / "result.rewound.json")
+  with Journal(workdir, step=step, tensorboard=False) as journal:
+    journal.event("rewind", step, set_aside=gone)
+  print(f"{workdir} is back at step {step}: run it again without --rewind")
+
+
 def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   """Everything between the lock and the footer; returns the result."""
   say = print if command.is_first() else _silent
@@ -154,7 +177,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   stop.check()
   say(summary.headline(r))
   with all_or_none():
-    stream = run.open_stream(config, say=say)
+    stream = run.open_stream(config, say=say, progress=_preparing(stop))
     _check_batch(stream, r)
     evaluators = _evaluators(r, stream.tokenizer, workdir, stop, watchdog, say)
   prints = _fingerprints(stream, evaluators)
@@ -188,6 +211,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     meta, about = _record(
       r, workdir, stream.tokenizer, prints, start, changed, journal
     )
+    _same_program(manifest, meta, journal)
     if command.is_first():
       data.save(stream.tokenizer, workdir / "tokenizer")
     with (
@@ -221,6 +245,16 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       )
   say(footer(workdir, result))
   return result
+
+
+def _preparing(stop: Stop):
+  """Lets a process go that is asked to while it prepares its data."""
+
+  def progress(*_):
+    faults.hit("prepare")
+    stop.check_alone()
+
+  return progress
 
 
 def _silent(*_) -> None:
@@ -344,7 +378,28 @@ def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:
 
   journal.write("config.json", config)
   journal.write(name, about)
-  return meta | {"packages": about["packages"]}, with_program
+  program = {
+    "packages": about["packages"],
+    "code_sha256": about["code"]["sha256"],
+  }
+  return meta | program, with_program
+
+
+def _same_program(manifest, meta: dict, journal: Journal) -> None:
+  """Tells what of the program is not as it was: that may change results."""
+  if manifest is None:
+    return
+  step, was = manifest["step"], manifest["meta"]
+  known = was.keys() & {"packages", "code_sha256"}
+  found = changes.changes(
+    {k: was[k] for k in known}, {k: meta[k] for k in known}
+  )
+  for change in found:
+    journal.event("change", step, key=change.key, old=change.old,
+                  new=change.new)  # fmt: skip
+  if found:
+    keys = ", ".join(change.key for change in found[:10])
+    logging.warning("not the program of step %d any more: %s", step, keys)
 
 
 def _wandb(workdir: Path, config: run.Config):

@@ -391,26 +391,36 @@ class Checkpoints:
 
   # Restoring.
 
-  def restore(self, abstract, step: int | None = None):
+  def restore(self, abstract):
     """(state, manifest) of the newest valid step, or None if there is none.
 
     `abstract` is the state as ShapeDtypeStruct with shardings; the devices may
     be others than those that saved. Steps that fail a check are renamed aside
-    and told; only the holder of the lock may call this. With `step` only that
-    one is tried, and later ones are set aside: the run goes back. Raises
-    StorageFailure when there are steps and none is valid, BadConfig when the
-    checkpoint is of a state of another shape.
+    and told; only the holder of the lock may call this. Raises StorageFailure
+    when there are steps and none is valid, BadConfig when the checkpoint is of
+    a state of another shape.
     """
-    found = self._restore(abstract, "", step, aside=step is None)
-    if found is None:
-      return None
-    self.committed = self.proven = found[1]["step"]
-    self.digest = found[1]["digest"]
-    for later in self.steps() if jax.process_index() == 0 else ():
-      if later > self.committed:
-        self._fence()
-        self._rename(self.folder / str(later), "rewound")
+    found = self._restore(abstract, "", None, aside=True)
+    if found:
+      self.committed = self.proven = found[1]["step"]
+      self.digest = found[1]["digest"]
     return found
+
+  def rewind(self, step: int) -> list[int]:
+    """Sets aside the steps after `step`; which those were.
+
+    Only for the holder of the lock. Raises BadConfig where `step` is not whole.
+    """
+    if step not in self.steps() or not self._sound(step):
+      raise BadConfig(
+        f"{self.folder} has no whole checkpoint of step {step} (there are: "
+        f"{', '.join(map(str, self.steps())) or 'none'})"
+      )
+    later = [s for s in self.steps() if s > step]
+    for s in reversed(later):
+      self._fence()
+      self._rename(self.folder / str(s), "rewound")
+    return later
 
   def restore_params(self, abstract, step: int | None = None):
     """(params, manifest) alone, read only; for any mesh, without the lock.

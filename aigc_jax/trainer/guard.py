@@ -367,6 +367,11 @@ class Stop:
     if self.poll():
       raise Stopped(self.reason or "another process was asked to stop")
 
+  def check_alone(self) -> None:
+    """`check` where there is no other process that would have to be asked."""
+    if jax.process_count() == 1:
+      self.check()
+
   def _reduce(self) -> jax.Array:
     devices = jax.sharding.Mesh(np.array(jax.devices()), ("device",))
     parts = jax.sharding.PartitionSpec("device")

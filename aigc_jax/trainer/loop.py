@@ -217,8 +217,7 @@ def _compiled(
   thread.start()
   while thread.is_alive():
     thread.join(0.1)
-    if stop.requested and jax.process_count() == 1:
-      stop.check()
+    stop.check_alone()
   if "error" in outcome:
     raise outcome["error"]
   text = outcome["program"].as_text()

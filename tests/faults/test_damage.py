@@ -14,6 +14,7 @@ from tests.faults.conftest import MANY
 from tests.faults.harness import (
   assert_twins,
   events,
+  forge,
   last_step,
   rows,
   saved,
@@ -169,15 +170,6 @@ def test_every_file_of_the_newest_checkpoint(
     "damaged checkpoint", f"each of its {len(names)} files {how} in turn",
     "set aside and told, the one before is used, equals the twin", worst,
   )  # fmt: skip
-
-
-def forge(step: Path, change) -> None:
-  """Changes a manifest as somebody would who knows its hash."""
-  path = step / manifest.NAME
-  content = json.loads(path.read_text())
-  change(content)
-  content["sha256"] = manifest._hash(content)
-  path.write_text(json.dumps(content))
 
 
 def test_hostile_manifests(start, copy, twin, record):

@@ -11,6 +11,7 @@ from tests.faults.harness import (
   SLOW,
   assert_twins,
   events,
+  free_port,
   hashes,
   last_step,
   losses,
@@ -185,6 +186,23 @@ def test_one_of_two_is_stopped_before_it_is_ready(start, workdir, record):
   record(
     "one of 2 processes is asked to stop", "SIGTERM to the second at the start",
     "both end with 75", max(run.ended for run in runs) - asked,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_that_never_comes(start, workdir, record, which):
+  where = f"--coordinator=127.0.0.1:{free_port()}"
+  run = start(
+    workdir, where, "--processes=2", f"--process={which}", "--join_limit=5"
+  )
+  run.done(-signal.SIGABRT)
+  assert "Traceback" in run.err or "DEADLINE_EXCEEDED" in run.err
+  assert not workdir.exists()
+  record(
+    "one of 2 processes never comes", f"only process {which} is started",
+    "ended by JAX (134), nothing touched (--join_limit=5)",
+    run.ended - run.began,
   )  # fmt: skip
 
 

@@ -115,6 +115,23 @@ def test_a_run_stopped_while_it_imports(importing, record, number):
   )  # fmt: skip
 
 
+def test_a_run_stopped_while_it_prepares_its_data(
+  start, workdir, twin, tmp_path, record
+):
+  own = f"--config.data.root={tmp_path / 'stores'}"
+  run = start(workdir, own, plan=stop("prepare"))
+  run.stopped()
+  asked = run.go_on(signal.SIGTERM)
+  run.done(Stopped.code)
+  assert run.err.count("preparing") == 1, "the other stores are not begun"
+  start(workdir, own).done()
+  assert_twins(workdir, twin)
+  record(
+    "asked to stop", "SIGTERM while preparing data",
+    "status 75 at once, continued, equals the twin bitwise", run.ended - asked,
+  )  # fmt: skip
+
+
 def test_who_only_imports_the_command_keeps_the_signals(importing):
   run = importing("-c", "import aigc_jax.train")
   run.terminate()

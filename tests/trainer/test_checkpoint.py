@@ -276,7 +276,10 @@ def test_the_parameters_alone_are_read_on_any_mesh_without_a_trace(copy):
 
 def test_going_back_sets_the_later_steps_aside(copy):
   saved = opened(copy)
-  assert same(saved.restore(abstract(make()), step=5)[0], make(5))
+  with pytest.raises(BadConfig, match="there are: 5, 10, 15"):
+    saved.rewind(7)
+  assert saved.rewind(5) == [10, 15]
+  assert same(saved.restore(abstract(make()))[0], make(5))
   assert saved.steps() == [5]
   names = sorted(p.name.split("-")[0] for p in copy.iterdir())
   assert names == ["10.rewound", "15.rewound", "5"]
