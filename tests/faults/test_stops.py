@@ -123,7 +123,7 @@ def test_a_run_stopped_while_it_prepares_its_data(
   run.stopped()
   asked = run.go_on(signal.SIGTERM)
   run.done(Stopped.code)
-  assert run.err.count("preparing") == 1, "the other stores are not begun"
+  assert run.out.count("preparing") == 1, "the other stores are not begun"
   start(workdir, own).done()
   assert_twins(workdir, twin)
   record(
