@@ -61,20 +61,19 @@ KEEP = "--config.checkpoint.keep=1"
 def killed_after(start, traced, workdir, calls: str, number: int) -> bool:
   """Kills the save of 15 after its `number`-th call; whether it has so many.
 
-  The process is stopped at each call, and they are counted here: strace itself
-  counts those of every thread for itself.
+  The process is stopped at each call, and the stops are counted here: strace
+  itself counts the calls of every thread for itself.
   """
   run = start(workdir, KEEP, plan=stop("save/begin", step=15))
   run.stopped()
   tracer = traced(run, calls, "signal=STOP")
 
   def count() -> int:
-    text = tracer.calls.read_text()
-    return sum("(" in line for line in text.splitlines())
+    return tracer.calls.read_text().count("--- SIGSTOP")
 
   for n in range(1, number + 1):
     run.go_on()
-    run.until(lambda n=n: count() >= n, f"call {n}")
+    run.until(lambda n=n: count() >= n, f"stop {n}")
     run.stopped()
   over = any(row["step"] == 15 for row in events(workdir, "save"))
   run.send(signal.SIGKILL)
