@@ -34,10 +34,13 @@ from aigc_jax import chips, command, data, run, tree
 from aigc_jax.planning import summary
 from aigc_jax.trainer import changes, faults, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
-from aigc_jax.trainer.guard import Lock, Stop, Watchdog, all_or_none, same
 from aigc_jax.trainer.journal import Journal, wandb_run
+from aigc_jax.trainer.lock import Lock
 from aigc_jax.trainer.loop import fit
 from aigc_jax.trainer.profile import Profiler
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.together import all_or_none, same
+from aigc_jax.trainer.watchdog import Watchdog
 
 FLAGS = flags.FLAGS
 

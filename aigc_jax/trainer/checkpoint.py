@@ -34,7 +34,7 @@ from aigc_jax.errors import (
   Refusal,
   StorageFailure,
 )
-from aigc_jax.trainer import arrays, faults, guard, manifest, replicas
+from aigc_jax.trainer import arrays, faults, manifest, replicas, together
 
 ARRAYS = "arrays"
 ASIDE = (".saving", ".deleting")
@@ -228,7 +228,7 @@ class Checkpoints:
     One that was frozen in a save may wake up while its successor saves.
     """
     if self._token is None:
-      self._token = guard.from_first(secrets.randbits(30))
+      self._token = together.from_first(secrets.randbits(30))
     return self.folder / f"{step}.{self._token:08x}.saving"
 
   def _previous_done(self, step: int) -> bool:
@@ -238,17 +238,17 @@ class Checkpoints:
     if self._save and self._save.thread:
       self._save.thread.join(None if forever else self._patience)
       alive = self._save.thread.is_alive()
-    return not guard.most(alive)
+    return not together.most(alive)
 
   def _agree(self) -> None:
     """Process 0 commits, so it knows; a failure anywhere is one of all."""
-    self.failures = guard.most(self.failures)
-    step = guard.from_first(-1 if self.committed is None else self.committed)
+    self.failures = together.most(self.failures)
+    step = together.from_first(-1 if self.committed is None else self.committed)
     self.committed = None if step < 0 else step
 
   def _begin(self, save: Save, state) -> None:
     error: Exception | None = None
-    with guard.all_or_none():
+    with together.all_or_none():
       if jax.process_index() == 0:
         try:
           faults.hit("save/begin", save.step)
@@ -256,7 +256,7 @@ class Checkpoints:
           self._make_room(save.folder, tree.nbytes(state))
         except OSError as caught:
           error = caught
-    if guard.from_first(error is not None):
+    if together.from_first(error is not None):
       raise error or OSError("process 0 could not begin to save")
     self._tries += 1
     save.writer = arrays.write(
@@ -437,7 +437,7 @@ class Checkpoints:
     tried: set[int] = set()
     while True:
       found = self._newest(tried) if step is None else step
-      found = guard.from_first(-1 if found is None else found)
+      found = together.from_first(-1 if found is None else found)
       if found < 0:
         return self._none_left(tried, aside)
       for _ in range(2):  # a read may fail once on a storage that is well
@@ -463,7 +463,7 @@ class Checkpoints:
       raise StorageFailure(f"{self.folder}: {error}") from error
     except (manifest.Invalid, *arrays.STRANGE) as error:
       reason = f"{type(error).__name__}: {error}".split("\n")[0][:500]
-    if guard.most(state is None):
+    if together.most(state is None):
       return None, None, reason
     saved = {leaf["name"]: leaf["digest"] for leaf in content["leaves"]}
     read = np.asarray(self._whole(manifest.digests, state)).tolist()
@@ -482,7 +482,7 @@ class Checkpoints:
   def _none_left(self, tried: set[int], aside: bool) -> None:
     """None when there never was a step, otherwise StorageFailure."""
     names = [p.name for p in self._entries() if ".corrupt-" in p.name]
-    if not guard.from_first(bool(tried or names)):
+    if not together.from_first(bool(tried or names)):
       return None
     if not aside:
       steps = f"tried: steps {sorted(tried)}" if tried else "none is left"
