@@ -55,6 +55,12 @@ class Hang(Refusal):
   code = 79
 
 
+class Diverged(Refusal):
+  """Copies of one value differ between devices: one of them computes wrong."""
+
+  code = 79
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
   """ "; did you mean 'x'?" for the closest of `words`, or nothing."""
   close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)

@@ -9,22 +9,38 @@ Any key of the config can be set: --config.optim.learning_rate=1e-3.
 import contextlib
 import functools
 import json
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
+
+from aigc_jax.errors import BadConfig, Stopped, StorageFailure
+
+if __name__ == "__main__":
+  # First of all, as the imports below take seconds; `Stop` takes over later.
+  def leave(*_):
+    with contextlib.suppress(OSError):
+      os.write(2, b"aigc_jax: stopped; run the same line again\n")
+    os._exit(Stopped.code)
+
+  signal.signal(signal.SIGTERM, leave)
+  signal.signal(signal.SIGINT, leave)
 
 import jax
 from absl import flags, logging
 
 from aigc_jax import chips, command, data, run, tree
-from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.planning import summary
 from aigc_jax.trainer import changes, faults, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
-from aigc_jax.trainer.guard import Lock, Stop, Watchdog, all_or_none, same
 from aigc_jax.trainer.journal import Journal, wandb_run
+from aigc_jax.trainer.lock import Lock
 from aigc_jax.trainer.loop import fit
 from aigc_jax.trainer.profile import Profiler
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.together import all_or_none, same
+from aigc_jax.trainer.watchdog import Watchdog
 
 FLAGS = flags.FLAGS
 
@@ -36,6 +52,7 @@ def define_flags() -> None:
   flags.DEFINE_bool("print_config", False, "print the config and stop")
   flags.DEFINE_list("allow_change", [], "keys that may differ on resume")
   flags.DEFINE_bool("allow_data_change", False, "go on with other data")
+  flags.DEFINE_integer("rewind", -1, "only go back to this step's checkpoint")
   flags.DEFINE_bool("steal_lock", False, "take over a lock held elsewhere")
   flags.DEFINE_list("profile_steps", [], "FIRST,LAST steps to profile")
   flags.DEFINE_string("wandb", "", "project of Weights & Biases; empty is off")
@@ -45,6 +62,11 @@ def define_flags() -> None:
 
 def main() -> int:
   """The command; the exit status."""
+  early: list[int] = []
+  if jax.process_count() > 1:
+    # They leave together: a signal waits until `Stop` can tell the others.
+    for number in Stop.SIGNALS:
+      signal.signal(number, lambda number, _: early.append(number))
   with all_or_none():
     found = _prepared()
   if found is None:
@@ -59,7 +81,13 @@ def main() -> int:
     Watchdog(workdir, **limits) as watchdog,
     jax.set_mesh(mesh),
   ):
-    train(config, mesh, workdir, stop, lock, watchdog)
+    for number in early:
+      stop.request(signal.Signals(number).name)
+    if FLAGS.rewind >= 0:
+      with all_or_none():
+        _rewind(workdir, lock, FLAGS.rewind)
+    else:
+      train(config, mesh, workdir, stop, lock, watchdog)
   return 0
 
 
@@ -80,10 +108,11 @@ def _prepared() -> tuple | None:
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
   workdir = Path(FLAGS.workdir).expanduser().absolute()
-  if _finished(workdir, config):
+  if FLAGS.rewind < 0 and _finished(workdir, config):
     return None
   _make(workdir)
   faults.enable(workdir)
+  faults.hit("prepared")
   return config, mesh, workdir
 
 
@@ -117,6 +146,24 @@ def _finished(workdir: Path, config: run.Config) -> bool:
   return True
 
 
+def _rewind(workdir: Path, lock: Lock, step: int) -> None:
+  """Goes back to a checkpoint; what came after it is set aside."""
+  if not command.is_first():
+    return
+  gone = Checkpoints(
+    workdir / "checkpoints",
+    every_steps=0,
+    keep=1,
+    keep_every_steps=0,
+    fence=lock.check,
+  ).rewind(step)
+  with contextlib.suppress(FileNotFoundError):
+    os.rename(workdir / "result.json", workdir / "result.rewound.json")
+  with Journal(workdir, step=step, tensorboard=False) as journal:
+    journal.event("rewind", step, set_aside=gone)
+  print(f"{workdir} is back at step {step}: run it again without --rewind")
+
+
 def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   """Everything between the lock and the footer; returns the result."""
   say = print if command.is_first() else _silent
@@ -133,10 +180,12 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   stop.check()
   say(summary.headline(r))
   with all_or_none():
-    stream = run.open_stream(config, say=say)
+    stream = run.open_stream(config, say=say, progress=_preparing(stop))
     _check_batch(stream, r)
     evaluators = _evaluators(r, stream.tokenizer, workdir, stop, watchdog, say)
-  _alike("data", stream.fingerprint)
+  prints = _fingerprints(stream, evaluators)
+  for what, fingerprint in prints.items():
+    _alike(f"data ({what})", fingerprint)
   stop.check()
   events: list[dict] = []
   checkpoints = Checkpoints(
@@ -148,7 +197,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
   state, manifest = _start(r, checkpoints, stream.tokenizer, say)
-  forked = _same_data(manifest, stream, FLAGS.allow_data_change)
+  forked = _same_data(manifest, prints, changed, FLAGS.allow_data_change)
   start = int(state.step)
   with Journal(
     workdir,
@@ -161,8 +210,11 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       journal.event(**event)
     checkpoints.tell = journal.event
     if forked:
-      journal.event("fork", start, old=forked, new=stream.fingerprint)
-    meta, about = _record(r, workdir, stream, start, changed, journal)
+      journal.event("fork", start, old=forked, new=prints)
+    meta, about = _record(
+      r, workdir, stream.tokenizer, prints, start, changed, journal
+    )
+    _same_program(manifest, meta, journal)
     if command.is_first():
       data.save(stream.tokenizer, workdir / "tokenizer")
     with (
@@ -196,6 +248,16 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       )
   say(footer(workdir, result))
   return result
+
+
+def _preparing(stop: Stop):
+  """Lets a process go that is asked to while it prepares its data."""
+
+  def progress(*_):
+    faults.hit("prepare")
+    stop.check_alone()
+
+  return progress
 
 
 def _silent(*_) -> None:
@@ -244,24 +306,46 @@ def _start(r: run.Run, checkpoints: Checkpoints, tokenizer, say) -> tuple:
   return state, None
 
 
-def _same_data(manifest, stream, allowed: bool) -> str | None:
+def _fingerprints(stream, evaluators: dict) -> dict[str, str]:
+  """Of the training data and of every held-out set, by their config keys."""
+  return {"data": stream.fingerprint} | {
+    f"evaluate.{name}": evaluator.fingerprint
+    for name, (_, evaluator) in evaluators.items()
+    if hasattr(evaluator, "fingerprint")
+  }
+
+
+def _same_data(manifest, prints: dict, changed, allowed: bool) -> dict:
   """Refuses to continue on other data than the checkpoint saw.
 
-  Where that is allowed: the fingerprint it had, or None if nothing changed.
+  Where that is allowed: the fingerprints that were others. A held-out set whose
+  configuration is another is another one.
   """
-  was = manifest and manifest["meta"]["data_fingerprint"]
-  if was in (None, stream.fingerprint):
-    return None
-  if not allowed:
+  if manifest is None:
+    return {}
+  edited = {".".join(change.key.split(".")[:2]) for change in changed}
+  meta = manifest["meta"]
+  saved = {"data": meta["data_fingerprint"]}
+  saved |= meta.get("heldout_fingerprints", {})  # older checkpoints have none
+  was = {
+    what: old
+    for what, old in saved.items()
+    if prints.get(what, old) != old and what not in edited
+  }
+  if was and not allowed:
+    lines = (
+      f"\n  {what}: {old[:12]} -> {prints[what][:12]}"
+      for what, old in was.items()
+    )
     raise BadConfig(
-      f"the data has changed since step {manifest['step']}: its fingerprint "
-      f"was {was[:12]} and is {stream.fingerprint[:12]} (changed source files "
-      "or tokenizer). Restore them, or fork with --allow_data_change"
+      f"the data has changed since step {manifest['step']} (changed source "
+      "files or tokenizer). Restore them, or fork with --allow_data_change. "
+      f"The fingerprints:{''.join(lines)}"
     )
   return was
 
 
-def _record(r, workdir, stream, start, changed, journal) -> tuple:
+def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:
   """config.json, run.json and the restart.
 
   Returns the checkpoints' meta, and what writes the hash of the compiled step
@@ -270,8 +354,9 @@ def _record(r, workdir, stream, start, changed, journal) -> tuple:
   config = r.config
   meta = {
     "config_sha256": run.fingerprint(config),
-    "data_fingerprint": stream.fingerprint,
-    "tokenizer_fingerprint": stream.tokenizer.fingerprint,
+    "data_fingerprint": prints["data"],
+    "heldout_fingerprints": {k: x for k, x in prints.items() if k != "data"},
+    "tokenizer_fingerprint": tokenizer.fingerprint,
     "tokens_per_step": r.tokens_per_step,
   }
   about = provenance.describe(
@@ -296,7 +381,28 @@ def _record(r, workdir, stream, start, changed, journal) -> tuple:
 
   journal.write("config.json", config)
   journal.write(name, about)
-  return meta | {"packages": about["packages"]}, with_program
+  program = {
+    "packages": about["packages"],
+    "code_sha256": about["code"]["sha256"],
+  }
+  return meta | program, with_program
+
+
+def _same_program(manifest, meta: dict, journal: Journal) -> None:
+  """Tells what of the program is not as it was: that may change results."""
+  if manifest is None:
+    return
+  step, was = manifest["step"], manifest["meta"]
+  known = was.keys() & {"packages", "code_sha256"}
+  found = changes.changes(
+    {k: was[k] for k in known}, {k: meta[k] for k in known}
+  )
+  for change in found:
+    journal.event("change", step, key=change.key, old=change.old,
+                  new=change.new)  # fmt: skip
+  if found:
+    keys = ", ".join(change.key for change in found[:10])
+    logging.warning("not the program of step %d any more: %s", step, keys)
 
 
 def _wandb(workdir: Path, config: run.Config):

@@ -36,6 +36,7 @@ class Loss:
     poll: Callable[[], None] | None = None,
   ):
     self.eval_set, self.mesh, self.name = eval_set, mesh, name
+    self.fingerprint = eval_set.fingerprint
     self._poll = poll or _go_on
     self._score = jax.jit(lambda params, batch: _counted(score, params, batch))
 

@@ -42,7 +42,7 @@ def check_inputs(config: Config) -> None:
     )
 
 
-def open_stream(config: Config, say=print):
+def open_stream(config: Config, say=print, progress=None):
   """The training data, prepared where it is missing."""
   d = config["data"]
   names = ("task", "batch", "length", "segments", "shuffle", "skip_steps")
@@ -51,6 +51,7 @@ def open_stream(config: Config, say=print):
     **{name: d[name] for name in names},
     seed=config["seed"],
     say=say,
+    progress=progress,
   )
   data.check_vocab(stream, config["model"]["vocab"])
   return stream

@@ -15,7 +15,7 @@ from aigc_jax.trainer.journal import rows
 
 # Of run.json, what belongs under which heading.
 CODE = ("code",)
-DATA = ("data_fingerprint", "tokenizer_fingerprint")
+DATA = ("data_fingerprint", "heldout_fingerprints", "tokenizer_fingerprint")
 ENVIRONMENT = (
   "python",
   "system",

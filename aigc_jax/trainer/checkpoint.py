@@ -27,8 +27,14 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from aigc_jax import sharding, tree
-from aigc_jax.errors import BadConfig, NonFinite, Refusal, StorageFailure
-from aigc_jax.trainer import arrays, faults, guard, manifest
+from aigc_jax.errors import (
+  BadConfig,
+  Diverged,
+  NonFinite,
+  Refusal,
+  StorageFailure,
+)
+from aigc_jax.trainer import arrays, faults, manifest, replicas, together
 
 ARRAYS = "arrays"
 ASIDE = (".saving", ".deleting")
@@ -162,7 +168,8 @@ class Checkpoints:
     """Begins to save; False if this step is saved, under way, or skipped.
 
     Returns when the state has been copied to the host. Raises NonFinite where
-    the parameters are not finite, StorageFailure after too many failures.
+    the parameters are not finite, Diverged where devices differ in what should
+    be equal, StorageFailure after too many failures.
     """
     if not self._previous_done(step):
       self.skipped += 1
@@ -180,6 +187,7 @@ class Checkpoints:
         f"step {step}: the parameters are not finite; not saved. The last "
         f"checkpoint is {self.committed}"
       )
+    self._check_replicas(step, state)
     leaves = manifest.table(state)
     for leaf, digest in zip(leaves, sums, strict=True):
       leaf["digest"] = [int(word) for word in digest]
@@ -198,13 +206,29 @@ class Checkpoints:
     save.thread.start()
     return True
 
+  def _check_replicas(self, step: int, state) -> None:
+    odd = replicas.differing(state)
+    if not odd:
+      return
+    devices = {device for devices in odd.values() for device in devices}
+    where = ", ".join(
+      sorted(f"{d} of process {d.process_index}" for d in devices)
+    )
+    text = (
+      f"step {step}: copies that should be equal differ on {where}, in "
+      f"{', '.join(list(odd)[:5])}; not saved. The last checkpoint is "
+      f"{self.committed}: leave out that machine and run the same line again"
+    )
+    self._loud("diverged", step, text)
+    raise Diverged(text)
+
   def _aside(self, step: int) -> Path:
     """A folder for a save that no other process of any run writes to.
 
     One that was frozen in a save may wake up while its successor saves.
     """
     if self._token is None:
-      self._token = guard.from_first(secrets.randbits(30))
+      self._token = together.from_first(secrets.randbits(30))
     return self.folder / f"{step}.{self._token:08x}.saving"
 
   def _previous_done(self, step: int) -> bool:
@@ -214,17 +238,17 @@ class Checkpoints:
     if self._save and self._save.thread:
       self._save.thread.join(None if forever else self._patience)
       alive = self._save.thread.is_alive()
-    return not guard.most(alive)
+    return not together.most(alive)
 
   def _agree(self) -> None:
     """Process 0 commits, so it knows; a failure anywhere is one of all."""
-    self.failures = guard.most(self.failures)
-    step = guard.from_first(-1 if self.committed is None else self.committed)
+    self.failures = together.most(self.failures)
+    step = together.from_first(-1 if self.committed is None else self.committed)
     self.committed = None if step < 0 else step
 
   def _begin(self, save: Save, state) -> None:
     error: Exception | None = None
-    with guard.all_or_none():
+    with together.all_or_none():
       if jax.process_index() == 0:
         try:
           faults.hit("save/begin", save.step)
@@ -232,7 +256,7 @@ class Checkpoints:
           self._make_room(save.folder, tree.nbytes(state))
         except OSError as caught:
           error = caught
-    if guard.from_first(error is not None):
+    if together.from_first(error is not None):
       raise error or OSError("process 0 could not begin to save")
     self._tries += 1
     save.writer = arrays.write(
@@ -367,26 +391,36 @@ class Checkpoints:
 
   # Restoring.
 
-  def restore(self, abstract, step: int | None = None):
+  def restore(self, abstract):
     """(state, manifest) of the newest valid step, or None if there is none.
 
     `abstract` is the state as ShapeDtypeStruct with shardings; the devices may
     be others than those that saved. Steps that fail a check are renamed aside
-    and told; only the holder of the lock may call this. With `step` only that
-    one is tried, and later ones are set aside: the run goes back. Raises
-    StorageFailure when there are steps and none is valid, BadConfig when the
-    checkpoint is of a state of another shape.
+    and told; only the holder of the lock may call this. Raises StorageFailure
+    when there are steps and none is valid, BadConfig when the checkpoint is of
+    a state of another shape.
     """
-    found = self._restore(abstract, "", step, aside=step is None)
-    if found is None:
-      return None
-    self.committed = self.proven = found[1]["step"]
-    self.digest = found[1]["digest"]
-    for later in self.steps() if jax.process_index() == 0 else ():
-      if later > self.committed:
-        self._fence()
-        self._rename(self.folder / str(later), "rewound")
+    found = self._restore(abstract, "", None, aside=True)
+    if found:
+      self.committed = self.proven = found[1]["step"]
+      self.digest = found[1]["digest"]
     return found
+
+  def rewind(self, step: int) -> list[int]:
+    """Sets aside the steps after `step`; which those were.
+
+    Only for the holder of the lock. Raises BadConfig where `step` is not whole.
+    """
+    if step not in self.steps() or not self._sound(step):
+      raise BadConfig(
+        f"{self.folder} has no whole checkpoint of step {step} (there are: "
+        f"{', '.join(map(str, self.steps())) or 'none'})"
+      )
+    later = [s for s in self.steps() if s > step]
+    for s in reversed(later):
+      self._fence()
+      self._rename(self.folder / str(s), "rewound")
+    return later
 
   def restore_params(self, abstract, step: int | None = None):
     """(params, manifest) alone, read only; for any mesh, without the lock.
@@ -403,7 +437,7 @@ class Checkpoints:
     tried: set[int] = set()
     while True:
       found = self._newest(tried) if step is None else step
-      found = guard.from_first(-1 if found is None else found)
+      found = together.from_first(-1 if found is None else found)
       if found < 0:
         return self._none_left(tried, aside)
       for _ in range(2):  # a read may fail once on a storage that is well
@@ -429,7 +463,7 @@ class Checkpoints:
       raise StorageFailure(f"{self.folder}: {error}") from error
     except (manifest.Invalid, *arrays.STRANGE) as error:
       reason = f"{type(error).__name__}: {error}".split("\n")[0][:500]
-    if guard.most(state is None):
+    if together.most(state is None):
       return None, None, reason
     saved = {leaf["name"]: leaf["digest"] for leaf in content["leaves"]}
     read = np.asarray(self._whole(manifest.digests, state)).tolist()
@@ -448,7 +482,7 @@ class Checkpoints:
   def _none_left(self, tried: set[int], aside: bool) -> None:
     """None when there never was a step, otherwise StorageFailure."""
     names = [p.name for p in self._entries() if ".corrupt-" in p.name]
-    if not guard.from_first(bool(tried or names)):
+    if not together.from_first(bool(tried or names)):
       return None
     if not aside:
       steps = f"tried: steps {sorted(tried)}" if tried else "none is left"

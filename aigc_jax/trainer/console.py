@@ -15,6 +15,14 @@ def short(value: float) -> str:
   return f"{value:.3g}"
 
 
+def shout(text: str) -> None:
+  """A line on stderr, even when logging is quiet or the pipe is gone."""
+  try:
+    print(f"aigc_jax: {text}", file=sys.stderr, flush=True)
+  except OSError:
+    pass
+
+
 class Console:
   """A bar with step, loss, tokens a second and time left.
 

@@ -11,7 +11,7 @@ run refuses to see it by accident. The JSON is an object of any of
    "stop_at":  [{"site": "save/begin", "step": 5}, ...],
    "nan_at":   [7, 8],
    "poison_at": [7],
-   "bitflip":  [{"step": 5, "leaf": "params/w", "bit": 3}, ...]}
+   "bitflip":  [{"step": 5, "leaf": "params/w", "device": 3, "bit": 3}, ...]}
 
 `site` is a place named in a call of `hit`; without `step` any step counts; `n`
 is the how-manieth passage there (1 when absent, 0 for every one); "process"
@@ -116,18 +116,25 @@ def _poisoned(step: int, batch: dict, count: int) -> dict:
 
 
 def state(step: int, state):
-  """The state before `step`, with one bit of one leaf flipped if planned."""
+  """The state before `step`, one bit of a device's copy flipped if planned."""
   for entry in _plan.get("bitflip", ()):
-    if entry["step"] != step or not _mine(entry):
+    if entry["step"] != step:
       continue
     leaves, structure = jax.tree.flatten(state)
     at = tree.names(state).index(entry["leaf"])
-    value = np.array(leaves[at])
-    words = value.reshape(-1).view(np.uint8)
-    words[0] ^= np.uint8(1 << entry.get("bit", 0))
-    leaves[at] = jax.device_put(value, leaves[at].sharding)
+    leaves[at] = _flipped(leaves[at], entry["device"], entry.get("bit", 0))
     state = jax.tree.unflatten(structure, leaves)
   return state
+
+
+def _flipped(x: jax.Array, device: int, bit: int) -> jax.Array:
+  parts = []
+  for shard in x.addressable_shards:
+    value = np.array(shard.data)
+    if shard.device.id == device:
+      value.reshape(-1).view(np.uint8)[0] ^= np.uint8(1 << bit)
+    parts.append(jax.device_put(value, shard.device))
+  return jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
 
 
 def _mine(entry: dict) -> bool:

@@ -12,10 +12,11 @@ import numpy as np
 from absl import logging
 
 from aigc_jax.errors import BadConfig, BadData, NonFinite, Stopped
-from aigc_jax.trainer import faults, guard
+from aigc_jax.trainer import faults, together
 from aigc_jax.trainer.checkpoint import Checkpoints
-from aigc_jax.trainer.guard import Stop, Watchdog
 from aigc_jax.trainer.journal import Journal, number
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.watchdog import Watchdog
 
 # A metric that is 1 where the step left the state without update.
 SKIPPED = "optim/skipped"
@@ -115,7 +116,7 @@ def fit(
     journal, start, log_every_steps, tokens_per_step, flops_per_step,
     peak_flops, most_skipped, skipped_in_a_row,
   )  # fmt: skip
-  done = guard.from_first(journal.evaluated(start))
+  done = together.from_first(journal.evaluated(start))
   n, ready = start, False
   try:
     while True:
@@ -218,8 +219,7 @@ def _compiled(
   thread.start()
   while thread.is_alive():
     thread.join(0.1)
-    if stop.requested and jax.process_count() == 1:
-      stop.check()
+    stop.check_alone()
   if "error" in outcome:
     raise outcome["error"]
   text = outcome["program"].as_text()

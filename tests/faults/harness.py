@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aigc_jax.trainer import faults
+from aigc_jax.trainer import faults, manifest
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "tests/faults/tiny.py"
@@ -103,6 +103,15 @@ def assert_twins(workdir: Path, twin: Path) -> None:
   for ours, theirs in zip(timeless(workdir), timeless(twin), strict=True):
     assert ours == theirs, f"step {theirs['step']}"
   assert result(workdir)["digest"] == result(twin)["digest"]
+
+
+def forge(step: Path, change) -> None:
+  """Changes a manifest as somebody would who knows its hash."""
+  path = step / manifest.NAME
+  content = json.loads(path.read_text())
+  change(content)
+  content["sha256"] = manifest._hash(content)
+  path.write_text(json.dumps(content))
 
 
 class Run:

@@ -1,11 +1,21 @@
 """What may change between two starts of a run, and what must be allowed."""
 
+import json
 import shutil
 
 import pytest
 
 from aigc_jax.errors import BadConfig
-from tests.faults.harness import events, last_step, rows
+from aigc_jax.scaling import compare
+from aigc_jax.trainer import faults
+from tests.faults.harness import (
+  assert_twins,
+  events,
+  forge,
+  last_step,
+  rows,
+  saved,
+)
 
 REFUSED = {
   "another width": (
@@ -49,7 +59,7 @@ def test_a_config_that_does_not_fit_is_refused(start, midway, tmp_path, record):
     )  # fmt: skip
 
 
-def test_a_change_that_is_allowed_is_journalled(start, copy, record):
+def test_a_change_that_is_allowed_is_journalled(start, copy, twin, record):
   flags = ["--config.optim.learning_rate=0.02", "--config.log.every_steps=2"]
   stood = last_step(copy)
   run = start(copy, *flags, "--allow_change=optim.learning_rate")
@@ -60,6 +70,11 @@ def test_a_change_that_is_allowed_is_journalled(start, copy, record):
   assert changed["optim.learning_rate"] == 0.02
   assert changed["log.every_steps"] == 2
   assert (copy / "config.before-12.json").is_file()
+  report = compare.compare(copy, twin)
+  differing = {change.key for change in report.config}
+  assert "optim.learning_rate" in differing
+  assert not report.data and not report.code
+  assert report.bitwise_until == 12 and report.parts_at == 14
   record(
     "config changed on resume", "another learning rate, with --allow_change",
     "goes on, journalled, the old config is kept", seconds,
@@ -78,8 +93,10 @@ def edited(text):
 
 def test_data_that_changed_is_refused_or_a_fork(start, copy, edited, record):
   before = rows(copy)
+  about = json.loads((copy / "run.json").read_text())
   run = start(copy).done(BadConfig.code)
   assert "the data has changed since step 12" in run.err
+  assert f"data: {about['data_fingerprint'][:12]} ->" in run.err
   assert "--allow_data_change" in run.err
   assert rows(copy) == before
   record(
@@ -92,8 +109,70 @@ def test_data_that_changed_is_refused_or_a_fork(start, copy, edited, record):
   seconds = again.seconds
   again.done()
   (fork,) = events(copy, "fork")
-  assert fork["step"] == 12 and fork["old"] != fork["new"]
+  assert fork["step"] == 12
+  assert fork["old"]["data"] != fork["new"]["data"]
   record(
     "data changed on resume", "one letter, with --allow_data_change",
     "goes on, the fork is journalled", seconds,
   )  # fmt: skip
+
+
+def test_held_out_data_that_changed_is_refused(start, copy, text, record):
+  """The training data is as it was; only what is measured would be another."""
+  path = text / "plain.txt"
+  old = path.read_text()
+  path.write_text(old[:-2] + "z\n")
+  try:
+    run = start(copy).done(BadConfig.code)
+  finally:
+    path.write_text(old)
+  assert "the data has changed since step 12" in run.err
+  assert "evaluate.heldout:" in run.err and "\n  data:" not in run.err
+  record(
+    "data changed on resume", "the last letter, of a held-out set only",
+    "status 78, names the set and the flag", run.ended - run.began,
+  )  # fmt: skip
+
+
+def test_another_version_of_a_package_is_told(start, copy, twin, record):
+  def older(content):
+    content["meta"]["packages"]["jax"] = "0.0.1"
+
+  forge(copy / "checkpoints" / "12", older)
+  run = start(copy).done()
+  assert "not the program of step 12 any more: packages.jax" in run.err
+  (old,) = [
+    row["old"] for row in events(copy, "change") if row["key"] == "packages.jax"
+  ]
+  assert old == "0.0.1"
+  assert_twins(copy, twin)
+  record(
+    "another version of a package on resume", "a forged version of jax",
+    "goes on, said on the console and journalled", None,
+  )  # fmt: skip
+
+
+def test_a_run_that_goes_back(start, copy, twin, record):
+  """Two steps back, and again after the end."""
+  start(copy, "--rewind=8").done()
+  assert saved(copy) == [2, 4, 6, 8] and last_step(copy) == 8
+  start(copy).done()
+  assert events(copy, "restart")[-1]["step"] == 8
+  assert_twins(copy, twin)
+  start(copy, "--rewind=15").done()
+  start(copy).done()
+  assert_twins(copy, twin)
+  gone = [(row["step"], row["set_aside"]) for row in events(copy, "rewind")]
+  assert gone == [(8, [10, 12]), (15, [20])]
+  run = start(copy, "--rewind=7").done(BadConfig.code)
+  assert "no whole checkpoint of step 7 (there are: " in run.err
+  record(
+    "going back", "--rewind to an older checkpoint, also after the end",
+    "later ones and their rows are kept aside, journalled, equals the twin",
+    None,
+  )  # fmt: skip
+
+
+def test_hooks_for_tests_are_refused_in_a_normal_run(start, workdir):
+  run = start(workdir, environ={faults.VARIABLE: "{}"}).done(BadConfig.code)
+  assert "has no file FAULTS_ALLOWED" in run.err

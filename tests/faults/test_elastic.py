@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig, Stopped
+from tests.faults.conftest import write_texts
 from tests.faults.harness import (
   SLOW,
   assert_twins,
   events,
+  free_port,
   hashes,
   last_step,
   losses,
+  rows,
   saved,
   together,
 )
@@ -141,6 +144,65 @@ def test_processes_with_different_configs(start, workdir, record):
   record(
     "processes with different configs", "two seeds",
     "both end with 78", max(run.ended - run.began for run in runs),
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["data", "evaluate.heldout"])
+def test_processes_with_different_data(start, workdir, tmp_path, record, which):
+  """Each finds another text under the same path, as on two machines."""
+  homes = [tmp_path / "one", tmp_path / "other"]
+  for home in homes:
+    home.mkdir()
+    write_texts(home)
+  path = homes[1] / "plain.txt"
+  old = path.read_text()  # its end is held out
+  path.write_text("z" + old[1:] if which == "data" else old[:-2] + "z\n")
+  own = iter(homes)
+
+  def begin(folder, *flags, **changes):
+    home = {"HOME": str(next(own))}
+    return start(folder, *flags, text="~", environ=home, **changes)
+
+  runs = together(begin, workdir, 2)
+  for run in runs:
+    run.done(BadConfig.code)
+    assert f"different data ({which})" in run.err
+  assert not rows(workdir) and not saved(workdir)
+  record(
+    "processes with different data", f"one letter in a source, of {which}",
+    "both end with 78 before the first step, and name the set",
+    max(run.ended - run.began for run in runs),
+  )  # fmt: skip
+
+
+def test_one_of_two_is_stopped_before_it_is_ready(start, workdir, record):
+  """Right after they have met: what one is told holds for both."""
+  plan = {"stop_at": [{"site": "prepared", "process": 1}]}
+  runs = together(start, workdir, 2, plan=plan)
+  runs[1].stopped()
+  asked = runs[1].go_on(signal.SIGTERM)
+  for run in runs:
+    run.done(Stopped.code)
+  record(
+    "one of 2 processes is asked to stop", "SIGTERM to the second at the start",
+    "both end with 75", max(run.ended for run in runs) - asked,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_that_never_comes(start, workdir, record, which):
+  where = f"--coordinator=127.0.0.1:{free_port()}"
+  run = start(
+    workdir, where, "--processes=2", f"--process={which}", "--join_limit=5"
+  )
+  run.done(-signal.SIGABRT)
+  assert "Traceback" in run.err or "DEADLINE_EXCEEDED" in run.err
+  assert not workdir.exists()
+  record(
+    "one of 2 processes never comes", f"only process {which} is started",
+    "ended by JAX (134), nothing touched (--join_limit=5)",
+    run.ended - run.began,
   )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Losses that are not finite, spikes, and data that is passed over."""
 
-from aigc_jax.errors import NonFinite
+from aigc_jax.errors import Diverged, NonFinite
 from aigc_jax.trainer import manifest
 from tests.faults.harness import events, hashes, last_step, result, saved
 
@@ -45,6 +45,30 @@ def test_batches_that_stay_not_finite(start, workdir, record):
   record(
     "loss or gradient not finite, for good", "NaN weights from step 6 on",
     "status 76 after 10 in a row, every checkpoint good, goes on from there",
+    seconds,
+  )  # fmt: skip
+
+
+def test_a_bit_that_flips_on_one_device(start, workdir, twin, record):
+  """Seven of eight copies are right; nothing else would ever notice."""
+  replicated = ("--config.mesh.data=8", "--config.mesh.fsdp=1")
+  flip = dict(step=7, leaf="params/embed/table", device=3, bit=4)
+  run = start(workdir, *replicated, devices=8, plan={"bitflip": [flip]})
+  run.done(Diverged.code)
+  assert "params/embed/table" in run.err
+  (told,) = events(workdir, "diverged")
+  assert told["step"] == 10 and "3 of process 0" in told["reason"]
+  assert saved(workdir) == [5], "the state of step 10 is not kept"
+  stood = last_step(workdir)
+  again = start(workdir, *replicated, devices=8)
+  again.row(stood)
+  seconds = again.seconds
+  again.done()
+  assert events(workdir, "restart")[-1]["step"] == 5
+  assert hashes(workdir) == hashes(twin)
+  record(
+    "one device computes wrong", "a bit of one of eight copies is flipped",
+    "status 79 at the next save, names device and leaf, goes on from before",
     seconds,
   )  # fmt: skip
 

@@ -3,12 +3,16 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from aigc_jax.errors import Stopped
 from tests.faults import tiny
 from tests.faults.harness import (
+  LIMIT,
+  ROOT,
   SLOW,
   assert_twins,
   events,
@@ -16,6 +20,7 @@ from tests.faults.harness import (
   saved,
   slow,
   stop,
+  until,
 )
 
 RUNS = int(os.environ.get("AIGC_JAX_RUNS", "10"))
@@ -62,6 +67,75 @@ def test_random_kills(start, workdir, twin, record, seed):
     "process killed in mid-step", "SIGKILL at 1 to 6 random rows of one run",
     "equals the twin bitwise", max(seconds),
   )  # fmt: skip
+
+
+@pytest.fixture
+def importing(tmp_path):
+  """importing(*words) -> a Python process held up in its import of JAX.
+
+  Its `jax` reads from a fifo, to which nobody writes.
+  """
+  (tmp_path / "jax").mkdir()
+  fifo = tmp_path / "fifo"
+  os.mkfifo(fifo)
+  (tmp_path / "jax" / "__init__.py").write_text(f"open({str(fifo)!r}).read()")
+  opened = []
+
+  def begin(*words: str) -> subprocess.Popen:
+    process = subprocess.Popen(
+      [sys.executable, *words], cwd=tmp_path, stderr=subprocess.PIPE,
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+    def reads() -> bool:
+      assert process.poll() is None, process.stderr.read()
+      try:  # there is no writing to a fifo before somebody reads
+        opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+      except OSError:
+        return False
+      return True
+
+    until(reads, "JAX is imported")
+    return process
+
+  yield begin
+  for fd in opened:
+    os.close(fd)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_while_it_imports(importing, record, number):
+  run = importing("-m", "aigc_jax.train")
+  run.send_signal(number)
+  assert run.wait(LIMIT) == Stopped.code
+  assert b"run the same line again" in run.stderr.read()
+  record(
+    "asked to stop", f"{number.name} while importing JAX",
+    "status 75 at once, nothing there to save", None,
+  )  # fmt: skip
+
+
+def test_a_run_stopped_while_it_prepares_its_data(
+  start, workdir, twin, tmp_path, record
+):
+  own = f"--config.data.root={tmp_path / 'stores'}"
+  run = start(workdir, own, plan=stop("prepare"))
+  run.stopped()
+  asked = run.go_on(signal.SIGTERM)
+  run.done(Stopped.code)
+  assert run.out.count("preparing") == 1, "the other stores are not begun"
+  start(workdir, own).done()
+  assert_twins(workdir, twin)
+  record(
+    "asked to stop", "SIGTERM while preparing data",
+    "status 75 at once, continued, equals the twin bitwise", run.ended - asked,
+  )  # fmt: skip
+
+
+def test_who_only_imports_the_command_keeps_the_signals(importing):
+  run = importing("-c", "import aigc_jax.train")
+  run.terminate()
+  assert run.wait(LIMIT) == -signal.SIGTERM
 
 
 def test_a_run_stopped_in_every_phase(

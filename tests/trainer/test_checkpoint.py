@@ -14,11 +14,12 @@ import pytest
 from aigc_jax import sharding, tree
 from aigc_jax.errors import (
   BadConfig,
+  Diverged,
   NonFinite,
   StorageFailure,
   WorkdirInUse,
 )
-from aigc_jax.trainer import checkpoint, faults, manifest
+from aigc_jax.trainer import checkpoint, faults, manifest, replicas
 from aigc_jax.trainer.checkpoint import Checkpoints
 
 
@@ -275,7 +276,10 @@ def test_the_parameters_alone_are_read_on_any_mesh_without_a_trace(copy):
 
 def test_going_back_sets_the_later_steps_aside(copy):
   saved = opened(copy)
-  assert same(saved.restore(abstract(make()), step=5)[0], make(5))
+  with pytest.raises(BadConfig, match="there are: 5, 10, 15"):
+    saved.rewind(7)
+  assert saved.rewind(5) == [10, 15]
+  assert same(saved.restore(abstract(make()))[0], make(5))
   assert saved.steps() == [5]
   names = sorted(p.name.split("-")[0] for p in copy.iterdir())
   assert names == ["10.rewound", "15.rewound", "5"]
@@ -361,6 +365,45 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   with pytest.raises(NonFinite):
     saved.save(5, state, {})
   assert saved.steps() == []
+
+
+def with_one_copy_changed(x: jax.Array, device: int) -> jax.Array:
+  """`x` as a device would leave it whose memory lost a bit."""
+  copies = [
+    shard.data + (shard.device.id == device) for shard in x.addressable_shards
+  ]
+  return jax.make_array_from_single_device_arrays(x.shape, x.sharding, copies)
+
+
+@pytest.mark.parametrize("leaf", ["stack/w", "half"])
+def test_a_state_whose_copies_differ_is_never_saved(tmp_path, leaf):
+  mesh = sharding.make_mesh(
+    data=4, fsdp=2, expert=1, tensor=1, sequence=1, pipeline=1
+  )
+  told = []
+  saved = opened(tmp_path, told=told)
+  state = make(5, mesh)
+  saved.save(5, state, {})
+  assert saved.wait(), "equal copies are saved"
+  state = make(10, mesh)
+  state["params"][leaf] = with_one_copy_changed(state["params"][leaf], 6)
+  with pytest.raises(Diverged, match=f"6 of process 0, in params/{leaf}; not"):
+    saved.save(10, state, {})
+  assert saved.steps() == [5]
+  assert [kind for kind, _ in told] == ["save", "diverged"]
+
+
+def test_of_two_copies_that_differ_both_are_named(tmp_path):
+  mesh = sharding.make_mesh(
+    data=2, fsdp=4, expert=1, tensor=1, sequence=1, pipeline=1
+  )
+  state = make(5, mesh)
+  damaged = with_one_copy_changed(state["params"]["stack/w"], 6)
+  assert replicas.differing(state) == {}
+  odd = replicas.differing({"w": damaged, "rest": state})
+  assert {name: {d.id for d in devices} for name, devices in odd.items()} == {
+    "w": {2, 6}
+  }
 
 
 def test_one_who_lost_the_directory_commits_nothing(tmp_path):

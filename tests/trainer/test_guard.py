@@ -10,8 +10,10 @@ import time
 import pytest
 
 from aigc_jax.errors import Hang, Stopped, StorageFailure, WorkdirInUse
-from aigc_jax.trainer import guard
-from aigc_jax.trainer.guard import Lock, Stop, Watchdog
+from aigc_jax.trainer import lock as lock_module
+from aigc_jax.trainer.lock import Lock
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.watchdog import Watchdog
 
 
 def run(code: str, *words: str) -> subprocess.Popen:
@@ -49,7 +51,7 @@ def test_a_second_writer_is_refused_within_seconds_by_name(tmp_path):
 
 def test_a_killed_holder_leaves_the_lock_free(tmp_path):
   code = (
-    "import sys, time; from aigc_jax.trainer.guard import Lock\n"
+    "import sys, time; from aigc_jax.trainer.lock import Lock\n"
     "Lock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
   )
   holder = run(code, str(tmp_path))
@@ -94,12 +96,12 @@ def test_a_frozen_holder_that_wakes_up_notices(tmp_path):
 
 
 def test_without_locks_of_the_kernel_the_record_decides(tmp_path, monkeypatch):
-  monkeypatch.setattr(guard, "_flock", lambda fd: None)
+  monkeypatch.setattr(lock_module, "_flock", lambda fd: None)
   with Lock(tmp_path), pytest.raises(WorkdirInUse):
     Lock(tmp_path).acquire()
   dead = run("pass")
   dead.communicate()
-  held_elsewhere(tmp_path, boot_id=guard._boot_id(), pid=dead.pid)
+  held_elsewhere(tmp_path, boot_id=lock_module._boot_id(), pid=dead.pid)
   with Lock(tmp_path) as lock:
     lock.check()
 
@@ -131,7 +133,7 @@ def test_a_file_named_stop_does_the_same_and_is_gone_afterwards(tmp_path):
 
 def test_a_second_signal_leaves_at_once(tmp_path):
   code = (
-    "import sys, time; from aigc_jax.trainer.guard import Stop\n"
+    "import sys, time; from aigc_jax.trainer.stop import Stop\n"
     "with Stop(sys.argv[1]):\n"
     "  print('ready', flush=True)\n"
     "  while True: time.sleep(1)"
@@ -147,7 +149,7 @@ def test_a_second_signal_leaves_at_once(tmp_path):
 
 def test_the_watchdog_ends_a_hang_with_the_stacks(tmp_path):
   code = (
-    "import sys, time; from aigc_jax.trainer.guard import Watchdog\n"
+    "import sys, time; from aigc_jax.trainer.watchdog import Watchdog\n"
     "def stuck_here(): time.sleep(60)\n"
     "with Watchdog(sys.argv[1], step_seconds=.3, compile_seconds=9) as dog:\n"
     "  dog.feed('batch of step 7'); stuck_here()"

@@ -13,9 +13,10 @@ import pytest
 
 from aigc_jax.errors import BadConfig, BadData, NonFinite, Stopped
 from aigc_jax.trainer import faults, manifest
-from aigc_jax.trainer.guard import Stop, Watchdog
 from aigc_jax.trainer.journal import EVENTS, METRICS, Journal, rows
 from aigc_jax.trainer.loop import fit
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.watchdog import Watchdog
 from tests.trainer import toy
 
 

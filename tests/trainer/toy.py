@@ -19,12 +19,15 @@ import optax
 from aigc_jax import sharding
 from aigc_jax.errors import Refusal
 from aigc_jax.metrics import Mean
-from aigc_jax.trainer import faults, guard
+from aigc_jax.trainer import faults
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.journal import Journal
+from aigc_jax.trainer.lock import Lock
 from aigc_jax.trainer.loop import fit
 from aigc_jax.trainer.state import State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.watchdog import Watchdog
 
 B, D, F = 8, 24, 5
 AXES = dict(expert=1, tensor=1, sequence=1, pipeline=1)
@@ -105,9 +108,9 @@ def run(options) -> dict:
   mesh = sharding.make_mesh(data=options.data, fsdp=-1, **AXES)
   k = options.steps_per_call
   with (
-    guard.Lock(options.workdir, heartbeat_seconds=options.heartbeat) as lock,
-    guard.Stop(options.workdir, poll_seconds=0.1) as stop,
-    guard.Watchdog(
+    Lock(options.workdir, heartbeat_seconds=options.heartbeat) as lock,
+    Stop(options.workdir, poll_seconds=0.1) as stop,
+    Watchdog(
       options.workdir,
       step_seconds=options.step_seconds,
       compile_seconds=options.compile_seconds,

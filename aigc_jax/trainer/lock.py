@@ -1,0 +1,208 @@
+"""One writer per work directory."""
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from aigc_jax.errors import StorageFailure, WorkdirInUse
+from aigc_jax.trainer.together import all_or_none
+
+
+class Lock:
+  """One writer per work directory.
+
+  DIR/LOCK is held by flock, which the kernel releases when its process dies,
+  and carries a record {host, pid, boot_id, token}; a thread renews the file's
+  time every `heartbeat_seconds`. A lock whose file was not renewed for three
+  heartbeats, by the clock of the file system, is stale and is taken over by
+  putting a new file in its place. `check` tells a former holder that woke up
+  (a frozen machine) that the directory is no longer its own.
+
+  With several processes, process 0 holds the lock for all. Raises WorkdirInUse
+  naming the holder, StorageFailure if the directory cannot be written.
+  """
+
+  def __init__(
+    self,
+    workdir: str | Path,
+    *,
+    heartbeat_seconds: float = 10.0,
+    steal: bool = False,
+  ):
+    self.path = Path(workdir) / "LOCK"
+    self._heartbeat = heartbeat_seconds
+    self._steal = steal
+    self._token = secrets.token_hex(8)
+    self._fd = -1
+    self._kernel = True
+    self._done = threading.Event()
+
+  def __enter__(self) -> "Lock":
+    self.acquire()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.release()
+
+  def acquire(self) -> None:
+    with all_or_none():
+      if jax.process_index() == 0:
+        self._acquire()
+
+  def _acquire(self) -> None:
+    try:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      fd = self._open_and_lock()
+      record = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "boot_id": _boot_id(),
+        "token": self._token,
+        "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+      }
+      os.ftruncate(fd, 0)
+      os.pwrite(fd, json.dumps(record).encode(), 0)
+      os.fsync(fd)
+    except OSError as error:
+      raise StorageFailure(
+        f"{self.path.parent} cannot be written ({error}): choose another "
+        "--workdir, or make it writable"
+      ) from error
+    self._fd = fd
+    if not self._kernel:
+      time.sleep(0.2)  # two may have come at once: the last to write stays
+    self.check()
+    threading.Thread(target=self._renew, daemon=True, name="lock").start()
+
+  def _open_and_lock(self) -> int:
+    fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+    for _ in range(20):
+      locked, holder = _flock(fd), _record(fd)
+      if locked is not False or holder:
+        break
+      time.sleep(0.1)  # its holder is about to write its record
+    self._kernel = locked is not None
+    # The kernel answers for the processes of this machine; for those of
+    # another machine on a shared file system the renewed time does.
+    here = holder.get("boot_id") == _boot_id()
+    if locked is not False and not holder:
+      return fd
+    if here and (locked or locked is None and not _alive(holder.get("pid"))):
+      return fd
+    if self._steal or not self._renewed(fd):
+      return self._replace(fd, holder)
+    os.close(fd)
+    raise WorkdirInUse(
+      f"{self.path.parent} is in use by process {holder.get('pid', '?')} on "
+      f"{holder.get('host', '?')} since {holder.get('since', '?')}: stop that "
+      "process or choose another --workdir (a dead holder's lock is free "
+      f"{3 * self._heartbeat:.0f} s after its last sign of life)"
+    )
+
+  def _renewed(self, fd: int) -> bool:
+    """Whether the holder renewed the file within three heartbeats.
+
+    "Now" is the time the file system gives a file that is written now, so
+    clocks that differ between machines do not matter.
+    """
+    probe = self.path.with_name(f"LOCK.{self._token}")
+    probe.write_text("")
+    now = probe.stat().st_mtime
+    probe.unlink()
+    return now - os.fstat(fd).st_mtime < 3 * self._heartbeat
+
+  def _replace(self, fd: int, holder: dict) -> int:
+    """A new file in place of a stale one, locked before it is visible."""
+    os.close(fd)
+    aside = self.path.with_name(f"LOCK.{self._token}")
+    fd = os.open(aside, os.O_RDWR | os.O_CREAT, 0o644)
+    _flock(fd)
+    os.pwrite(fd, json.dumps({"token": self._token}).encode(), 0)
+    os.replace(aside, self.path)
+    logging.warning("took over the stale lock %s of %s", self.path, holder)
+    # Of several that take over at once, the last to replace the file wins.
+    time.sleep(0.2)
+    self._fd = fd
+    self.check()
+    return fd
+
+  def _renew(self) -> None:
+    while not self._done.wait(self._heartbeat):
+      try:
+        os.utime(self._fd)
+      except OSError as error:
+        logging.warning("the lock %s was not renewed: %s", self.path, error)
+
+  def check(self) -> None:
+    """Raises WorkdirInUse if another process took the directory over."""
+    if self._fd < 0:
+      return
+    try:
+      ours, there = os.fstat(self._fd), os.stat(self.path)
+      lost = (ours.st_ino, ours.st_dev) != (there.st_ino, there.st_dev)
+      lost = lost or _record(self._fd).get("token") != self._token
+    except FileNotFoundError:
+      lost = True
+    if lost:
+      raise WorkdirInUse(
+        f"{self.path.parent} was taken over by another process while this one "
+        "did not move: leaving it to the new one"
+      )
+
+  def release(self) -> None:
+    """Lets go; a lock that was taken over stays with its new holder."""
+    self._done.set()
+    if self._fd < 0:
+      return
+    try:
+      self.check()
+      os.ftruncate(self._fd, 0)
+    except (WorkdirInUse, OSError):
+      pass
+    os.close(self._fd)
+    self._fd = -1
+
+
+def _flock(fd: int) -> bool | None:
+  """Whether `fd` is locked now; None on a file system without locks."""
+  try:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError:
+    return None
+  return True
+
+
+def _record(fd: int) -> dict:
+  try:
+    record = json.loads(os.pread(fd, 4096, 0) or b"{}")
+  except ValueError:
+    return {}
+  return record if isinstance(record, dict) else {}
+
+
+def _boot_id() -> str:
+  """What differs between two machines and between two boots of one."""
+  try:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+  except OSError:
+    return socket.gethostname()
+
+
+def _alive(pid: int | None) -> bool:
+  try:
+    os.kill(int(pid), 0)
+  except (ProcessLookupError, TypeError, ValueError):
+    return False
+  except PermissionError:
+    return True
+  return True
