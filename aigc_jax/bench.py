@@ -28,6 +28,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from aigc_jax import memory
+
+if __name__ == "__main__":
+  memory.keep_freed()  # as training does
+
 import jax
 import jax.numpy as jnp
 import numpy as np

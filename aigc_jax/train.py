@@ -15,9 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from aigc_jax import memory
 from aigc_jax.errors import BadConfig, Stopped, StorageFailure
 
 if __name__ == "__main__":
+  memory.keep_freed()
+
   # First of all, as the imports below take seconds; `Stop` takes over later.
   def leave(*_):
     with contextlib.suppress(OSError):

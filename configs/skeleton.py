@@ -76,7 +76,7 @@ def skeleton() -> ConfigDict:
     remat="none",  # what is computed again: none, dots, all_dots (less), full
     unroll=1,  # layers in one turn of the loop; 0 is all
     kernel="auto",  # of attention: xla, chunked, blocks, cudnn, splash
-    fuse_projections=True,  # query, key and value in one product, on one device
+    fuse_projections=True,  # q, k and v, or gate and up, as one, on one device
   )
   # chunk: tokens whose logits exist at once; 0 is all.
   config.objective = dict(kind="tokens", z_loss=0.0, chunk=1024)

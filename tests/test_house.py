@@ -8,8 +8,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "aigc_jax"
 PARTS = (
-  "errors tree metrics chips sharding layers models flops objectives data "
-  "optim trainer sampling evaluators hf run planning scaling command"
+  "errors memory tree metrics chips sharding layers models flops objectives "
+  "data optim trainer sampling evaluators hf run planning scaling command"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 MESH_WORDS = {"fsdp", "tensor", "pipeline"}

@@ -87,6 +87,7 @@ class Mlp(nn.Module):
   bias: bool = False
   std: float = 0.0
   out_factor: float = 1.0
+  fused: bool = True  # whether gate and up are one product, on one device
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -95,7 +96,7 @@ class Mlp(nn.Module):
     ups = [Einsum("BTD,DF->BTF", name="up", **wide)]
     if self.gated:
       ups.append(Einsum("BTD,DF->BTF", name="gate", **wide))
-    y_BTF = activate(self.activation, *together(ups, x_BTD))
+    y_BTF = activate(self.activation, *together(ups, x_BTD, self.fused))
     return Einsum(
       "BTF,FD->BTD", (F, D), self.dtype, self.bias, self.std, self.out_factor,
       name="down",

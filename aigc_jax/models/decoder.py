@@ -204,8 +204,9 @@ def decoder(
     init_std, out_factor, fuse_projections,
   )  # fmt: skip
   mlp = functools.partial(
-    Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor
-  )
+    Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor,
+    fuse_projections,
+  )  # fmt: skip
   block = functools.partial(
     Block, layer_norm, attention, mlp, post_norm, dropout
   )

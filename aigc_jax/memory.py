@@ -1,0 +1,40 @@
+"""Memory that a step on a CPU frees is kept for the next one.
+
+A step takes its temporary memory in one piece and frees it at its end. Given
+back to the system, each page of it would be asked for and zeroed again in the
+next step: 260,000 page faults and a seventh of the time for a model of 11M
+parameters. What that costs is memory: up to one such piece more.
+"""
+
+import ctypes
+import glob
+import os
+from collections.abc import Mapping
+
+# Parameters of mallopt (https://man7.org/linux/man-pages/man3/mallopt.3.html).
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/kfd", "/dev/vfio/*")
+
+
+def keep_freed(environ: Mapping[str, str] = os.environ) -> bool:
+  """Keeps what is freed, where steps run on a CPU; whether it does.
+
+  To be called before the first thread starts: only the first arena holds pieces
+  of any size. Settings of the user's own (MALLOC_..., GLIBC_TUNABLES) stand.
+  """
+  own = any(k.startswith("MALLOC_") for k in environ)
+  if own or "GLIBC_TUNABLES" in environ or not _on_cpu(environ):
+    return False
+  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+  if mallopt is None:  # of another C library
+    return False
+  settings = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, ARENA_MAX: 1}
+  return all([mallopt(key, value) == 1 for key, value in settings.items()])
+
+
+def _on_cpu(environ: Mapping[str, str]) -> bool:
+  """Whether JAX will run on a CPU, as far as that is known without it."""
+  asked = environ.get("JAX_PLATFORMS", "")
+  if asked:
+    return asked == "cpu"
+  return not any(glob.glob(pattern) for pattern in ACCELERATORS)

@@ -1,0 +1,56 @@
+"""What a step on a CPU frees stays with the process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aigc_jax import memory
+
+FAULTS = """
+import resource, sys
+from aigc_jax import memory
+kept = memory.keep_freed() if "keep" in sys.argv else False
+import jax, jax.numpy as jnp
+f = jax.jit(lambda x: jnp.cumsum(jnp.sin(x)[::-1], axis=1))
+x = jnp.ones((2048, 2048))
+for _ in range(8):
+  f(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+  f(x).block_until_ready()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*words) -> tuple[str, int]:
+  env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+  env.pop("GLIBC_TUNABLES", None)
+  done = subprocess.run(
+    [sys.executable, "-c", FAULTS, *words],
+    env=env | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  kept, count = done.stdout.split()
+  return kept, int(count)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_steps_after_the_first_ask_the_system_for_few_pages():
+  kept, few = faults("keep")
+  _, many = faults()
+  assert kept == "True"
+  assert few < many / 4
+
+
+@pytest.mark.parametrize(
+  "environ",
+  [
+    {"JAX_PLATFORMS": "cuda"},
+    {"JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "4"},
+    {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+  ],
+)
+def test_accelerators_and_settings_of_the_users_own_are_left_alone(environ):
+  assert not memory.keep_freed(environ)
