@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -21,7 +21,7 @@ from aigc_jax.hf.table import Family, Leaf, check, leaves, renamed
 from aigc_jax.models import decoder
 
 LAYERS = 10_000
-PIECE = 1 << 20  # numbers read or compared at a time
+PIECE = 1 << 19  # numbers read or compared at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _place(leaf: Leaf, tensors, dtype, laid) -> jax.Array:
   shards = []
   for ends, devices in places.items():
     whole = tuple(slice(*pair) for pair in ends)
-    parts = list(_pieces(whole, PIECE))
+    parts = list(_pieces(whole, leaf.order, PIECE))
     if len(parts) == 1:
       block = leaf.read(tensors, whole, dtype)
       shards += jax.device_put([block] * len(devices), devices)
@@ -176,29 +176,33 @@ def _place(leaf: Leaf, tensors, dtype, laid) -> jax.Array:
   return jax.make_array_from_single_device_arrays(leaf.shape, laid, shards)
 
 
-def _pieces(whole: tuple[slice, ...], most: int) -> Iterator[tuple[slice, ...]]:
-  """A block cut along its first axes, into blocks of at most `most` numbers."""
-  if math.prod(cut.stop - cut.start for cut in whole) <= most:
+def _pieces(
+  whole: tuple[slice, ...], order: Sequence[int], most: int
+) -> Iterator[tuple[slice, ...]]:
+  """A block in blocks of at most `most` numbers, cut by axes in this order."""
+  size = math.prod(cut.stop - cut.start for cut in whole)
+  if size <= most:
     yield whole
     return
-  first, *rest = whole
-  row = math.prod(cut.stop - cut.start for cut in rest)
-  step = max(most // row, 1)
-  for at in range(first.start, first.stop, step):
-    head = slice(at, min(at + step, first.stop))
-    for tail in _pieces(tuple(rest), most):
-      yield head, *tail
+  axis, *rest = order
+  cut = whole[axis]
+  step = max(most * (cut.stop - cut.start) // size, 1)
+  for at in range(cut.start, cut.stop, step):
+    part = slice(at, min(at + step, cut.stop))
+    yield from _pieces((*whole[:axis], part, *whole[axis + 1 :]), rest, most)
 
 
 def _filled(leaf, tensors, dtype, whole, parts, devices) -> list[jax.Array]:
   """One shard on each of the devices, written there piece by piece."""
   shape = tuple(cut.stop - cut.start for cut in whole)
-  shards = [jnp.zeros(shape, dtype, device=device) for device in devices]
+  shards = []
+  for device in devices:
+    with jax.set_mesh(sharding.mesh_of(device)):
+      shards.append(jnp.zeros(shape, dtype))
   for part in parts:
     block = leaf.read(tensors, part, dtype)
     at = tuple(
-      np.int32(cut.start - w.start)
-      for cut, w in zip(part, whole, strict=True)
+      np.int32(cut.start - w.start) for cut, w in zip(part, whole, strict=True)
     )
     blocks = jax.device_put([block] * len(devices), devices)
     for i, device in enumerate(devices):

@@ -79,7 +79,7 @@ QWEN2 = Family(
   settings=settings2,
   config=config,
   ignored=llama.IGNORED,
-  insist=True,
+  insist="Qwen2Tokenizer",
 )
 QWEN3 = Family(
   model_type="qwen3",

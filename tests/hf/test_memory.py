@@ -2,18 +2,23 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aigc_jax.hf import outgoing
+from aigc_jax import hf, sharding
+from aigc_jax.hf import incoming, outgoing
 from aigc_jax.hf.families import write_config
 from aigc_jax.hf.incoming import shapes_of
 from aigc_jax.hf.llama import LLAMA
-from aigc_jax.hf.table import leaves
+from aigc_jax.hf.table import Leaf, leaves
 from tests import tiny
+from tests.hf.test_golden import abstract
 
 KWARGS = tiny.LLAMA | dict(
   vocab=12_000, layers=24, dim=512, heads=8, kv_heads=1, head_dim=64,
@@ -72,6 +77,41 @@ def folder(tmp_path_factory):
   outgoing.write_json(path / "config.json", write_config(LLAMA, KWARGS))
   outgoing.write_weights(path, table, arrays, np.dtype(np.float32), SHARD)
   return path, shapes
+
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("axis", ["data", "fsdp", "pipeline"])
+def test_no_array_of_the_host_is_larger_than_a_piece(name, axis, monkeypatch):
+  found = hf.load(GOLDEN / name)
+  sizes = dict.fromkeys(sharding.AXES, 1) | {axis: 2}
+  mesh = sharding.make_mesh(**sizes, devices=jax.devices()[:2])
+  wanted, laid = abstract(found.kwargs, mesh=mesh)
+  whole = hf.read_params(found, wanted, laid)
+  read, made = Leaf.read, []
+
+  def counted(leaf, *where):
+    made.append(read(leaf, *where))
+    return made[-1]
+
+  monkeypatch.setattr(Leaf, "read", counted)
+  monkeypatch.setattr(incoming, "PIECE", 23)
+  with jax.set_mesh(mesh):
+    parts = hf.read_params(found, wanted, laid)
+  assert max(block.size for block in made) <= 23
+  jax.tree.map(np.testing.assert_array_equal, whole, parts)
+  assert jax.tree.map(lambda x: x.sharding, parts) == laid
+
+
+def test_a_shard_is_filled_where_it_lies():
+  shard = jnp.zeros((3, 500))
+  where = shard.unsafe_buffer_pointer()
+  at = (np.int32(1), np.int32(400))
+  filled = incoming._write(shard, jnp.ones((1, 100)), at)
+  assert filled.unsafe_buffer_pointer() == where and shard.is_deleted()
+  assert float(filled.sum()) == 100 and float(filled[1, 400:].sum()) == 100
 
 
 @pytest.mark.slow
