@@ -91,7 +91,8 @@ def test_another_kind_of_model_is_refused_by_its_kind(workdir):
 
 def test_the_tokenizer_is_that_of_the_run(workdir):
   run.check_origin(continued(workdir), load_tokenizer("bytes"))
-  other = sentences.train(["a few words of text\n" * 9], 270, "other")
+  text = "def f(a, aa, ab):\n    return a == aa  # the word\n" * 9
+  other = sentences.train([text], 310, "other")
   with pytest.raises(BadConfig) as error:
     run.check_origin(continued(workdir, tokenizer="other"), other)
   remedy = str(error.value).rpartition("--config.data.tokenizer=")[2]
