@@ -104,6 +104,11 @@ def test_a_key_that_does_not_change_it_is_free(folder, key):
   run.check_origin(config(folder, **{key: SAME[key]}))
 
 
+def test_a_difference_of_one_key_is_told_as_one():
+  assert len(differences(tiny.LLAMA | dict(layers=4), tiny.LLAMA)) == 1
+  assert len(differences(tiny.LLAMA | dict(windows=(0,)), tiny.LLAMA)) == 0
+
+
 def test_a_width_of_heads_left_to_the_others_is_the_same():
   own = tiny.LLAMA | dict(head_dim=4)
   assert not differences(own | dict(head_dim=0), own)
