@@ -75,13 +75,12 @@ def export(
     raise BadConfig(
       f"--out={out} exists: name a folder that does not, or delete it"
     )
-  special = dict.fromkeys(("bos_token_id", "eos_token_id"), int(tokenizer.eot))
-  made = vocabulary.files(tokenizer, kwargs["position_length"], family.insist)
+  made = vocabulary.files(tokenizer, kwargs["position_length"], family)
   aside = _aside(out)
   try:
     hf.write(
       aside, params, kwargs, family=family, dtype=dtype,
-      shard_bytes=shard_bytes, special=special,
+      shard_bytes=shard_bytes, special=tokenizer.special,
     )  # fmt: skip
     made["README.md"] = card.write(
       name=out.name,

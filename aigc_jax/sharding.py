@@ -82,6 +82,11 @@ def make_mesh(
   )
 
 
+def mesh_of(device: jax.Device) -> Mesh:
+  """The mesh of one device."""
+  return make_mesh(**dict.fromkeys(AXES, 1), devices=[device])
+
+
 def split(equation: str) -> tuple[tuple[str, str], str]:
   """ "BTD,DF->BTF" as (("BTD", "DF"), "BTF")."""
   inputs, out = equation.split("->")

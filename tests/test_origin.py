@@ -1,11 +1,12 @@
 """init_from: whatever makes the weights mean something else is refused."""
 
+import json
 import shutil
 
 import pytest
 
 from aigc_jax import hf, run
-from aigc_jax.data import load_tokenizer
+from aigc_jax.data import load_tokenizer, save, sentences
 from aigc_jax.errors import BadConfig
 from aigc_jax.run.load import differences
 from tests import tiny
@@ -48,9 +49,64 @@ def test_a_key_that_changes_the_decoder_is_refused_with_its_remedy(folder, key):
   assert f"config.model.{key}" in str(error.value).split(": ", 2)[-1]
 
 
+@pytest.fixture
+def workdir(tmp_path):
+  """What a run leaves of itself, but for its checkpoints."""
+  model = dict(kind="decoder") | tiny.LLAMA
+  (tmp_path / "config.json").write_text(json.dumps({"model": model}))
+  save(load_tokenizer("bytes"), tmp_path / "tokenizer")
+  return tmp_path
+
+
+def continued(workdir, **changes):
+  return config(workdir, **changes) | dict(init_from=str(workdir))
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_another_run_is_no_origin_for_another_decoder(workdir, key):
+  with pytest.raises(BadConfig) as error:
+    run.check_origin(continued(workdir, **{key: CHANGES[key]}))
+  assert f"init_from={workdir}" in str(error.value)
+  assert f"model.{key}={CHANGES[key]!r}" in str(error.value)
+  assert f"config.model.{key}" in str(error.value).split(": ", 2)[-1]
+
+
+@pytest.mark.parametrize("key", SAME)
+def test_another_run_may_have_been_computed_otherwise(workdir, key):
+  run.check_origin(continued(workdir, **{key: SAME[key]}))
+
+
+def test_another_kind_of_model_is_refused_by_its_kind(workdir):
+  with pytest.raises(BadConfig, match="--config.model.kind=decoder") as error:
+    run.check_origin(continued(workdir, kind="encoder", norm_eps=1.0))
+  assert "norm_eps" not in str(error.value)
+  encoder = dict(kind="encoder", layers=2, dropout=0.1)
+  (workdir / "config.json").write_text(json.dumps({"model": encoder}))
+  again = dict(init_from=str(workdir), model=encoder | dict(dropout=0.0))
+  run.check_origin(again)
+  again["model"]["layers"] = 3
+  with pytest.raises(BadConfig, match="--config.model.layers=2"):
+    run.check_origin(again)
+
+
+def test_the_tokenizer_is_that_of_the_run(workdir):
+  run.check_origin(continued(workdir), load_tokenizer("bytes"))
+  text = "def f(a, aa, ab):\n    return a == aa  # the word\n" * 9
+  other = sentences.train([text], 310, "other")
+  with pytest.raises(BadConfig) as error:
+    run.check_origin(continued(workdir, tokenizer="other"), other)
+  remedy = str(error.value).rpartition("--config.data.tokenizer=")[2]
+  assert load_tokenizer(remedy).kind == "bytes"
+
+
 @pytest.mark.parametrize("key", SAME)
 def test_a_key_that_does_not_change_it_is_free(folder, key):
   run.check_origin(config(folder, **{key: SAME[key]}))
+
+
+def test_a_difference_of_one_key_is_told_as_one():
+  assert len(differences(tiny.LLAMA | dict(layers=4), tiny.LLAMA)) == 1
+  assert len(differences(tiny.LLAMA | dict(windows=(0,)), tiny.LLAMA)) == 0
 
 
 def test_a_width_of_heads_left_to_the_others_is_the_same():

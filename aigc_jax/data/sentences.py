@@ -27,6 +27,7 @@ from itertools import chain
 import numpy as np
 import sentencepiece
 
+from aigc_jax.data import special
 from aigc_jax.errors import BadConfig, BadData
 
 EOT = "<|endoftext|>"
@@ -97,6 +98,7 @@ class SentencePiece:
     pieces = sp.piece_size()
     self.eot = sp.eos_id() if sp.eos_id() >= 0 else pieces
     self.vocab = max(pieces, self.eot + 1)
+    self.special = special.ids({}, self.eot, self.vocab)
     self._bytes = [self._piece(i) for i in range(self.vocab)]
     self.byte_lengths = np.array([len(b) for b in self._bytes], np.int32)
     self.fingerprint = hashlib.sha256(b"sentencepiece 1" + model).hexdigest()

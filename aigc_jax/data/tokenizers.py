@@ -2,6 +2,7 @@
 
 Every tokenizer has: kind, name, vocab (how many ids), eot (the id between
 documents), start (the ids it puts before a prompt by itself, mostly none),
+special (ids for config.json, eos_token_id among them, see data/special.py),
 fingerprint (sha256), lossless, byte_lengths (vocab,), and
   encode(text) -> int32 array without special ids; encode_documents(texts)
   decode(ids) -> str; decode_bytes(ids) -> bytes
@@ -10,12 +11,14 @@ in a folder. Nothing that is loaded is executed.
 """
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from aigc_jax.data import strict
+from aigc_jax.data import special, strict
 from aigc_jax.data.disk import write_bytes, write_json
 from aigc_jax.data.sentences import SentencePiece, Unescaper
 from aigc_jax.errors import BadConfig, BadData, nearest
@@ -39,6 +42,7 @@ class Bytes:
   name = "bytes"
   vocab = 257
   eot = 256
+  special = special.ids({}, 256, 257)
   start = ()
   lossless = True
   fingerprint = hashlib.sha256(b"bytes 257").hexdigest()
@@ -82,8 +86,16 @@ class HuggingFace:
 
   kind = "hf"
 
-  def __init__(self, model: bytes, eot: str, name: str):
+  def __init__(
+    self,
+    model: bytes,
+    eot: str,
+    name: str,
+    beside: Mapping[str, bytes] | None = None,
+  ):
+    """beside: the other files of its folder, as `data.special` reads them."""
     self._model, self._eot, self.name = model, eot, name
+    self.beside = dict(beside or {})
     try:
       import tokenizers
     except ImportError as e:
@@ -103,6 +115,7 @@ class HuggingFace:
       raise BadData(f"{name}: end of text {eot!r} is not in its vocabulary")
     self.eot = ids[eot]
     self.vocab = max(ids.values()) + 1
+    self.special = special.ids(self.beside, self.eot, self.vocab)
     # What its post-processor adds in front: <s> for Llama, nothing for GPT-2.
     whole = hf.encode("", add_special_tokens=True).ids
     self.start = tuple(i for i in whole if i != self.eot or len(whole) == 1)
@@ -113,7 +126,7 @@ class HuggingFace:
     ).hexdigest()
 
   def __reduce__(self):
-    return type(self), (self._model, self._eot, self.name)
+    return type(self), (self._model, self._eot, self.name, self.beside)
 
   def encode(self, text: str) -> np.ndarray:
     """The ids of a text, int32; no special ids."""
@@ -155,7 +168,7 @@ class HuggingFace:
 
   def files(self) -> dict[str, bytes]:
     """What `save` writes besides the manifest."""
-    return {"tokenizer.json": self._model}
+    return {"tokenizer.json": self._model, **self.beside}
 
 
 def _lengths(hf, ids: dict[str, int], vocab: int) -> np.ndarray:
@@ -230,11 +243,11 @@ def _hugging_face(folder: str) -> HuggingFace:
   if path.name == "tokenizer.json":
     path = path.parent
   model = strict.content(path / "tokenizer.json", LARGEST)
+  beside = special.read(path)
   names = []
   for file in ("tokenizer_config.json", "special_tokens_map.json"):
-    if os.path.lexists(path / file):
-      eos = strict.read(path / file).get("eos_token")
-      names.append(eos.get("content") if isinstance(eos, dict) else eos)
+    eos = json.loads(beside.get(file, b"{}")).get("eos_token")
+    names.append(eos.get("content") if isinstance(eos, dict) else eos)
   where = str(path / "tokenizer.json")
   added = strict.parse(model, where, MOST).get("added_tokens") or []
   if not isinstance(added, list):
@@ -247,7 +260,7 @@ def _hugging_face(folder: str) -> HuggingFace:
       f"{path}: no end-of-text token; name it as eos_token in "
       "tokenizer_config.json"
     )
-  return HuggingFace(model, names[0], f"hf:{folder}")
+  return HuggingFace(model, names[0], f"hf:{folder}", beside)
 
 
 def save(tokenizer, folder) -> None:
@@ -273,8 +286,11 @@ LOADERS = {
     _bytes(folder / "tokenizer.model"), m["name"]
   ),
   "hf": lambda folder, m: HuggingFace(
-    _bytes(folder / "tokenizer.json"), m["eot_text"], m["name"]
-  ),
+    _bytes(folder / "tokenizer.json"),
+    m["eot_text"],
+    m["name"],
+    special.read(Path(os.path.realpath(folder))),
+  ),  # fmt: skip
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from flax import linen as nn
 
+from aigc_jax.data.special import stops
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
@@ -47,7 +48,7 @@ class Samples:
     self._engine: Engine | None = None
     self._settings = dict(
       sampling=Sampling(temperature=temperature, top_p=top_p),
-      stop_ids=(tokenizer.eot,), positions=positions, unrolled=unrolled,
+      stop_ids=stops(tokenizer), positions=positions, unrolled=unrolled,
       group=32, seed=seed,
     )  # fmt: skip
 

@@ -26,9 +26,8 @@ def settings1(c: Settings) -> dict:
   """The decoder of a Gemma config.json."""
   c.only("use_bidirectional_attention", False)
   bias = c.flag("attention_bias", False)
-  newer = "hidden_activation" in c
   name, table = "hidden_act", ACTIVATIONS1
-  if newer:
+  if "hidden_activation" in c:  # the newer key
     name, table = "hidden_activation", ACTIVATIONS
   return (
     llama.body(c, head_dim=256, kv_heads=16)

@@ -1,7 +1,9 @@
 """From a Hugging Face folder: a decoder's keywords and its parameters."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aigc_jax import tree
+from aigc_jax import sharding, tree
 from aigc_jax.data import strict
 from aigc_jax.errors import BadData
 from aigc_jax.hf import folder as folders
@@ -19,7 +21,7 @@ from aigc_jax.hf.table import Family, Leaf, check, leaves, renamed
 from aigc_jax.models import decoder
 
 LAYERS = 10_000
-PIECE = 1 << 26  # numbers compared at a time
+PIECE = 1 << 19  # numbers read or compared at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +120,9 @@ def read_params(source: Imported | str | Path, abstract, shardings=None):
 
   abstract: the decoder's parameters as ShapeDtypeStructs (unboxed), whose
   dtypes are used. shardings: the same tree of shardings, one for all leaves,
-  or None for the default device. The host holds at most one shard of one leaf
-  beside what it has given to the devices. Raises BadData where the decoder is
-  not the one of the folder.
+  or None for the default device. Beside what the devices keep, the host holds
+  PIECE numbers and the pages of one tensor of one file. Raises BadData where
+  the decoder is not the one of the folder.
   """
   found = source if isinstance(source, Imported) else load(source)
   wanted = tree.flat(abstract)
@@ -152,22 +154,65 @@ def _shape(leaf: Leaf | None):
   return leaf.shape if leaf else "nothing"
 
 
-def _place(leaf: Leaf, tensors, dtype, sharding) -> jax.Array:
-  """One leaf on its devices; equal shards are read once."""
+def _place(leaf: Leaf, tensors, dtype, laid) -> jax.Array:
+  """One leaf on its devices; what several of them hold is read once."""
   places: dict[tuple, list] = {}
-  indices = {}
-  for device, index in sharding.addressable_devices_indices_map(
-    leaf.shape
-  ).items():
-    key = tuple(
-      cut.indices(n) for cut, n in zip(index, leaf.shape, strict=True)
+  indices = laid.addressable_devices_indices_map(leaf.shape)
+  for device, index in indices.items():
+    ends = tuple(
+      cut.indices(n)[:2] for cut, n in zip(index, leaf.shape, strict=True)
     )
-    places.setdefault(key, []).append(device)
-    indices[key] = tuple(slice(a, b) for a, b, _ in key)
+    places.setdefault(ends, []).append(device)
   shards = []
-  for key, devices in places.items():
-    block = leaf.read(tensors, indices[key], dtype)
-    shards += jax.block_until_ready(
-      [jax.device_put(block, device) for device in devices]
+  for ends, devices in places.items():
+    whole = tuple(slice(*pair) for pair in ends)
+    parts = list(_pieces(whole, leaf.order, PIECE))
+    if len(parts) == 1:
+      block = leaf.read(tensors, whole, dtype)
+      shards += jax.device_put([block] * len(devices), devices)
+    else:
+      shards += _filled(leaf, tensors, dtype, whole, parts, devices)
+    jax.block_until_ready(shards)
+  return jax.make_array_from_single_device_arrays(leaf.shape, laid, shards)
+
+
+def _pieces(
+  whole: tuple[slice, ...], order: Sequence[int], most: int
+) -> Iterator[tuple[slice, ...]]:
+  """A block in blocks of at most `most` numbers, cut by axes in this order."""
+  size = math.prod(cut.stop - cut.start for cut in whole)
+  if size <= most:
+    yield whole
+    return
+  axis, *rest = order
+  cut = whole[axis]
+  step = max(most * (cut.stop - cut.start) // size, 1)
+  for at in range(cut.start, cut.stop, step):
+    part = slice(at, min(at + step, cut.stop))
+    yield from _pieces((*whole[:axis], part, *whole[axis + 1 :]), rest, most)
+
+
+def _filled(leaf, tensors, dtype, whole, parts, devices) -> list[jax.Array]:
+  """One shard on each of the devices, written there piece by piece."""
+  shape = tuple(cut.stop - cut.start for cut in whole)
+  shards = []
+  for device in devices:
+    with jax.set_mesh(sharding.mesh_of(device)):
+      shards.append(jnp.zeros(shape, dtype))
+  for part in parts:
+    block = leaf.read(tensors, part, dtype)
+    at = tuple(
+      np.int32(cut.start - w.start) for cut, w in zip(part, whole, strict=True)
     )
-  return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
+    blocks = jax.device_put([block] * len(devices), devices)
+    for i, device in enumerate(devices):
+      with jax.set_mesh(sharding.mesh_of(device)):
+        shards[i] = _write(shards[i], blocks[i], at)
+    jax.block_until_ready(shards)  # or blocks would pile up on the host
+  return shards
+
+
+@functools.partial(jax.jit, donate_argnames="shard")
+def _write(shard, block, at):
+  """The shard with the block at `at`; in place, as it is given away."""
+  return jax.lax.dynamic_update_slice(shard, block, at)

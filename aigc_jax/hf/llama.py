@@ -158,56 +158,52 @@ def divides(k: Mapping) -> list[str]:
   return [f"dim={k['dim']} is not a multiple of heads={k['heads']}"]
 
 
-def settings(c: Settings) -> dict:
-  """The decoder of a Llama config.json."""
-  bias = c.flag("attention_bias", False)
+def plain(
+  c: Settings, *, head_dim: int | None = None, kv_heads: int | None = None
+) -> dict:
+  """A Llama without biases, of which others differ a little; see `body`."""
   return (
-    body(c, head_dim=None, kv_heads=None)
+    body(c, head_dim=head_dim, kv_heads=kv_heads)
     | rotary(c)
     | dict(
       activation=c.among("hidden_act", ACTIVATIONS, "silu"),
       tied=c.flag("tie_word_embeddings", False),
-      attention_bias=bias,
-      out_bias=bias,
-      mlp_bias=c.flag("mlp_bias", False),
     )
   )
 
 
-def config(k: Mapping) -> dict:
-  """config.json for a decoder; what it cannot say is left out."""
+def their_plain(k: Mapping) -> dict:
+  """`plain` backwards."""
   return their_body(k) | dict(
     hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
     rope_theta=k["rotary_base"],
     rope_scaling=their_scaling(k["rotary_scaling"]),
-    attention_bias=k["attention_bias"],
-    mlp_bias=k["mlp_bias"],
   )
+
+
+def settings(c: Settings) -> dict:
+  """The decoder of a Llama config.json."""
+  bias = c.flag("attention_bias", False)
+  mlp_bias = c.flag("mlp_bias", False)
+  return plain(c) | dict(attention_bias=bias, out_bias=bias, mlp_bias=mlp_bias)
+
+
+def config(k: Mapping) -> dict:
+  """config.json for a decoder; what it cannot say is left out."""
+  biases = dict(attention_bias=k["attention_bias"], mlp_bias=k["mlp_bias"])
+  return their_plain(k) | biases
 
 
 def mistral_settings(c: Settings) -> dict:
   """The decoder of a Mistral config.json; a null window means none."""
   c.only("layer_types")
   window = c.maybe("sliding_window", 4096)
-  return (
-    body(c, head_dim=None, kv_heads=8)
-    | rotary(c)
-    | dict(
-      activation=c.among("hidden_act", ACTIVATIONS, "silu"),
-      tied=c.flag("tie_word_embeddings", False),
-      windows=(window,) if window else (),
-    )
-  )
+  return plain(c, kv_heads=8) | dict(windows=(window,) if window else ())
 
 
 def mistral_config(k: Mapping) -> dict:
   """config.json for a decoder; what it cannot say is left out."""
-  return their_body(k) | dict(
-    hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
-    rope_theta=k["rotary_base"],
-    rope_scaling=their_scaling(k["rotary_scaling"]),
-    sliding_window=each_window(k)[0],
-  )
+  return their_plain(k) | dict(sliding_window=each_window(k)[0])
 
 
 LLAMA = Family(

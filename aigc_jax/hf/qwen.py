@@ -3,13 +3,7 @@
 from collections.abc import Mapping
 
 from aigc_jax.hf import llama
-from aigc_jax.hf.settings import (
-  ACTIVATIONS,
-  THEIR_ACTIVATIONS,
-  Settings,
-  each_window,
-  windows_of,
-)
+from aigc_jax.hf.settings import Settings, each_window, windows_of
 from aigc_jax.hf.table import Family
 
 KINDS = {"full_attention": False, "sliding_attention": True}
@@ -27,12 +21,8 @@ def _windows(c: Settings, layers: int) -> tuple:
 
 
 def _shared(c: Settings, head_dim: int | None) -> dict:
-  found = llama.body(c, head_dim=head_dim, kv_heads=32) | llama.rotary(c)
-  return found | dict(
-    activation=c.among("hidden_act", ACTIVATIONS, "silu"),
-    tied=c.flag("tie_word_embeddings", False),
-    windows=_windows(c, found["layers"]),
-  )
+  found = llama.plain(c, head_dim=head_dim, kv_heads=32)
+  return found | dict(windows=_windows(c, found["layers"]))
 
 
 def settings2(c: Settings) -> dict:
@@ -55,10 +45,7 @@ def config(k: Mapping) -> dict:
   kinds = ["sliding_attention" if s else "full_attention" for s in sizes]
   # Older readers know only: full up to a layer, sliding from it on.
   first = kinds.index("sliding_attention") if window else k["layers"]
-  return llama.their_body(k) | dict(
-    hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
-    rope_theta=k["rotary_base"],
-    rope_scaling=llama.their_scaling(k["rotary_scaling"]),
+  return llama.their_plain(k) | dict(
     use_sliding_window=window is not None,
     sliding_window=window,
     max_window_layers=first,
@@ -79,7 +66,7 @@ QWEN2 = Family(
   settings=settings2,
   config=config,
   ignored=llama.IGNORED,
-  insist=True,
+  insist="Qwen2Tokenizer",
 )
 QWEN3 = Family(
   model_type="qwen3",

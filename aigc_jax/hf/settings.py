@@ -180,7 +180,8 @@ def each_window(kwargs: Mapping) -> list[int | None]:
 def canonical(kwargs: Mapping) -> dict:
   """What of a decoder's keywords decides its function, in one spelling."""
   k = {key: value for key, value in kwargs.items() if key not in FREE}
-  k["windows"] = tuple(each_window(kwargs))
+  any_window = any(kwargs["windows"])
+  k["windows"] = tuple(each_window(kwargs)) if any_window else ()
   k["head_dim"] = kwargs["head_dim"] or kwargs["dim"] // kwargs["heads"]
   k["attention_scale"] = kwargs["attention_scale"] or k["head_dim"] ** -0.5
   if k["position"] != "learned":

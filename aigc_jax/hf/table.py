@@ -40,8 +40,8 @@ class Family:
   settings: config.json -> keywords of `models.decoder`, and config: back. The
   latter always gives a config; what it cannot say shows when it is read back.
   limits: what transformers itself would refuse of such a config, in words.
-  insist: transformers puts a tokenizer of its own, which changes text before
-  it is cut, in the place of whatever tokenizer.json says.
+  insist: the tokenizer class, if any, that transformers puts in the place of
+  whatever is named; it changes text before it is cut.
   """
 
   model_type: str
@@ -53,7 +53,7 @@ class Family:
   # Buffers that carry no information: masks, frequencies of rotary planes.
   ignored: tuple[str, ...] = ()
   limits: Callable[[Mapping], list[str]] = lambda kwargs: []
-  insist: bool = False
+  insist: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,13 @@ class Leaf:
     """The shape of one tensor of theirs."""
     groups, _, sizes = self._axes
     return tuple(math.prod(sizes[a] for a in group) for group in groups)
+
+  @property
+  def order(self) -> list[int]:
+    """Our axes, those first along which parts lie together in the files."""
+    groups, ours, _ = self._axes
+    theirs = [ours.index(a) for a in "".join(groups).replace("C", "")]
+    return [0, *(i + 1 for i in theirs)] if self.stacked else theirs
 
   def ours(self, theirs: np.ndarray) -> np.ndarray:
     """A tensor of theirs as a view with our axes."""

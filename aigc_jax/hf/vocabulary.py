@@ -9,10 +9,12 @@ import json
 
 from aigc_jax.data import sentences
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.hf.table import Family
 
 SPACE = "\u2581"  # what stands for a space in SentencePiece's pieces
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
+PLAIN = "PreTrainedTokenizerFast"  # what reads tokenizer.json as it is
 # Texts that show a difference between two tokenizers, if there is one.
 PROBES = (
   "",
@@ -28,40 +30,74 @@ PROBES = (
 )  # fmt: skip
 
 
-def files(tokenizer, length: int, insist: bool = False) -> dict[str, str]:
+def files(tokenizer, length: int, family: Family) -> dict[str, str]:
   """{file name: text} for a tokenizer of `data.tokenizers`.
 
-  length: the longest text the model reads, in tokens. insist: see
-  `Family.insist`. Raises BadConfig for a SentencePiece model that
-  tokenizer.json cannot express.
+  length: the longest text the model reads, in tokens. Raises BadConfig for a
+  SentencePiece model that tokenizer.json cannot express.
   """
-  kinds = {"bytes": of_bytes, "sentencepiece": of_sentencepiece, "hf": None}
-  make = kinds[tokenizer.kind]
-  if make is None:
-    text = tokenizer.files()["tokenizer.json"].decode("utf-8")
-    model = json.loads(text)
-  else:
-    model = make(tokenizer)
-    text = json.dumps(model, ensure_ascii=False)
-  eot = _content(model, tokenizer.eot)
-  config = dict(
-    tokenizer_class="PreTrainedTokenizerFast",
-    bos_token=eot,
-    eos_token=eot,
-    pad_token=eot,
+  if tokenizer.kind == "hf":
+    return _as_it_was(tokenizer, length, family)
+  make = dict(bytes=of_bytes, sentencepiece=of_sentencepiece)[tokenizer.kind]
+  model = make(tokenizer)
+  config = _config(model, tokenizer.eot, length)
+  # A special token that is spelled in the text is text, as in training.
+  config["split_special_tokens"] = True
+  return {
+    "tokenizer.json": json.dumps(model, ensure_ascii=False) + "\n",
+    "tokenizer_config.json": _json(_kept_class(config, family)),
+  }
+
+
+def _config(model: dict, eot: int, length: int) -> dict:
+  """tokenizer_config.json for a tokenizer with one special token."""
+  content = _content(model, eot)
+  return dict(
+    tokenizer_class=PLAIN,
+    bos_token=content,
+    eos_token=content,
+    pad_token=content,
     clean_up_tokenization_spaces=False,
     model_max_length=length,
   )
-  if make is not None:
-    # A special token that is spelled in the text is text, as in training.
-    config["split_special_tokens"] = True
-    if insist:
-      # Names no code at all; it only keeps the class above from being replaced.
-      config["auto_map"] = {"AutoTokenizer": ["", ""]}
-  return {
-    "tokenizer.json": text + "\n",
-    "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
-  }
+
+
+def _as_it_was(tokenizer, length: int, family: Family) -> dict[str, str]:
+  """The files of a Hugging Face tokenizer, for a model of this family."""
+  made = {n: data.decode("utf-8") for n, data in tokenizer.files().items()}
+  origin = json.loads(made.pop("config.json", "{}"))
+  config = json.loads(made.get("tokenizer_config.json", "{}"))
+  if not config and "special_tokens_map.json" not in made:
+    config = _config(json.loads(made["tokenizer.json"]), tokenizer.eot, length)
+  kind = config.get("tokenizer_class") or origin.get("tokenizer_class")
+  if kind is None and origin.get("model_type") != family.model_type:
+    kind = PLAIN  # or the model's family would decide on another class
+  if kind is not None:
+    config = _kept_class(config | {"tokenizer_class": kind}, family)
+  config.setdefault("model_max_length", length)
+  made["tokenizer_config.json"] = _json(config)
+  if "generation_config.json" in made:
+    named = json.loads(made["generation_config.json"])
+    named = {key: value for key, value in named.items() if value is not None}
+    made["generation_config.json"] = _json(tokenizer.special | named)
+  return made
+
+
+def _kept_class(config: dict, family: Family) -> dict:
+  """The same, such that transformers keeps to the class that it names.
+
+  For some families version 5 takes the family's own class, whatever is named
+  here, unless auto_map is there too. This one names no code at all, and by
+  default is passed over; only trust_remote_code=True stumbles over it. What
+  would avoid that, an empty tokenizer_class, version 4 does not load.
+  """
+  if family.insist in ("", config["tokenizer_class"].removesuffix("Fast")):
+    return config
+  return config | {"auto_map": {"AutoTokenizer": ["", ""]}}
+
+
+def _json(values: dict) -> str:
+  return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 def _content(model: dict, id: int) -> str:
@@ -290,7 +326,12 @@ def verify(tokenizer, made: dict[str, str], texts=PROBES) -> bool:
   except ImportError:
     return False
   theirs = tokenizers.Tokenizer.from_str(made["tokenizer.json"])
-  theirs.encode_special_tokens = True
+  config = json.loads(made["tokenizer_config.json"])
+  # A Hugging Face tokenizer finds its special tokens in a text, unless asked
+  # not to; ours have no such way.
+  theirs.encode_special_tokens = tokenizer.kind == "hf" or bool(
+    config.get("split_special_tokens")
+  )
   for text in texts:
     found = theirs.encode(text, add_special_tokens=False).ids
     if found != tokenizer.encode(text).tolist():

@@ -9,8 +9,9 @@ import jax
 from flax import linen as nn
 
 from aigc_jax import data, hf, sharding, tree
+from aigc_jax.data import special
 from aigc_jax.errors import BadConfig
-from aigc_jax.hf.settings import canonical
+from aigc_jax.hf.settings import FREE, canonical
 from aigc_jax.run.build import abstract_params, model_of
 from aigc_jax.run.settings import Config, config_in
 from aigc_jax.sampling.decode import Engine
@@ -46,7 +47,7 @@ class Loaded:
       self.model,
       self.params,
       sampling=sampling,
-      stop_ids=(self.tokenizer.eot,),
+      stop_ids=special.stops(self.tokenizer),
       positions=model["position_length"] if learned else 0,
       unrolled=model["unroll"] == 0,
       group=group,
@@ -107,43 +108,53 @@ def check_step(step: int | None, folder: str | None) -> None:
 
 
 def check_origin(config: Config, tokenizer=None) -> None:
-  """Refuses to train on with another model than that of init_from=hf:FOLDER.
+  """Refuses to train on with another model than that of init_from.
 
   Shapes do not tell a rotary base, an epsilon or a window: the weights would
   be read, and mean something else. tokenizer: of the run, where it is known.
   Raises BadConfig with what to set instead.
   """
-  folder = hf_folder(config["init_from"])
-  if folder is None:
-    if config["init_from"]:
-      config_in(config["init_from"])  # a run is there
+  where = config["init_from"]
+  if not where:
     return
-  imported = hf.load(folder)
-  lines = differences(config["model"], imported.kwargs)
+  folder = hf_folder(where)
+  if folder is not None:
+    imported = hf.load(folder)
+    theirs, words = imported.kwargs, imported.tokenizer
+  else:
+    theirs = config_in(where)["model"]
+    words = str(Path(where).expanduser() / "tokenizer")
+    if not Path(words).is_dir():  # of images, say
+      words = None
+  lines = differences(config["model"], theirs)
   if lines:
     raise BadConfig(
-      f"init_from=hf:{folder} is another model than the configured one:\n  "
+      f"init_from={where} is another model than the configured one:\n  "
       + "\n  ".join(lines)
     )
-  if tokenizer is None or imported.tokenizer is None:
+  if tokenizer is None or words is None:
     return
-  same = tokenizer.kind == "hf" and (
-    data.load_tokenizer(imported.tokenizer).fingerprint == tokenizer.fingerprint
-  )
-  if not same:
+  if data.load_tokenizer(words).fingerprint != tokenizer.fingerprint:
     raise BadConfig(
-      f"init_from=hf:{folder} has a tokenizer of its own, and data.tokenizer="
+      f"init_from={where} has a tokenizer of its own, and data.tokenizer="
       f"{config['data']['tokenizer']!r} is another: set "
-      f"--config.data.tokenizer=hf:{folder}"
+      f"--config.data.tokenizer={words}"
     )
 
 
 def differences(model: Mapping, theirs: Mapping) -> list[str]:
-  """A line for each key of config.model that makes it another decoder."""
-  ours, asked = canonical(model), canonical(theirs)
+  """A line for each key of config.model that makes it another model."""
+  theirs = {**model, **theirs}
+  kinds = {m.get("kind", "decoder") for m in (model, theirs)}
+  if len(kinds) > 1:
+    ours, asked = model, {"kind": theirs["kind"]}
+  elif kinds == {"decoder"}:
+    ours, asked = canonical(model), canonical(theirs)
+  else:
+    ours, asked = model, {k: v for k, v in theirs.items() if k not in FREE}
   lines = []
   for key, value in asked.items():
-    if ours[key] == value:
+    if key in ours and ours[key] == value:
       continue
     new = theirs[key]
     way = f"--config.model.{key}={new}"
@@ -151,7 +162,7 @@ def differences(model: Mapping, theirs: Mapping) -> list[str]:
       way = f"--config.model.{key}='{tuple(new)}'"
     elif new is None or isinstance(new, Mapping):  # no flag can say these
       way = f"config.model.{key} = {new} in the config file"
-    lines.append(f"model.{key}={model[key]!r}, the folder has {new!r}: {way}")
+    lines.append(f"model.{key}={model.get(key)!r}, there it is {new!r}: {way}")
   return lines
 
 

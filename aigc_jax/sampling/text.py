@@ -71,8 +71,11 @@ class Cutter:
 class _Writer:
   """One row becoming text."""
 
-  def __init__(self, tokenizer, row: Row, stops: Sequence[str]):
-    self._eot, self._decoder = tokenizer.eot, Decoder(tokenizer)
+  def __init__(
+    self, tokenizer, row: Row, stops: Sequence[str], ends: Sequence[int] = ()
+  ):
+    """ends: the ids at which the engine stops."""
+    self._ends, self._decoder = ends, Decoder(tokenizer)
     for i in row.prompt[-LEAD:]:
       self._decoder.push(i)
     self._cutter = Cutter(stops)
@@ -86,7 +89,7 @@ class _Writer:
       if self.finish:
         break
       self.tokens.append(i)
-      if i == self._eot:
+      if i in self._ends:
         new, self.finish = new + self._flush(), "eot"
         break
       new += self._cutter.push(self._decoder.push(i))
@@ -157,7 +160,8 @@ def _together(
 ) -> list[_Writer]:
   """The writers of rows decoded in one batch, all of them finished."""
   session = engine.start([row for _, row in rows], max_tokens)
-  writers = [_Writer(tokenizer, row, stops) for _, row in rows]
+  ends = engine.stop_ids
+  writers = [_Writer(tokenizer, row, stops, ends) for _, row in rows]
   while not all(w.finish for w in writers):
     if poll:
       poll()

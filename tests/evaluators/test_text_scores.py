@@ -1,6 +1,10 @@
 """Scores of text are those of the packages, with errors and signatures."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +47,63 @@ def test_rouge_takes_the_best_reference():
   found = text_scores.rouge(["a b c"], [["x y z", "a b d"]])
   assert found["rouge1"].value == pytest.approx(2 / 3)
   assert found["rouge2"].value == pytest.approx(1 / 2)
+
+
+def wordnet(folder):
+  """WordNet's files with one synset, of cat and tomcat, where nltk looks.
+
+  https://wordnet.princeton.edu/documentation/wndb5wn
+  """
+  path = folder / "corpora" / "wordnet"
+  path.mkdir(parents=True)
+  kinds = ("noun", "verb", "adj", "adv")
+  empty = ["index.sense", "cntlist.rev"]
+  for kind in kinds:
+    empty += [f"index.{kind}", f"data.{kind}", f"{kind}.exc"]
+  for name in empty:
+    (path / name).write_text("")
+  (path / "lexnames").write_text("00\tnoun.animal\t1\n")
+  head = "  1 a licence\n"  # so that no synset is at byte 0
+  at = f"{len(head):08}"
+  (path / "data.noun").write_text(
+    f"{head}{at} 00 n 02 cat 0 tomcat 0 000 | a small animal\n"
+  )
+  (path / "index.noun").write_text(
+    f"cat n 1 0 1 0 {at}\ntomcat n 1 0 1 0 {at}\n"
+  )
+
+
+CODE = """
+import json, sys
+from nltk.translate.meteor_score import meteor_score
+from aigc_jax.evaluators import text_scores
+texts, references = json.loads(sys.argv[1])
+found = text_scores.meteor(texts, references)["meteor"]
+theirs = [
+  meteor_score([r.split() for r in refs], text.split())
+  for text, refs in zip(texts, references)
+]
+print(json.dumps([found.value, found.items, found.error, theirs]))
+"""
+
+
+def test_meteor_is_nltks_with_synonyms_of_wordnet(tmp_path):
+  """In a process of its own: nltk keeps the WordNet it has once found."""
+  pytest.importorskip("nltk", reason="needs [scores]")
+  wordnet(tmp_path)
+  texts = ["the tomcat sat", "a dog", "nothing alike"]
+  references = [["the dog sat", "The cat sat"], ["the dog"], ["x y z"]]
+  done = subprocess.run(
+    [sys.executable, "-c", CODE, json.dumps([texts, references])],
+    capture_output=True, text=True, timeout=120,
+    env=os.environ | {"NLTK_DATA": str(tmp_path)},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  value, items, error, theirs = json.loads(done.stdout)
+  assert value == pytest.approx(sum(theirs) / 3) and items == 3 and error > 0
+  # By hand: all three words match in one chunk, F = 1, penalty (1/3)**3 / 2;
+  # one word of two, F = 1/2, penalty 1/2; nothing.
+  assert theirs == pytest.approx([1 - (1 / 3) ** 3 / 2, 0.25, 0.0])
 
 
 def test_meteor_without_its_data_says_how_to_get_it():

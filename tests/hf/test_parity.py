@@ -5,6 +5,7 @@ Needs the extra [parity]: pip install -e '.[parity]'.
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -184,6 +185,135 @@ def test_auto_tokenizer_gives_the_same_ids(kind, family, made, tmp_path):
   pipe = transformers.pipeline("text-generation", model=str(out))
   told = pipe("def f", max_new_tokens=3, do_sample=False)
   assert told[0]["generated_text"].startswith("def f")
+
+
+CHAT = "{% for m in messages %}<turn>{{ m['content'] }}<eos>{% endfor %}"
+SPELLED = ["<turn>hi<eos>", "a <bos> b<pad>", "<turn", "<|endoftext|> </s>"]
+
+
+def talking(folder, name):
+  """A tokenizer as chat models have it, of the class `name`, saved."""
+  from tokenizers import Tokenizer, pre_tokenizers, processors, trainers
+  from tokenizers import models as kinds
+
+  tokens = ["<bos>", "<eos>", "<pad>", "<turn>"]
+  made = Tokenizer(kinds.BPE())
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.train_from_iterator(
+    TEXTS,
+    trainers.BpeTrainer(
+      vocab_size=263, special_tokens=tokens, show_progress=False,
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    ),
+  )  # fmt: skip
+  made.post_processor = processors.TemplateProcessing(
+    single="<bos> $A", special_tokens=[("<bos>", 0)]
+  )
+  fast = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=made, bos_token="<bos>", eos_token="<eos>",
+    pad_token="<pad>", additional_special_tokens=["<turn>"],
+  )  # fmt: skip
+  fast.chat_template = CHAT
+  fast.save_pretrained(folder)
+  path = folder / "tokenizer_config.json"
+  said = json.loads(path.read_text()) | {"tokenizer_class": name}
+  said = {key: value for key, value in said.items() if value is not None}
+  path.write_text(json.dumps(said))
+  ends = dict(bos_token_id=0, eos_token_id=[1, 3], pad_token_id=2)
+  for file, more in (("config.json", {}), ("generation_config.json", ends)):
+    path = folder / file
+    said = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(said | dict(ends, eos_token_id=1) | more))
+
+
+@pytest.mark.parametrize(
+  "family,name",
+  [
+    ("llama", "PreTrainedTokenizerFast"),
+    ("llama", "TokenizersBackend"),
+    ("gpt2", None),
+    ("gemma2", "PreTrainedTokenizerFast"),
+    ("mistral", "PreTrainedTokenizerFast"),
+    ("qwen2", "Qwen2Tokenizer"),
+    ("qwen3", "Qwen2TokenizerFast"),
+  ],
+)
+def test_a_folders_own_tokenizer_comes_out_as_it_was(
+  family, name, made, tmp_path
+):
+  folder, out, later = (tmp_path / n for n in ("in", "out", "later"))
+  shutil.copytree(made(family)[1], folder)
+  talking(folder, name)
+  export.export_run(
+    f"hf:{folder}", str(out), step=None, dtype="float32", shard_bytes=10**9
+  )
+  # And through a work directory, which keeps the tokenizer in a folder.
+  ours = tokenizers.load_tokenizer(f"hf:{folder}")
+  tokenizers.save(ours, tmp_path / "kept")
+  found, params = imported(folder)
+  export.export(
+    params, found.kwargs, tokenizers.load(tmp_path / "kept"), later,
+    length=LENGTH,
+  )  # fmt: skip
+  before = auto(folder)
+  chat = [{"role": "user", "content": text} for text in TEXTS]
+  for again in (auto(out), auto(later)):
+    assert type(again) is type(before)
+    assert again.special_tokens_map == before.special_tokens_map
+    assert again.chat_template == before.chat_template == CHAT
+    for text in TEXTS + SPELLED:
+      for whole in (True, False):
+        asked = dict(add_special_tokens=whole)
+        assert (
+          again(text, **asked)["input_ids"]
+          == before(text, **asked)["input_ids"]
+        )
+    assert again.apply_chat_template(chat) == before.apply_chat_template(chat)
+  for path in (out, later):
+    config = transformers.AutoConfig.from_pretrained(path)
+    assert (config.bos_token_id, config.pad_token_id) == (0, 2)
+    ends = transformers.GenerationConfig.from_pretrained(path)
+    assert ends.eos_token_id == [1, 3] and ends.pad_token_id == 2
+  if name in ("PreTrainedTokenizerFast", None):
+    for text in TEXTS:
+      ids = before(text, add_special_tokens=False)["input_ids"]
+      assert ours.encode(text).tolist() == ids or "<" in text
+
+
+def auto(folder, **more):
+  return transformers.AutoTokenizer.from_pretrained(folder, **more)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_tokenizer_of_another_family_keeps_its_ids(family, made, tmp_path):
+  """Qwen2 would put its own class, and its own cut of a text, in the place."""
+  talking_folder = tmp_path / "talking"
+  talking_folder.mkdir()
+  talking(talking_folder, None)
+  ours = tokenizers.load_tokenizer(f"hf:{talking_folder}")
+  found, params = imported(made(family)[1])
+  export.export(params, found.kwargs, ours, tmp_path / "out", length=LENGTH)
+  theirs = auto(tmp_path / "out")
+  for text in TEXTS[:3]:
+    ids = theirs(text, add_special_tokens=False)["input_ids"]
+    assert ids == ours.encode(text).tolist()
+
+
+# Not qwen2 with True: see vocabulary._kept_class.
+@pytest.mark.parametrize(
+  "family,trust",
+  [("llama", False), ("llama", True), ("gpt2", True), ("qwen2", False)],
+)
+def test_trusting_code_that_is_not_there_changes_nothing(
+  family, trust, made, tmp_path
+):
+  found, params = imported(made(family)[1])
+  export.export(
+    params, found.kwargs, tokenizers.Bytes(), tmp_path / "o", length=64
+  )
+  theirs = auto(tmp_path / "o", trust_remote_code=trust)
+  for text in TEXTS + SPELLED:
+    assert theirs(text)["input_ids"] == list(text.encode())
 
 
 def widened(kwargs, params, vocab):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aigc_jax.data import sentences, tokenizers
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import vocabulary
+from aigc_jax.hf.llama import LLAMA
 
 library = pytest.importorskip(
   "tokenizers", reason="needs the extra [hf]: pip install -e '.[hf]'"
@@ -35,7 +36,7 @@ TRAINING = [
 
 
 def both(tokenizer):
-  made = vocabulary.files(tokenizer, 64)
+  made = vocabulary.files(tokenizer, 64, LLAMA)
   theirs = library.Tokenizer.from_str(made["tokenizer.json"])
   theirs.encode_special_tokens = True
   return tokenizer, theirs
@@ -85,7 +86,7 @@ def lossy(**more):
 def test_a_model_that_normalises_is_written_or_refused(kind):
   tokenizer = lossy(model_type=kind)
   assert not tokenizer.lossless
-  made = vocabulary.files(tokenizer, 64)
+  made = vocabulary.files(tokenizer, 64, LLAMA)
   texts = ["the word aa  ab", "def f(a):", " x ", "", "1000 \xe9"]
   assert vocabulary.verify(tokenizer, made, texts)
 
@@ -93,13 +94,13 @@ def test_a_model_that_normalises_is_written_or_refused(kind):
 def test_what_cannot_be_expressed_is_refused():
   tokenizer = lossy(model_type="bpe", user_defined_symbols=["<sep>"])
   with pytest.raises(BadConfig, match="user-defined"):
-    vocabulary.files(tokenizer, 64)
+    vocabulary.files(tokenizer, 64, LLAMA)
   with pytest.raises(BadConfig, match="neither"):
-    vocabulary.files(lossy(model_type="char"), 64)
+    vocabulary.files(lossy(model_type="char"), 64, LLAMA)
 
 
 def test_other_ids_are_noticed():
-  made = vocabulary.files(tokenizers.Bytes(), 64)
+  made = vocabulary.files(tokenizers.Bytes(), 64, LLAMA)
   model = json.loads(made["tokenizer.json"])
   model["normalizer"] = {"type": "NFC"}
   with pytest.raises(BadData, match="other ids"):
@@ -109,14 +110,14 @@ def test_other_ids_are_noticed():
 
 
 def test_a_tokenizer_json_is_copied_as_it_is(tmp_path):
-  made = vocabulary.files(SMALL[0], 64)
+  made = vocabulary.files(SMALL[0], 64, LLAMA)
   for name, text in made.items():
     (tmp_path / name).write_text(text)
   again = tokenizers.load_tokenizer(f"hf:{tmp_path}")
   assert again.eot == SMALL[0].eot
   text = "def f \u2581\x10"
   assert again.encode(text).tolist() == SMALL[0].encode(text).tolist()
-  copied = vocabulary.files(again, 64)
+  copied = vocabulary.files(again, 64, LLAMA)
   assert json.loads(copied["tokenizer.json"]) == json.loads(
     made["tokenizer.json"]
   )

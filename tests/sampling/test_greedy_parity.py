@@ -38,6 +38,25 @@ def configs():
       num_key_value_heads=1, head_dim=12, intermediate_size=52,
       tie_word_embeddings=True, **SMALL,
     ),
+    "llama3": transformers.LlamaConfig(
+      num_hidden_layers=3, hidden_size=36, num_attention_heads=3,
+      num_key_value_heads=1, head_dim=12, intermediate_size=52,
+      rope_scaling=dict(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0,
+        high_freq_factor=4.0, original_max_position_embeddings=8,
+      ),
+      **SMALL,
+    ),
+    "qwen2": transformers.Qwen2Config(
+      num_hidden_layers=3, hidden_size=36, num_attention_heads=3,
+      num_key_value_heads=1, intermediate_size=52, **SMALL,
+    ),
+    "gemma3": transformers.Gemma3TextConfig(
+      num_hidden_layers=4, hidden_size=36, num_attention_heads=3,
+      num_key_value_heads=1, head_dim=12, intermediate_size=52,
+      sliding_window=6, query_pre_attn_scalar=12,
+      layer_types=["sliding_attention", "full_attention"] * 2, **SMALL,
+    ),
     "gemma2": transformers.Gemma2Config(
       num_hidden_layers=4, hidden_size=36, num_attention_heads=3,
       num_key_value_heads=1, head_dim=12, intermediate_size=52,
@@ -47,7 +66,17 @@ def configs():
 
 
 @pytest.mark.parametrize(
-  "name", ["gpt2", "llama", "mistral", "qwen3", "gemma2"]
+  "name",
+  [
+    "gpt2",
+    "llama",
+    "llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+  ],
 )
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_tokens_are_those_of_transformers(name, penalty, tmp_path):
