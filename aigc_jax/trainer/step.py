@@ -26,10 +26,10 @@ def make_step(
   score(params, batch, key) -> {name: Mean}; "loss" is differentiated. The
   batch is taken in `microbatches` interleaved parts whose sums are added, so
   any number of them gives the gradient of the whole batch, however its weights
-  are spread. A non-finite loss or gradient leaves parameters and optimizer
-  state exactly as they were; so does, where state.recent is kept, a loss or
-  gradient norm more than `spike_sigma` standard deviations above the mean of
-  the recent ones.
+  are spread. A non-finite loss, gradient or update leaves parameters and
+  optimizer state exactly as they were; so does, where state.recent is kept, a
+  loss or gradient norm more than `spike_sigma` standard deviations above the
+  mean of the recent ones.
 
   once(params), where given, is computed before the batch is parted, and is one
   more argument of `score`; no gradient flows through it.
@@ -53,15 +53,17 @@ def make_step(
     scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     grad_norm = optax.global_norm(grads)
-    # A finite sum of squares also bounds what an optimizer makes of them, so
-    # the updates, which would cost another pass, need no look of their own.
-    finite = jnp.isfinite(means["loss"].sum) & jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    # The update's own norm also tells the compiler that all of it is made
+    # before any old value is written over: no copies of those are needed.
+    update_norm = optax.global_norm(updates)
+    finite = jnp.isfinite(means["loss"].sum)
+    finite &= jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
     recent, spiked = watch_spikes(
       state, means["loss"].value(), grad_norm, spike_sigma
     )
     ok = finite & ~spiked
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     old = (state.params, state.opt_state)
     params, opt_state = jax.tree.map(
@@ -71,7 +73,7 @@ def make_step(
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
     metrics |= {
       "norm/grad": grad_norm,
-      "norm/update": optax.global_norm(updates),
+      "norm/update": update_norm,
       "norm/param": optax.global_norm(params),
       # The optimizer counts the updates it made, not the steps it was asked.
       "optim/learning_rate": jnp.asarray(
