@@ -18,12 +18,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from aigc_jax import memory
+
+if __name__ == "__main__":
+  memory.keep_freed()  # as training does
+
 import jax
 from absl import flags, logging
 
 from aigc_jax import bench, run, train
-from aigc_jax.trainer.guard import Lock, Stop, Watchdog
 from aigc_jax.trainer.journal import rows
+from aigc_jax.trainer.lock import Lock
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.watchdog import Watchdog
 from configs import bench as configs
 
 FIRST = 20  # rows before this step are not counted: the loop is starting
