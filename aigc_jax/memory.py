@@ -2,8 +2,8 @@
 
 A step takes its temporary memory in one piece and frees it at its end. Given
 back to the system, each page of it would be asked for and zeroed again in the
-next step: 260,000 page faults and a seventh of the time for a model of 11M
-parameters. What that costs is memory: up to one such piece more.
+next step: 260,000 page faults and a fifth of the time for a model of 11M
+parameters (experiments/speed). What it costs is memory: about one such piece.
 """
 
 import ctypes
