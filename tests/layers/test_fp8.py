@@ -93,6 +93,15 @@ def test_a_product_and_its_gradients_are_near_those_in_float32(equation):
   assert 0 < off(dw, dw_32) < 2.0**-4 + 2.0**-3
 
 
+def test_what_is_kept_for_the_gradients_has_8_bits():
+  equation = "BTD,DF->BTF"
+  x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
+  _, back = jax.vjp(functools.partial(einsum.product_fp8, equation), x, w)
+  kept = [v for v in jax.tree.leaves(back) if v.size > 1]
+  assert sorted(v.shape for v in kept) == sorted((x.shape, w.shape))
+  assert all(v.dtype == fp8.FORWARD for v in kept)
+
+
 def test_nothing_times_something_is_nothing():
   equation = "BTD,DF->BTF"
   x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
