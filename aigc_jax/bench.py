@@ -54,13 +54,16 @@ PASSES = 3  # over the switches at most, to find the best setting
 LEAST = 0.01  # by which a flip must be faster to be adopted, and by the noise
 
 # The reference: float32 with everything plain, and by how much of it the loss
-# after LOSS_STEPS may differ, by what is stored in bfloat16.
+# after LOSS_STEPS may differ, by what is stored in bfloat16 or less.
 PLAIN = {
-  "model.dtype": "float32", "model.kernel": "xla", "model.remat": "none",
-  "model.unroll": 1, "model.fuse_projections": False, "objective.chunk": 0,
-  "optim.mu_dtype": "float32", "cast_once": False, "steps_per_call": 1,
+  "model.dtype": "float32", "model.products": "plain", "model.kernel": "xla",
+  "model.remat": "none", "model.unroll": 1, "model.fuse_projections": False,
+  "objective.chunk": 0, "optim.mu_dtype": "float32", "cast_once": False,
+  "steps_per_call": 1,
 }  # fmt: skip
-TOLERANCE = {"nothing": 2e-5, "activations": 5e-3, "moments": 2e-2}
+TOLERANCE = {
+  "nothing": 2e-5, "activations": 5e-3, "products": 2e-2, "moments": 2e-2,
+}  # fmt: skip
 
 # name -> changed keys. A change that is what a config says already is left out.
 SWITCHES: dict[str, dict[str, object]] = {
@@ -79,11 +82,14 @@ SWITCHES: dict[str, dict[str, object]] = {
   "weights: cast at each use": {"cast_once": False},
   "float32": {"model.dtype": "float32"},
   "bfloat16": {"model.dtype": "bfloat16"},
+  "products: plain": {"model.products": "plain"},
+  "products: fp8": {"model.products": "fp8"},
   "first moment: bfloat16": {"optim.mu_dtype": "bfloat16"},
   "1 step in a call": {"steps_per_call": 1},
   "4 steps in a call": {"steps_per_call": 4},
 }
-OTHER_NUMBERS = ("model.dtype", "optim.mu_dtype")  # keys never adopted
+# Keys never adopted.
+OTHER_NUMBERS = ("model.dtype", "model.products", "optim.mu_dtype")
 
 
 def define_flags() -> None:
@@ -394,6 +400,7 @@ def library_calls(program: str) -> dict[str, int]:
   words = {
     "cudnn attention": '"__cudnn$fmha',
     "cublas": '"__cublas$',
+    "cublas fp8": '"__cublas$lt$matmul$f8',
     "triton": '"__triton',
     "mosaic": '"tpu_custom_call"',
     "ynnpack": '"__ynn_fusion"',
@@ -592,6 +599,8 @@ def tolerance(config: run.Config) -> float:
   """How far the loss of a config may be from the reference, relatively."""
   if config["optim"]["mu_dtype"] != "float32":
     return TOLERANCE["moments"]
+  if config["model"]["products"] != "plain":
+    return TOLERANCE["products"]
   low = config["model"]["dtype"] != "float32"
   return TOLERANCE["activations" if low else "nothing"]
 

@@ -73,6 +73,7 @@ def skeleton() -> ConfigDict:
     init_std=0.0,  # of all weights; 0.0 is by fan-in
     dropout=0.0,
     dtype="float32",  # of activations; parameters are float32
+    products="plain",  # in dtype; or fp8: the blocks' with weights, in 8 bits
     remat="none",  # what is computed again: none, dots, all_dots (less), full
     unroll=1,  # layers in one turn of the loop; 0 is all
     kernel="auto",  # of attention: xla, chunked, blocks, cudnn, splash

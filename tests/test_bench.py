@@ -37,6 +37,20 @@ SWITCHES = {
     "model.dtype": "bfloat16", "cast_once": True, "mesh.fsdp": 2,
     "mesh.tensor": 2,
   },
+  "fp8": {"model.products": "fp8"},
+  "fp8, bfloat16, cast once": {
+    "model.products": "fp8", "model.dtype": "bfloat16", "cast_once": True,
+  },
+  "fp8, bfloat16": {"model.products": "fp8", "model.dtype": "bfloat16"},
+  "fp8, all together": {
+    "model.products": "fp8", "model.dtype": "bfloat16", "cast_once": True,
+    "microbatches": 2, "model.remat": "dots", "model.unroll": 0,
+    "model.kernel": "blocks", "objective.chunk": 24,
+    "model.fuse_projections": True,
+  },
+  "fp8, on a mesh": {
+    "model.products": "fp8", "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
+  },
   "first moment bfloat16": {"optim.mu_dtype": "bfloat16"},
 }  # fmt: skip
 

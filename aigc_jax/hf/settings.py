@@ -53,11 +53,12 @@ PLAIN = dict(
   unroll=1,
   kernel="auto",
   fuse_projections=True,
+  products="plain",
 )
 # What changes how a model is trained or computed, not what it is.
 FREE = (
   "dropout", "init_std", "dtype", "remat", "unroll", "kernel",
-  "fuse_projections",
+  "fuse_projections", "products",
 )  # fmt: skip
 
 

@@ -61,6 +61,7 @@ class Attention(nn.Module):
   std: float = 0.0
   out_factor: float = 1.0
   fused: bool = True  # whether q, k and v are one product, on one device
+  small: bool = False  # whether operands of q, k, v and out have 8 bits
 
   def __post_init__(self):
     if self.heads % self.kv_heads:
@@ -79,7 +80,9 @@ class Attention(nn.Module):
     cache: Cache | None = None,
   ) -> tuple[jax.Array, Cache | None]:
     D, N, K, H = self.dim, self.heads, self.kv_heads, self.head_dim
-    kind = dict(dtype=self.dtype, bias=self.bias, std=self.std)
+    kind = dict(
+      dtype=self.dtype, bias=self.bias, std=self.std, small=self.small
+    )
     query = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)
     key = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)
     value = Einsum("BTD,DKH->BTKH", (D, K, H), name="value", **kind)
@@ -100,6 +103,6 @@ class Attention(nn.Module):
     y_BTNH = sharding.constrain(y_BTNH, "BTNH")
     out = Einsum(
       "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,
-      self.out_factor, name="out",
+      self.out_factor, self.small, name="out",
     )  # fmt: skip
     return out(y_BTNH), cache

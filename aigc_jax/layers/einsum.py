@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax import sharding, tree
+from aigc_jax.layers import fp8
 
 # Standard deviation of a unit normal cut at two standard deviations.
 _CUT = 0.87962566103423978
@@ -139,9 +140,46 @@ def weight_gradient_on_cpu(
 product.defvjp(_product_forward, _product_backward)
 
 
-def contract(equation: str, x: jax.Array, w: jax.Array | Rounded) -> jax.Array:
-  """The product, rounded to x's dtype."""
-  return product(equation, x, w).astype(x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def product_fp8(
+  equation: str, x: jax.Array, w: jax.Array | Rounded
+) -> jax.Array:
+  """einsum(equation, x, w) with operands of 8 bits, in float32.
+
+  So have the backward products; what they need is kept in 8 bits.
+  """
+  return _product_fp8_forward(equation, x, w)[0]
+
+
+def _product_fp8_forward(equation, x, w):
+  copy = w.copy if isinstance(w, Rounded) else w
+  # By way of x's dtype, so that weights cast once give the same bits.
+  small = [fp8.quantise(v, fp8.FORWARD) for v in (x, copy.astype(x.dtype))]
+  # Nothing of x and w but their dtypes, and whether w is twofold.
+  kinds = jax.tree.map(lambda v: jnp.zeros((0,), v.dtype), (x, w))
+  return fp8.dot(equation, *small), (*small, *kinds)
+
+
+def _product_fp8_backward(equation, kept, dy):
+  x, w, x_kind, w_kind = kept
+  (a, b), out = sharding.split(equation)
+  dy = fp8.quantise(dy, fp8.GRADIENT)
+  dx = fp8.dot(f"{out},{b}->{a}", dy, w).astype(x_kind.dtype)
+  dw = fp8.dot(f"{a},{out}->{b}", x, dy)
+  if isinstance(w_kind, Rounded):
+    return dx, Rounded(dw, None)
+  return dx, dw.astype(w_kind.dtype)
+
+
+product_fp8.defvjp(_product_fp8_forward, _product_fp8_backward)
+
+
+def contract(
+  equation: str, x: jax.Array, w: jax.Array | Rounded, small: bool = False
+) -> jax.Array:
+  """The product, rounded to x's dtype; small: with operands of 8 bits."""
+  f = product_fp8 if small else product
+  return f(equation, x, w).astype(x.dtype)
 
 
 class Einsum(nn.Module):
@@ -157,6 +195,7 @@ class Einsum(nn.Module):
   bias: bool = False
   std: float = 0.0
   factor: float = 1.0
+  small: bool = False  # whether operands of the product have 8 bits
 
   @nn.compact
   def weights(self) -> tuple[jax.Array | Rounded, jax.Array | None]:
@@ -175,7 +214,8 @@ class Einsum(nn.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     w, bias = self.weights()
-    return self.finish(contract(self.equation, x.astype(self.dtype), w), bias)
+    y = contract(self.equation, x.astype(self.dtype), w, self.small)
+    return self.finish(y, bias)
 
   def finish(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """y with its bias, laid out by its letters."""
@@ -202,7 +242,7 @@ def together(
     lambda *ws: jnp.concatenate([w.reshape(D, -1) for w in ws], axis=1),
     *weights,
   )
-  y = contract("BTD,DF->BTF", x.astype(dtype), w_DF)
+  y = contract("BTD,DF->BTF", x.astype(dtype), w_DF, einsums[0].small)
   ends = itertools.accumulate(math.prod(e.shape[1:]) for e in einsums)
   parts = jnp.split(y, list(ends)[:-1], axis=-1)
   return [

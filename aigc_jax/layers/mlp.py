@@ -88,16 +88,20 @@ class Mlp(nn.Module):
   std: float = 0.0
   out_factor: float = 1.0
   fused: bool = True  # whether gate and up are one product, on one device
+  small: bool = False  # whether operands of products have 8 bits
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     D, F = self.dim, self.mlp_dim
-    wide = dict(shape=(D, F), dtype=self.dtype, bias=self.bias, std=self.std)
+    wide = dict(
+      shape=(D, F), dtype=self.dtype, bias=self.bias, std=self.std,
+      small=self.small,
+    )  # fmt: skip
     ups = [Einsum("BTD,DF->BTF", name="up", **wide)]
     if self.gated:
       ups.append(Einsum("BTD,DF->BTF", name="gate", **wide))
     y_BTF = activate(self.activation, *together(ups, x_BTD, self.fused))
     return Einsum(
       "BTF,FD->BTD", (F, D), self.dtype, self.bias, self.std, self.out_factor,
-      name="down",
+      self.small, name="down",
     )(y_BTF)  # fmt: skip

@@ -98,6 +98,8 @@ class Decoder(nn.Module):
 
 
 DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
+# Whether the blocks' products with weights have operands of 8 bits.
+PRODUCTS = {"plain": False, "fp8": True}
 
 
 def _dtype(name: str) -> jnp.dtype:
@@ -146,7 +148,9 @@ def decoder(
   remat: str,
   unroll: int,
   kernel: str,
-  fuse_projections: bool = True,  # work directories of before have no such key
+  # Work directories of before have no such keys.
+  fuse_projections: bool = True,
+  products: str = "plain",
 ) -> Decoder:
   """A Decoder from plain values; the keys of `config.model`.
 
@@ -192,6 +196,7 @@ def decoder(
       "even"
     )
   kind = _dtype(dtype)
+  small = errors.choose(products, PRODUCTS, "model.products")
   normed: NormFactory = functools.partial(
     Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,
   )  # fmt: skip
@@ -201,11 +206,11 @@ def decoder(
   attention = functools.partial(
     Attention, dim, heads, kv_heads, head_dim, kind, attention_bias, out_bias,
     normed if qk_norm else None, attention_scale, attention_softcap, kernel,
-    init_std, out_factor, fuse_projections,
+    init_std, out_factor, fuse_projections, small,
   )  # fmt: skip
   mlp = functools.partial(
     Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor,
-    fuse_projections,
+    fuse_projections, small,
   )  # fmt: skip
   block = functools.partial(
     Block, layer_norm, attention, mlp, post_norm, dropout

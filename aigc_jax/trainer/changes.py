@@ -22,6 +22,8 @@ IMPOSSIBLE = (
   "model/position_length", "model/tied", "optim/kind", "optim/mu_dtype",
 )  # fmt: skip
 DATA = ("data/*",)
+# What a run did whose config is from before there was such a key.
+BEFORE = {"model/products": "plain"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Change:
 
 def changes(old: Mapping, new: Mapping) -> list[Change]:
   """The keys in which two configs differ, in order of their names."""
-  a, b = (_leaves(config) for config in (old, new))
+  a, b = (BEFORE | _leaves(config) for config in (old, new))
   return [
     Change(key.replace("/", "."), a.get(key), b.get(key))
     for key in sorted(a.keys() | b.keys())

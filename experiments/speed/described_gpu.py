@@ -7,7 +7,8 @@
 The compiler gets a description of the device instead of the device. What it
 makes of the step is looked at, not timed: attention by cuDNN, no array of
 positions by positions, all of the state updated in place, and the memory it
-needs. Products are chosen by rules where a GPU would have tried them out.
+needs. Products are chosen by rules where a GPU would have tried them out: with
+--xla_gpu_enable_triton_gemm=false they are calls of a library, to be counted.
 Prints one line of JSON for each size of configs/bench.py.
 """
 

@@ -48,10 +48,11 @@ class Two(nn.Module):
 
   joined: bool
   dtype: jnp.dtype = jnp.float32
+  small: bool = False
 
   @nn.compact
   def __call__(self, x):
-    kind = dict(dtype=self.dtype, bias=True)
+    kind = dict(dtype=self.dtype, bias=True, small=self.small)
     parts = [
       einsum.Einsum("BTD,DNH->BTNH", (5, 3, 4), name="a", **kind),
       einsum.Einsum("BTD,DKH->BTKH", (5, 1, 4), name="b", **kind),
@@ -73,8 +74,11 @@ def test_products_together_are_the_products_apart():
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("joined", [False, True])
-def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(joined):
+def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(
+  joined, small
+):
   x = draw(0, (2, 7, 5))
   params = params_of_two(x)
 
@@ -82,7 +86,7 @@ def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(joined):
   def gradient(params, copies):
     def loss(params):
       params = einsum.with_copies(params, copies)
-      parts = Two(joined, jnp.bfloat16).apply({"params": params}, x)
+      parts = Two(joined, jnp.bfloat16, small).apply({"params": params}, x)
       return sum(jnp.sum(jnp.cos(y.astype(jnp.float32))) for y in parts)
 
     return jax.grad(loss)(params)
