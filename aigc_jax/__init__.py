@@ -13,7 +13,7 @@ The parts in import order; each may import itself and those before it:
   objectives  what is good: predictions against the batch
   data        everything before the device
   optim       schedules, optimizers, parameter groups
-  trainer     state, step, loop, checkpoints, guards, journal
+  trainer     state, step, loop, checkpoints, lock, stop, journal
   sampling    logits to tokens; decoding with a cache
   evaluators  loss and bits per byte, choices, text scores
   hf          one table per family, read in both directions

@@ -10,10 +10,10 @@ default in the current folder and named after the config, and replace those of
 before: bench-small-bf16.json, bench-small-bf16-switches.json.
 
 With --switches the first line is the best setting: starting from the config,
-whatever single flips are faster by more than the noise are adopted, until none
-is; then one switch at a time is flipped from there. What changes the numbers
-of training (dtypes) is told, never adopted. All of them take turns, so that
-other work on the machine hits all alike.
+the flip that is fastest by more than the noise is adopted, and again, until
+none is; then one switch at a time is flipped from there. What changes the
+numbers of training (dtypes) is told, never adopted. All of them take turns, so
+that other work on the machine hits all alike.
 """
 
 import collections
@@ -50,7 +50,7 @@ WARM_UP = 10  # steps before the first window
 POOL = 4  # batches, taken in turn
 DRIFT = 0.03  # of the ceilings, above which a result is marked
 LOSS_STEPS = 20  # after which a switch's loss is compared with the reference
-PASSES = 3  # over the switches at most, to find the best setting
+PASSES = 5  # over the switches at most, to find the best setting
 LEAST = 0.01  # by which a flip must be faster to be adopted, and by the noise
 
 # The reference: float32 with everything plain, and by how much of it the loss
@@ -475,8 +475,11 @@ def ablate(config: run.Config, mesh, steps: int) -> dict:
   known: dict[str, Line] = {}
   for left in reversed(range(PASSES)):
     lines = lines_of(config, best, known)
+    for line in known.values():
+      if line.timed and not any(line is other for other in lines):
+        line.timed.park()
     together = take_turns(lines, mesh, steps)
-    better = {} if not left else faster(lines)
+    better = faster(lines) if left else {}
     if not better:
       break
     print("adopted: " + ", ".join(better), flush=True)
@@ -547,7 +550,9 @@ def take_turns(lines: list[Line], mesh, steps: int) -> bool:
     state = tree.nbytes(line.timed.run.state)
     if not together or free_bytes(device) < 2 * state + _largest(lines):
       together = False
-      line.timed.park()
+      for other in lines:
+        if other.timed:
+          other.timed.park()
   running = [line.timed for line in lines if line.timed is not None]
   for timed in running:
     timed.ms = []
@@ -569,9 +574,10 @@ def _largest(lines: list[Line]) -> int:
 
 
 def faster(lines: list[Line]) -> dict[str, dict]:
-  """{name: change} of the flips that beat the first line, the best of each key.
+  """{name: change} of the flip that beats the first line by most, if one does.
 
-  By LEAST and in every turn but one: what noise does not do.
+  By LEAST and in every turn but one: what noise does not do. One at a time:
+  two that help alone may hurt together.
   """
   ratios = {}
   for line in lines[1:]:
@@ -580,13 +586,10 @@ def faster(lines: list[Line]) -> dict[str, dict]:
       second = sorted(each)[-2]
       if statistics.median(each) < 1 - LEAST and second < 1:
         ratios[line.name] = statistics.median(each)
-  found, taken = {}, set()
-  for name in sorted(ratios, key=ratios.get):
-    change = next(line.change for line in lines if line.name == name)
-    if not taken & set(change):
-      found[name] = change
-      taken |= set(change)
-  return found
+  if not ratios:
+    return {}
+  name = min(ratios, key=ratios.get)
+  return {name: next(x.change for x in lines if x.name == name)}
 
 
 def _ratios(line: Line, first: Line) -> list[float]:

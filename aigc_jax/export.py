@@ -168,8 +168,8 @@ def compare(folder: Path, params, kwargs: Mapping, dtype: str) -> dict:
 
 
 def _logits(kwargs: Mapping, params, tokens: np.ndarray) -> np.ndarray:
-  """In float32, whatever the run computes in."""
-  model = decoder(**dict(kwargs, dtype="float32"))
+  """In float32 with plain products, whatever the run computes in."""
+  model = decoder(**dict(kwargs, dtype="float32", products="plain"))
 
   @jax.jit
   def logits(params):

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from aigc_jax import memory
@@ -22,13 +23,20 @@ if __name__ == "__main__":
   memory.keep_freed()
 
   # First of all, as the imports below take seconds; `Stop` takes over later.
-  def leave(*_):
+  # By a thread, which also hears while the main one waits in C++ for the other
+  # processes to join.
+  def leave() -> None:
+    os.read(ear, 1)
     with contextlib.suppress(OSError):
       os.write(2, b"aigc_jax: stopped; run the same line again\n")
     os._exit(Stopped.code)
 
-  signal.signal(signal.SIGTERM, leave)
-  signal.signal(signal.SIGINT, leave)
+  ear, mouth = os.pipe()
+  os.set_blocking(mouth, False)
+  signal.set_wakeup_fd(mouth)
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
+  threading.Thread(target=leave, daemon=True, name="early signals").start()
 
 import jax
 from absl import flags, logging
@@ -55,7 +63,9 @@ def define_flags() -> None:
   flags.DEFINE_bool("print_config", False, "print the config and stop")
   flags.DEFINE_list("allow_change", [], "keys that may differ on resume")
   flags.DEFINE_bool("allow_data_change", False, "go on with other data")
-  flags.DEFINE_integer("rewind", -1, "only go back to this step's checkpoint")
+  flags.DEFINE_integer(
+    "rewind", None, "only go back to this step's checkpoint", lower_bound=0
+  )
   flags.DEFINE_bool("steal_lock", False, "take over a lock held elsewhere")
   flags.DEFINE_list("profile_steps", [], "FIRST,LAST steps to profile")
   flags.DEFINE_string("wandb", "", "project of Weights & Biases; empty is off")
@@ -66,10 +76,17 @@ def define_flags() -> None:
 def main() -> int:
   """The command; the exit status."""
   early: list[int] = []
+
+  def wait(number: int, _) -> None:
+    early.append(number)
+    if len(early) > 1:
+      os._exit(Stopped.code)
+
   if jax.process_count() > 1:
     # They leave together: a signal waits until `Stop` can tell the others.
+    signal.set_wakeup_fd(-1)
     for number in Stop.SIGNALS:
-      signal.signal(number, lambda number, _: early.append(number))
+      signal.signal(number, wait)
   with all_or_none():
     found = _prepared()
   if found is None:
@@ -85,12 +102,14 @@ def main() -> int:
     jax.set_mesh(mesh),
   ):
     for number in early:
-      stop.request(signal.Signals(number).name)
-    if FLAGS.rewind >= 0:
+      stop.heard(number)
+    if FLAGS.rewind is not None:
       with all_or_none():
         _rewind(workdir, lock, FLAGS.rewind)
     else:
       train(config, mesh, workdir, stop, lock, watchdog)
+  for number in Stop.SIGNALS:  # nothing is left to be saved
+    signal.signal(number, lambda *_: os._exit(Stopped.code))
   return 0
 
 
@@ -111,7 +130,7 @@ def _prepared() -> tuple | None:
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
   workdir = Path(FLAGS.workdir).expanduser().absolute()
-  if FLAGS.rewind < 0 and _finished(workdir, config):
+  if FLAGS.rewind is None and _finished(workdir, config):
     return None
   _make(workdir)
   faults.enable(workdir)
@@ -153,16 +172,29 @@ def _rewind(workdir: Path, lock: Lock, step: int) -> None:
   """Goes back to a checkpoint; what came after it is set aside."""
   if not command.is_first():
     return
-  gone = Checkpoints(
+  checkpoints = Checkpoints(
     workdir / "checkpoints",
     every_steps=0,
     keep=1,
     keep_every_steps=0,
     fence=lock.check,
-  ).rewind(step)
-  with contextlib.suppress(FileNotFoundError):
-    os.rename(workdir / "result.json", workdir / "result.rewound.json")
-  with Journal(workdir, step=step, tensorboard=False) as journal:
+  )
+  checkpoints.check_whole(step)
+  # First, so that a run whose end is gone never counts as finished.
+  result = workdir / "result.json"
+  try:
+    if result.exists():
+      name = f"result.{run.result_in(workdir).get('step', 0)}.rewound"
+      others = len(list(workdir.glob(f"{name}*")))
+      os.rename(result, workdir / f"{name}{f'.{others}' * bool(others)}.json")
+    gone = checkpoints.rewind(step)
+  except OSError as error:
+    raise StorageFailure(
+      f"{workdir} cannot be changed: {error.strerror}"
+    ) from None
+  with Journal(
+    workdir, step=step, tensorboard=False, fence=lock.check
+  ) as journal:
     journal.event("rewind", step, set_aside=gone)
   print(f"{workdir} is back at step {step}: run it again without --rewind")
 
@@ -200,7 +232,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
   state, manifest = _start(r, checkpoints, stream.tokenizer, say)
-  forked = _same_data(manifest, prints, changed, FLAGS.allow_data_change)
+  forked = _same_data(manifest, prints, config, FLAGS.allow_data_change)
   start = int(state.step)
   with Journal(
     workdir,
@@ -318,22 +350,30 @@ def _fingerprints(stream, evaluators: dict) -> dict[str, str]:
   }
 
 
-def _same_data(manifest, prints: dict, changed, allowed: bool) -> dict:
+def _entries(config: run.Config) -> dict[str, str]:
+  """Hashes of how each held-out set is configured."""
+  return {
+    f"evaluate.{name}": run.fingerprint(entry)
+    for name, entry in config["evaluate"].items()
+  }
+
+
+def _same_data(manifest, prints: dict, config: run.Config, allowed) -> dict:
   """Refuses to continue on other data than the checkpoint saw.
 
-  Where that is allowed: the fingerprints that were others. A held-out set whose
-  configuration is another is another one.
+  Where that is allowed: the fingerprints that were others. A held-out set that
+  is configured otherwise than it was then is another one.
   """
   if manifest is None:
     return {}
-  edited = {".".join(change.key.split(".")[:2]) for change in changed}
-  meta = manifest["meta"]
+  meta, entries = manifest["meta"], _entries(config)
   saved = {"data": meta["data_fingerprint"]}
-  saved |= meta.get("heldout_fingerprints", {})  # older checkpoints have none
+  then = meta.get("heldout_entries", {})  # older checkpoints have none
+  for what, old in meta.get("heldout_fingerprints", {}).items():
+    if then.get(what) == entries.get(what):
+      saved[what] = old
   was = {
-    what: old
-    for what, old in saved.items()
-    if prints.get(what, old) != old and what not in edited
+    what: old for what, old in saved.items() if prints.get(what, old) != old
   }
   if was and not allowed:
     lines = (
@@ -359,6 +399,7 @@ def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:
     "config_sha256": run.fingerprint(config),
     "data_fingerprint": prints["data"],
     "heldout_fingerprints": {k: x for k, x in prints.items() if k != "data"},
+    "heldout_entries": _entries(config),
     "tokenizer_fingerprint": tokenizer.fingerprint,
     "tokens_per_step": r.tokens_per_step,
   }

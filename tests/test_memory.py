@@ -13,14 +13,15 @@ import resource, sys
 from aigc_jax import memory
 kept = memory.keep_freed() if "keep" in sys.argv else False
 import jax, jax.numpy as jnp
-f = jax.jit(lambda x: jnp.cumsum(jnp.sin(x)[::-1], axis=1))
-x = jnp.ones((2048, 2048))
+f = jax.jit(lambda x: -x)
+x = jnp.ones((3072, 4096))  # more than any piece kept otherwise
+counts = []
 for _ in range(8):
-  f(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-  f(x).block_until_ready()
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  for _ in range(3):
+    f(x).block_until_ready()
+  counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, min(counts))  # the least: the allocator settles as it likes
 """
 
 
@@ -41,7 +42,7 @@ def test_steps_after_the_first_ask_the_system_for_few_pages():
   kept, few = faults("keep")
   _, many = faults()
   assert kept == "True"
-  assert few < many / 4
+  assert few <= many / 4 and many > 1000
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def read(folder: Path) -> dict[str, bytes]:
     for key in IDS:
       _checked(path, key, values.get(key))
     if values:
-      found[name] = json.dumps(values, ensure_ascii=False, indent=2).encode()
+      # Compact: indented, deep lists would grow beyond all bounds.
+      found[name] = json.dumps(values).encode()
   if os.path.lexists(folder / TEMPLATE):
     found[TEMPLATE] = strict.content(folder / TEMPLATE, strict.LIMIT)
     try:

@@ -7,7 +7,7 @@ pre-tokenizer cuts it, a model gives ids, a decoder goes back.
 import base64
 import json
 
-from aigc_jax.data import sentences
+from aigc_jax.data import sentences, special
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf.table import Family
 
@@ -78,8 +78,12 @@ def _as_it_was(tokenizer, length: int, family: Family) -> dict[str, str]:
   made["tokenizer_config.json"] = _json(config)
   if "generation_config.json" in made:
     named = json.loads(made["generation_config.json"])
-    named = {key: value for key, value in named.items() if value is not None}
-    made["generation_config.json"] = _json(tokenizer.special | named)
+    others = {
+      key: value
+      for key, value in named.items()
+      if value is not None and key not in special.IDS
+    }
+    made["generation_config.json"] = _json(others | tokenizer.special)
   return made
 
 
@@ -97,7 +101,8 @@ def _kept_class(config: dict, family: Family) -> dict:
 
 
 def _json(values: dict) -> str:
-  return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+  """As text; not indented, where deep lists would grow beyond all bounds."""
+  return json.dumps(values) + "\n"
 
 
 def _content(model: dict, id: int) -> str:

@@ -144,8 +144,8 @@ def check_origin(config: Config, tokenizer=None) -> None:
 
 def differences(model: Mapping, theirs: Mapping) -> list[str]:
   """A line for each key of config.model that makes it another model."""
-  theirs = {**model, **theirs}
   kinds = {m.get("kind", "decoder") for m in (model, theirs)}
+  theirs = {**model, "kind": "decoder", **theirs}
   if len(kinds) > 1:
     ours, asked = model, {"kind": theirs["kind"]}
   elif kinds == {"decoder"}:

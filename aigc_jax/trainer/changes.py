@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from aigc_jax import tree
 from aigc_jax.errors import BadConfig
 
-# Change what is seen or how it is computed, never what is learned.
+# Change what is seen or how it is computed, never what is learned, but for
+# rounding: that of 8-bit products goes by what is joined (layers/fp8.py).
 HARMLESS = (
   "log/*", "checkpoint/*", "evaluate/*", "mesh/*", "data/root",
   "model/remat", "model/unroll", "model/kernel", "objective/chunk",

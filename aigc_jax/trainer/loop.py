@@ -302,7 +302,7 @@ class _Log:
     loss = number(metrics.get("train/loss", 0.0))
     self._journal.event(
       "skip", step, loss=loss, in_a_row=self._in_a_row,
-      reason="loss or gradient not finite",
+      reason="loss, gradient or update not finite",
     )  # fmt: skip
     logging.warning("step %d: not finite, left without update", step)
     if self._in_a_row >= self._most:
@@ -310,8 +310,8 @@ class _Log:
       self._journal.event("non_finite", step, in_a_row=self._in_a_row)
       self._journal.sync()
       raise NonFinite(
-        f"step {step}: {self._in_a_row} steps in a row had a loss or gradient "
-        "that is not finite; nothing of them was kept. Lower "
+        f"step {step}: {self._in_a_row} steps in a row had a loss, gradient "
+        "or update that is not finite; nothing of them was kept. Lower "
         "--config.optim.learning_rate, or pass over the data with "
         "--config.data.skip_steps"
       )

@@ -46,11 +46,12 @@ class Stop:
     """Takes the signals; only in the main thread."""
     self._pipe = os.pipe()
     os.set_blocking(self._pipe[1], False)
-    for number in self.SIGNALS:
-      self._old[number] = signal.signal(number, lambda *_: None)
+    # In this order, and back in the other: none is lost in between.
     self._old_fd = signal.set_wakeup_fd(
       self._pipe[1], warn_on_full_buffer=False
     )
+    for number in self.SIGNALS:
+      self._old[number] = signal.signal(number, lambda *_: None)
     self._ear = threading.Thread(target=self._hear, daemon=True, name="signals")
     self._ear.start()
     if jax.process_index() == 0:
@@ -59,9 +60,9 @@ class Stop:
 
   def __exit__(self, *_) -> None:
     self._done.set()
-    signal.set_wakeup_fd(self._old_fd)
     for number, handler in self._old.items():
       signal.signal(number, handler)
+    signal.set_wakeup_fd(self._old_fd)
     os.write(self._pipe[1], b"\0")
     self._ear.join()
     for fd in self._pipe:
@@ -75,12 +76,16 @@ class Stop:
       if self._done.is_set():
         return
       if number and number[0] in self.SIGNALS:
-        self._count += 1
-        name = signal.Signals(number[0]).name
-        if self._count > 1:
-          shout(f"second signal ({name}): leaving at once; run again to go on")
-          os._exit(Stopped.code)
-        self.request(name)
+        self.heard(number[0])
+
+  def heard(self, number: int) -> None:
+    """A signal has come; the second one ends the process."""
+    self._count += 1
+    name = signal.Signals(number).name
+    if self._count > 1:
+      shout(f"second signal ({name}): leaving at once; run again to go on")
+      os._exit(Stopped.code)
+    self.request(name)
 
   def _look(self) -> None:
     while not self._done.wait(self._poll_seconds):

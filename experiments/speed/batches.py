@@ -31,12 +31,12 @@ def needs(memory) -> int:
 
 def attempt(config: run.Config, mesh, limit: int, steps: int) -> dict:
   """What a batch needs and, where that fits, how fast it is."""
-  found = {"batch": config["data"]["batch"], "fits": False}
-  timed = bench.Timed(run.build(config, mesh))
-  found["bytes"] = needs(timed.compiled.memory_analysis())
-  if found["bytes"] > limit:
-    return found
+  found = {"batch": config["data"]["batch"], "fits": False, "bytes": 0}
   try:
+    timed = bench.Timed(run.build(config, mesh))
+    found["bytes"] = needs(timed.compiled.memory_analysis())
+    if found["bytes"] > limit:
+      return found
     timed.step(bench.WARM_UP)
     for _ in range(bench.WINDOWS):
       timed.window(steps // bench.WINDOWS)

@@ -5,9 +5,9 @@
 A real work directory, trained through `train.train` with the metrics that
 users have (a row each 10 steps, TensorBoard, progress lines), in turns with
 windows of the bench's step of the same config, in one process. The loop's time
-is that between two of its own rows, far from its first and its last step, so
-that compiling, saving and the last evaluation are not in it. Prints one line of
-JSON; `added` is the median over rounds of loop / bench, less 1.
+is that between two of its own rows, far from its first step and before its last
+save: compiling, saving and the last evaluation are not in it. Prints one line
+of JSON; `added` is the median over rounds of loop / bench, less 1.
 """
 
 import argparse

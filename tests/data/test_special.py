@@ -9,6 +9,7 @@ import pytest
 from aigc_jax import data, run
 from aigc_jax.data import sentences, special, tokenizers
 from aigc_jax.errors import BadData
+from aigc_jax.hf import llama, vocabulary
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
 
@@ -158,3 +159,25 @@ def test_tokenizers_of_ours_end_at_their_end_of_text(spec):
   assert tokenizer.special == dict(
     bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot
   )
+
+
+def test_a_template_of_any_depth_stays_as_small_as_it_came(folder):
+  deep = "[" * 200 + "[" + "0," * 50_000 + "0]" + "]" * 200
+  text = f'{{"chat_template": {deep}}}'
+  (folder / "tokenizer_config.json").write_text(text)
+  kept = special.read(folder)["tokenizer_config.json"]
+  assert len(kept) < 2 * len(text)
+
+
+def test_half_a_character_is_kept_as_it_came(folder):
+  (folder / "tokenizer_config.json").write_text('{"pad_token": "\\ud800"}')
+  assert special.read(folder)["tokenizer_config.json"].decode("ascii")
+
+
+def test_an_export_names_no_ids_that_the_vocabulary_lacks(folder):
+  say(folder, "generation_config.json", eos_token_id=50256, top_k=5)
+  loaded = run.load(f"hf:{folder}", unroll=0)
+  made = vocabulary.files(loaded.tokenizer, 16, llama.LLAMA)
+  told = json.loads(made["generation_config.json"])
+  assert told["eos_token_id"] == 2, "that of config.json, which exists"
+  assert told["top_k"] == 5

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -176,3 +177,11 @@ def test_a_run_that_goes_back(start, copy, twin, record):
 def test_hooks_for_tests_are_refused_in_a_normal_run(start, workdir):
   run = start(workdir, environ={faults.VARIABLE: "{}"}).done(BadConfig.code)
   assert "has no file FAULTS_ALLOWED" in run.err
+
+
+def test_a_held_out_set_that_is_read_otherwise_is_no_other_data(start, copy):
+  """Also where the run was stopped before a checkpoint knew of it."""
+  otherwise = "--config.evaluate.first.batches=2"
+  plan = {"die_at": [{"site": "save/begin", "step": 15}]}
+  start(copy, otherwise, plan=plan).done(-signal.SIGKILL)
+  start(copy, otherwise).done()

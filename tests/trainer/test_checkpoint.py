@@ -387,7 +387,7 @@ def test_a_state_whose_copies_differ_is_never_saved(tmp_path, leaf):
   assert saved.wait(), "equal copies are saved"
   state = make(10, mesh)
   state["params"][leaf] = with_one_copy_changed(state["params"][leaf], 6)
-  with pytest.raises(Diverged, match=f"6 of process 0, in params/{leaf}; not"):
+  with pytest.raises(Diverged, match=f"6 of process 0, in params/{leaf}. "):
     saved.save(10, state, {})
   assert saved.steps() == [5]
   assert [kind for kind, _ in told] == ["save", "diverged"]
