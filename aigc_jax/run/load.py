@@ -145,9 +145,10 @@ def check_origin(config: Config, tokenizer=None) -> None:
 def differences(model: Mapping, theirs: Mapping) -> list[str]:
   """A line for each key of config.model that makes it another model."""
   kinds = {m.get("kind", "decoder") for m in (model, theirs)}
-  theirs = {**model, "kind": "decoder", **theirs}
+  kind = theirs.get("kind", "decoder")
+  theirs = {**model, **theirs}
   if len(kinds) > 1:
-    ours, asked = model, {"kind": theirs["kind"]}
+    ours, asked, theirs = model, {"kind": kind}, {"kind": kind}
   elif kinds == {"decoder"}:
     ours, asked = canonical(model), canonical(theirs)
   else:
