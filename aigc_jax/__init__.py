@@ -20,6 +20,7 @@ The parts in import order; each may import itself and those before it:
   run         config to Run; the only file that reads a config
   planning    what a run needs, before it is paid for
   scaling     sweeps, fits, reports
+  timing      steps in turns, the machine, the program
 
-and the commands: prepare train evaluate generate export bench.
+and the commands: prepare train evaluate generate export bench report lm_eval.
 """

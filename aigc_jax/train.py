@@ -108,8 +108,9 @@ def main() -> int:
         _rewind(workdir, lock, FLAGS.rewind)
     else:
       train(config, mesh, workdir, stop, lock, watchdog)
-  for number in Stop.SIGNALS:  # nothing is left to be saved
-    signal.signal(number, lambda *_: os._exit(Stopped.code))
+  if jax.process_count() > 1:  # nothing is left to be saved
+    for number in Stop.SIGNALS:
+      signal.signal(number, lambda *_: os._exit(Stopped.code))
   return 0
 
 
@@ -232,7 +233,9 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
   state, manifest = _start(r, checkpoints, stream.tokenizer, say)
-  forked = _same_data(manifest, prints, config, FLAGS.allow_data_change)
+  forked = changes.data_changes(
+    manifest, prints, _entries(config), FLAGS.allow_data_change
+  )
   start = int(state.step)
   with Journal(
     workdir,
@@ -356,36 +359,6 @@ def _entries(config: run.Config) -> dict[str, str]:
     f"evaluate.{name}": run.fingerprint(entry)
     for name, entry in config["evaluate"].items()
   }
-
-
-def _same_data(manifest, prints: dict, config: run.Config, allowed) -> dict:
-  """Refuses to continue on other data than the checkpoint saw.
-
-  Where that is allowed: the fingerprints that were others. A held-out set that
-  is configured otherwise than it was then is another one.
-  """
-  if manifest is None:
-    return {}
-  meta, entries = manifest["meta"], _entries(config)
-  saved = {"data": meta["data_fingerprint"]}
-  then = meta.get("heldout_entries", {})  # older checkpoints have none
-  for what, old in meta.get("heldout_fingerprints", {}).items():
-    if then.get(what) == entries.get(what):
-      saved[what] = old
-  was = {
-    what: old for what, old in saved.items() if prints.get(what, old) != old
-  }
-  if was and not allowed:
-    lines = (
-      f"\n  {what}: {old[:12]} -> {prints[what][:12]}"
-      for what, old in was.items()
-    )
-    raise BadConfig(
-      f"the data has changed since step {manifest['step']} (changed source "
-      "files or tokenizer). Restore them, or fork with --allow_data_change. "
-      f"The fingerprints:{''.join(lines)}"
-    )
-  return was
 
 
 def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:

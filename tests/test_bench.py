@@ -12,10 +12,11 @@ from jax._src.mesh import AbstractDevice
 from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from aigc_jax import bench, run, sharding, tree
+from aigc_jax.timing import machine, program, stepping, switches
 from configs import bench as configs
 
 # After 20 steps, against float32 with everything plain, as far apart as
-# bench.TOLERANCE allows.
+# switches.TOLERANCE allows.
 SWITCHES = {
   "blocks": {"model.kernel": "blocks"},
   "chunked attention": {"model.kernel": "chunked"},
@@ -63,7 +64,9 @@ def tiny(change):
   config.optim.update(learning_rate=1e-2, warmup_steps=5)
   # A device by itself: what is decided for one device is decided here.
   config.mesh.update(fsdp=1)
-  return bench.changed(bench.changed(run.read(config), bench.PLAIN), change)
+  return switches.changed(
+    switches.changed(run.read(config), switches.PLAIN), change
+  )
 
 
 def mesh_of_one():
@@ -80,7 +83,7 @@ def loss_after_20_steps(change: str) -> float:
     r = run.build(config, mesh)
     advance, state = r.advance(), r.init()
     one = run.build(tiny({}), mesh)
-    batch, calls = bench.zipf_batch(one, 0), config["steps_per_call"]
+    batch, calls = stepping.zipf_batch(one, 0), config["steps_per_call"]
     if calls > 1:
       batch = jax.tree.map(lambda x: np.stack([x] * calls), batch)
     for _ in range(20 // calls):
@@ -93,7 +96,7 @@ def test_a_switch_gives_the_loss_of_the_plain_program(name):
   plain = loss_after_20_steps("{}")
   assert plain < 3.8 < np.log(61)
   change = json.dumps(SWITCHES[name])
-  close = bench.tolerance(tiny(SWITCHES[name]))
+  close = switches.tolerance(tiny(SWITCHES[name]))
   np.testing.assert_allclose(loss_after_20_steps(change), plain, rtol=close)
 
 
@@ -107,13 +110,13 @@ def test_weights_cast_once_give_the_bits_of_weights_cast_at_each_use():
 
 def test_every_switch_of_the_instrument_is_among_these():
   tested = {key for change in SWITCHES.values() for key in change}
-  flipped = {key for change in bench.SWITCHES.values() for key in change}
+  flipped = {key for change in switches.SWITCHES.values() for key in change}
   assert flipped <= tested
 
 
 def test_what_is_measured(monkeypatch):
   small = dict(matmul=1e12, copy=1e10)
-  monkeypatch.setattr(bench, "ceilings", lambda dtype: small)
+  monkeypatch.setattr(machine, "ceilings", lambda dtype: small)
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     found = bench.measure(tiny({}), mesh, 5)
@@ -129,7 +132,7 @@ def test_saved_bytes_fall_when_more_is_computed_again():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     kept = [
-      bench.residual_bytes(run.build(tiny({"model.remat": remat}), mesh))
+      program.residual_bytes(run.build(tiny({"model.remat": remat}), mesh))
       for remat in ("full", "none")
     ]
   assert kept[0] < kept[1]
@@ -137,7 +140,7 @@ def test_saved_bytes_fall_when_more_is_computed_again():
 
 def test_each_switch_names_keys_that_a_config_has():
   config = run.read(configs.get_config("small"))
-  for name, change in bench.SWITCHES.items():
+  for name, change in switches.SWITCHES.items():
     for key in change:
       part = config
       for word in key.split("."):
@@ -149,7 +152,7 @@ def test_ids_follow_zipf():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     r = run.build(tiny({}), mesh)
-    ids = np.asarray(bench.zipf_batch(r, 0)["tokens"])
+    ids = np.asarray(stepping.zipf_batch(r, 0)["tokens"])
   counts = np.bincount(ids.ravel(), minlength=61)
   assert ids.max() < 61 and counts[:6].sum() > counts[-20:].sum()
 
@@ -172,7 +175,7 @@ def test_json_has_no_nan():
 def test_the_state_is_updated_in_place():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
-    timed = bench.Timed(run.build(tiny({}), mesh))
+    timed = stepping.Timed(run.build(tiny({}), mesh))
   memory = timed.compiled.memory_analysis()
   assert memory.alias_size_in_bytes >= tree.nbytes(timed.run.state)
 
@@ -192,7 +195,7 @@ def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch):
   sizes = (1,) * len(sharding.AXES)
   mesh = AbstractMesh(sizes, sharding.AXES, abstract_device=device)
   with use_abstract_mesh(mesh):
-    assert bench.attention_kernels(r) == "cudnn"
+    assert program.attention_kernels(r) == "cudnn"
     traced = jax.jit(r.step, donate_argnums=0).trace(state, batch)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
   layers = config["model"]["layers"]
@@ -223,7 +226,7 @@ def test_the_kernels_of_attention_are_told_by_layer(told):
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     r = run.build(tiny(plain | WINDOWS[told]), mesh)
-    assert bench.attention_kernels(r) == told
+    assert program.attention_kernels(r) == told
 
 
 class Fake:
@@ -234,12 +237,12 @@ class Fake:
 
 
 def line(name, key, ms):
-  return bench.Line(name, {key: name} if key else {}, {}, Fake(ms))
+  return switches.Line(name, {key: name} if key else {}, {}, Fake(ms))
 
 
 def test_only_the_flip_faster_by_most_and_than_the_noise_is_adopted():
   base = [100.0, 100, 120, 100, 100]
-  found = bench.faster([
+  found = switches.faster([
     line("as it is", "", base),
     line("slower", "a", [101.0, 101, 121, 101, 101]),
     line("faster, in the noise", "b", [80.0, 80, 130, 101, 99]),
@@ -257,16 +260,16 @@ def test_switches_take_turns_and_the_best_comes_first(
   monkeypatch, room, capsys
 ):
   few = ("layers: unrolled", "float32", "4 steps in a call")
-  flips = {name: bench.SWITCHES[name] for name in few}
+  flips = {name: switches.SWITCHES[name] for name in few}
   flips["attention: cudnn"] = {"model.kernel": "cudnn"}
-  monkeypatch.setattr(bench, "SWITCHES", flips)
-  monkeypatch.setattr(bench, "free_bytes", lambda device: room)
+  monkeypatch.setattr(switches, "SWITCHES", flips)
+  monkeypatch.setattr(machine, "free_bytes", lambda device: room)
   # The first pass finds a flip, the second none.
   adopted = [{few[0]: flips[few[0]]}, {}]
-  monkeypatch.setattr(bench, "faster", lambda lines: adopted.pop(0))
+  monkeypatch.setattr(switches, "faster", lambda lines: adopted.pop(0))
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
-    found = bench.ablate(tiny({"model.dtype": "bfloat16"}), mesh, 5)
+    found = switches.ablate(tiny({"model.dtype": "bfloat16"}), mesh, 5)
   json.dumps(found, allow_nan=False)
   assert found["states_side_by_side"] == bool(room)
   assert found["best"]["model"]["unroll"] == 0

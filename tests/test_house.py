@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "aigc_jax"
 PARTS = (
   "errors memory tree metrics chips sharding layers models flops objectives "
-  "data optim trainer sampling evaluators hf run planning scaling command"
+  "data optim trainer sampling evaluators hf run planning scaling command "
+  "timing"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 MESH_WORDS = {"fsdp", "tensor", "pipeline"}

@@ -102,3 +102,39 @@ def check(
 
 def _listed(found: Iterable[Change]) -> str:
   return "\n".join(f"  {change}" for change in found)
+
+
+def data_changes(
+  manifest: Mapping | None,
+  prints: Mapping[str, str],
+  entries: Mapping[str, str],
+  allowed: bool,
+) -> dict[str, str]:
+  """{what: fingerprint} of the data that was other when a checkpoint was made.
+
+  prints: fingerprints of the training data and of the held-out sets now.
+  entries: hashes of how the held-out sets are configured; one that was
+  configured otherwise then is another set. Raises BadConfig unless `allowed`.
+  """
+  if manifest is None:
+    return {}
+  meta = manifest["meta"]
+  saved = {"data": meta["data_fingerprint"]}
+  then = meta.get("heldout_entries", {})  # older checkpoints have none
+  for what, old in meta.get("heldout_fingerprints", {}).items():
+    if then.get(what) == entries.get(what):
+      saved[what] = old
+  was = {
+    what: old for what, old in saved.items() if prints.get(what, old) != old
+  }
+  if was and not allowed:
+    lines = (
+      f"\n  {what}: {old[:12]} -> {prints[what][:12]}"
+      for what, old in was.items()
+    )
+    raise BadConfig(
+      f"the data has changed since step {manifest['step']} (changed source "
+      "files or tokenizer). Restore them, or fork with --allow_data_change. "
+      f"The fingerprints:{''.join(lines)}"
+    )
+  return was

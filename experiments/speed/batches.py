@@ -12,9 +12,10 @@ import json
 import jax
 from absl import flags
 
-from aigc_jax import bench, command, run
+from aigc_jax import command, run
 from aigc_jax.errors import BadConfig
 from aigc_jax.planning.summary import table
+from aigc_jax.timing import machine, stepping, switches
 
 GIB = 2**30
 
@@ -33,13 +34,13 @@ def attempt(config: run.Config, mesh, limit: int, steps: int) -> dict:
   """What a batch needs and, where that fits, how fast it is."""
   found = {"batch": config["data"]["batch"], "fits": False, "bytes": 0}
   try:
-    timed = bench.Timed(run.build(config, mesh))
+    timed = stepping.Timed(run.build(config, mesh))
     found["bytes"] = needs(timed.compiled.memory_analysis())
     if found["bytes"] > limit:
       return found
-    timed.step(bench.WARM_UP)
-    for _ in range(bench.WINDOWS):
-      timed.window(steps // bench.WINDOWS)
+    timed.step(stepping.WARM_UP)
+    for _ in range(stepping.WINDOWS):
+      timed.window(steps // stepping.WINDOWS)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -55,12 +56,12 @@ def main() -> int:
     raise BadConfig("--config=PATH.py is missing, such as configs/bench.py")
   config = run.read(values.config)
   mesh = run.make_mesh(config)
-  free = bench.free_bytes(mesh.devices.flat[0])
+  free = machine.free_bytes(mesh.devices.flat[0])
   limit = int(values.limit_gib * GIB) or int(0.95 * free)
   found = []
 
   def fits(batch: int) -> bool:
-    one = bench.changed(config, {"data.batch": batch})
+    one = switches.changed(config, {"data.batch": batch})
     found.append(attempt(one, mesh, limit, values.steps))
     return found[-1]["fits"]
 

@@ -23,7 +23,8 @@ from jax._src import xla_bridge
 from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.experimental import topologies
 
-from aigc_jax import bench, run, sharding, tree
+from aigc_jax import run, sharding, tree
+from aigc_jax.timing import program, switches
 from configs import bench as configs
 
 H200 = """
@@ -81,15 +82,15 @@ def compiled(config: run.Config, mesh) -> dict:
   """What the compiler made of the step."""
   r = run.build(config, mesh)
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-    kernel = bench.attention_kernels(r)
+    kernel = program.attention_kernels(r)
     traced = r.advance().trace(r.state, r.batch)
   began = time.monotonic()
-  program = traced.lower(lowering_platforms=("cuda",)).compile()
+  compiled = traced.lower(lowering_platforms=("cuda",)).compile()
   seconds = time.monotonic() - began
-  text, memory = program.as_text(), program.memory_analysis()
+  text, memory = compiled.as_text(), compiled.memory_analysis()
   return {
     "attention": kernel,
-    "calls": bench.library_calls(text),
+    "calls": program.library_calls(text),
     "arrays_of_scores": scores(config, text),
     "updated_in_place": memory.alias_size_in_bytes / tree.nbytes(r.state),
     "state_bytes": tree.nbytes(r.state),
@@ -107,7 +108,7 @@ def main() -> None:
   mesh = sharding.make_mesh(**sizes, devices=[device()])
   for size in args.sizes.split(","):
     config = run.read(configs.get_config(size))
-    config = bench.changed(config, json.loads(args.change))
+    config = switches.changed(config, json.loads(args.change))
     print(json.dumps({"size": size} | compiled(config, mesh)), flush=True)
 
 

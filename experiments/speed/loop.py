@@ -26,7 +26,8 @@ if __name__ == "__main__":
 import jax
 from absl import flags, logging
 
-from aigc_jax import bench, run, train
+from aigc_jax import run, train
+from aigc_jax.timing import stepping
 from aigc_jax.trainer.journal import rows
 from aigc_jax.trainer.lock import Lock
 from aigc_jax.trainer.stop import Stop
@@ -87,7 +88,7 @@ def main() -> None:
     config = config_of(args.layers, folder, args.steps)
     mesh = run.make_mesh(config)
     with jax.set_mesh(mesh), contextlib.redirect_stdout(sys.stderr):
-      timed = bench.Timed(run.build(config, mesh))
+      timed = stepping.Timed(run.build(config, mesh))
       timed.step(FIRST)
       for turn in range(args.rounds):
         looped.append(step_ms(trained(config, mesh, folder / str(turn))))

@@ -14,6 +14,7 @@ from absl import flags
 
 from aigc_jax import bench, command, run, sharding
 from aigc_jax.errors import BadConfig
+from aigc_jax.timing import switches
 
 # platform -> options of the compiler, one set a line.
 OPTIONS = {
@@ -46,13 +47,13 @@ def main() -> int:
   config = run.read(flags.FLAGS.config)
   mesh = run.make_mesh(config)
   with jax.set_mesh(mesh):
-    lines = [bench.Line("no flag", {}, config)]
+    lines = [switches.Line("no flag", {}, config)]
     for options in OPTIONS[sharding.platform()]:
       name = " ".join(f"{k}={v}" for k, v in options.items())
-      lines.append(bench.Line(name, options, config, options=options))
-    bench.take_turns(lines, mesh, flags.FLAGS.steps)
-  print("\n" + bench.lines_table(lines, lines[0].loss))
-  print(json.dumps(bench.without_nan(bench.told(lines, lines[0].loss))))
+      lines.append(switches.Line(name, options, config, options=options))
+    switches.take_turns(lines, mesh, flags.FLAGS.steps)
+  print("\n" + switches.lines_table(lines, lines[0].loss))
+  print(json.dumps(bench.without_nan(switches.told(lines, lines[0].loss))))
   return 0
 
 

@@ -1,0 +1,1 @@
+"""What `bench` is made of: steps in turns, the machine, the program."""

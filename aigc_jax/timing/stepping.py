@@ -1,0 +1,133 @@
+"""The step that training runs, timed on batches that lie on the device."""
+
+import math
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from aigc_jax import run, sharding, tree
+from aigc_jax.timing import machine
+from aigc_jax.timing.program import library_calls
+
+WINDOWS = 5  # of steps; the median of their times is the result
+WARM_UP = 10  # steps before the first window
+POOL = 4  # batches, taken in turn
+
+
+class Timed:
+  """A compiled step with its state, its batches and the times of its windows.
+
+  The state is made when it is needed; `park` gives its memory back.
+  """
+
+  def __init__(self, r: run.Run, options: dict | None = None):
+    self.run = r
+    self.per_call = r.config["steps_per_call"]
+    # The batches of a call repeat after as many calls.
+    repeat = POOL // math.gcd(POOL, self.per_call)
+    self._pool = [zipf_batch(r, i * self.per_call) for i in range(repeat)]
+    start = time.perf_counter()
+    lowered = r.advance().lower(r.state, self._pool[0])
+    traced = time.perf_counter()
+    self.compiled = lowered.compile(options)
+    self.compile_seconds = time.perf_counter() - traced
+    self.trace_seconds = traced - start
+    needs = self.compiled.memory_analysis()
+    self.temporary_bytes = getattr(needs, "temp_size_in_bytes", 0)
+    self.state, self.calls, self.ms = None, 0, []
+    self.losses: list[float] = []  # of each step since the state was made
+
+  def step(self, steps: int) -> float:
+    """At least so many steps; milliseconds of one, all waited for."""
+    if self.state is None:
+      self.state = jax.block_until_ready(self.run.init())
+      self.calls, self.losses = 0, []
+    calls, found = max(1, -(-steps // self.per_call)), []
+    begun = time.perf_counter()
+    for _ in range(calls):
+      batch = self._pool[self.calls % len(self._pool)]
+      self.state, metrics = self.compiled(self.state, batch)
+      found.append(metrics["train/loss"])
+      self.calls += 1
+    jax.block_until_ready((self.state, found))
+    elapsed = time.perf_counter() - begun
+    for x in found:
+      self.losses += np.ravel(x).tolist()
+    return elapsed * 1e3 / (calls * self.per_call)
+
+  def window(self, steps: int) -> None:
+    """One more entry of `ms`; of whole calls, so near to `steps`."""
+    self.ms.append(self.step(max(1, steps // self.per_call) * self.per_call))
+
+  def park(self) -> None:
+    self.state = None
+
+  def numbers(self) -> dict:
+    """The times, the loss, the memory, as plain values."""
+    return {
+      "ms": {
+        "median": statistics.median(self.ms),
+        "min": min(self.ms),
+        "max": max(self.ms),
+        "windows": self.ms,
+      },
+      "trace_seconds": self.trace_seconds,
+      "compile_seconds": self.compile_seconds,
+      "temporary_bytes": self.temporary_bytes,
+    }
+
+
+def time_step(r: run.Run, steps: int) -> dict:
+  """Compiles and times the step; the loss says whether it still learns."""
+  timed = Timed(r)
+  timed.step(1)
+  timed.step(WARM_UP)
+  while_stepping = machine.reset_peak()
+  for _ in range(WINDOWS):
+    timed.window(steps // WINDOWS)
+  device = r.mesh.devices.flat[0]
+  return timed.numbers() | {
+    "loss": {
+      "first": timed.losses[0],
+      "last": timed.losses[-1],
+      "steps": len(timed.losses),
+    },
+    "state_bytes": tree.nbytes(r.state),
+    "peak_bytes": machine.peak_bytes(device),
+    "peak_of": machine.peak_of(device, while_stepping),
+    "library_calls": library_calls(timed.compiled.as_text()),
+  }
+
+
+def zipf_batch(r: run.Run, first: int) -> dict[str, jax.Array]:
+  """The batches of one call from step `first` on, all tokens counted.
+
+  The ids have Zipf's frequencies. A step's batch is one of POOL, the same
+  however many steps a call has.
+  """
+  per_call = r.config["steps_per_call"]
+  vocab = r.config["model"]["vocab"]
+  shares = np.cumsum(1.0 / (np.arange(vocab) + 2.7))
+  rows, length = r.batch["tokens"].shape
+  draws = [np.random.default_rng((first + i) % POOL) for i in range(per_call)]
+  ids = np.stack([draw.random((rows, length + 1)) for draw in draws])
+  ids = np.searchsorted(shares, ids * shares[-1]).astype(np.int32)
+  values = {
+    "tokens": ids[..., :-1],
+    "targets": ids[..., 1:],
+    "weights": np.ones((per_call, rows, length), np.float32),
+    "segments": np.ones((per_call, rows, length), np.int32),
+    "positions": np.broadcast_to(
+      np.arange(length, dtype=np.int32), (per_call, rows, length)
+    ),
+  }
+  placed = {}
+  for name, x in r.batch.items():
+    if per_call == 1:
+      placed[name] = jax.device_put(values[name][0], x.sharding)
+      continue
+    laid = sharding.shardings(".BT", values[name].shape, r.mesh)
+    placed[name] = jax.device_put(values[name], laid)
+  return placed

@@ -1,0 +1,281 @@
+"""One switch at a time: which settings are fast, and keep the loss."""
+
+import dataclasses
+import json
+import math
+import statistics
+
+import jax
+
+from aigc_jax import command, run, tree
+from aigc_jax.errors import BadConfig
+from aigc_jax.planning.summary import table
+from aigc_jax.timing import machine
+from aigc_jax.timing.stepping import WINDOWS, Timed
+
+LOSS_STEPS = 20  # after which a switch's loss is compared with the reference
+PASSES = 5  # over the switches at most, to find the best setting
+LEAST = 0.01  # by which a flip must be faster to be adopted, and by the noise
+# The reference: float32 with everything plain, and by how much of it the loss
+# after LOSS_STEPS may differ, by what is stored in bfloat16 or less.
+PLAIN = {
+  "model.dtype": "float32", "model.products": "plain", "model.kernel": "xla",
+  "model.remat": "none", "model.unroll": 1, "model.fuse_projections": False,
+  "objective.chunk": 0, "optim.mu_dtype": "float32", "cast_once": False,
+  "steps_per_call": 1,
+}  # fmt: skip
+TOLERANCE = {
+  "nothing": 2e-5, "activations": 5e-3, "products": 2e-2, "moments": 2e-2,
+}  # fmt: skip
+# name -> changed keys. A change that is what a config says already is left out.
+SWITCHES: dict[str, dict[str, object]] = {
+  "attention: dense": {"model.kernel": "xla"},
+  "attention: chunked": {"model.kernel": "chunked"},
+  "attention: blocks": {"model.kernel": "blocks"},
+  "loss: all logits at once": {"objective.chunk": 0},
+  "loss: 1024 tokens at once": {"objective.chunk": 1024},
+  "remat: full": {"model.remat": "full"},
+  "remat: dots": {"model.remat": "dots"},
+  "layers: scanned": {"model.unroll": 1},
+  "layers: unrolled": {"model.unroll": 0},
+  "projections: joined": {"model.fuse_projections": True},
+  "projections: apart": {"model.fuse_projections": False},
+  "weights: cast once": {"cast_once": True},
+  "weights: cast at each use": {"cast_once": False},
+  "float32": {"model.dtype": "float32"},
+  "bfloat16": {"model.dtype": "bfloat16"},
+  "products: plain": {"model.products": "plain"},
+  "products: fp8": {"model.products": "fp8"},
+  "first moment: bfloat16": {"optim.mu_dtype": "bfloat16"},
+  "1 step in a call": {"steps_per_call": 1},
+  "4 steps in a call": {"steps_per_call": 4},
+}
+# Keys never adopted.
+OTHER_NUMBERS = ("model.dtype", "model.products", "optim.mu_dtype")
+
+
+@dataclasses.dataclass
+class Line:
+  """One row of the table: a config, and what was found about it."""
+
+  name: str
+  change: dict
+  config: run.Config
+  timed: Timed | None = None
+  loss: float = math.nan  # after LOSS_STEPS
+  refused: str = ""
+  options: dict | None = None  # of the compiler
+
+
+def ablate(config: run.Config, mesh, steps: int) -> dict:
+  """The best setting, then with one switch flipped at a time; prints."""
+  reference = Line("float32, all plain", PLAIN, changed(config, PLAIN))
+  prepare(reference, mesh)
+  reference.timed = None  # only its loss is of use
+  best, adopted = config, {}
+  known: dict[str, Line] = {}
+  for left in reversed(range(PASSES)):
+    lines = lines_of(config, best, known)
+    for line in known.values():
+      if line.timed and not any(line is other for other in lines):
+        line.timed.park()
+    together = take_turns(lines, mesh, steps)
+    better = faster(lines) if left else {}
+    if not better:
+      break
+    print("adopted: " + ", ".join(better), flush=True)
+    adopted |= better
+    for change in better.values():
+      best = changed(best, change)
+  if not together:
+    print("The states do not fit side by side: each turn starts a fresh one.")
+  print("\n" + lines_table(lines, reference.loss))
+  return {
+    "config": config,
+    "best": best,
+    "adopted": adopted,
+    "jax": jax.__version__,
+    "device": mesh.devices.flat[0].device_kind,
+    "reference_loss": reference.loss,
+    "states_side_by_side": together,
+    "switches": told(lines, reference.loss),
+  }
+
+
+def lines_of(
+  config: run.Config, best: run.Config, known: dict[str, Line]
+) -> list[Line]:
+  """The best setting and its neighbours; those of `known` are not made anew."""
+  wanted = [("best" if best != config else "as configured", {}, best)]
+  if best != config:
+    wanted.append(("as configured", {}, config))
+  wanted += [(n, c, changed(best, c)) for n, c in switches(best)]
+  lines = []
+  for name, change, what in wanted:
+    if what == config and lines and name != "as configured":
+      continue  # this flip leads back to the line above
+    line = known.setdefault(run.fingerprint(what), Line(name, change, what))
+    line.name, line.change = name, change
+    lines.append(line)
+  return lines
+
+
+def prepare(line: Line, mesh) -> None:
+  """Compiles and takes the first steps; a refusal is kept in the line."""
+  try:
+    line.timed = Timed(run.build(line.config, mesh), line.options)
+    line.timed.step(LOSS_STEPS)
+    line.loss = line.timed.losses[LOSS_STEPS - 1]
+  except BadConfig as refusal:
+    line.refused = command.text_of(refusal)
+  except jax.errors.JaxRuntimeError as error:
+    line.timed, line.refused = None, "does not fit into memory"
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      if not line.options:
+        raise
+      line.refused = str(error).splitlines()[0]
+
+
+def take_turns(lines: list[Line], mesh, steps: int) -> bool:
+  """Times all the lines, window by window; whether their states fit at once."""
+  device = mesh.devices.flat[0]
+  together = True
+  for line in lines:
+    if line.timed is None and not line.refused:
+      prepare(line, mesh)
+      print(f"{line.name}: {line.refused or 'compiled'}", flush=True)
+    if line.timed is None:
+      if line is lines[0]:
+        raise BadConfig(line.refused)
+      continue
+    state = tree.nbytes(line.timed.run.state)
+    if not together or machine.free_bytes(device) < 2 * state + _largest(lines):
+      together = False
+      for other in lines:
+        if other.timed:
+          other.timed.park()
+  running = [line.timed for line in lines if line.timed is not None]
+  for timed in running:
+    timed.ms = []
+    if not together:
+      timed.park()
+  for turn in range(WINDOWS):
+    for timed in running[:: -1 if turn % 2 else 1]:
+      if timed.state is None:
+        timed.step(1)
+      timed.window(steps // WINDOWS)
+      if not together:
+        timed.park()
+  return together
+
+
+def _largest(lines: list[Line]) -> int:
+  """The most temporary memory of a step."""
+  return max(line.timed.temporary_bytes for line in lines if line.timed)
+
+
+def faster(lines: list[Line]) -> dict[str, dict]:
+  """{name: change} of the flip that beats the first line by most, if one does.
+
+  By LEAST and in every turn but one: what noise does not do. One at a time:
+  two that help alone may hurt together.
+  """
+  ratios = {}
+  for line in lines[1:]:
+    if line.timed and line.change and not set(line.change) & set(OTHER_NUMBERS):
+      each = _ratios(line, lines[0])
+      second = sorted(each)[-2]
+      if statistics.median(each) < 1 - LEAST and second < 1:
+        ratios[line.name] = statistics.median(each)
+  if not ratios:
+    return {}
+  name = min(ratios, key=ratios.get)
+  return {name: next(x.change for x in lines if x.name == name)}
+
+
+def _ratios(line: Line, first: Line) -> list[float]:
+  """Of the times in each turn."""
+  pairs = zip(line.timed.ms, first.timed.ms, strict=True)
+  return [a / b for a, b in pairs]
+
+
+def tolerance(config: run.Config) -> float:
+  """How far the loss of a config may be from the reference, relatively."""
+  if config["optim"]["mu_dtype"] != "float32":
+    return TOLERANCE["moments"]
+  if config["model"]["products"] != "plain":
+    return TOLERANCE["products"]
+  low = config["model"]["dtype"] != "float32"
+  return TOLERANCE["activations" if low else "nothing"]
+
+
+def told(lines: list[Line], reference: float) -> list[dict]:
+  """What was found, line by line, as plain values."""
+  return [
+    {
+      "switch": line.name,
+      "change": line.change,
+      "refused": line.refused,
+      **_told(line, lines[0], reference),
+    }
+    for line in lines
+  ]
+
+
+def _told(line: Line, first: Line, reference: float) -> dict:
+  if line.timed is None:
+    return {}
+  off = line.loss / reference - 1
+  each = _ratios(line, first)
+  return line.timed.numbers() | {
+    "ratio": statistics.median(each),
+    "ratios": each,
+    "loss": line.loss,
+    "off_reference": off,
+    "tolerance": tolerance(line.config),
+    "within": abs(off) <= tolerance(line.config),
+  }
+
+
+def lines_table(lines: list[Line], reference: float) -> str:
+  """The table for people."""
+  rows = []
+  for line in lines:
+    if line.timed is None:
+      rows.append((line.name, "", "", "", "", "", line.refused))
+      continue
+    one = _told(line, lines[0], reference)
+    within = "within" if one["within"] else "BEYOND"
+    rows.append((
+      line.name, f"{one['ms']['median']:.2f}", f"{one['ratio'] - 1:+.1%}",
+      f"{min(one['ratios']) - 1:+.1%} to {max(one['ratios']) - 1:+.1%}",
+      f"{one['temporary_bytes'] / 2**20:,.0f}", f"{line.loss:.5f}",
+      f"{one['off_reference']:+.1e}, {within} {one['tolerance']:.0e}",
+    ))  # fmt: skip
+  header = (
+    "switch", "ms", "against first", "in each turn", "temporary MiB",
+    f"loss at {LOSS_STEPS}", f"off the reference ({reference:.5f})",
+  )  # fmt: skip
+  return table(header, rows)
+
+
+def switches(config: run.Config) -> list[tuple[str, dict]]:
+  """The switches that change something here."""
+  return [
+    (name, change)
+    for name, change in SWITCHES.items()
+    if changed(config, change) != config
+    and config["steps"] % change.get("steps_per_call", 1) == 0
+  ]
+
+
+def changed(config: run.Config, change: dict[str, object]) -> run.Config:
+  """The config with dotted keys replaced."""
+  new = json.loads(json.dumps(config))
+  for key, value in change.items():
+    *sections, last = key.split(".")
+    part = new
+    for section in sections:
+      part = part[section]
+    part[last] = value
+  return new
