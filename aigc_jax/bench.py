@@ -101,9 +101,11 @@ def measure(config: run.Config, mesh, steps: int) -> dict:
   Figures that are not known here (the peak of an unlisted device) are absent.
   """
   r = run.build(config, mesh)
-  before = machine.ceilings(config["model"]["dtype"])
+  # Of what products multiply; of 8 bits, of what all others do.
+  dtype = r.model.operand_dtype
+  before = machine.ceilings(dtype)
   timed = time_step(r, steps)
-  after = machine.ceilings(config["model"]["dtype"])
+  after = machine.ceilings(dtype)
   seconds = timed["ms"]["median"] / 1e3
   rate = r.flops_per_step / seconds
   device = mesh.devices.flat[0]

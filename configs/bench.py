@@ -56,7 +56,12 @@ SIZES = {
   ),
 }  # fmt: skip
 CPU = ("tiny", "small", "big")
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+# mixed: products take bfloat16, all else is float32.
+DTYPES = {
+  "fp32": dict(dtype="float32"),
+  "bf16": dict(dtype="bfloat16"),
+  "mixed": dict(dtype="float32", products="bf16"),
+}
 
 
 def get_config(preset="small"):
@@ -78,7 +83,7 @@ def get_config(preset="small"):
   model["head_dim"] = model["dim"] // model["heads"]
   if model["position"] == "learned":
     model["position_length"] = length
-  config.model.update(model, dtype=DTYPES[kind], remat="none", unroll=0)
+  config.model.update(model, remat="none", unroll=0, **DTYPES[kind])
   config.objective.chunk = chunk
   config.optim.weight_decay = 0.1
   config.steps_per_call = 20 if size == "tiny" else 1

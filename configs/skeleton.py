@@ -73,7 +73,9 @@ def skeleton() -> ConfigDict:
     init_std=0.0,  # of all weights; 0.0 is by fan-in
     dropout=0.0,
     dtype="float32",  # of activations; parameters are float32
-    products="plain",  # in dtype; or fp8: the blocks' with weights, in 8 bits
+    # plain: of operands in dtype; bf16: in bfloat16, whatever dtype is; fp8: in
+    # 8 bits, those of the blocks with weights
+    products="plain",
     remat="none",  # what is computed again: none, dots, all_dots (less), full
     unroll=1,  # layers in one turn of the loop; 0 is all
     kernel="auto",  # of attention: xla, chunked, blocks, cudnn, splash

@@ -38,6 +38,16 @@ SWITCHES = {
     "model.dtype": "bfloat16", "cast_once": True, "mesh.fsdp": 2,
     "mesh.tensor": 2,
   },
+  "bf16 in float32": {"model.products": "bf16"},
+  "bf16 in float32, all together": {
+    "model.products": "bf16", "cast_once": True, "microbatches": 2,
+    "model.remat": "dots", "model.unroll": 0, "model.kernel": "blocks",
+    "objective.chunk": 24, "model.fuse_projections": True,
+  },
+  "bf16 in float32, on a mesh": {
+    "model.products": "bf16", "cast_once": True, "mesh.fsdp": 2,
+    "mesh.tensor": 2,
+  },
   "fp8": {"model.products": "fp8"},
   "fp8, bfloat16, cast once": {
     "model.products": "fp8", "model.dtype": "bfloat16", "cast_once": True,

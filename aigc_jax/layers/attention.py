@@ -6,10 +6,11 @@ from flax import linen as nn
 from flax import struct
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers.einsum import Einsum, together
+from aigc_jax.layers.einsum import Einsum, operand_dtype, together
 from aigc_jax.layers.kernels import attend
 from aigc_jax.layers.norm import NormFactory
 from aigc_jax.layers.position import Rotation, rotate
+from aigc_jax.layers.rounding import rounded
 from aigc_jax.layers.visible import Visible
 
 
@@ -61,7 +62,7 @@ class Attention(nn.Module):
   std: float = 0.0
   out_factor: float = 1.0
   fused: bool = True  # whether q, k and v are one product, on one device
-  small: bool = False  # whether operands of q, k, v and out have 8 bits
+  products: str = "plain"
 
   def __post_init__(self):
     if self.heads % self.kv_heads:
@@ -81,7 +82,7 @@ class Attention(nn.Module):
   ) -> tuple[jax.Array, Cache | None]:
     D, N, K, H = self.dim, self.heads, self.kv_heads, self.head_dim
     kind = dict(
-      dtype=self.dtype, bias=self.bias, std=self.std, small=self.small
+      dtype=self.dtype, bias=self.bias, std=self.std, products=self.products
     )
     query = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)
     key = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)
@@ -96,13 +97,15 @@ class Attention(nn.Module):
       cache = cache.extend(k, v, visible.positions_BT)
       k = cache.keys_BSKH.astype(self.dtype)
       v = cache.values_BSKH.astype(self.dtype)
+    operands = operand_dtype(self.dtype, self.products)
+    q, k, v = (rounded(x, operands) for x in (q, k, v))
     y_BTNH = attend(
       q, k, v, visible,
       scale=self.scale or H**-0.5, softcap=self.softcap, kernel=self.kernel,
     )  # fmt: skip
-    y_BTNH = sharding.constrain(y_BTNH, "BTNH")
+    y_BTNH = sharding.constrain(y_BTNH.astype(self.dtype), "BTNH")
     out = Einsum(
       "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,
-      self.out_factor, self.small, name="out",
+      self.out_factor, self.products, name="out",
     )  # fmt: skip
     return out(y_BTNH), cache

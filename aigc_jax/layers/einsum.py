@@ -12,9 +12,20 @@ from flax import linen as nn
 
 from aigc_jax import sharding, tree
 from aigc_jax.layers import fp8
+from aigc_jax.layers.rounding import rounded
 
 # Standard deviation of a unit normal cut at two standard deviations.
 _CUT = 0.87962566103423978
+
+
+# What products multiply: operands of the dtype that a model computes in; of
+# bfloat16, whatever that is; or, the blocks' with weights, of 8 bits.
+PRODUCTS = {"plain": None, "bf16": jnp.bfloat16, "fp8": None}
+
+
+def operand_dtype(dtype, products: str) -> jnp.dtype:
+  """Of what products multiply in a model that computes in `dtype`."""
+  return jnp.dtype(PRODUCTS[products] or dtype)
 
 
 def scaled_init(fan_in: int, std: float, factor: float = 1.0) -> Callable:
@@ -57,39 +68,50 @@ def with_copies(params: tree.Tree, copies: Mapping[str, jax.Array]):
   return jax.tree_util.tree_map_with_path(one, params)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def product(equation: str, x: jax.Array, w: jax.Array | Rounded) -> jax.Array:
-  """einsum(equation, x, w) with operands of x's dtype, in float32.
+def product(
+  equation: str, x: jax.Array, w: jax.Array | Rounded, dtype=None
+) -> jax.Array:
+  """einsum(equation, x, w) in float32, of operands of `dtype`, if not x's.
 
-  The backward products too have operands of x's dtype and a float32
+  The backward products too have operands of that dtype and a float32
   accumulator. Automatic differentiation would multiply a float32 cotangent by
   a bfloat16 operand, which no matrix unit takes.
   """
-  w = w.copy if isinstance(w, Rounded) else w
-  return jnp.einsum(
-    equation, x, w.astype(x.dtype), preferred_element_type=jnp.float32
-  )
+  return _product(equation, dtype or x.dtype, x, w)
 
 
-def _product_forward(equation, x, w):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(equation, dtype, x, w):
+  return _product_forward(equation, dtype, x, w)[0]
+
+
+def _product_forward(equation, dtype, x, w):
   kept = Rounded(None, w.copy) if isinstance(w, Rounded) else w
-  return product(equation, x, w), (x, kept)
+  operand = rounded(x, dtype)
+  y = jnp.einsum(
+    equation,
+    operand, _operand(w, dtype),
+    preferred_element_type=jnp.float32,
+  )  # fmt: skip
+  return y, (operand, kept, jnp.zeros((0,), x.dtype))
 
 
-def _product_backward(equation, kept, dy):
-  x, w = kept
-  twofold = isinstance(w, Rounded)
-  w = w.copy if twofold else w
+def _operand(w: jax.Array | Rounded, dtype) -> jax.Array:
+  return rounded(w.copy if isinstance(w, Rounded) else w, dtype)
+
+
+def _product_backward(equation, dtype, kept, dy):
+  x, w, like = kept
   (a, b), out = sharding.split(equation)
-  dy = dy.astype(x.dtype)
+  dy = rounded(dy, dtype)
   dx = jnp.einsum(
     f"{out},{b}->{a}",
-    dy, w.astype(x.dtype),
+    dy, _operand(w, dtype),
     preferred_element_type=jnp.float32,
   )  # fmt: skip
   dw = weight_gradient(equation, x, dy)
-  dw = Rounded(dw, None) if twofold else dw.astype(w.dtype)
-  return dx.astype(x.dtype), dw
+  dw = Rounded(dw, None) if isinstance(w, Rounded) else dw.astype(w.dtype)
+  return rounded(dx, like.dtype), dw
 
 
 def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -137,7 +159,7 @@ def weight_gradient_on_cpu(
   return jnp.einsum(f"{''.join(left + right)}->{b}", dw)
 
 
-product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -175,11 +197,17 @@ product_fp8.defvjp(_product_fp8_forward, _product_fp8_backward)
 
 
 def contract(
-  equation: str, x: jax.Array, w: jax.Array | Rounded, small: bool = False
+  equation: str,
+  x: jax.Array,
+  w: jax.Array | Rounded,
+  products: str = "plain",
 ) -> jax.Array:
-  """The product, rounded to x's dtype; small: with operands of 8 bits."""
-  f = product_fp8 if small else product
-  return f(equation, x, w).astype(x.dtype)
+  """The product, rounded to x's dtype; `products` is a key of PRODUCTS."""
+  if products == "fp8":
+    y = product_fp8(equation, x, w)
+  else:
+    y = product(equation, x, w, operand_dtype(x.dtype, products))
+  return rounded(y, x.dtype)
 
 
 class Einsum(nn.Module):
@@ -195,7 +223,7 @@ class Einsum(nn.Module):
   bias: bool = False
   std: float = 0.0
   factor: float = 1.0
-  small: bool = False  # whether operands of the product have 8 bits
+  products: str = "plain"
 
   @nn.compact
   def weights(self) -> tuple[jax.Array | Rounded, jax.Array | None]:
@@ -214,7 +242,7 @@ class Einsum(nn.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     w, bias = self.weights()
-    y = contract(self.equation, x.astype(self.dtype), w, self.small)
+    y = contract(self.equation, x.astype(self.dtype), w, self.products)
     return self.finish(y, bias)
 
   def finish(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -242,7 +270,7 @@ def together(
     lambda *ws: jnp.concatenate([w.reshape(D, -1) for w in ws], axis=1),
     *weights,
   )
-  y = contract("BTD,DF->BTF", x.astype(dtype), w_DF, einsums[0].small)
+  y = contract("BTD,DF->BTF", x.astype(dtype), w_DF, einsums[0].products)
   ends = itertools.accumulate(math.prod(e.shape[1:]) for e in einsums)
   parts = jnp.split(y, list(ends)[:-1], axis=-1)
   return [

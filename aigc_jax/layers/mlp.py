@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import Einsum, together
+from aigc_jax.layers.rounding import rounded
 
 
 def _gelu(x):
@@ -54,9 +55,9 @@ def activate(kind: str, x: jax.Array, gate: jax.Array | None = None):
 
 def _formula(f: Callable, x, gate):
   if gate is None:
-    return f(x.astype(jnp.float32)).astype(x.dtype)
+    return rounded(f(x.astype(jnp.float32)), x.dtype)
   y = f(gate.astype(jnp.float32)) * x.astype(jnp.float32)
-  return y.astype(x.dtype)
+  return rounded(y, x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -88,14 +89,14 @@ class Mlp(nn.Module):
   std: float = 0.0
   out_factor: float = 1.0
   fused: bool = True  # whether gate and up are one product, on one device
-  small: bool = False  # whether operands of products have 8 bits
+  products: str = "plain"
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     D, F = self.dim, self.mlp_dim
     wide = dict(
       shape=(D, F), dtype=self.dtype, bias=self.bias, std=self.std,
-      small=self.small,
+      products=self.products,
     )  # fmt: skip
     ups = [Einsum("BTD,DF->BTF", name="up", **wide)]
     if self.gated:
@@ -103,5 +104,5 @@ class Mlp(nn.Module):
     y_BTF = activate(self.activation, *together(ups, x_BTD, self.fused))
     return Einsum(
       "BTF,FD->BTD", (F, D), self.dtype, self.bias, self.std, self.out_factor,
-      self.small, name="down",
+      self.products, name="down",
     )(y_BTF)  # fmt: skip

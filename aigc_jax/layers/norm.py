@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from aigc_jax import sharding
+from aigc_jax.layers.rounding import rounded
 
 
 def normalise(x, scale, bias, *, eps: float, centre: bool, offset: float):
@@ -46,7 +47,7 @@ def _formula(how: How, x, scale, bias):
   y = y * rate * (scale.astype(jnp.float32) + how.offset)
   if bias is not None:
     y = y + bias.astype(jnp.float32)
-  return y.astype(x.dtype), mean, rate
+  return rounded(y, x.dtype), mean, rate
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -78,7 +79,7 @@ def _on_cpu_backward(how: How, kept, dy):
   dx = dy * factor - y * along
   if how.centre:
     dx = dx - (dy @ factor)[..., None] / D
-  dx = (dx * rate).astype(x.dtype)
+  dx = rounded(dx * rate, x.dtype)
   rows = (dy * y).reshape(-1, D)
   dscale = (rate.reshape(1, -1) @ rows)[0].astype(scale.dtype)
   if bias is None:

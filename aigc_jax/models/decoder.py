@@ -14,6 +14,7 @@ from flax import linen as nn
 from aigc_jax import errors
 from aigc_jax.layers.attention import Attention, Cache
 from aigc_jax.layers.block import Block, Dropout, Scene
+from aigc_jax.layers.einsum import PRODUCTS, operand_dtype
 from aigc_jax.layers.embed import Embed
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
@@ -24,6 +25,7 @@ from aigc_jax.layers.position import (
   sinusoids,
 )
 from aigc_jax.layers.readout import Head, Readout
+from aigc_jax.layers.rounding import rounded
 from aigc_jax.layers.stack import Stack
 from aigc_jax.layers.visible import Visible
 
@@ -51,6 +53,7 @@ class Decoder(nn.Module):
   logit_softcap: float
   dropout: float
   cache_shape: tuple[int, int, int]  # layers, key heads, head width
+  products: str = "plain"
 
   @nn.compact
   def __call__(self, batch: Batch, cache: Cache | None = None):
@@ -68,11 +71,16 @@ class Decoder(nn.Module):
     x_BTD = Dropout(self.dropout, name="dropout")(x_BTD)
     scene = self._scene(batch, positions_BT, cache is not None)
     x_BTD, cache_out = self.stack(name="stack")(x_BTD, scene, cache)
-    x_BTD = self.norm(name="norm")(x_BTD)
+    x_BTD = rounded(self.norm(name="norm")(x_BTD), self.operand_dtype)
     if self.head is not None:
       table_VD = self.head(name="head")()
     readout = Readout(x_BTD, table_VD, self.logit_softcap)
     return readout if cache is None else (readout, cache_out)
+
+  @property
+  def operand_dtype(self) -> jnp.dtype:
+    """Of what products multiply, other than in 8 bits."""
+    return operand_dtype(self.dtype, self.products)
 
   def _scene(self, batch: Batch, positions_BT, cached: bool) -> Scene:
     segments_BT = batch.get("segments")
@@ -98,8 +106,6 @@ class Decoder(nn.Module):
 
 
 DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
-# Whether the blocks' products with weights have operands of 8 bits.
-PRODUCTS = {"plain": False, "fp8": True}
 
 
 def _dtype(name: str) -> jnp.dtype:
@@ -196,7 +202,7 @@ def decoder(
       "even"
     )
   kind = _dtype(dtype)
-  small = errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "model.products")
   normed: NormFactory = functools.partial(
     Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,
   )  # fmt: skip
@@ -206,11 +212,11 @@ def decoder(
   attention = functools.partial(
     Attention, dim, heads, kv_heads, head_dim, kind, attention_bias, out_bias,
     normed if qk_norm else None, attention_scale, attention_softcap, kernel,
-    init_std, out_factor, fuse_projections, small,
+    init_std, out_factor, fuse_projections, products,
   )  # fmt: skip
   mlp = functools.partial(
     Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor,
-    fuse_projections, small,
+    fuse_projections, products,
   )  # fmt: skip
   block = functools.partial(
     Block, layer_norm, attention, mlp, post_norm, dropout
@@ -239,4 +245,5 @@ def decoder(
     logit_softcap=logit_softcap,
     dropout=dropout,
     cache_shape=(layers, kv_heads, head_dim),
+    products=products,
   )

@@ -14,6 +14,7 @@ from jax import lax
 
 from aigc_jax import sharding
 from aigc_jax.layers.einsum import weight_gradient
+from aigc_jax.layers.rounding import rounded
 from aigc_jax.metrics import Mean
 
 Batch = Mapping[str, jax.Array]
@@ -53,11 +54,11 @@ def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
 
   # Rounded here, on each device: what crosses devices, there and back, is the
   # float32 table and its float32 gradient.
-  rounded_VD = table_VD.astype(x_BTD.dtype)
+  small_VD = rounded(table_VD, x_BTD.dtype)
 
   def piece(sums, part):
     x, y, w = part
-    loss, nll, _ = _losses(terms, x, rounded_VD, y)
+    loss, nll, _ = _losses(terms, x, small_VD, y)
     return (sums[0] + jnp.sum(loss * w), sums[1] + jnp.sum(nll * w)), None
 
   zero = jnp.zeros((), jnp.float32)
@@ -73,26 +74,41 @@ def _losses(terms: Terms, x, table_VD, y):
   if terms.softcap:
     z = terms.softcap * jnp.tanh(z / terms.softcap)
   logz = jax.nn.logsumexp(z, axis=-1)
-  # Target logits by comparison, not by gather: it fuses, and it shards.
-  hit = lax.broadcasted_iota(y.dtype, z.shape, 1) == y[:, None]
-  nll = logz - jnp.sum(jnp.where(hit, z, 0.0), axis=-1)
-  return nll + terms.z_loss * logz**2, nll, (z, logz, hit)
+  nll = logz - _at_targets(z, y)[:, 0]
+  return nll + terms.z_loss * logz**2, nll, (z, logz)
+
+
+def _by_index() -> bool:
+  """Whether targets are found by index and not by comparison.
+
+  A comparison fuses with what is around it, and it shards. On a CPU it writes
+  an array of the size of the logits, for one of them in each row.
+  """
+  return sharding.platform() == "cpu" and sharding.alone()
+
+
+def _hits(z, y):
+  """Where of the logits (T, V) the targets (T,) are."""
+  return lax.broadcasted_iota(y.dtype, z.shape, 1) == y[:, None]
+
+
+def _at_targets(z, y):
+  """(T, 1) of (T, V)."""
+  if _by_index():
+    return jnp.take_along_axis(z, y[:, None], axis=-1)
+  return jnp.sum(jnp.where(_hits(z, y), z, 0.0), axis=-1, keepdims=True)
 
 
 def _summed_forward(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
-  rounded_VD = table_VD.astype(x_BTD.dtype)
+  small_VD = rounded(table_VD, x_BTD.dtype)
 
   def piece(carry, part):
     loss_sum, nll_sum, d_VD = carry
     x, y, w = part
-    loss, nll, (z, logz, hit) = _losses(terms, x, rounded_VD, y)
-    soft = jnp.exp(z - logz[:, None])
-    dz = soft * (1 + 2 * terms.z_loss * logz)[:, None] - hit
-    if terms.softcap:
-      dz = dz * (1 - (z / terms.softcap) ** 2)
-    dz = (dz * w[:, None]).astype(x.dtype)
+    loss, nll, (z, logz) = _losses(terms, x, small_VD, y)
+    dz = _gradient(terms, z, logz, y, w, x.dtype)
     dx = lax.dot_general(
-      dz, rounded_VD, (((1,), (0,)), ((), ())),
+      dz, small_VD, (((1,), (0,)), ((), ())),
       preferred_element_type=jnp.float32,
     ).astype(x.dtype)  # fmt: skip
     d_VD = d_VD + weight_gradient("TD,VD->TV", x, dz)
@@ -106,6 +122,27 @@ def _summed_forward(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
   count = y_BT.size
   dx_BTD = dx.reshape(-1, x_BTD.shape[-1])[:count].reshape(x_BTD.shape)
   return (loss, nll), (dx_BTD, d_VD.astype(table_VD.dtype))
+
+
+def _gradient(terms: Terms, z, logz, y, w, dtype):
+  """Of the loss of tokens that weigh `w`, for the logits before the cap."""
+
+  def at(z, hit):
+    soft = jnp.exp(z - logz[:, None])
+    dz = soft * (1 + 2 * terms.z_loss * logz)[:, None] - hit
+    if terms.softcap:
+      dz = dz * (1 - (z / terms.softcap) ** 2)
+    return rounded(dz * w[:, None], dtype)
+
+  if not _by_index():
+    return at(z, _hits(z, y))
+  targets = at(_at_targets(z, y), 1.0)[:, 0]
+  rows = jnp.arange(len(y), dtype=y.dtype)
+  return (
+    at(z, 0.0)
+    .at[rows, y]
+    .set(targets, unique_indices=True, indices_are_sorted=True)
+  )
 
 
 def _summed_backward(terms: Terms, kept, cotangents):

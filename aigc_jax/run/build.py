@@ -186,7 +186,7 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
       schedule,
       config["microbatches"],
       spikes["spike_sigma"],
-      functools.partial(copies, dtype=model.dtype)
+      functools.partial(copies, dtype=model.operand_dtype)
       if config["cast_once"]
       else None,
     ),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 
-def ceilings(dtype: str) -> dict[str, float]:
+def ceilings(dtype) -> dict[str, float]:
   """FLOP/s of a large matrix product in `dtype`, bytes/s of a copy; 1 device.
 
   On random data: zeros draw less power and flatter a GPU by a tenth.

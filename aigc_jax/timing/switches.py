@@ -45,6 +45,7 @@ SWITCHES: dict[str, dict[str, object]] = {
   "float32": {"model.dtype": "float32"},
   "bfloat16": {"model.dtype": "bfloat16"},
   "products: plain": {"model.products": "plain"},
+  "products: bf16": {"model.products": "bf16"},
   "products: fp8": {"model.products": "fp8"},
   "first moment: bfloat16": {"optim.mu_dtype": "bfloat16"},
   "1 step in a call": {"steps_per_call": 1},
@@ -203,9 +204,11 @@ def tolerance(config: run.Config) -> float:
   """How far the loss of a config may be from the reference, relatively."""
   if config["optim"]["mu_dtype"] != "float32":
     return TOLERANCE["moments"]
-  if config["model"]["products"] != "plain":
+  if config["model"]["products"] == "fp8":
     return TOLERANCE["products"]
-  low = config["model"]["dtype"] != "float32"
+  low = (config["model"]["dtype"], config["model"]["products"]) != (
+    "float32", "plain",
+  )  # fmt: skip
   return TOLERANCE["activations" if low else "nothing"]
 
 

@@ -1,6 +1,7 @@
 """Products in 8 bits: what rounding may do, and what it must never hide."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +173,21 @@ def test_products_with_weights_of_the_blocks_are_in_8_bits_and_no_others(
     counts[products] = len(lines), sum("xf8E" in x for x in lines)
   assert counts["plain"][1] == 0
   assert counts["fp8"] == (counts["plain"][0], 3 * 2 * in_a_layer)
+
+
+def test_with_products_of_bfloat16_every_product_of_a_step_is_one():
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    r = run.build(small(products="bf16", kernel="blocks"), mesh)
+    text = r.advance().lower(r.state, r.batch).as_text()
+  lines = [x for x in text.splitlines() if "stablehlo.dot_general" in x]
+  operands = [x[x.index(" : (") : x.index(" -> ")] for x in lines]
+  # Sums of norms and attention are taken as products with a vector.
+  vector = re.compile(r"tensor<\d+xf32>\)|\(tensor<1x\d+xf32>")
+  products = [x for x in operands if not vector.search(x + ")")]
+  assert all(x.count("bf16") == 2 for x in products)
+  # Weights of 2 layers, their attention, the head.
+  assert len(products) == 3 * (2 * 4) + 2 * (2 + 5) + 3
 
 
 def test_a_weight_that_is_not_finite_reaches_the_gate_of_the_step():

@@ -1,5 +1,7 @@
 """Products, norms and activations by platform are the plain formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,16 +45,48 @@ def test_the_transposed_copy_for_a_weight_gradient_survives_the_compiler():
   assert "lhs_contracting_dims={0}" not in text
 
 
+@pytest.mark.parametrize("equation", list(EQUATIONS))
+def test_products_of_bfloat16_in_float32_round_operands_and_nothing_else(
+  equation,
+):
+  x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
+
+  def low(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+  def ours(x, w, dy):
+    y, back = jax.vjp(
+      lambda x, w: einsum.contract(equation, x, w, "bf16"), x, w
+    )
+    return y, *back(dy)
+
+  def rounded(x, w, dy):
+    f = functools.partial(jnp.einsum, equation)
+    return f(low(x), low(w)), *jax.vjp(f, low(x), low(w))[1](low(dy))
+
+  args = x, w, jnp.cos(jnp.einsum(equation, x, w))
+  lines = jax.jit(ours).lower(*args).as_text().splitlines()
+  operands = [
+    x[x.index(" : (") : x.index(" -> ")]
+    for x in lines
+    if "stablehlo.dot_general" in x
+  ]
+  assert [x.count("bf16") for x in operands] == [2, 2, 2]
+  for a, b in zip(ours(*args), rounded(*args), strict=True):
+    assert a.dtype == jnp.float32
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 class Two(nn.Module):
   """Two products of one x, joined or apart."""
 
   joined: bool
   dtype: jnp.dtype = jnp.float32
-  small: bool = False
+  products: str = "plain"
 
   @nn.compact
   def __call__(self, x):
-    kind = dict(dtype=self.dtype, bias=True, small=self.small)
+    kind = dict(dtype=self.dtype, bias=True, products=self.products)
     parts = [
       einsum.Einsum("BTD,DNH->BTNH", (5, 3, 4), name="a", **kind),
       einsum.Einsum("BTD,DKH->BTKH", (5, 1, 4), name="b", **kind),
@@ -74,10 +108,10 @@ def test_products_together_are_the_products_apart():
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("products", list(einsum.PRODUCTS))
 @pytest.mark.parametrize("joined", [False, True])
 def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(
-  joined, small
+  joined, products
 ):
   x = draw(0, (2, 7, 5))
   params = params_of_two(x)
@@ -86,7 +120,7 @@ def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(
   def gradient(params, copies):
     def loss(params):
       params = einsum.with_copies(params, copies)
-      parts = Two(joined, jnp.bfloat16, small).apply({"params": params}, x)
+      parts = Two(joined, jnp.bfloat16, products).apply({"params": params}, x)
       return sum(jnp.sum(jnp.cos(y.astype(jnp.float32))) for y in parts)
 
     return jax.grad(loss)(params)

@@ -1,5 +1,7 @@
 """Laws that every decoder obeys, whatever its parts."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,9 +190,14 @@ def test_parts_that_cannot_go_together_are_refused(change, word):
     jax.eval_shape(model.init, jax.random.key(0), batch)
 
 
+@pytest.mark.parametrize("by_index", [True, False])
 @pytest.mark.parametrize("softcap", [0.0, 3.0])
 @pytest.mark.parametrize("chunk", [0, 5, 16])
-def test_the_chunked_loss_is_the_dense_loss(chunk, softcap):
+def test_the_chunked_loss_is_the_dense_loss(
+  monkeypatch, chunk, softcap, by_index
+):
+  module = importlib.import_module("aigc_jax.objectives.tokens")
+  monkeypatch.setattr(module, "_by_index", lambda: by_index)
   model = tiny.build("llama", logit_softcap=softcap)
   params, batch = tiny.params_of("llama"), tiny.ragged_batch(3, 7)
 
