@@ -3,9 +3,11 @@
   python -m aigc_jax.bench --config=configs/bench.py:small
   python -m aigc_jax.bench --config=configs/bench.py:small,bf16
 
-On a CPU: tiny, small, big: GPT-2-like, without biases. On an accelerator, in
-bfloat16 unless "fp32" is said: gpt2_124m, gpt2_355m, gpt2_1.5b, gpt_1.3b (head
-width 128), llama_1b, llama_3b, llama_8b_slice (4 layers of the 8 B model).
+On a CPU: tiny, small, big: GPT-2-like, without biases; in float32 unless "bf16"
+is said, or "mixed", which is float32 with products of bfloat16. On an
+accelerator, in bfloat16 unless one of the others is said: gpt2_124m, gpt2_355m,
+gpt2_1.5b, gpt_1.3b (head width 128), llama_1b, llama_3b, llama_8b_slice (4
+layers of the 8 B model).
 Nothing is read from disk: the benchmark makes its own ids.
 """
 
