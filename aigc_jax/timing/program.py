@@ -13,9 +13,9 @@ from aigc_jax.layers.visible import Visible
 def attention_kernels(r: run.Run) -> str:
   """The kernels that attention uses, and in how many of the layers."""
   m, length = r.config["model"], r.config["data"]["length"]
-  width, kind = m["head_dim"] or m["dim"] // m["heads"], jnp.dtype(m["dtype"])
+  width = m["head_dim"] or m["dim"] // m["heads"]
   heads, key_heads = (
-    jax.ShapeDtypeStruct((1, length, n, width), kind)
+    jax.ShapeDtypeStruct((1, length, n, width), r.model.operand_dtype)
     for n in (m["heads"], m["kv_heads"])
   )
   windows = m["windows"] or (None,)
