@@ -190,12 +190,15 @@ def test_the_state_is_updated_in_place():
   assert memory.alias_size_in_bytes >= tree.nbytes(timed.run.state)
 
 
-def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch):
+@pytest.mark.parametrize(
+  "low", [{"model.dtype": "bfloat16"}, {"model.products": "bf16"}]
+)
+def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):
   monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_000)
   monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
   config = tiny({
-    "model.dtype": "bfloat16", "model.kernel": "auto", "model.unroll": 0,
-    "data.length": 136, "model.position_length": 136,
+    "model.kernel": "auto", "model.unroll": 0, "data.length": 136,
+    "model.position_length": 136, **low,
   })  # fmt: skip
   r = run.build(config, mesh_of_one())
   state, batch = jax.tree.map(
