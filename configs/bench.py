@@ -26,7 +26,7 @@ LLAMA = dict(
 SIZES = {
   "tiny": (12, 64, 0, dict(GPT, layers=4, dim=128, heads=4, vocab=256)),
   "small": (16, 256, 0, dict(GPT, layers=6, dim=384, heads=6, vocab=256)),
-  "big": (4, 512, 1024, dict(GPT, layers=6, dim=512, heads=8, vocab=32_000)),
+  "big": (4, 512, 0, dict(GPT, layers=6, dim=512, heads=8, vocab=32_000)),
   "gpt2_124m": (
     64, 1024, 8192, dict(GPT, layers=12, dim=768, heads=12, vocab=50_304)
   ),

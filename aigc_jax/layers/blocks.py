@@ -3,8 +3,8 @@
 A block of queries meets only the keys up to its end, so about half of the
 scores are made. The backward pass makes them again (arXiv:2205.14135). What
 would need them transposed takes the queries transposed instead, which are
-smaller, and gives its result transposed. One row of the batch at a time, the
-scores stay in a processor's own cache.
+smaller, and gives its result transposed. A few rows of the batch at a time, the
+scores stay in caches.
 """
 
 import functools
@@ -20,7 +20,7 @@ from aigc_jax.layers.visible import Visible
 HIDDEN = -(2.0**30)  # a score that exp() turns into zero
 BLOCKS = 4  # at most, so that programs stay short
 SMALLEST = 128  # positions of a block, where there are that many
-CACHED = 2**20  # bytes of scores that stay in a processor's own cache
+CACHED = 2**22  # bytes of scores at a time: two cores' caches
 
 
 class How(NamedTuple):
@@ -44,8 +44,8 @@ def attend(
   K = k_BTKH.shape[2]
   size = size or max(SMALLEST, -(-T // BLOCKS))
   how = How(scale, softcap, visible.window, min(size, T))
-  q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-  k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
+  q_BKGTH = _turned(q_BTNH.reshape(B, T, K, N // K, H), (0, 2, 3, 1, 4))
+  k_BKTH, v_BKTH = (_turned(x, (0, 2, 1, 3)) for x in (k_BTKH, v_BTKH))
   y_BKGTH = _attend(how, q_BKGTH, k_BKTH, v_BKTH, visible.segments_BT)
   return y_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
@@ -61,7 +61,10 @@ def _attend_forward(how, q, k, v, segments):
 
 
 def _attend_backward(how, kept, dy):
-  return (*_each(how, functools.partial(_backward, how), *kept, dy), None)
+  dy = _turned(dy, range(dy.ndim))
+  dq, dk, dv = _each(how, functools.partial(_backward, how), *kept, dy)
+  # Turned round here, all at once: the loop writes rows as they are made.
+  return dq, dk.swapaxes(2, 3), dv.swapaxes(2, 3), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -118,7 +121,7 @@ def _forward(how: How, q_KGTH, k_KTH, v_KTH, segments_T):
 
 
 def _backward(how: How, q, k, v, segments, y, logz, dy):
-  """Gradients for q, k and v of one row of the batch."""
+  """Gradients for q, k and v of one row of the batch, the last two as KHT."""
   T, H = q.shape[2:]
   # What the gradient of a row of weights loses to their sum being one. As a
   # product: the compiler's sum over so short an axis takes five times as long.
@@ -142,8 +145,19 @@ def _backward(how: How, q, k, v, segments, y, logz, dy):
     dks.append(jnp.pad(dk_KHS, around))
     dvs.append(jnp.pad(dv_KHS, around))
   dq = jnp.concatenate(dqs, axis=2).astype(q.dtype)
-  dk, dv = (_copied(sum(parts)).swapaxes(1, 2) for parts in (dks, dvs))
+  dk, dv = (_copied(sum(parts)) for parts in (dks, dvs))
   return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+def _turned(x, axes):
+  """x.transpose(axes), made in one pass on a single device.
+
+  The compiler would copy what makes x as it lies, such as a part of a joined
+  projection, and transpose the copy. Over several devices it is left to: what
+  parts x among them would not survive a reshape to one dimension.
+  """
+  x = x.transpose(axes)
+  return _copied(x) if sharding.alone() else x
 
 
 def _copied(x):
