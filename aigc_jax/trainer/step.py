@@ -53,7 +53,7 @@ def make_step(
     scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     grad_norm = optax.global_norm(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, _ = optimizer.update(grads, state.opt_state, state.params)
     # The update's own norm also tells the compiler that all of it is made
     # before any old value is written over: no copies of those are needed.
     update_norm = optax.global_norm(updates)
@@ -64,6 +64,11 @@ def make_step(
     )
     ok = finite & ~spiked
 
+    # The optimizer's state is made here and not with the update: until its norm
+    # is known it would lie beside the old one, written and read once more. What
+    # does not count is of no matter, and looks to the compiler like new input.
+    held = jax.tree.map(lambda s: jnp.where(ok, s, 0), state.opt_state)
+    _, opt_state = optimizer.update(grads, held, state.params)
     params = optax.apply_updates(state.params, updates)
     old = (state.params, state.opt_state)
     params, opt_state = jax.tree.map(
