@@ -44,8 +44,9 @@ def attend(
   K = k_BTKH.shape[2]
   size = size or max(SMALLEST, -(-T // BLOCKS))
   how = How(scale, softcap, visible.window, min(size, T))
-  q_BKGTH = _turned(q_BTNH.reshape(B, T, K, N // K, H), (0, 2, 3, 1, 4))
-  k_BKTH, v_BKTH = (_turned(x, (0, 2, 1, 3)) for x in (k_BTKH, v_BTKH))
+  q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+  k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
+  q_BKGTH, k_BKTH, v_BKTH = map(_in_one_pass, (q_BKGTH, k_BKTH, v_BKTH))
   y_BKGTH = _attend(how, q_BKGTH, k_BKTH, v_BKTH, visible.segments_BT)
   return y_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
@@ -61,8 +62,8 @@ def _attend_forward(how, q, k, v, segments):
 
 
 def _attend_backward(how, kept, dy):
-  dy = _turned(dy, range(dy.ndim))
-  dq, dk, dv = _each(how, functools.partial(_backward, how), *kept, dy)
+  backward = functools.partial(_backward, how)
+  dq, dk, dv = _each(how, backward, *kept, _in_one_pass(dy))
   # Turned round here, all at once: the loop writes rows as they are made.
   return dq, dk.swapaxes(2, 3), dv.swapaxes(2, 3), None
 
@@ -149,14 +150,13 @@ def _backward(how: How, q, k, v, segments, y, logz, dy):
   return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-def _turned(x, axes):
-  """x.transpose(axes), made in one pass on a single device.
+def _in_one_pass(x):
+  """x, which something transposed, made in one pass on a single device.
 
   The compiler would copy what makes x as it lies, such as a part of a joined
   projection, and transpose the copy. Over several devices it is left to: what
   parts x among them would not survive a reshape to one dimension.
   """
-  x = x.transpose(axes)
   return _copied(x) if sharding.alone() else x
 
 

@@ -64,16 +64,7 @@ def make_step(
     )
     ok = finite & ~spiked
 
-    # The optimizer's state is made here and not with the update: until its norm
-    # is known it would lie beside the old one, written and read once more. What
-    # does not count is of no matter, and looks to the compiler like new input.
-    held = jax.tree.map(lambda s: jnp.where(ok, s, 0), state.opt_state)
-    _, opt_state = optimizer.update(grads, held, state.params)
-    params = optax.apply_updates(state.params, updates)
-    old = (state.params, state.opt_state)
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(ok, new, old), (params, opt_state), old
-    )
+    params, opt_state = gated(optimizer, state, grads, updates, ok)
     skipped = state.skipped + jnp.where(ok, 0, 1)
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
     metrics |= {
@@ -100,6 +91,30 @@ def make_step(
     return new, metrics
 
   return step
+
+
+def gated(
+  optimizer: optax.GradientTransformation,
+  state: State,
+  grads: tree.Tree,
+  updates: tree.Tree,
+  ok: jax.Array,
+) -> tuple[tree.Tree, tree.Tree]:
+  """(parameters, optimizer state) after the update; as they were, if not ok.
+
+  The optimizer's state is made here, a second time: had it been kept since the
+  update was made, it would have been written beside the old one and read again.
+  Made from zeros where it is thrown away, it is nothing that the compiler finds
+  it has already.
+  """
+  held = jax.tree.map(lambda s: jnp.where(ok, s, 0), state.opt_state)
+  _, opt_state = optimizer.update(grads, held, state.params)
+  params = optax.apply_updates(state.params, updates)
+  return jax.tree.map(
+    lambda new, old: jnp.where(ok, new, old),
+    (params, opt_state),
+    (state.params, state.opt_state),
+  )
 
 
 def watch_spikes(
