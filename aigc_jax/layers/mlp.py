@@ -1,6 +1,7 @@
 """MLP: plain (up, activation, down) or gated (arXiv:2002.05202)."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -21,6 +22,52 @@ def _gelu(x):
   return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
 
+def _gelu_slope(x):
+  """The derivative of `_gelu`, within 3e-7; a third of the compiler's time.
+
+  Both the normal density and the distribution come of one exp(-x**2 / 2), the
+  latter by formula 7.1.26 of Abramowitz and Stegun,
+  https://personal.math.ubc.ca/~cbm/aands/page_299.htm.
+  """
+  bell = _two_to_minus(x * x * _f32(0.5 / math.log(2)))
+  t = 1 / (1 + jnp.abs(x) * _f32(0.3275911 * 0.5**0.5))
+  tail = _polynomial(
+    t, 0, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429
+  )
+  tail = 0.5 * tail * bell
+  density = bell * _f32((2 * math.pi) ** -0.5)
+  return jnp.where(x < 0, tail, 1 - tail) + x * density
+
+
+def _two_to_minus(x):
+  """2**-x for x >= 0, as 2**-126 beyond 126; relative error 2e-7.
+
+  The nearest whole number goes to the exponent's bits, the rest to a series. It
+  comes out of an addition to a number so large that its last digit is one.
+  """
+  x = jnp.minimum(x, _f32(126))
+  large = _f32(1.5 * 2**23 + 127)
+  whole = large - x
+  rest = (large - whole) - x  # within a half
+  bits = jax.lax.bitcast_convert_type(whole, jnp.int32) << 23
+  powers = [math.log(2) ** n / math.factorial(n) for n in range(7)]
+  return jax.lax.bitcast_convert_type(bits, jnp.float32) * _polynomial(
+    rest, *powers
+  )
+
+
+def _polynomial(x, *factors):
+  """Sum of factors[n] * x**n."""
+  y = _f32(factors[-1])
+  for factor in factors[-2::-1]:
+    y = y * x + _f32(factor)
+  return y
+
+
+def _f32(x: float):
+  return jnp.float32(x)
+
+
 def _gelu_tanh(x):
   return jax.nn.gelu(x, approximate=True)
 
@@ -37,6 +84,8 @@ ACTIVATIONS = {
   "relu2": _relu2,
   "silu": jax.nn.silu,
 }
+# Derivatives that take less time on a CPU than those the compiler is given.
+SLOPES = {_gelu: _gelu_slope}
 
 
 def activate(kind: str, x: jax.Array, gate: jax.Array | None = None):
@@ -71,7 +120,15 @@ def _once_forward(f, x, gate):
 
 
 def _once_backward(f, kept, dy):
+  if f in SLOPES:
+    f = _with_slope(f, SLOPES[f])
   return jax.vjp(functools.partial(_formula, f), *kept)[1](dy)
+
+
+def _with_slope(f: Callable, slope: Callable) -> Callable:
+  g = jax.custom_jvp(f)
+  g.defjvp(lambda x, dx: (f(x[0]), slope(x[0]) * dx[0]))
+  return g
 
 
 _once.defvjp(_once_forward, _once_backward)

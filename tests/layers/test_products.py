@@ -1,6 +1,7 @@
 """Products, norms and activations by platform are the plain formulas."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from aigc_jax.layers import einsum, mlp, norm
+from tests.test_bench import mesh_of_one
 
 EQUATIONS = {
   "BTD,DNH->BTNH": ((2, 7, 5), (5, 3, 4)),
@@ -161,3 +163,17 @@ def test_gelu_is_exact_to_a_millionth():
   x = jnp.linspace(-8, 8, 4001)
   exact = jax.nn.gelu(x, approximate=False)
   np.testing.assert_allclose(mlp.activate("gelu", x), exact, atol=1e-6)
+
+
+def test_the_slope_of_gelu_is_exact_to_a_third_of_a_millionth():
+  x = np.linspace(-14, 14, 100_001, dtype=np.float32)
+  wide = x.astype(np.float64)
+  erf = np.vectorize(math.erf)(wide / math.sqrt(2))
+  density = np.exp(-(wide**2) / 2) / math.sqrt(2 * math.pi)
+  exact = (1 + erf) / 2 + wide * density
+  dy = np.cos(x)
+  with jax.set_mesh(mesh_of_one()):
+    _, back = jax.vjp(functools.partial(mlp.activate, "gelu"), jnp.asarray(x))
+    found = jax.jit(back)(jnp.asarray(dy))[0]
+  np.testing.assert_allclose(found, exact * dy, atol=3.3e-7)
+  assert np.isnan(mlp._gelu_slope(jnp.float32(np.nan)))
