@@ -215,6 +215,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       run.check_origin(config)  # before the data, which may take long
   stop.check()
   say(summary.headline(r))
+  advance = r.advance()  # refuses a library that is not there, before the data
   with all_or_none():
     stream = run.open_stream(config, say=say, progress=_preparing(stop))
     _check_batch(stream, r)
@@ -266,7 +267,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
         start=start,
         steps=config["steps"],
         steps_per_call=config["steps_per_call"],
-        advance=r.advance(),
+        advance=advance,
         before_call=profiler.before,
         compiled=about,
         batches=batches,

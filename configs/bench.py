@@ -89,6 +89,7 @@ def get_config(preset="small"):
   config.objective.chunk = chunk
   config.optim.weight_decay = 0.1
   config.steps_per_call = 20 if size == "tiny" else 1
+  config.library = "onednn" if size in ("small", "big") else "xla"
   config.evaluate = dict()
   config.checkpoint.every_steps = 0
   return config

@@ -16,6 +16,9 @@ def skeleton() -> ConfigDict:
   config.steps_per_call = 1  # steps in one call of the device
   # Whether weights go to model.dtype once a step, not at each of their uses.
   config.cast_once = True
+  # Who multiplies matrices in a step: xla, or on a single CPU also onednn. That
+  # is faster for large models, and compiles at every start.
+  config.library = "xla"
   config.init_from = ""  # another run's parameters to start from, or hf:FOLDER
   # How many devices along each axis; one of them may be -1 for the rest.
   config.mesh = dict(

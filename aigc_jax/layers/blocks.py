@@ -3,8 +3,8 @@
 A block of queries meets only the keys up to its end, so about half of the
 scores are made. The backward pass makes them again (arXiv:2205.14135). What
 would need them transposed takes the queries transposed instead, which are
-smaller, and gives its result transposed. A few rows of the batch at a time, the
-scores stay in caches.
+smaller, and gives its result transposed; oneDNN takes anything as it lies.
+A few rows of the batch at a time, the scores stay in caches.
 """
 
 import functools
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import sharding
+from aigc_jax.layers import onednn
 from aigc_jax.layers.visible import Visible
 
 HIDDEN = -(2.0**30)  # a score that exp() turns into zero
@@ -64,8 +65,10 @@ def _attend_forward(how, q, k, v, segments):
 def _attend_backward(how, kept, dy):
   backward = functools.partial(_backward, how)
   dq, dk, dv = _each(how, backward, *kept, _in_one_pass(dy))
-  # Turned round here, all at once: the loop writes rows as they are made.
-  return dq, dk.swapaxes(2, 3), dv.swapaxes(2, 3), None
+  if not onednn.chosen():
+    # Turned round here, all at once: the loop writes rows as they are made.
+    dk, dv = dk.swapaxes(2, 3), dv.swapaxes(2, 3)
+  return dq, dk, dv, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -122,13 +125,18 @@ def _forward(how: How, q_KGTH, k_KTH, v_KTH, segments_T):
 
 
 def _backward(how: How, q, k, v, segments, y, logz, dy):
-  """Gradients for q, k and v of one row of the batch, the last two as KHT."""
+  """Gradients for q, k and v of one row of the batch.
+
+  The last two as they are made: KTH by oneDNN, KHT otherwise.
+  """
   T, H = q.shape[2:]
   # What the gradient of a row of weights loses to their sum being one. As a
   # product: the compiler's sum over so short an axis takes five times as long.
   both = dy.astype(jnp.float32) * y.astype(jnp.float32)
   lost = both @ jnp.ones((H,), jnp.float32)
-  q_KHGT, dy_KHGT = (_copied(x.transpose(0, 3, 1, 2)) for x in (q, dy))
+  turned = not onednn.chosen()
+  if turned:
+    q_KHGT, dy_KHGT = (_copied(x.transpose(0, 3, 1, 2)) for x in (q, dy))
   dqs, dks, dvs = [], [], []
   for rows, keys in _by_queries(how, T):
     scores = _scores(how, q[:, :, rows], k[:, keys])
@@ -140,13 +148,22 @@ def _backward(how: How, q, k, v, segments, y, logz, dy):
       dscores = dscores * (1 - (scores / how.softcap) ** 2)
     dscores = dscores.astype(q.dtype)
     dqs.append(_dot("kgts,ksh->kgth", dscores, k[:, keys]))
-    around = ((0, 0), (0, 0), (keys.start, T - keys.stop))
-    dk_KHS = _by_keys(q_KHGT[..., rows], dscores)
-    dv_KHS = _by_keys(dy_KHGT[..., rows], weights.astype(q.dtype))
-    dks.append(jnp.pad(dk_KHS, around))
-    dvs.append(jnp.pad(dv_KHS, around))
+    around = (keys.start, T - keys.stop)
+    weights = weights.astype(q.dtype)
+    if turned:
+      around = ((0, 0), (0, 0), around)
+      dk = _by_keys_turned(q_KHGT[..., rows], dscores)
+      dv = _by_keys_turned(dy_KHGT[..., rows], weights)
+    else:
+      around = ((0, 0), around, (0, 0))
+      dk = _by_keys(dscores, q[:, :, rows])
+      dv = _by_keys(weights, dy[:, :, rows])
+    dks.append(jnp.pad(dk, around))
+    dvs.append(jnp.pad(dv, around))
   dq = jnp.concatenate(dqs, axis=2).astype(q.dtype)
-  dk, dv = (_copied(sum(parts)) for parts in (dks, dvs))
+  dk, dv = sum(dks), sum(dvs)
+  if turned:
+    dk, dv = _copied(dk), _copied(dv)
   return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 
@@ -169,12 +186,20 @@ def _copied(x):
   return jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
 
 
-def _by_keys(x_KHGT, y_KGTS):
+def _by_keys(x_KGTS, y_KGTH):
+  """Summed over the queries of a group's heads, by oneDNN; (K, S, H)."""
+  x_KMS, y_KMH = (x.reshape(len(x), -1, x.shape[-1]) for x in (x_KGTS, y_KGTH))
+  return onednn.matmul(x_KMS, y_KMH, x_turned=True)
+
+
+def _by_keys_turned(x_KHGT, y_KGTS):
   """Summed over the queries of all the heads of a group; (K, H, S)."""
   K, H, S = *x_KHGT.shape[:2], y_KGTS.shape[-1]
-  return _dot(
-    "khm,kms->khs", x_KHGT.reshape(K, H, -1), y_KGTS.reshape(K, -1, S)
-  )
+  return jnp.einsum(
+    "khm,kms->khs",
+    x_KHGT.reshape(K, H, -1), y_KGTS.reshape(K, -1, S),
+    preferred_element_type=jnp.float32,
+  )  # fmt: skip
 
 
 def _scores(how: How, q, k):
@@ -205,4 +230,10 @@ def _by_queries(how: How, T: int):
 
 
 def _dot(equation: str, x, y):
+  """Of something with keys or values, kgth,ksh->kgts or kgts,ksh->kgth."""
+  if onednn.chosen():
+    K, G, T, _ = x.shape
+    x_KMX = x.reshape(K, G * T, -1)
+    z = onednn.matmul(x_KMX, y, y_turned=equation.endswith("s"))
+    return z.reshape(K, G, T, -1)
   return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax import sharding, tree
-from aigc_jax.layers import fp8
+from aigc_jax.layers import fp8, onednn
 from aigc_jax.layers.rounding import rounded
 
 # Standard deviation of a unit normal cut at two standard deviations.
@@ -68,6 +68,14 @@ def with_copies(params: tree.Tree, copies: Mapping[str, jax.Array]):
   return jax.tree_util.tree_map_with_path(one, params)
 
 
+def multiplied(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+  """einsum(equation, x, y) in float32; no rule for its gradient."""
+  z = onednn.einsum(equation, x, y) if onednn.chosen() else None
+  if z is not None:
+    return z
+  return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
 def product(
   equation: str, x: jax.Array, w: jax.Array | Rounded, dtype=None
 ) -> jax.Array:
@@ -88,11 +96,7 @@ def _product(equation, dtype, x, w):
 def _product_forward(equation, dtype, x, w):
   kept = Rounded(None, w.copy) if isinstance(w, Rounded) else w
   operand = rounded(x, dtype)
-  y = jnp.einsum(
-    equation,
-    operand, _operand(w, dtype),
-    preferred_element_type=jnp.float32,
-  )  # fmt: skip
+  y = multiplied(equation, operand, _operand(w, dtype))
   return y, (operand, kept, jnp.zeros((0,), x.dtype))
 
 
@@ -104,11 +108,7 @@ def _product_backward(equation, dtype, kept, dy):
   x, w, like = kept
   (a, b), out = sharding.split(equation)
   dy = rounded(dy, dtype)
-  dx = jnp.einsum(
-    f"{out},{b}->{a}",
-    dy, _operand(w, dtype),
-    preferred_element_type=jnp.float32,
-  )  # fmt: skip
+  dx = multiplied(f"{out},{b}->{a}", dy, _operand(w, dtype))
   dw = weight_gradient(equation, x, dy)
   dw = Rounded(dw, None) if isinstance(w, Rounded) else dw.astype(w.dtype)
   return rounded(dx, like.dtype), dw
@@ -118,11 +118,10 @@ def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
   """The gradient of `product` for w, float32; its form goes by the platform."""
   (a, b), out = sharding.split(equation)
   batched = any(c in a and c in out for c in b)
-  if sharding.platform() == "cpu" and sharding.alone() and not batched:
+  alone_on_cpu = sharding.platform() == "cpu" and sharding.alone()
+  if alone_on_cpu and not batched and not onednn.chosen():
     return weight_gradient_on_cpu(equation, x, dy)
-  return jnp.einsum(
-    f"{a},{out}->{b}", x, dy, preferred_element_type=jnp.float32
-  )
+  return multiplied(f"{a},{out}->{b}", x, dy)
 
 
 def weight_gradient_on_cpu(
@@ -130,9 +129,9 @@ def weight_gradient_on_cpu(
 ) -> jax.Array:
   """The same as one product of two matrices, the left one copied transposed.
 
-  The matrix library takes no left operand that lies transposed. The compiler
-  would then either do without it, or fuse the transposition with whatever made
-  the operand and compute that again at the pace of scattered writes. So the
+  The compiler's library takes no left operand that lies transposed. It would
+  then either do without it, or fuse the transposition with whatever made the
+  operand and compute that again at the pace of scattered writes. So the
   smaller of the two is the left one, and a copy of it is made here: a reshape
   to one dimension is what the compiler cannot take back.
   """

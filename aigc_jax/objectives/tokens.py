@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from aigc_jax import sharding
-from aigc_jax.layers.einsum import weight_gradient
+from aigc_jax.layers.einsum import multiplied, weight_gradient
 from aigc_jax.layers.rounding import rounded
 from aigc_jax.metrics import Mean
 
@@ -68,9 +68,7 @@ def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
 
 def _losses(terms: Terms, x, table_VD, y):
   """Per token: loss, nll, and what the gradient needs (logits, log Z)."""
-  z = lax.dot_general(
-    x, table_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-  )
+  z = multiplied("TD,VD->TV", x, table_VD)
   if terms.softcap:
     z = terms.softcap * jnp.tanh(z / terms.softcap)
   logz = jax.nn.logsumexp(z, axis=-1)
@@ -107,10 +105,7 @@ def _summed_forward(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
     x, y, w = part
     loss, nll, (z, logz) = _losses(terms, x, small_VD, y)
     dz = _gradient(terms, z, logz, y, w, x.dtype)
-    dx = lax.dot_general(
-      dz, small_VD, (((1,), (0,)), ((), ())),
-      preferred_element_type=jnp.float32,
-    ).astype(x.dtype)  # fmt: skip
+    dx = multiplied("TV,VD->TD", dz, small_VD).astype(x.dtype)
     d_VD = d_VD + weight_gradient("TD,VD->TV", x, dz)
     sums = (loss_sum + jnp.sum(loss * w), nll_sum + jnp.sum(nll * w))
     return (*sums, d_VD), (dx, loss)

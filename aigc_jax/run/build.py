@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import warnings
 import zlib
 from collections.abc import Callable
 
@@ -16,7 +17,8 @@ import optax
 from flax import linen as nn
 
 from aigc_jax import flops, optim, sharding, tree
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, choose
+from aigc_jax.layers import onednn
 from aigc_jax.layers.einsum import copies, with_copies
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
@@ -29,6 +31,10 @@ SPIKES = ("spike_sigma", "spike_window")  # of optim, for the step
 # How the program of fresh parameters is compiled, by platform: on a CPU less
 # optimised, which takes a third of the time and gives the same bits as fast.
 INIT_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
+# How steps are. Half as wide, the vectors of what rounds to bfloat16 are stored
+# 16 bytes at a time, at half the pace (experiments/speed).
+STEP_OPTIONS = {"cpu": {"xla_cpu_prefer_vector_width": 512}}
+LIBRARIES = {"xla": False, "onednn": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +62,21 @@ class Run:
     return self.cost.train * self.tokens_per_step
 
   def advance(self) -> Callable:
-    """The step as training runs it: compiled, its state donated."""
-    many = repeat_step(self.step, self.config["steps_per_call"])
+    """The step as training runs it: compiled, its state donated.
+
+    Raises BadConfig where the library that shall multiply cannot.
+    """
+    step = self.step
+    if choose(self.config["library"], LIBRARIES, "library"):
+      step = _by_onednn(step, self.mesh, self.model.operand_dtype)
+    many = repeat_step(step, self.config["steps_per_call"])
     shardings = jax.tree.map(lambda x: x.sharding, self.state)
-    return jax.jit(many, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(
+      many,
+      donate_argnums=0,
+      out_shardings=(shardings, None),
+      compiler_options=STEP_OPTIONS.get(self.mesh.devices.flat[0].platform),
+    )
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh:
@@ -164,6 +181,17 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
     optim.build, "optim", settings, steps=config["steps"], params=params
   )
   score = scorer(model, objective_of(config))
+  step = make_step(
+    score,
+    optimizer,
+    schedule,
+    config["microbatches"],
+    spikes["spike_sigma"],
+    functools.partial(copies, dtype=model.operand_dtype)
+    if config["cast_once"]
+    else None,
+  )
+  choose(config["library"], LIBRARIES, "library")
   init_params = functools.partial(_init_params, model)
   window = spikes["spike_window"] if spikes["spike_sigma"] else 0
   start = functools.partial(
@@ -180,16 +208,7 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
     score=score,
     optimizer=optimizer,
     schedule=schedule,
-    step=make_step(
-      score,
-      optimizer,
-      schedule,
-      config["microbatches"],
-      spikes["spike_sigma"],
-      functools.partial(copies, dtype=model.operand_dtype)
-      if config["cast_once"]
-      else None,
-    ),
+    step=step,
     state=state,
     batch=batch_spec(config, mesh),
     cost=flops.per_token(
@@ -203,6 +222,33 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
       compiler_options=INIT_OPTIONS.get(mesh.devices.flat[0].platform),
     ),
   )
+
+
+def _by_onednn(step: Callable, mesh: jax.sharding.Mesh, dtype) -> Callable:
+  """The step with its products by oneDNN; BadConfig where that cannot be."""
+  instead = "train with --config.library=xla"
+  if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
+    raise BadConfig(
+      f"library=onednn multiplies on a single CPU device, and here are "
+      f"{mesh.size} of {mesh.devices.flat[0].device_kind!r}: {instead}"
+    )
+  if not onednn.usable(jnp.dtype(dtype).name):
+    raise BadConfig(
+      f"library=onednn: this JAX on this CPU has no oneDNN for products of "
+      f"{jnp.dtype(dtype).name}: {instead}"
+    )
+
+  # XLA has no form on disk for its calls: each start compiles anew.
+  warnings.filterwarnings(
+    "ignore", "Error writing persistent compilation cache entry for 'jit_step'"
+  )
+
+  @functools.wraps(step)
+  def by_onednn(*args):
+    with onednn.preferred():
+      return step(*args)
+
+  return by_onednn
 
 
 def _init_params(model: nn.Module, seed) -> tree.Tree:

@@ -27,6 +27,7 @@ SECTIONS = (
   "microbatches",
   "steps_per_call",
   "cast_once",
+  "library",
   "mesh",
   "data",
   "model",
@@ -51,6 +52,7 @@ def read(config: ConfigDict | Mapping) -> Config:
   plain = json.loads(
     config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
   )
+  plain.setdefault("library", "xla")  # that of runs before there was a choice
   expect("config", plain, SECTIONS)
   expect("checkpoint", plain["checkpoint"], CHECKPOINT)
   expect("log", plain["log"], LOG)

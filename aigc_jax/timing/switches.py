@@ -22,7 +22,7 @@ PLAIN = {
   "model.dtype": "float32", "model.products": "plain", "model.kernel": "xla",
   "model.remat": "none", "model.unroll": 1, "model.fuse_projections": False,
   "objective.chunk": 0, "optim.mu_dtype": "float32", "cast_once": False,
-  "steps_per_call": 1,
+  "steps_per_call": 1, "library": "xla",
 }  # fmt: skip
 TOLERANCE = {
   "nothing": 2e-5, "activations": 5e-3, "products": 2e-2, "moments": 2e-2,
@@ -47,6 +47,8 @@ SWITCHES: dict[str, dict[str, object]] = {
   "products: plain": {"model.products": "plain"},
   "products: bf16": {"model.products": "bf16"},
   "products: fp8": {"model.products": "fp8"},
+  "library: xla": {"library": "xla"},
+  "library: onednn": {"library": "onednn"},
   "first moment: bfloat16": {"optim.mu_dtype": "bfloat16"},
   "1 step in a call": {"steps_per_call": 1},
   "4 steps in a call": {"steps_per_call": 4},

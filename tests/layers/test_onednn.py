@@ -1,0 +1,148 @@
+"""What oneDNN multiplies is what the compiler multiplies."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aigc_jax import run, sharding
+from aigc_jax.errors import BadConfig
+from aigc_jax.layers import blocks, einsum, onednn
+from aigc_jax.layers.visible import Visible
+from tests.test_bench import mesh_of_one, tiny
+
+pytestmark = pytest.mark.skipif(
+  not onednn.usable("float32"), reason="this JAX or CPU has no oneDNN"
+)
+EQUATIONS = {
+  "BTD,DNH->BTNH": ((2, 7, 5), (5, 3, 4)),
+  "BTNH,NHD->BTD": ((2, 7, 3, 4), (3, 4, 5)),
+  "BTD,VD->BTV": ((2, 7, 5), (13, 5)),
+  "BTD,DF->BTF": ((2, 7, 5), (5, 11)),
+}
+
+
+def draw(seed, shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def calls(f, *args) -> int:
+  return jax.jit(f).lower(*args).as_text().count(onednn.CALL)
+
+
+@pytest.mark.parametrize("x_turned", [False, True])
+@pytest.mark.parametrize("y_turned", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_operands_are_multiplied_whichever_way_they_lie(
+  x_turned, y_turned, dtype
+):
+  if not onednn.usable(dtype):
+    pytest.skip("not on this CPU")
+  x, y = (
+    draw(i, s).astype(dtype) for i, s in enumerate([(3, 5, 7), (3, 7, 4)])
+  )
+  want = np.matmul(*(np.asarray(v, np.float64) for v in (x, y)))
+  x, y = (
+    v.swapaxes(1, 2) if turned else v
+    for v, turned in ((x, x_turned), (y, y_turned))
+  )
+  each = functools.partial(onednn.matmul, x_turned=x_turned, y_turned=y_turned)
+  for f in (
+    each,
+    jax.vmap(each),
+    lambda x, y: jax.lax.map(lambda a: each(*a), (x, y)),
+  ):
+    found = jax.jit(f)(x, y)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("equation", list(EQUATIONS))
+def test_a_product_and_its_gradients_are_three_calls(equation):
+  x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
+
+  def both(x, w):
+    y, back = jax.vjp(lambda x, w: einsum.product(equation, x, w), x, w)
+    return y, *back(jnp.cos(y))
+
+  def preferred(x, w):
+    with onednn.preferred():
+      return both(x, w)
+
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    assert calls(preferred, x, w) == 3
+    assert calls(both, x, w) == 0
+    for a, b in zip(jax.jit(preferred)(x, w), jax.jit(both)(x, w), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():
+  x, w = draw(0, (3, 7, 5)), draw(1, (3, 5, 11))
+  assert onednn.einsum("EBD,EDF->EBF", x, w) is None
+  assert onednn.einsum("BTD,DBF->TF", x, draw(2, (5, 3, 2))) is None
+  assert onednn.einsum("BTD,DF->TBF", x, draw(2, (5, 2))) is None
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("window", [None, 9])
+def test_attention_and_its_gradients_are_those_of_the_compiler(
+  kv_heads, window
+):
+  q = draw(0, (4, 24, 4, 8))
+  k, v = (draw(i, (4, 24, kv_heads, 8)) for i in (1, 2))
+
+  def grads(q, k, v):
+    def loss(q, k, v):
+      y = blocks.attend(
+        q, k, v, Visible(window=window), scale=0.3, softcap=5.0, size=7
+      )
+      return jnp.sum(jnp.sin(y)), y
+
+    (_, y), found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+    return y, *found
+
+  def preferred(q, k, v):
+    with onednn.preferred():
+      return grads(q, k, v)
+
+  with jax.set_mesh(mesh_of_one()):
+    assert calls(preferred, q, k, v) > 0
+    for a, b in zip(
+      jax.jit(preferred)(q, k, v), jax.jit(grads)(q, k, v), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_twice_from_one_state_gives_the_same_bits():
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    r = run.build(tiny({"library": "onednn", "model.kernel": "blocks"}), mesh)
+    advance, found = r.advance(), []
+    batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), r.batch)
+    for _ in range(2):
+      state, metrics = advance(r.init(), batch)
+      found.append(jax.tree.map(np.asarray, (state.params, metrics)))
+  jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_it_is_refused_where_it_cannot_be(monkeypatch):
+  config = tiny({"library": "onednn", "mesh.fsdp": 2})
+  mesh = sharding.make_mesh(**config["mesh"], devices=jax.devices()[:2])
+  with jax.set_mesh(mesh):
+    r = run.build(config, mesh)
+    with pytest.raises(BadConfig, match="single CPU device.*library=xla"):
+      r.advance()
+  monkeypatch.setattr(onednn, "usable", lambda dtype: False)
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    r = run.build(tiny({"library": "onednn"}), mesh)
+    with pytest.raises(BadConfig, match="no oneDNN.*float32.*library=xla"):
+      r.advance()
+
+
+def test_a_build_without_it_is_told_apart(monkeypatch):
+  monkeypatch.setattr(onednn, "CALL", "__onednn$nothing")
+  assert not onednn.usable.__wrapped__("float32")
