@@ -88,9 +88,11 @@ def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("called", [1, blocks.CALLED])  # by rows, at once
 def test_attention_and_its_gradients_are_those_of_the_compiler(
-  kv_heads, window
+  kv_heads, window, called, monkeypatch
 ):
+  monkeypatch.setattr(blocks, "CALLED", called)
   q = draw(0, (4, 24, 4, 8))
   k, v = (draw(i, (4, 24, kv_heads, 8)) for i in (1, 2))
 
