@@ -123,7 +123,16 @@ def test_a_switch_gives_the_loss_of_the_plain_program(name):
   np.testing.assert_allclose(loss_after(change), plain, rtol=close)
 
 
-def test_weights_cast_once_give_the_loss_of_weights_cast_at_each_use():
+def test_weights_cast_once_give_the_bits_of_weights_cast_at_each_use():
+  silu = {"model.activation": "silu"}
+  each, once = (
+    loss_after(json.dumps(SWITCHES[name] | silu))
+    for name in ("bfloat16", "bfloat16, cast once")
+  )
+  assert each == once
+
+
+def test_weights_cast_once_with_gelu_give_the_loss_of_each_use():
   changes = [
     json.dumps(SWITCHES[name]) for name in ("bfloat16", "bfloat16, cast once")
   ]

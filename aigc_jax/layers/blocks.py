@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from aigc_jax import sharding
 from aigc_jax.layers import onednn
+from aigc_jax.layers.einsum import multiplied
 from aigc_jax.layers.visible import Visible
 
 HIDDEN = -(2.0**30)  # a score that exp() turns into zero
@@ -121,7 +122,9 @@ def _forward(how: How, q_KGTH, k_KTH, v_KTH, segments_T):
     top = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    y = _dot("kgts,ksh->kgth", weights.astype(v_KTH.dtype), v_KTH[:, keys])
+    y = multiplied(
+      "kgts,ksh->kgth", weights.astype(v_KTH.dtype), v_KTH[:, keys]
+    )
     ys.append((y / total).astype(q_KGTH.dtype))
     logzs.append((top + jnp.log(total))[..., 0])
   return jnp.concatenate(ys, axis=2), jnp.concatenate(logzs, axis=2)
@@ -145,12 +148,12 @@ def _backward(how: How, q, k, v, segments, y, logz, dy):
     scores = _scores(how, q[:, :, rows], k[:, keys])
     hidden = _hide(how, scores, rows, keys, segments)
     weights = jnp.exp(hidden - logz[:, :, rows, None])
-    dweights = _dot("kgth,ksh->kgts", dy[:, :, rows], v[:, keys])
+    dweights = multiplied("kgth,ksh->kgts", dy[:, :, rows], v[:, keys])
     dscores = weights * (dweights - lost[:, :, rows, None]) * how.scale
     if how.softcap:
       dscores = dscores * (1 - (scores / how.softcap) ** 2)
     dscores = dscores.astype(q.dtype)
-    dqs.append(_dot("kgts,ksh->kgth", dscores, k[:, keys]))
+    dqs.append(multiplied("kgts,ksh->kgth", dscores, k[:, keys]))
     around = (keys.start, T - keys.stop)
     weights = weights.astype(q.dtype)
     if turned:
@@ -159,8 +162,8 @@ def _backward(how: How, q, k, v, segments, y, logz, dy):
       dv = _by_keys_turned(dy_KHGT[..., rows], weights)
     else:
       around = ((0, 0), around, (0, 0))
-      dk = _by_keys(dscores, q[:, :, rows])
-      dv = _by_keys(weights, dy[:, :, rows])
+      dk = multiplied("kgts,kgth->ksh", dscores, q[:, :, rows])
+      dv = multiplied("kgts,kgth->ksh", weights, dy[:, :, rows])
     dks.append(jnp.pad(dk, around))
     dvs.append(jnp.pad(dv, around))
   dq = jnp.concatenate(dqs, axis=2).astype(q.dtype)
@@ -189,25 +192,17 @@ def _copied(x):
   return jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
 
 
-def _by_keys(x_KGTS, y_KGTH):
-  """Summed over the queries of a group's heads, by oneDNN; (K, S, H)."""
-  x_KMS, y_KMH = (x.reshape(len(x), -1, x.shape[-1]) for x in (x_KGTS, y_KGTH))
-  return onednn.matmul(x_KMS, y_KMH, x_turned=True)
-
-
 def _by_keys_turned(x_KHGT, y_KGTS):
   """Summed over the queries of all the heads of a group; (K, H, S)."""
   K, H, S = *x_KHGT.shape[:2], y_KGTS.shape[-1]
-  return jnp.einsum(
-    "khm,kms->khs",
-    x_KHGT.reshape(K, H, -1), y_KGTS.reshape(K, -1, S),
-    preferred_element_type=jnp.float32,
-  )  # fmt: skip
+  return multiplied(
+    "khm,kms->khs", x_KHGT.reshape(K, H, -1), y_KGTS.reshape(K, -1, S)
+  )
 
 
 def _scores(how: How, q, k):
   """Scaled and capped products of queries and keys, float32."""
-  scores = _dot("kgth,ksh->kgts", q, k) * how.scale
+  scores = multiplied("kgth,ksh->kgts", q, k) * how.scale
   return how.softcap * jnp.tanh(scores / how.softcap) if how.softcap else scores
 
 
@@ -230,13 +225,3 @@ def _by_queries(how: How, T: int):
     stop = min(start + how.size, T)
     first = 0 if how.window is None else max(0, start - how.window + 1)
     yield slice(start, stop), slice(first, stop)
-
-
-def _dot(equation: str, x, y):
-  """Of something with keys or values, kgth,ksh->kgts or kgts,ksh->kgth."""
-  if onednn.chosen():
-    K, G, T, _ = x.shape
-    x_KMX = x.reshape(K, G * T, -1)
-    z = onednn.matmul(x_KMX, y, y_turned=equation.endswith("s"))
-    return z.reshape(K, G, T, -1)
-  return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)

@@ -29,13 +29,13 @@ def _gelu_slope(x):
   latter by formula 7.1.26 of Abramowitz and Stegun,
   https://personal.math.ubc.ca/~cbm/aands/page_299.htm.
   """
-  bell = _two_to_minus(x * x * _f32(0.5 / math.log(2)))
-  t = 1 / (1 + jnp.abs(x) * _f32(0.3275911 * 0.5**0.5))
+  bell = _two_to_minus(x * x * (0.5 / math.log(2)))
+  t = 1 / (1 + jnp.abs(x) * (0.3275911 * 0.5**0.5))
   tail = _polynomial(
     t, 0, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429
   )
   tail = 0.5 * tail * bell
-  density = bell * _f32((2 * math.pi) ** -0.5)
+  density = bell * (2 * math.pi) ** -0.5
   return jnp.where(x < 0, tail, 1 - tail) + x * density
 
 
@@ -45,8 +45,8 @@ def _two_to_minus(x):
   The nearest whole number goes to the exponent's bits, the rest to a series. It
   comes out of an addition to a number so large that its last digit is one.
   """
-  x = jnp.minimum(x, _f32(126))
-  large = _f32(1.5 * 2**23 + 127)
+  x = jnp.minimum(x, 126.0)
+  large = 1.5 * 2**23 + 127
   whole = large - x
   rest = (large - whole) - x  # within a half
   bits = jax.lax.bitcast_convert_type(whole, jnp.int32) << 23
@@ -58,14 +58,10 @@ def _two_to_minus(x):
 
 def _polynomial(x, *factors):
   """Sum of factors[n] * x**n."""
-  y = _f32(factors[-1])
+  y = factors[-1]
   for factor in factors[-2::-1]:
-    y = y * x + _f32(factor)
+    y = y * x + factor
   return y
-
-
-def _f32(x: float):
-  return jnp.float32(x)
 
 
 def _gelu_tanh(x):

@@ -68,25 +68,31 @@ def matmul(
 def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
   """einsum(equation, x, y), or None where it is not one product of matrices.
 
-  It is one where x, y and the result are each two runs of letters: of those
-  that are summed over, of x's own and of y's own.
+  It is one where, after the letters that all of them begin with, x, y and the
+  result are each two runs: of what is summed over, of x's own and of y's own.
   """
   (a, b), out = sharding.split(equation)
+  sizes = dict(zip(a + b, x.shape + y.shape, strict=True))
+  each = "".join(c for c in out if c in a and c in b)
+  if not all(letters.startswith(each) for letters in (a, b, out)):
+    return None
+  result = [sizes[c] for c in out]
+  a, b, out = (letters.removeprefix(each) for letters in (a, b, out))
   summed = "".join(c for c in a if c in b and c not in out)
   own_a = "".join(c for c in a if c not in b)
   own_b = "".join(c for c in b if c not in a)
   if out == own_b + own_a:
-    return einsum(f"{b},{a}->{out}", y, x)
+    return einsum(f"{each}{b},{each}{a}->{each}{out}", y, x)
   x_ways = {own_a + summed: False, summed + own_a: True}
   y_ways = {summed + own_b: False, own_b + summed: True}
   if out != own_a + own_b or a not in x_ways or b not in y_ways:
     return None
-  sizes = dict(zip(a + b, x.shape + y.shape, strict=True))
+  batch = [sizes[c] for c in each]
   M, K, N = (math.prod(sizes[c] for c in run) for run in (own_a, summed, own_b))
-  z_MN = matmul(
-    x.reshape((K, M) if x_ways[a] else (M, K)),
-    y.reshape((N, K) if y_ways[b] else (K, N)),
+  z = matmul(
+    x.reshape(*batch, *((K, M) if x_ways[a] else (M, K))),
+    y.reshape(*batch, *((N, K) if y_ways[b] else (K, N))),
     x_turned=x_ways[a],
     y_turned=y_ways[b],
   )
-  return z_MN.reshape([sizes[c] for c in out])
+  return z.reshape(result)
