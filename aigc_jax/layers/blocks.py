@@ -3,9 +3,10 @@
 A block of queries meets only the keys up to its end, so about half of the
 scores are made. The backward pass makes them again (arXiv:2205.14135). What
 would need them transposed takes the queries transposed instead, which are
-smaller, and gives its result transposed; oneDNN takes anything as it lies.
-A few rows of the batch at a time, the scores stay in caches; with oneDNN more
-rows, where fewer calls count for more.
+smaller, and gives its result transposed; oneDNN takes anything as it lies, the
+heads of one position beside each other too. A few rows of the batch at a time,
+the scores stay in caches; with oneDNN more rows, where fewer calls count for
+more, and of short rows the softmax is kept instead of made again.
 """
 
 import functools
@@ -25,6 +26,7 @@ BLOCKS = 4  # at most, so that programs stay short
 SMALLEST = 128  # positions of a block, where there are that many
 CACHED = 2**22  # bytes of scores at a time: two cores' caches
 CALLED = 2**25  # and with oneDNN, which has more of a cost at each call
+KEPT = 8  # widths of a head: so long a row's softmax is kept, no longer one's
 
 
 class How(NamedTuple):
@@ -34,6 +36,13 @@ class How(NamedTuple):
   softcap: float
   window: int | None
   size: int  # positions of a block
+  q: str  # how queries lie, and all that is one vector for each of them
+  k: str  # how keys and values lie
+  keep: bool  # the softmax for the backward pass
+
+
+APART = ("kgth", "ksh")  # each head's positions together
+TOGETHER = ("tkgh", "skh")  # as projections write them
 
 
 def attend(
@@ -47,8 +56,16 @@ def attend(
   B, T, N, H = q_BTNH.shape
   K = k_BTKH.shape[2]
   size = size or max(SMALLEST, -(-T // BLOCKS))
-  how = How(scale, softcap, visible.window, min(size, T))
-  q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+  # The queries of a group meet its keys as one matrix, and have to lie as one.
+  lie = TOGETHER if onednn.chosen() and N == K else APART
+  # Of a short row it is less than what else is kept of a layer.
+  keep = onednn.chosen() and not softcap and T <= KEPT * H
+  how = How(scale, softcap, visible.window, min(size, T), *lie, keep)
+  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+  if lie is TOGETHER:
+    y_BTKGH = _attend(how, q_BTKGH, k_BTKH, v_BTKH, visible.segments_BT)
+    return y_BTKGH.reshape(B, T, N, H)
+  q_BKGTH = q_BTKGH.transpose(0, 2, 3, 1, 4)
   k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
   q_BKGTH, k_BKTH, v_BKTH = map(_in_one_pass, (q_BKGTH, k_BKTH, v_BKTH))
   y_BKGTH = _attend(how, q_BKGTH, k_BKTH, v_BKTH, visible.segments_BT)
@@ -61,13 +78,16 @@ def _attend(how: How, q_BKGTH, k_BKTH, v_BKTH, segments_BT):
 
 
 def _attend_forward(how, q, k, v, segments):
-  y, logz = _each(how, functools.partial(_forward, how), q, k, v, segments)
-  return y, (q, k, v, segments, y, logz)
+  forward = functools.partial(_forward, how)
+  y, *softmax = _each(how, forward, q, k, v, segments)
+  return y, (q, k, v, segments, y, *softmax)
 
 
 def _attend_backward(how, kept, dy):
   backward = functools.partial(_backward, how)
-  dq, dk, dv = _each(how, backward, *kept, _in_one_pass(dy))
+  if how.q == APART[0]:
+    dy = _in_one_pass(dy)
+  dq, dk, dv = _each(how, backward, *kept, dy)
   if not onednn.chosen():
     # Turned round here, all at once: the loop writes rows as they are made.
     dk, dv = dk.swapaxes(2, 3), dv.swapaxes(2, 3)
@@ -83,9 +103,11 @@ def _each(how: How, f: Callable, *args):
   The loop holds bfloat16 as the integers of the same bits: a CPU's compiler
   would convert whole arrays to float32 at each turn to write one row.
   """
-  B, K, G, T, _ = args[0].shape
+  B, *shape = args[0].shape
+  size = dict(zip(how.q, shape, strict=True))
   most = CALLED if onednn.chosen() else CACHED
-  few = max(1, most // (K * G * how.size * T * 4))
+  heads = size["k"] * size["g"]
+  few = max(1, most // (heads * how.size * size["t"] * 4))
   if few >= B or not sharding.alone():
     return jax.vmap(f)(*args)
   few = next(n for n in range(few, 0, -1) if B % n == 0)
@@ -113,47 +135,62 @@ def _unpack(x, dtype):
   return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
 
 
-def _forward(how: How, q_KGTH, k_KTH, v_KTH, segments_T):
-  """(y, log of the softmax's denominator) of one row of the batch."""
-  ys, logzs = [], []
-  for rows, keys in _by_queries(how, q_KGTH.shape[2]):
-    scores = _scores(how, q_KGTH[:, :, rows], k_KTH[:, keys])
+def _forward(how: How, q, k, v, segments_T):
+  """Of one row of the batch: y, and the softmax as the backward pass has it.
+
+  That is z (K, G, T) and a list: the denominators and each block's numerators
+  if they are kept; otherwise log sum exp of all scores, and nothing.
+  """
+  ys, zs, numerators = [], [], []
+  at = how.q.index("t")
+  for rows, keys in _by_queries(how, q.shape[at]):
+    scores = _scores(how, _queries(how, q, rows), _keys(how, k, keys))
     scores = _hide(how, scores, rows, keys, segments_T)
     top = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    y = multiplied(
-      "kgts,ksh->kgth", weights.astype(v_KTH.dtype), v_KTH[:, keys]
-    )
-    ys.append((y / total).astype(q_KGTH.dtype))
-    logzs.append((top + jnp.log(total))[..., 0])
-  return jnp.concatenate(ys, axis=2), jnp.concatenate(logzs, axis=2)
+    weights = weights.astype(v.dtype)
+    y = multiplied(f"kgts,{how.k}->{how.q}", weights, _keys(how, v, keys))
+    ys.append((y / _as_queries(how, total)).astype(q.dtype))
+    zs.append((total if how.keep else top + jnp.log(total))[..., 0])
+    if how.keep:
+      numerators.append(weights)
+  return jnp.concatenate(ys, axis=at), jnp.concatenate(zs, axis=2), numerators
 
 
-def _backward(how: How, q, k, v, segments, y, logz, dy):
+def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
   """Gradients for q, k and v of one row of the batch.
 
-  The last two as they are made: KTH by oneDNN, KHT otherwise.
+  The last two as they are made: as k lies by oneDNN, KHT otherwise.
   """
-  T, H = q.shape[2:]
+  at, H = how.q.index("t"), q.shape[-1]
+  T = q.shape[at]
+  if how.keep:  # numerators pass for weights where dy is divided instead
+    dy = (dy / _as_queries(how, z[..., None])).astype(dy.dtype)
   # What the gradient of a row of weights loses to their sum being one. As a
   # product: the compiler's sum over so short an axis takes five times as long.
   both = dy.astype(jnp.float32) * y.astype(jnp.float32)
   lost = both @ jnp.ones((H,), jnp.float32)
+  lost = jnp.einsum(f"{how.q[:-1]}->kgt", lost)
   turned = not onednn.chosen()
   if turned:
     q_KHGT, dy_KHGT = (_copied(x.transpose(0, 3, 1, 2)) for x in (q, dy))
   dqs, dks, dvs = [], [], []
-  for rows, keys in _by_queries(how, T):
-    scores = _scores(how, q[:, :, rows], k[:, keys])
-    hidden = _hide(how, scores, rows, keys, segments)
-    weights = jnp.exp(hidden - logz[:, :, rows, None])
-    dweights = multiplied("kgth,ksh->kgts", dy[:, :, rows], v[:, keys])
+  for i, (rows, keys) in enumerate(_by_queries(how, T)):
+    some_q, some_dy = (_queries(how, x, rows) for x in (q, dy))
+    some_k, some_v = (_keys(how, x, keys) for x in (k, v))
+    if how.keep:
+      weights = numerators[i]
+    else:
+      scores = _scores(how, some_q, some_k)
+      hidden = _hide(how, scores, rows, keys, segments)
+      weights = jnp.exp(hidden - z[:, :, rows, None])
+    dweights = multiplied(f"{how.q},{how.k}->kgts", some_dy, some_v)
     dscores = weights * (dweights - lost[:, :, rows, None]) * how.scale
     if how.softcap:
       dscores = dscores * (1 - (scores / how.softcap) ** 2)
     dscores = dscores.astype(q.dtype)
-    dqs.append(multiplied("kgts,ksh->kgth", dscores, k[:, keys]))
+    dqs.append(multiplied(f"kgts,{how.k}->{how.q}", dscores, some_k))
     around = (keys.start, T - keys.stop)
     weights = weights.astype(q.dtype)
     if turned:
@@ -161,16 +198,29 @@ def _backward(how: How, q, k, v, segments, y, logz, dy):
       dk = _by_keys_turned(q_KHGT[..., rows], dscores)
       dv = _by_keys_turned(dy_KHGT[..., rows], weights)
     else:
-      around = ((0, 0), around, (0, 0))
-      dk = multiplied("kgts,kgth->ksh", dscores, q[:, :, rows])
-      dv = multiplied("kgts,kgth->ksh", weights, dy[:, :, rows])
+      around = [around if c == "s" else (0, 0) for c in how.k]
+      dk = multiplied(f"kgts,{how.q}->{how.k}", dscores, some_q)
+      dv = multiplied(f"kgts,{how.q}->{how.k}", weights, some_dy)
     dks.append(jnp.pad(dk, around))
     dvs.append(jnp.pad(dv, around))
-  dq = jnp.concatenate(dqs, axis=2).astype(q.dtype)
+  dq = jnp.concatenate(dqs, axis=at).astype(q.dtype)
   dk, dv = sum(dks), sum(dvs)
   if turned:
     dk, dv = _copied(dk), _copied(dv)
   return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+def _queries(how: How, x, rows: slice):
+  return jax.lax.slice_in_dim(x, rows.start, rows.stop, axis=how.q.index("t"))
+
+
+def _keys(how: How, x, keys: slice):
+  return jax.lax.slice_in_dim(x, keys.start, keys.stop, axis=how.k.index("s"))
+
+
+def _as_queries(how: How, x_KGT1):
+  """A number for each query, where the queries are."""
+  return jnp.einsum(f"kgth->{how.q}", x_KGT1)
 
 
 def _in_one_pass(x):
@@ -202,7 +252,7 @@ def _by_keys_turned(x_KHGT, y_KGTS):
 
 def _scores(how: How, q, k):
   """Scaled and capped products of queries and keys, float32."""
-  scores = multiplied("kgth,ksh->kgts", q, k) * how.scale
+  scores = multiplied(f"{how.q},{how.k}->kgts", q, k) * how.scale
   return how.softcap * jnp.tanh(scores / how.softcap) if how.softcap else scores
 
 

@@ -10,6 +10,7 @@ import contextvars
 import functools
 import json
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,60 +40,84 @@ def usable(dtype: str) -> bool:
   """Whether oneDNN is there and multiplies operands of `dtype`: it is tried."""
   x = jnp.arange(6).reshape(2, 3).astype(dtype)
   try:
-    y = jax.jit(functools.partial(matmul, y_turned=True))(x, x)
+    y = jax.jit(functools.partial(einsum, "mk,nk->mn"))(x, x)
     return y.tolist() == [[5.0, 14.0], [14.0, 50.0]]
   except Exception:  # of many kinds, from a build or a CPU that lacks it
     return False
 
 
-def matmul(
-  x: jax.Array, y: jax.Array, *, x_turned: bool = False, y_turned: bool = False
-) -> jax.Array:
-  """x y over the last two axes, (..., M, N) in float32.
-
-  x is (..., M, K), or (..., K, M) where it lies turned round; y is (..., K, N),
-  or (..., N, K). Operands of one dtype, float32 or bfloat16.
-  """
-  M = x.shape[-1 if x_turned else -2]
-  N = y.shape[-2 if y_turned else -1]
-  turned = {"transpose_a": x_turned, "transpose_b": y_turned}
-  return jax.ffi.ffi_call(
-    CALL,
-    jax.ShapeDtypeStruct((*x.shape[:-2], M, N), jnp.float32),
-    custom_call_api_version=1,
-    legacy_backend_config=json.dumps({"onednn_matmul_config": turned}),
-    vmap_method="broadcast_all",
-  )(x, y)
-
-
 def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
-  """einsum(equation, x, y), or None where it is not one product of matrices.
+  """einsum(equation, x, y) in float32; None where it is no product of matrices.
 
-  It is one where, after the letters that all of them begin with, x, y and the
-  result are each two runs: of what is summed over, of x's own and of y's own.
+  It is one where the letters that x, y and the result do not all have form
+  three runs, of what is summed over, of x's own and of y's own, one of which
+  comes last in each of them. Operands of one dtype, float32 or bfloat16. They
+  are read as they lie, and the result is written as it shall lie.
   """
   (a, b), out = sharding.split(equation)
   sizes = dict(zip(a + b, x.shape + y.shape, strict=True))
-  each = "".join(c for c in out if c in a and c in b)
-  if not all(letters.startswith(each) for letters in (a, b, out)):
-    return None
-  result = [sizes[c] for c in out]
-  a, b, out = (letters.removeprefix(each) for letters in (a, b, out))
+  shape = [sizes[c] for c in out]
+  a, b, out = ("".join(c for c in s if sizes[c] > 1) for s in (a, b, out))
+  each = [c for c in out if c in a and c in b]
   summed = "".join(c for c in a if c in b and c not in out)
-  own_a = "".join(c for c in a if c not in b)
-  own_b = "".join(c for c in b if c not in a)
-  if out == own_b + own_a:
-    return einsum(f"{each}{b},{each}{a}->{each}{out}", y, x)
-  x_ways = {own_a + summed: False, summed + own_a: True}
-  y_ways = {summed + own_b: False, own_b + summed: True}
-  if out != own_a + own_b or a not in x_ways or b not in y_ways:
+  own_a = "".join(c for c in out if c not in b)
+  own_b = "".join(c for c in out if c not in a)
+  if own_a and out.endswith(own_a):
+    a, b, x, y, own_a, own_b = b, a, y, x, own_b, own_a
+  sides = [
+    _Lying.of(letters, each, *matrix, sizes)
+    for letters, matrix in (
+      (a, (own_a, summed)),
+      (b, (summed, own_b)),
+      (out, (own_a, own_b)),
+    )
+  ]
+  if not all(sides):
     return None
-  batch = [sizes[c] for c in each]
-  M, K, N = (math.prod(sizes[c] for c in run) for run in (own_a, summed, own_b))
-  z = matmul(
-    x.reshape(*batch, *((K, M) if x_ways[a] else (M, K))),
-    y.reshape(*batch, *((N, K) if y_ways[b] else (K, N))),
-    x_turned=x_ways[a],
-    y_turned=y_ways[b],
-  )
-  return z.reshape(result)
+  x_lies, y_lies, z_lies = sides
+  turned = {"transpose_a": x_lies.turned, "transpose_b": y_lies.turned}
+  z = jax.ffi.ffi_call(
+    CALL,
+    jax.ShapeDtypeStruct(z_lies.shape, jnp.float32),
+    input_layouts=[x_lies.layout, y_lies.layout],
+    output_layouts=z_lies.layout,
+    custom_call_api_version=1,
+    legacy_backend_config=json.dumps({"onednn_matmul_config": turned}),
+    vmap_method="broadcast_all",
+  )(x_lies.named(x), y_lies.named(y))
+  return z_lies.unnamed(z).reshape(shape)
+
+
+class _Lying(NamedTuple):
+  """An array as the library names its axes, and as they lie in memory."""
+
+  shape: tuple[int, ...]  # of the axes as they are named, a matrix's last
+  layout: tuple[int, ...]  # the axes as they lie, the outermost first
+  turned: bool  # whether the matrix is named with its columns first
+
+  @classmethod
+  def of(
+    cls, letters: str, each: list[str], rows: str, columns: str, sizes
+  ) -> "_Lying | None":
+    """With an axis for each of `each`, one for the rows and the columns."""
+    if not (rows and columns and letters.endswith((rows, columns))):
+      return None
+    turned = letters.endswith(rows)
+    runs = [*each, *((columns, rows) if turned else (rows, columns))]
+    whole = len("".join(runs)) == len(letters)
+    if not (whole and all(run in letters for run in runs)):
+      return None
+    lie = sorted(range(len(runs)), key=lambda i: letters.index(runs[i]))
+    shape = tuple(math.prod(sizes[c] for c in run) for run in runs)
+    return cls(shape, tuple(lie), turned)
+
+  def named(self, x: jax.Array) -> jax.Array:
+    x = x.reshape([self.shape[i] for i in self.layout])
+    return x.transpose([self.layout.index(i) for i in range(x.ndim)])
+
+  def unnamed(self, x: jax.Array) -> jax.Array:
+    x = x.transpose(self.layout)
+    if self.layout == tuple(sorted(self.layout)):
+      return x
+    # Held, or the compiler moves the transposition on and copies for it.
+    return jax.lax.optimization_barrier(x)

@@ -100,6 +100,20 @@ class LearnedPositions(nn.Module):
     return lookup(table, positions_BT, self.dtype)
 
 
+def for_rows(x_BTD: jax.Array, rows: int) -> jax.Array:
+  """x, that many times where it is one row for all.
+
+  In float32 on a CPU by a product, as then its gradient is: the compiler's own
+  sum over the rows takes twenty times as long. In bfloat16 what is rounded
+  where is left as it is.
+  """
+  B, T, D = x_BTD.shape
+  alone_on_cpu = sharding.platform() == "cpu" and sharding.alone()
+  if B == rows or not alone_on_cpu or x_BTD.dtype != jnp.float32:
+    return x_BTD
+  return (jnp.ones((rows, 1)) @ x_BTD.reshape(1, T * D)).reshape(rows, T, D)
+
+
 def sinusoids(positions_BT: jax.Array, dim: int, dtype) -> jax.Array:
   """The fixed positions of arXiv:1706.03762, sines then cosines, (B, T, D)."""
   half = dim // 2

@@ -20,6 +20,7 @@ from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
 from aigc_jax.layers.position import (
   LearnedPositions,
+  for_rows,
   frequencies,
   rotation,
   sinusoids,
@@ -65,7 +66,8 @@ class Decoder(nn.Module):
     x_BTD, table_VD = self.embed(name="embed")(tokens_BT)
     if self.learned is not None:
       learned = self.learned(name="position")
-      x_BTD = x_BTD + learned(positions_BT, fixed=given is None)
+      position_BTD = learned(positions_BT, fixed=given is None)
+      x_BTD = x_BTD + for_rows(position_BTD, len(x_BTD))
     if self.sinusoidal:
       x_BTD = x_BTD + sinusoids(positions_BT, x_BTD.shape[-1], x_BTD.dtype)
     x_BTD = Dropout(self.dropout, name="dropout")(x_BTD)

@@ -23,6 +23,12 @@ EQUATIONS = {
   "BTD,DF->BTF": ((2, 7, 5), (5, 11)),
   "EBD,EDF->EBF": ((3, 7, 5), (3, 5, 11)),  # E in all three
 }
+LYING = [
+  f"{a},{b}->{out}"
+  for a in ("bemk", "bekm", "bmek", "bkem")
+  for b in ("bekn", "benk", "bken", "bnek")
+  for out in ("bemn", "bmen", "bnem")
+]
 
 
 def draw(seed, shape):
@@ -33,28 +39,30 @@ def calls(f, *args) -> int:
   return jax.jit(f).lower(*args).as_text().count(onednn.CALL)
 
 
-@pytest.mark.parametrize("x_turned", [False, True])
-@pytest.mark.parametrize("y_turned", [False, True])
+@pytest.mark.parametrize("equation", LYING)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_operands_are_multiplied_whichever_way_they_lie(
-  x_turned, y_turned, dtype
-):
+def test_operands_are_multiplied_as_they_lie(equation, dtype):
   if not onednn.usable(dtype):
     pytest.skip("not on this CPU")
+  sizes = {"e": 3, "b": 2, "m": 5, "k": 7, "n": 4}
+  (a, b), _ = sharding.split(equation)
   x, y = (
-    draw(i, s).astype(dtype) for i, s in enumerate([(3, 5, 7), (3, 7, 4)])
+    draw(i, (6, *(sizes[c] for c in s))).astype(dtype)
+    for i, s in enumerate((a, b))
   )
-  want = np.matmul(*(np.asarray(v, np.float64) for v in (x, y)))
-  x, y = (
-    v.swapaxes(1, 2) if turned else v
-    for v, turned in ((x, x_turned), (y, y_turned))
+  want = np.stack(
+    [
+      np.einsum(equation, *(np.asarray(v[i], np.float64) for v in (x, y)))
+      for i in range(len(x))
+    ]
   )
-  each = functools.partial(onednn.matmul, x_turned=x_turned, y_turned=y_turned)
+  each = functools.partial(onednn.einsum, equation)
   for f in (
-    each,
     jax.vmap(each),
     lambda x, y: jax.lax.map(lambda a: each(*a), (x, y)),
+    lambda x, y: jnp.stack([each(*a) for a in zip(x, y, strict=True)]),
   ):
+    assert calls(f, x, y) > 0
     found = jax.jit(f)(x, y)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
@@ -82,26 +90,33 @@ def test_a_product_and_its_gradients_are_three_calls(equation):
 
 def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():
   x = draw(0, (3, 7, 5))
-  assert onednn.einsum("BED,EDF->BEF", x, draw(2, (7, 5, 2))) is None
+  assert onednn.einsum("BDE,EDF->BFE", x, draw(2, (5, 7, 2))) is None
   assert onednn.einsum("BTD,DBF->TF", x, draw(2, (5, 3, 2))) is None
   assert onednn.einsum("BTD,DF->TBF", x, draw(2, (5, 2))) is None
+  assert onednn.einsum("BTD,DF->TF", x, draw(2, (5, 2))) is None
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("window", [None, 9])
 @pytest.mark.parametrize("called", [1, blocks.CALLED])  # by rows, at once
+@pytest.mark.parametrize(
+  "softcap, kept", [(0.0, blocks.KEPT), (0.0, 0), (5.0, blocks.KEPT)]
+)
 def test_attention_and_its_gradients_are_those_of_the_compiler(
-  kv_heads, window, called, monkeypatch
+  kv_heads, window, called, softcap, kept, monkeypatch
 ):
   monkeypatch.setattr(blocks, "CALLED", called)
+  monkeypatch.setattr(blocks, "KEPT", kept)
+  segments = jnp.repeat(jnp.array([[0, 1], [0, 0], [3, 3], [1, 2]]), 12, axis=1)
   q = draw(0, (4, 24, 4, 8))
   k, v = (draw(i, (4, 24, kv_heads, 8)) for i in (1, 2))
 
   def grads(q, k, v):
     def loss(q, k, v):
-      y = blocks.attend(
-        q, k, v, Visible(window=window), scale=0.3, softcap=5.0, size=7
+      visible = Visible(
+        window=window, segments_BT=segments, segments_BS=segments
       )
+      y = blocks.attend(q, k, v, visible, scale=0.3, softcap=softcap, size=7)
       return jnp.sum(jnp.sin(y)), y
 
     (_, y), found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
