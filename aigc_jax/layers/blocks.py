@@ -26,7 +26,7 @@ BLOCKS = 4  # at most, so that programs stay short
 SMALLEST = 128  # positions of a block, where there are that many
 CACHED = 2**22  # bytes of scores at a time: two cores' caches
 CALLED = 2**25  # and with oneDNN, which has more of a cost at each call
-KEPT = 8  # widths of a head: so long a row's softmax is kept, no longer one's
+KEPT = 8  # times a head's width: the longest row whose softmax is kept
 
 
 class How(NamedTuple):
