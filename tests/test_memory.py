@@ -1,6 +1,7 @@
 """What a step on a CPU frees stays with the process."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -24,16 +25,34 @@ for _ in range(8):
 print(kept, min(counts))  # the least: the allocator settles as it likes
 """
 
+PAGES = """
+from aigc_jax import memory
 
-def faults(*words) -> tuple[str, int]:
+def kilobytes(name):
+  with open("/proc/self/smaps_rollup") as lines:
+    return next(int(l.split()[1]) for l in lines if l.startswith(name))
+
+kept = memory.keep_freed()
+resident = kilobytes("Rss")
+taken = b"x" * 2**26
+print(kept, resident, kilobytes("AnonHugePages"))
+"""
+LARGE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def printed(script: str, *words: str) -> list[str]:
   env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
   env.pop("GLIBC_TUNABLES", None)
   done = subprocess.run(
-    [sys.executable, "-c", FAULTS, *words],
+    [sys.executable, "-c", script, *words],
     env=env | {"JAX_PLATFORMS": "cpu"},
     capture_output=True, text=True, check=True,
   )  # fmt: skip
-  kept, count = done.stdout.split()
+  return done.stdout.split()
+
+
+def faults(*words) -> tuple[str, int]:
+  kept, count = printed(FAULTS, *words)
   return kept, int(count)
 
 
@@ -43,6 +62,16 @@ def test_steps_after_the_first_ask_the_system_for_few_pages():
   _, many = faults()
   assert kept == "True"
   assert few <= many / 4 and many > 1000
+
+
+@pytest.mark.skipif(
+  not LARGE.exists() or "[never]" in LARGE.read_text(),
+  reason="a system without large pages",
+)
+def test_memory_comes_in_large_pages_and_only_where_it_is_used():
+  kept, resident, large = printed(PAGES)
+  assert kept == "True"
+  assert int(resident) < 2**17 and int(large) >= 2**15
 
 
 @pytest.mark.parametrize(
