@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import sharding
-from aigc_jax.layers import onednn
+from aigc_jax.layers import onednn, sums
 from aigc_jax.layers.einsum import multiplied
 from aigc_jax.layers.visible import Visible
 
@@ -144,10 +144,11 @@ def _forward(how: How, q, k, v, segments_T):
   ys, zs, numerators = [], [], []
   at = how.q.index("t")
   for rows, keys in _by_queries(how, q.shape[at]):
-    scores = _scores(how, _queries(how, q, rows), _keys(how, k, keys))
-    scores = _hide(how, scores, rows, keys, segments_T)
-    top = jnp.max(scores, axis=-1, keepdims=True)
-    weights = jnp.exp(scores - top)
+    products = _products(how, _queries(how, q, rows), _keys(how, k, keys))
+    seen_TS = _seen(how, rows, keys, segments_T)
+    hidden = functools.partial(_hidden, how)
+    top = sums.largest(hidden, products, seen_TS)
+    weights = jnp.exp(hidden(products, seen_TS) - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     weights = weights.astype(v.dtype)
     y = multiplied(f"kgts,{how.k}->{how.q}", weights, _keys(how, v, keys))
@@ -182,12 +183,13 @@ def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
     if how.keep:
       weights = numerators[i]
     else:
-      scores = _scores(how, some_q, some_k)
-      hidden = _hide(how, scores, rows, keys, segments)
+      products = _products(how, some_q, some_k)
+      hidden = _hidden(how, products, _seen(how, rows, keys, segments))
       weights = jnp.exp(hidden - z[:, :, rows, None])
     dweights = multiplied(f"{how.q},{how.k}->kgts", some_dy, some_v)
     dscores = weights * (dweights - lost[:, :, rows, None]) * how.scale
     if how.softcap:
+      scores = _scores(how, products)
       dscores = dscores * (1 - (scores / how.softcap) ** 2)
     dscores = dscores.astype(q.dtype)
     dqs.append(multiplied(f"kgts,{how.k}->{how.q}", dscores, some_k))
@@ -250,14 +252,23 @@ def _by_keys_turned(x_KHGT, y_KGTS):
   )
 
 
-def _scores(how: How, q, k):
-  """Scaled and capped products of queries and keys, float32."""
-  scores = multiplied(f"{how.q},{how.k}->kgts", q, k) * how.scale
+def _products(how: How, q, k):
+  return multiplied(f"{how.q},{how.k}->kgts", q, k)
+
+
+def _scores(how: How, products):
+  """Scaled and capped, float32."""
+  scores = products * how.scale
   return how.softcap * jnp.tanh(scores / how.softcap) if how.softcap else scores
 
 
-def _hide(how: How, scores, rows, keys, segments_T):
-  """HIDDEN wherever a query of `rows` may not see a key of `keys`."""
+def _hidden(how: How, products, seen_TS):
+  """The scores, HIDDEN wherever a query may not see a key."""
+  return jnp.where(seen_TS, _scores(how, products), HIDDEN)
+
+
+def _seen(how: How, rows, keys, segments_T):
+  """Whether queries of `rows` may see keys of `keys`."""
   asking = asked = None
   if segments_T is not None:
     asking, asked = segments_T[None, rows], segments_T[None, keys]
@@ -266,7 +277,7 @@ def _hide(how: How, scores, rows, keys, segments_T):
   ).mask(
     rows.stop - rows.start, keys.stop - keys.start, rows.start - keys.start
   )
-  return jnp.where(seen_BTS[0], scores, HIDDEN)
+  return seen_BTS[0]
 
 
 def _by_queries(how: How, T: int):

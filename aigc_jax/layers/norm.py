@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from aigc_jax import sharding
+from aigc_jax.layers import sums
 from aigc_jax.layers.rounding import rounded
 
 
@@ -39,12 +40,17 @@ class How(NamedTuple):
 
 def _formula(how: How, x, scale, bias):
   """(y, mean or None, one over the deviation)."""
-  y, mean = x.astype(jnp.float32), None
+  D, mean = x.shape[-1], None
   if how.centre:
-    mean = jnp.mean(y, axis=-1, keepdims=True)
-    y = y - mean
-  rate = lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + how.eps)
-  y = y * rate * (scale.astype(jnp.float32) + how.offset)
+    mean = sums.total(lambda x: x.astype(jnp.float32), x) / D
+
+  def centred(x):
+    y = x.astype(jnp.float32)
+    return y if mean is None else y - mean
+
+  square = sums.total(lambda x: centred(x) ** 2, x) / D
+  rate = lax.rsqrt(square + how.eps)
+  y = centred(x) * rate * (scale.astype(jnp.float32) + how.offset)
   if bias is not None:
     y = y + bias.astype(jnp.float32)
   return rounded(y, x.dtype), mean, rate

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from aigc_jax import sharding
+from aigc_jax.layers import sums
 from aigc_jax.layers.einsum import multiplied, weight_gradient
 from aigc_jax.layers.rounding import rounded
 from aigc_jax.metrics import Mean
@@ -71,9 +72,16 @@ def _losses(terms: Terms, x, table_VD, y):
   z = multiplied("TD,VD->TV", x, table_VD)
   if terms.softcap:
     z = terms.softcap * jnp.tanh(z / terms.softcap)
-  logz = jax.nn.logsumexp(z, axis=-1)
+  logz = _log_sum_exp(z)
   nll = logz - _at_targets(z, y)[:, 0]
   return nll + terms.z_loss * logz**2, nll, (z, logz)
+
+
+def _log_sum_exp(z):
+  """(T,) of (T, V)."""
+  top = jnp.max(z, axis=-1, keepdims=True)
+  top = jnp.where(jnp.isfinite(top), top, 0.0)
+  return (jnp.log(sums.total(lambda z: jnp.exp(z - top), z)) + top)[:, 0]
 
 
 def _by_index() -> bool:
