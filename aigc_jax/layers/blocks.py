@@ -164,15 +164,13 @@ def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
 
   The last two as they are made: as k lies by oneDNN, KHT otherwise.
   """
-  at, H = how.q.index("t"), q.shape[-1]
+  at = how.q.index("t")
   T = q.shape[at]
   if how.keep:  # numerators pass for weights where dy is divided instead
     dy = (dy / _as_queries(how, z[..., None])).astype(dy.dtype)
-  # What the gradient of a row of weights loses to their sum being one. As a
-  # product: the compiler's sum over so short an axis takes five times as long.
-  both = dy.astype(jnp.float32) * y.astype(jnp.float32)
-  lost = both @ jnp.ones((H,), jnp.float32)
-  lost = jnp.einsum(f"{how.q[:-1]}->kgt", lost)
+  # What the gradient of a row of weights loses to their sum being one.
+  lost = sums.total(_float32_product, dy, y)
+  lost = jnp.einsum(f"{how.q}->kgth", lost)[..., 0]
   turned = not onednn.chosen()
   if turned:
     q_KHGT, dy_KHGT = (_copied(x.transpose(0, 3, 1, 2)) for x in (q, dy))
@@ -250,6 +248,10 @@ def _by_keys_turned(x_KHGT, y_KGTS):
   return multiplied(
     "khm,kms->khs", x_KHGT.reshape(K, H, -1), y_KGTS.reshape(K, -1, S)
   )
+
+
+def _float32_product(x, y):
+  return x.astype(jnp.float32) * y.astype(jnp.float32)
 
 
 def _products(how: How, q, k):

@@ -15,29 +15,32 @@ from jax import lax
 from aigc_jax import sharding
 
 SLICES = 16  # at most, so that programs stay short
+# Or what x itself is made of would be written out: the compiler makes nothing
+# as often as 16 times in one loop.
+FEW = 8
 LANES = 16  # float32 numbers of a vector
 
 
-def total(terms: Callable, *xs: jax.Array) -> jax.Array:
+def total(terms: Callable, *xs: jax.Array, slices: int = SLICES) -> jax.Array:
   """Sum of terms(*xs), float32, over the last axis, which becomes 1.
 
   terms: takes each number of its own from all of xs, which have that axis in
   full; what it closes over has it as 1.
   """
-  slices = _slices(xs)
-  if not slices:
+  parts = _parts(xs, slices)
+  if not parts:
     return jnp.sum(terms(*xs), axis=-1, keepdims=True)
-  found = functools.reduce(jnp.add, [terms(*some) for some in slices])
+  found = functools.reduce(jnp.add, [terms(*part) for part in parts])
   # As a product: the library's sums over so short an axis take longer.
   return found @ jnp.ones((found.shape[-1], 1), jnp.float32)
 
 
 def largest(terms: Callable, *xs: jax.Array) -> jax.Array:
   """Maximum of terms(*xs) over the last axis, which becomes 1; as `total`."""
-  slices = _slices(xs)
-  if not slices:
+  parts = _parts(xs, SLICES)
+  if not parts:
     return jnp.max(terms(*xs), axis=-1, keepdims=True)
-  found = functools.reduce(jnp.maximum, [terms(*some) for some in slices])
+  found = functools.reduce(jnp.maximum, [terms(*part) for part in parts])
   if found.shape[-1] > 4 * LANES:
     return jnp.max(found, axis=-1, keepdims=True)
   # Held, or the terms are made again for each of its columns.
@@ -45,10 +48,19 @@ def largest(terms: Callable, *xs: jax.Array) -> jax.Array:
   return functools.reduce(jnp.maximum, jnp.split(found, found.shape[-1], -1))
 
 
-def _slices(xs) -> list[tuple]:
-  """Of the last axis of all, whole vectors each; none where it is no gain."""
+def over_all(terms: Callable, x: jax.Array) -> jax.Array:
+  """Sum of terms(x), float32, over all axes; terms: as of `total`."""
+  if x.ndim == 0:
+    return terms(x)
+  return jnp.sum(total(terms, x, slices=FEW))
+
+
+def _parts(xs, most: int) -> list[tuple]:
+  """Slices of the last axis of all, whole vectors; none where it is no gain."""
+  if sharding.platform() != "cpu" or not sharding.alone():
+    return []
   size = xs[0].shape[-1]
-  count = next((n for n in range(SLICES, 1, -1) if size % (n * LANES) == 0), 1)
-  if count == 1 or sharding.platform() != "cpu" or not sharding.alone():
+  count = next((n for n in range(most, 1, -1) if size % (n * LANES) == 0), 0)
+  if not count:
     return []
   return list(zip(*(jnp.split(x, count, axis=-1) for x in xs), strict=True))

@@ -17,6 +17,7 @@ import optax
 
 from aigc_jax import tree
 from aigc_jax.errors import BadConfig, choose
+from aigc_jax.layers import sums
 from aigc_jax.optim import schedules
 from aigc_jax.optim.groups import Treatment, treatments
 from aigc_jax.optim.optimizers import OPTIMIZERS
@@ -101,7 +102,8 @@ def global_norm(updates: tree.Tree) -> jax.Array:
   that logs it for the same gradients pays once: XLA merges the two.
   """
   squares = [
-    jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(updates)
+    sums.over_all(lambda x: jnp.square(x.astype(jnp.float32)), x)
+    for x in jax.tree.leaves(updates)
   ]
   return jnp.sqrt(sum(squares, jnp.float32(0)))
 

@@ -8,6 +8,7 @@ import optax
 
 from aigc_jax import sharding, tree
 from aigc_jax.metrics import Mean
+from aigc_jax.optim import global_norm
 from aigc_jax.trainer.state import Recent, State
 
 Metrics = dict[str, jax.Array]
@@ -52,11 +53,11 @@ def make_step(
     weight = means["loss"].weight
     scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = global_norm(grads)
     updates, _ = optimizer.update(grads, state.opt_state, state.params)
     # The update's own norm also tells the compiler that all of it is made
     # before any old value is written over: no copies of those are needed.
-    update_norm = optax.global_norm(updates)
+    update_norm = global_norm(updates)
     finite = jnp.isfinite(means["loss"].sum)
     finite &= jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
     recent, spiked = watch_spikes(
