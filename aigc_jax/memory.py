@@ -12,12 +12,14 @@ the time of that model with products of bfloat16.
 import ctypes
 import glob
 import os
+import pathlib
 from collections.abc import Mapping
 
 # Parameters of mallopt (https://man7.org/linux/man-pages/man3/mallopt.3.html).
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 HUGE = 2**21  # bytes of a large page
 MADV_HUGEPAGE = 14  # https://man7.org/linux/man-pages/man2/madvise.2.html
+OVERCOMMIT = pathlib.Path("/proc/sys/vm/overcommit_memory")
 ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/kfd", "/dev/vfio/*")
 
 
@@ -45,8 +47,12 @@ def _in_huge_pages(libc: ctypes.CDLL) -> None:
 
   Asked for by addresses, so half of the memory's worth of them is taken in one
   piece and freed again, which here means kept: no page of it is touched. Where
-  a limit does not allow that, pages are small, as they would have been.
+  a limit does not allow that, or the system counts addresses as memory
+  (https://docs.kernel.org/mm/overcommit-accounting.html), pages are small, as
+  they would have been.
   """
+  if _addresses_count():
+    return
   libc.malloc.restype = ctypes.c_void_p
   size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
   start = libc.malloc(ctypes.c_size_t(size))
@@ -57,6 +63,13 @@ def _in_huge_pages(libc: ctypes.CDLL) -> None:
     ctypes.c_void_p(start + rest), ctypes.c_size_t(size - rest), MADV_HUGEPAGE
   )
   libc.free(ctypes.c_void_p(start))
+
+
+def _addresses_count() -> bool:
+  try:
+    return OVERCOMMIT.read_text().strip() == "2"
+  except OSError:  # a system that does not tell
+    return True
 
 
 def _on_cpu(environ: Mapping[str, str]) -> bool:

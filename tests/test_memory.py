@@ -69,9 +69,29 @@ def test_steps_after_the_first_ask_the_system_for_few_pages():
   reason="a system without large pages",
 )
 def test_memory_comes_in_large_pages_and_only_where_it_is_used():
+  if memory.OVERCOMMIT.read_text().strip() == "2":
+    pytest.skip("a system that counts addresses as memory")
   kept, resident, large = printed(PAGES)
   assert kept == "True"
   assert int(resident) < 2**17 and int(large) >= 2**15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_no_addresses_are_taken_where_they_count_as_memory(tmp_path):
+  strict = tmp_path / "overcommit_memory"
+  strict.write_text("2\n")
+  for path in (strict, tmp_path / "none"):
+    script = f"""
+import pathlib
+from aigc_jax import memory
+memory.OVERCOMMIT = pathlib.Path({str(path)!r})
+print(memory.keep_freed())
+with open("/proc/self/status") as lines:
+  print(next(l.split()[1] for l in lines if l.startswith("VmSize")))
+"""
+    kept, size = printed(script)
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    assert kept == "True" and int(size) * 1024 < half
 
 
 @pytest.mark.parametrize(
