@@ -78,7 +78,7 @@ def _losses(terms: Terms, x, table_VD, y):
 
 
 def _log_sum_exp(z):
-  """(T,) of (T, V)."""
+  """(T,) of (T, V): jax.nn.logsumexp, but a CPU writes no exp() of them all."""
   top = jnp.max(z, axis=-1, keepdims=True)
   top = jnp.where(jnp.isfinite(top), top, 0.0)
   return (jnp.log(sums.total(lambda z: jnp.exp(z - top), z)) + top)[:, 0]

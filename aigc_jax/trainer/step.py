@@ -71,8 +71,7 @@ def make_step(
     metrics |= {
       "norm/grad": grad_norm,
       "norm/update": update_norm,
-      # Of what has been written by then: by slices it would be made again.
-      "norm/param": optax.global_norm(params),
+      "norm/param": global_norm(params),
       # The optimizer counts the updates it made, not the steps it was asked.
       "optim/learning_rate": jnp.asarray(
         schedule(state.step - state.skipped), jnp.float32
