@@ -87,7 +87,11 @@ class Attention(nn.Module):
     query = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)
     key = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)
     value = Einsum("BTD,DKH->BTKH", (D, K, H), name="value", **kind)
-    q, k, v = together((query, key, value), x_BTD, self.fused)
+    operands = operand_dtype(self.dtype, self.products)
+    untouched = self.norm is None and turn is None
+    q, k, v = together(
+      (query, key, value), x_BTD, self.fused, operands if untouched else None
+    )
     if self.norm is not None:
       q = self.norm(letter="H", name="norm_query")(q)
       k = self.norm(letter="H", name="norm_key")(k)
@@ -97,7 +101,6 @@ class Attention(nn.Module):
       cache = cache.extend(k, v, visible.positions_BT)
       k = cache.keys_BSKH.astype(self.dtype)
       v = cache.values_BSKH.astype(self.dtype)
-    operands = operand_dtype(self.dtype, self.products)
     q, k, v = (rounded(x, operands) for x in (q, k, v))
     y_BTNH = attend(
       q, k, v, visible,

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from aigc_jax import sharding
 from aigc_jax.layers import onednn, sums
 from aigc_jax.layers.einsum import multiplied
+from aigc_jax.layers.rounding import packed, unpacked
 from aigc_jax.layers.visible import Visible
 
 HIDDEN = -(2.0**30)  # a score that exp() turns into zero
@@ -100,8 +101,8 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _each(how: How, f: Callable, *args):
   """f of each row of the batch: a few at a time, on a single device.
 
-  The loop holds bfloat16 as the integers of the same bits: a CPU's compiler
-  would convert whole arrays to float32 at each turn to write one row.
+  The loop holds bfloat16 `packed`, or whole arrays would be converted at each
+  turn to write one row.
   """
   B, *shape = args[0].shape
   size = dict(zip(how.q, shape, strict=True))
@@ -114,25 +115,15 @@ def _each(how: How, f: Callable, *args):
   kinds = []
 
   def row(args):
-    found = f(*jax.tree.map(_unpack, args, given))
+    found = f(*jax.tree.map(unpacked, args, given))
     kinds[:] = [jax.tree.map(lambda x: x.dtype, found)]
-    return jax.tree.map(_pack, found)
+    return jax.tree.map(packed, found)
 
   given = jax.tree.map(lambda x: x.dtype, args)
   found = jax.lax.map(
-    row, jax.tree.map(_pack, args), batch_size=few if few > 1 else None
+    row, jax.tree.map(packed, args), batch_size=few if few > 1 else None
   )
-  return jax.tree.map(_unpack, found, kinds[0])
-
-
-def _pack(x):
-  if x.dtype != jnp.bfloat16:
-    return x
-  return jax.lax.bitcast_convert_type(x, jnp.uint16)
-
-
-def _unpack(x, dtype):
-  return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
+  return jax.tree.map(unpacked, found, kinds[0])
 
 
 def _forward(how: How, q, k, v, segments_T):

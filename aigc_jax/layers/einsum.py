@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from aigc_jax import sharding, tree
 from aigc_jax.layers import fp8, onednn
-from aigc_jax.layers.rounding import rounded
+from aigc_jax.layers.rounding import packed, rounded, unpacked
 
 # Standard deviation of a unit normal cut at two standard deviations.
 _CUT = 0.87962566103423978
@@ -252,16 +252,17 @@ class Einsum(nn.Module):
 
 
 def together(
-  einsums: Sequence[Einsum], x: jax.Array, fused: bool = True
+  einsums: Sequence[Einsum], x: jax.Array, fused: bool = True, result=None
 ) -> list[jax.Array]:
   """Each of the einsums of one x, whose last axis is all they sum over.
 
   fused: on a single device as one product, wider and so nearer to the speed
   that the matrix unit has. Over several devices, where each is cut by its own
   letters, always apart.
+  result: the dtype that they are rounded to, if not the model's.
   """
   if not fused or not sharding.alone() or len(einsums) == 1:
-    return [e(x) for e in einsums]
+    return [rounded(e(x), result or e.dtype) for e in einsums]
   dtype, D = einsums[0].dtype, x.shape[-1]
   weights, biases = zip(*(e.weights() for e in einsums), strict=True)
   # Joined as they are, rounded in the product: the gradient stays float32.
@@ -271,8 +272,31 @@ def together(
   )
   y = contract("BTD,DF->BTF", x.astype(dtype), w_DF, einsums[0].products)
   ends = itertools.accumulate(math.prod(e.shape[1:]) for e in einsums)
-  parts = jnp.split(y, list(ends)[:-1], axis=-1)
-  return [
+  biased = any(bias is not None for bias in biases)
+  parts = _parted(tuple(ends)[:-1], dtype if biased else result or dtype, y)
+  found = [
     e.finish(part.reshape(*x.shape[:-1], *e.shape[1:]), bias)
     for e, part, bias in zip(einsums, parts, biases, strict=True)
   ]
+  return [rounded(part, result or dtype) for part in found]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _parted(ends: tuple[int, ...], dtype, y: jax.Array) -> list[jax.Array]:
+  """y cut before each of `ends` of its last axis, rounded to `dtype`.
+
+  So are their gradients when they are joined: half of the bytes to move.
+  """
+  return [rounded(part, dtype) for part in jnp.split(y, ends, axis=-1)]
+
+
+def _parted_forward(ends, dtype, y):
+  return _parted(ends, dtype, y), jnp.zeros((0,), y.dtype)
+
+
+def _parted_backward(ends, dtype, like, dparts):
+  dy = jnp.concatenate([packed(d) for d in dparts], axis=-1)
+  return (unpacked(dy, dtype).astype(like.dtype),)
+
+
+_parted.defvjp(_parted_forward, _parted_backward)

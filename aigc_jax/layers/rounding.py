@@ -19,6 +19,22 @@ def rounded(x: jax.Array, dtype) -> jax.Array:
   return x.astype(dtype)
 
 
+def packed(x: jax.Array) -> jax.Array:
+  """bfloat16 as the integers of the same bits, anything else as it is.
+
+  What only moves numbers would be done by a CPU's compiler in float32, and the
+  whole array converted for it.
+  """
+  if x.dtype != jnp.bfloat16:
+    return x
+  return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+def unpacked(x: jax.Array, dtype) -> jax.Array:
+  """What was `packed`, of `dtype`."""
+  return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
+
+
 @jax.custom_jvp
 def _by_bits(x):
   bits = lax.bitcast_convert_type(x, jnp.uint32)

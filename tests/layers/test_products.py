@@ -85,20 +85,51 @@ class Two(nn.Module):
   joined: bool
   dtype: jnp.dtype = jnp.float32
   products: str = "plain"
+  bias: bool = True
+  result: jnp.dtype | None = None
 
   @nn.compact
   def __call__(self, x):
-    kind = dict(dtype=self.dtype, bias=True, products=self.products)
+    kind = dict(dtype=self.dtype, bias=self.bias, products=self.products)
     parts = [
       einsum.Einsum("BTD,DNH->BTNH", (5, 3, 4), name="a", **kind),
       einsum.Einsum("BTD,DKH->BTKH", (5, 1, 4), name="b", **kind),
     ]
-    return einsum.together(parts, x, self.joined)
+    return einsum.together(parts, x, self.joined, self.result)
 
 
 def params_of_two(x):
   params = nn.unbox(Two(True).init(jax.random.key(1), x))["params"]
   return jax.tree.map(lambda p: p + 0.1, params)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_rounding_results_where_they_are_parted_changes_no_bit_nor_gradient(
+  bias,
+):
+  x = draw(0, (2, 7, 5))
+  dys = [
+    draw(i, (2, 7, n, 4)).astype(jnp.bfloat16) for i, n in ((1, 3), (2, 1))
+  ]
+
+  def found(result):
+    model = Two(True, products="bf16", bias=bias, result=result)
+    ys, back = jax.vjp(
+      lambda p, x: [y.astype(jnp.bfloat16) for y in model.apply(p, x)],
+      model.init(jax.random.key(3), x),
+      x,
+    )
+    return ys, back(dys)
+
+  with jax.set_mesh(mesh_of_one()):
+    there, after = (
+      jax.jit(functools.partial(found, r))() for r in (jnp.bfloat16, None)
+    )
+  for a, b in zip(*map(jax.tree.leaves, (there, after)), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(
+      np.asarray(a, np.float32), np.asarray(b, np.float32)
+    )
 
 
 def test_products_together_are_the_products_apart():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax.layers.rounding import rounded
+from aigc_jax.layers.rounding import packed, rounded, unpacked
 
 
 def bits(x):
@@ -35,3 +35,12 @@ def test_the_gradient_of_rounding_is_one():
 
   x = jnp.array([0.5, 1.25, -3.0])
   np.testing.assert_array_equal(jax.grad(f)(x), 2 * x)
+
+
+def test_what_was_packed_is_unpacked_with_its_bits_and_float32_is_left_alone():
+  x = jnp.array([0.5, -0.0, np.inf, 3e38])
+  assert packed(x) is x and unpacked(x, jnp.float32) is x
+  few = x.astype(jnp.bfloat16)
+  assert packed(few).dtype == jnp.uint16
+  back = unpacked(packed(few), jnp.bfloat16)
+  np.testing.assert_array_equal(bits(back), bits(few))
