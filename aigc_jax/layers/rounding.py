@@ -20,12 +20,12 @@ def rounded(x: jax.Array, dtype) -> jax.Array:
 
 
 def packed(x: jax.Array) -> jax.Array:
-  """bfloat16 as the integers of the same bits, anything else as it is.
+  """On a CPU, bfloat16 as the integers of the same bits; all else as it is.
 
-  What only moves numbers would be done by a CPU's compiler in float32, and the
-  whole array converted for it.
+  What only moves numbers would be done by the compiler there in float32, and
+  the whole array converted for it.
   """
-  if x.dtype != jnp.bfloat16:
+  if x.dtype != jnp.bfloat16 or sharding.platform() != "cpu":
     return x
   return lax.bitcast_convert_type(x, jnp.uint16)
 
