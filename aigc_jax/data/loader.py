@@ -3,10 +3,11 @@
 A Stream is endless training data, an EvalSet a held-out set read once. Both
 have `spec` (global shapes) and `rows(n, rows)`, any rows of batch n on the
 host, without state: batch n is a pure function of (seed, fingerprint, n) and
-of skip_steps. `place` builds only the rows of this host's devices, `batches`
-works ahead of the consumer.
+of skip_steps. `Placement` builds only the rows of this host's devices,
+`batches` works ahead of the consumer.
 """
 
+import collections
 import functools
 import hashlib
 import json
@@ -250,56 +251,96 @@ def _yardsticks(stores) -> dict[str, float]:
   }
 
 
+class Placement:
+  """Puts batches of a stream on a mesh; what lies where is found once.
+
+  A host builds only the rows of its devices. per_call > 1: that many batches
+  at once, with one more leading axis, which every device holds whole.
+  """
+
+  def __init__(self, stream, mesh, per_call: int = 1):
+    self._stream, self._per_call = stream, per_call
+    many = per_call > 1
+    lead, letter = ((per_call,), ".") if many else ((), "")
+    spec = {key: lead + s.shape for key, s in stream.spec.items()}
+    self._laid = {
+      key: shardings(letter + LETTERS[key], shape, mesh)
+      for key, shape in spec.items()
+    }
+    where = {
+      key: laid.addressable_devices_indices_map(spec[key])
+      for key, laid in self._laid.items()
+    }
+    row = len(lead)  # the axis of rows
+    rows = np.arange(next(iter(stream.spec.values())).shape[0])
+    mine = np.zeros(len(rows), bool)
+    for indices in where.values():
+      for index in indices.values():
+        mine[index[row]] = True
+    self._rows = rows[mine]
+    local = np.cumsum(mine) - 1  # global row -> row of those built here
+
+    def inner(index):
+      picked = local[rows[index[row]]]  # one slice of global rows is one here
+      some = slice(picked[0], picked[-1] + 1)
+      return (*index[:row], some, *index[row + 1 :])
+
+    self._parts = [
+      (key, device, inner(index))
+      for key, indices in where.items()
+      for device, index in indices.items()
+    ]
+    self._shapes = spec
+    self._whole = _placing(*self._laid.items()) if mesh.size == 1 else None
+
+  def __call__(self, step: int) -> dict[str, jax.Array]:
+    """Batch `step`, or as many as a call has from it on."""
+    found = [
+      self._stream.rows(step + i, self._rows) for i in range(self._per_call)
+    ]
+    if self._per_call > 1:
+      built = {key: np.stack([f[key] for f in found]) for key in self._laid}
+    else:
+      (built,) = found
+    if self._whole:
+      return self._whole(built)
+    arrays = jax.device_put(
+      [built[key][index] for key, _, index in self._parts],
+      [device for _, device, _ in self._parts],
+    )
+    placed: dict[str, list] = {key: [] for key in self._laid}
+    for (key, _, _), array in zip(self._parts, arrays, strict=True):
+      placed[key].append(array)
+    return {
+      key: jax.make_array_from_single_device_arrays(
+        self._shapes[key], self._laid[key], parts
+      )
+      for key, parts in placed.items()
+    }
+
+
 @functools.lru_cache(maxsize=64)
-def _layout(mesh, letters: str, shape: tuple[int, ...]):
-  """(sharding, [(device, index)] of this host) for a global array."""
-  sharding = shardings(letters, shape, mesh)
-  where = sharding.addressable_devices_indices_map(shape)
-  return sharding, list(where.items())
+def _placing(*laid):
+  """A program that does nothing: it places whole arrays on one device.
+
+  What its arguments take is a sixth of what device_put does in Python.
+  """
+  return jax.jit(lambda batch: batch, out_shardings=dict(laid))
 
 
 def place(stream, step: int, mesh, per_call: int = 1) -> dict[str, jax.Array]:
-  """Batch `step` on the mesh; a host builds only the rows of its devices.
-
-  per_call > 1: that many batches from `step` on, with one more leading axis,
-  which every device holds whole.
-  """
-  many = per_call > 1
-  lead = ((per_call,), ".") if many else ((), "")
-  shapes = {key: lead[0] + s.shape for key, s in stream.spec.items()}
-  layouts = {
-    key: _layout(mesh, lead[1] + LETTERS[key], shape)
-    for key, shape in shapes.items()
-  }
-  rows = np.arange(next(iter(stream.spec.values())).shape[0])
-  mine = np.zeros(len(rows), bool)
-  for _, where in layouts.values():
-    for _, index in where:
-      mine[index[len(lead[0])]] = True
-  local = np.cumsum(mine) - 1  # global row -> row in `found`
-  found = [stream.rows(step + i, rows[mine]) for i in range(per_call)]
-  out = {}
-  for key, (sharding, where) in layouts.items():
-    whole = np.stack([f[key] for f in found]) if many else found[0][key]
-    parts = []
-    for _, index in where:
-      row = len(lead[0])
-      picked = local[rows[index[row]]]  # one slice of global rows is one here
-      inner = slice(picked[0], picked[-1] + 1)
-      parts.append(whole[(*index[:row], inner, *index[row + 1 :])])
-    arrays = jax.device_put(parts, [device for device, _ in where])
-    out[key] = jax.make_array_from_single_device_arrays(
-      shapes[key], sharding, arrays
-    )
-  return out
+  """One batch on the mesh; for many, see `Placement`."""
+  return Placement(stream, mesh, per_call)(step)
 
 
 class batches(Iterator):
   """(step, placed batch) for start <= step < stop; stop None never ends.
 
   With per_call > 1 every `per_call`-th step, with as many batches at once.
-  A thread works `ahead` batches ahead. An error in it is raised here, in its
-  place in the order. `close` (or leaving a `with`) ends the thread.
+  A thread makes `ahead` batches in one go while as many others are consumed:
+  where the step is a CPU's own work, each time it wakes up takes from that
+  step. An error in it is raised here, in its place in the order. `close` (or
+  leaving a `with`) ends the thread.
   """
 
   def __init__(
@@ -308,10 +349,12 @@ class batches(Iterator):
     mesh,
     start: int,
     stop: int | None,
-    ahead: int = 2,
+    ahead: int = 4,
     per_call: int = 1,
   ):
-    self._queue: queue.Queue = queue.Queue(maxsize=max(1, ahead))
+    self._ahead = max(1, ahead)
+    self._made: queue.Queue = queue.Queue(maxsize=1)
+    self._ready: collections.deque = collections.deque()
     self._closed = threading.Event()
     self._ended = False
     self._thread = threading.Thread(
@@ -323,21 +366,25 @@ class batches(Iterator):
     self._thread.start()
 
   def _work(self, stream, mesh, start, stop, per_call) -> None:
-    step = start
+    step, made, end = start, [], None
     try:
+      placed = Placement(stream, mesh, per_call)
       while stop is None or step < stop:
-        batch = place(stream, step, mesh, per_call)
-        if not self._put((step, batch, None)):
-          return
+        made.append((step, placed(step), None))
         step += per_call
-      self._put((None, None, StopIteration()))
+        if len(made) == self._ahead:
+          if not self._put(made):
+            return
+          made = []
+      end = StopIteration()
     except BaseException as e:  # raised again where it is waited for
-      self._put((None, None, e))
+      end = e
+    self._put([*made, (None, None, end)])
 
-  def _put(self, item) -> bool:
+  def _put(self, made: list) -> bool:
     while not self._closed.is_set():
       try:
-        self._queue.put(item, timeout=0.1)
+        self._made.put(made, timeout=0.1)
         return True
       except queue.Full:
         pass
@@ -346,7 +393,9 @@ class batches(Iterator):
   def __next__(self) -> tuple[int, dict[str, jax.Array]]:
     if self._ended or self._closed.is_set():
       raise StopIteration
-    step, batch, error = self._queue.get()
+    if not self._ready:
+      self._ready.extend(self._made.get())
+    step, batch, error = self._ready.popleft()
     if error is not None:
       self._ended = True
       self.close()

@@ -79,6 +79,7 @@ class Store:
     if found != self.fingerprint or sum(sizes) != self.tokens:
       raise BadData(f"{self.folder}: the manifest contradicts itself; {AGAIN}")
     self._ends = np.cumsum([0] + sizes)
+    self._firsts = self._ends.tolist()
     self._document_ends = np.cumsum([0] + offsets)
     self._arrays: dict[int, np.ndarray] = {}
     for i in range(len(sizes)):
@@ -163,8 +164,17 @@ class Store:
   def gather(self, numbers, length: int) -> np.ndarray:
     """The whole windows of these numbers: (len(numbers), length + 1) int32."""
     out = np.empty((len(numbers), length + 1), np.int32)
-    for row, i in zip(out, np.asarray(numbers).tolist(), strict=True):
-      self.read(i * length, i * length + length + 1, row)
+    starts = np.asarray(numbers, np.int64) * length
+    stops = starts + length + 1
+    shards = np.searchsorted(self._ends, starts, side="right") - 1
+    whole = stops <= self._ends[shards + 1]
+    found = (x.tolist() for x in (starts, stops, shards, whole))
+    for row, start, stop, i, in_one in zip(out, *found, strict=True):
+      if in_one:
+        first = self._firsts[i]
+        row[:] = self._shard(i)[start - first : stop - first]
+      else:
+        self.read(start, stop, row)
     return out
 
   def document(self, i: int) -> np.ndarray:

@@ -22,7 +22,7 @@ import jax
 from absl import logging
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
 
 from aigc_jax.errors import BadConfig, StorageFailure, WorkdirInUse
 from aigc_jax.trainer import faults, manifest
@@ -163,10 +163,13 @@ class Board:
       self._fail(error)
 
   def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
+    values = [
+      Summary.Value(tag=name, simple_value=value)
+      for name, value in metrics.items()
+      if isinstance(value, int | float)
+    ]
     try:
-      for name, value in metrics.items():
-        if isinstance(value, int | float):
-          self._event(step=step, summary=scalar(name, value))
+      self._event(step=step, summary=Summary(value=values))
     except OSError as error:
       self._fail(error)
 

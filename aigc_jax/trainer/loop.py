@@ -266,11 +266,22 @@ class _Log:
 
   def step(self, n: int, count: int, metrics) -> None:
     """Takes the metrics of the call that ended at n; logs those before."""
-    for x in jax.tree.leaves(metrics):
-      if hasattr(x, "copy_to_host_async"):
+    for x in self._read(n, count, metrics).values():
+      # Those of a CPU are read in place.
+      if isinstance(x, jax.Array) and jax.default_backend() != "cpu":
         x.copy_to_host_async()
     before, self._pending = self._pending, (n, count, metrics)
     self._log(before)
+
+  def _logged(self, n: int, count: int) -> list[int]:
+    """The steps of the call that ended at n that have a row."""
+    every = self._every
+    return list(range((n - count) // every * every + every, n + 1, every))
+
+  def _read(self, n: int, count: int, metrics: Mapping) -> Mapping:
+    """What of the metrics is read for sure: the host is slow for each."""
+    watched = {k: metrics[k] for k in (SKIPPED, SPIKED) if k in metrics}
+    return metrics if self._logged(n, count) or not watched else watched
 
   def catch_up(self) -> None:
     """Logs what is pending; waits for the device."""
@@ -281,11 +292,13 @@ class _Log:
     if pending is None:
       return
     n, count, metrics = pending
-    metrics = {name: np.asarray(x) for name, x in metrics.items()}
-    steps = range(n - count + 1, n + 1)
-    logged = [step for step in steps if step % self._every == 0]
+    read = {k: np.asarray(x) for k, x in self._read(*pending).items()}
+    if any(read[k].any() for k in (SKIPPED, SPIKED) if k in read):
+      read = metrics
+    metrics = {name: np.asarray(x) for name, x in read.items()}
+    logged = self._logged(n, count)
     speed = self._speed(n) if logged else {}
-    for i, step in enumerate(steps):
+    for i, step in enumerate(range(n - count + 1, n + 1)):
       one = metrics if count == 1 else {k: x[i] for k, x in metrics.items()}
       self._count_skipped(step, one)
       if step in logged:

@@ -328,6 +328,19 @@ def test_every_mesh_holds_the_same_batch(stream, shelf, root, sizes):
     assert x.sharding == sharding.shardings("BT", x.shape, mesh)
 
 
+def test_one_device_holds_the_same_batches_too(shelf, root):
+  stream = build(shelf, root, batch=8, segments=True)
+  mesh = sharding.mesh_of(jax.devices()[0])
+  placed = data.place(stream, 3, mesh)
+  same(jax.tree.map(np.asarray, placed), stream.rows(3, ALL))
+  for x in placed.values():
+    assert x.sharding == sharding.shardings("BT", x.shape, mesh)
+  twice = data.place(stream, 3, mesh, per_call=2)
+  for i in range(2):
+    for key, value in stream.rows(3 + i, ALL).items():
+      assert np.array_equal(twice[key][i], value)
+
+
 HOST = """
 import sys
 import jax
@@ -414,7 +427,7 @@ def test_closing_ends_the_thread_at_once(stream):
   assert list(batches) == []
 
 
-def test_no_more_than_ahead_is_built_before_it_is_wanted(stream):
+def test_no_more_is_built_than_two_goes_before_it_is_wanted(stream):
   built = []
 
   class Counting:
@@ -427,7 +440,8 @@ def test_no_more_than_ahead_is_built_before_it_is_wanted(stream):
   with data.batches(Counting(), mesh_of(tensor=8), 0, None, ahead=2) as batches:
     next(batches)
     time.sleep(0.3)
-    assert built == [0, 1, 2, 3]  # one taken, two waiting, one in hand
+    # The first go is being taken, another waits, a third is in hand.
+    assert built == [0, 1, 2, 3, 4, 5]
 
 
 def test_an_error_in_the_thread_comes_in_its_place(stream):

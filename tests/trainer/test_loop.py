@@ -144,6 +144,24 @@ def test_rows_are_those_of_the_state_they_made(tmp_path):
   assert all(r["flops"] == 100.0 * r["step"] for r in found)
 
 
+def test_what_has_no_row_is_read_only_where_a_step_was_skipped(tmp_path):
+  calls = []
+
+  def advance(n, batch):
+    skipped = np.int32(n == 5)
+    loss = Number(n + 1.0, calls, n + 1)
+    return n + 1, {"train/loss": loss, "optim/skipped": skipped}
+
+  loop(tmp_path, calls, steps=8, advance=advance, log_every_steps=4, save=9)
+  assert [call for call in calls if "fetch" in call] == [
+    "fetch 4", "fetch 6", "fetch 8",
+  ]  # fmt: skip
+  (skip,) = (r for r in rows(tmp_path / EVENTS) if r["event"] == "skip")
+  assert (skip["step"], skip["loss"]) == (6, 6.0)
+  trained = [r for r in rows(tmp_path / METRICS) if "train/loss" in r]
+  assert [r["step"] for r in trained] == [4, 8]
+
+
 def test_several_steps_a_call_give_the_same_rows(tmp_path):
   for k in (1, 2):
     (tmp_path / str(k)).mkdir()
