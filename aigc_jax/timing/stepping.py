@@ -40,7 +40,11 @@ class Timed:
     self.losses: list[float] = []  # of each step since the state was made
 
   def step(self, steps: int) -> float:
-    """At least so many steps; milliseconds of one, all waited for."""
+    """At least so many steps; milliseconds of one, all waited for.
+
+    As training does, a call is waited for once the next one is under way: of
+    many at once each would have temporary memory of its own.
+    """
     if self.state is None:
       self.state = jax.block_until_ready(self.run.init())
       self.calls, self.losses = 0, []
@@ -51,6 +55,7 @@ class Timed:
       self.state, metrics = self.compiled(self.state, batch)
       found.append(metrics["train/loss"])
       self.calls += 1
+      jax.block_until_ready(found[-2:-1])
     jax.block_until_ready((self.state, found))
     elapsed = time.perf_counter() - begun
     for x in found:
