@@ -320,3 +320,23 @@ def test_switches_take_turns_and_the_best_comes_first(
     lines["best"]["loss"], rel=1e-3
   )
   assert ("do not fit" in capsys.readouterr().out) != bool(room)
+
+
+def test_a_call_is_waited_for_once_the_next_is_under_way():
+  events = []
+
+  class Loss(float):
+    def block_until_ready(self):
+      events.append(f"wait {self:.0f}")
+      return self
+
+  def compiled(n, batch):
+    events.append(f"call {n}")
+    return n + 1, {"train/loss": Loss(n)}
+
+  timed = stepping.Timed.__new__(stepping.Timed)
+  timed.per_call, timed._pool, timed.compiled = 1, [None], compiled
+  timed.state, timed.calls, timed.losses = 0, 0, []
+  timed.step(3)
+  assert events[:5] == ["call 0", "call 1", "wait 0", "call 2", "wait 1"]
+  assert timed.losses == [0, 1, 2]
