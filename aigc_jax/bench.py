@@ -32,7 +32,7 @@ from absl import flags
 from aigc_jax import chips, command, run
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.planning.summary import headline
-from aigc_jax.timing import machine
+from aigc_jax.timing import embedding, machine
 from aigc_jax.timing.program import attention_kernels, residual_bytes
 from aigc_jax.timing.stepping import WINDOWS, time_step
 from aigc_jax.timing.switches import ablate
@@ -116,6 +116,10 @@ def measure(config: run.Config, mesh, steps: int) -> dict:
     "devices": mesh.size,
     "jax": jax.__version__,
     "kernel": attention_kernels(r),
+    "embedding_gradient": {
+      "form": embedding.gradient_form(r),
+      "alone_ms": embedding.gradient_ms(r),
+    },
     **timed,
     "tokens_per_second": r.tokens_per_step / seconds,
     "flops_per_second": rate,
@@ -154,6 +158,7 @@ def report(found: dict) -> str:
     ("copy ceiling", _two(before, after, "copy", 1e9, "GB/s")),
     ("drift of the ceilings", f"at most {drift:.1%}{unstable}"),
     ("attention", found["kernel"]),
+    ("embedding gradient", _embedding(found["embedding_gradient"])),
     ("in the program", calls),
     ("tracing", f"{found['trace_seconds']:.1f} s"),
     ("compiling", f"{found['compile_seconds']:.1f} s"),
@@ -172,6 +177,11 @@ def report(found: dict) -> str:
   width = max(len(name) for name, _ in rows)
   lines = [f"{name:<{width}}  {value}" for name, value in rows]
   return "\n".join([found["headline"], *lines])
+
+
+def _embedding(found: dict) -> str:
+  alone = ", ".join(f"{k} {ms:.3g} ms" for k, ms in found["alone_ms"].items())
+  return f"{found['form']} (alone: {alone})"
 
 
 def _two(before: dict, after: dict, key: str, unit: float, name: str) -> str:

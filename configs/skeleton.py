@@ -83,6 +83,7 @@ def skeleton() -> ConfigDict:
     unroll=1,  # layers in one turn of the loop; 0 is all
     kernel="auto",  # of attention: xla, chunked, blocks, cudnn, splash
     fuse_projections=True,  # q, k and v, or gate and up, as one, on one device
+    embed_gradient="auto",  # or scatter, product, sorted: layers/lookup.py
   )
   # chunk: tokens whose logits exist at once; 0 is all.
   config.objective = dict(kind="tokens", z_loss=0.0, chunk=1024)

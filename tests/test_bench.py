@@ -12,6 +12,7 @@ from jax._src.mesh import AbstractDevice
 from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from aigc_jax import bench, run, sharding, tree
+from aigc_jax.layers.lookup import GRADIENTS
 from aigc_jax.timing import machine, program, stepping, switches
 from configs import bench as configs
 
@@ -61,6 +62,15 @@ SWITCHES = {
   },
   "fp8, on a mesh": {
     "model.products": "fp8", "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
+  },
+  "embedding gradient: product": {"model.embed_gradient": "product"},
+  "embedding gradient: sorted": {"model.embed_gradient": "sorted"},
+  "embedding gradient: sorted, on a mesh": {
+    "model.embed_gradient": "sorted", "microbatches": 2, "mesh.data": 2,
+    "mesh.fsdp": 2, "mesh.tensor": 2,
+  },
+  "embedding gradient: sorted, bfloat16": {
+    "model.embed_gradient": "sorted", "model.dtype": "bfloat16",
   },
   "first moment bfloat16": {"optim.mu_dtype": "bfloat16"},
   "library: onednn": {"library": "onednn"},
@@ -161,6 +171,10 @@ def test_what_is_measured(monkeypatch):
   assert found["residual_bytes"] > 0 and found["temporary_bytes"] > 0
   assert "mfu" not in found  # of a CPU no peak is known
   assert "tokens/s" in bench.report(found)
+  gradient = found["embedding_gradient"]
+  assert gradient["form"] == "scatter"
+  assert set(gradient["alone_ms"]) == set(GRADIENTS)
+  assert "embedding gradient" in bench.report(found)
 
 
 def test_saved_bytes_fall_when_more_is_computed_again():

@@ -53,12 +53,13 @@ PLAIN = dict(
   unroll=1,
   kernel="auto",
   fuse_projections=True,
+  embed_gradient="auto",
   products="plain",
 )
 # What changes how a model is trained or computed, not what it is.
 FREE = (
   "dropout", "init_std", "dtype", "remat", "unroll", "kernel",
-  "fuse_projections", "products",
+  "fuse_projections", "products", "embed_gradient",
 )  # fmt: skip
 
 

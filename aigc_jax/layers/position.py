@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import scaled_init
-from aigc_jax.layers.embed import lookup
+from aigc_jax.layers.lookup import lookup
 
 Rotation = tuple[jax.Array, jax.Array]  # cos and sin, (B or 1, T, H/2) float32
 
@@ -83,6 +83,7 @@ class LearnedPositions(nn.Module):
   dim: int
   dtype: jnp.dtype
   std: float = 0.0
+  gradient: str = "auto"  # a key of lookup.GRADIENTS
 
   @nn.compact
   def __call__(self, positions_BT: jax.Array, fixed: bool) -> jax.Array:
@@ -97,7 +98,7 @@ class LearnedPositions(nn.Module):
       )
     if fixed:  # a slice, whose gradient is a sum and not a scatter
       return table[None, :T].astype(self.dtype)
-    return lookup(table, positions_BT, self.dtype)
+    return lookup(table, positions_BT, self.dtype, self.gradient)
 
 
 def for_rows(x_BTD: jax.Array, rows: int) -> jax.Array:

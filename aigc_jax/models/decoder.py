@@ -16,6 +16,7 @@ from aigc_jax.layers.attention import Attention, Cache
 from aigc_jax.layers.block import Block, Dropout, Scene
 from aigc_jax.layers.einsum import PRODUCTS, operand_dtype
 from aigc_jax.layers.embed import Embed
+from aigc_jax.layers.lookup import GRADIENTS
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
 from aigc_jax.layers.position import (
@@ -159,6 +160,7 @@ def decoder(
   # Work directories of before have no such keys.
   fuse_projections: bool = True,
   products: str = "plain",
+  embed_gradient: str = "auto",
 ) -> Decoder:
   """A Decoder from plain values; the keys of `config.model`.
 
@@ -205,6 +207,8 @@ def decoder(
     )
   kind = _dtype(dtype)
   errors.choose(products, PRODUCTS, "model.products")
+  if embed_gradient != "auto":
+    errors.choose(embed_gradient, GRADIENTS, "model.embed_gradient")
   normed: NormFactory = functools.partial(
     Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,
   )  # fmt: skip
@@ -229,13 +233,15 @@ def decoder(
     if rotary_local_base:
       turns["local"] = tuple(frequencies(head_dim, rotary_local_base, None))
   learned = functools.partial(
-    LearnedPositions, position_length, dim, kind, init_std
+    LearnedPositions, position_length, dim, kind, init_std, embed_gradient
   )
   scale = math.sqrt(dim) if embed_scale else 1.0
   return Decoder(
     vocab=vocab,
     dtype=kind,
-    embed=functools.partial(Embed, vocab, dim, kind, init_std, scale),
+    embed=functools.partial(
+      Embed, vocab, dim, kind, init_std, scale, embed_gradient
+    ),
     stack=functools.partial(
       Stack, layers, block, tuple(windows), remat, unroll
     ),

@@ -23,14 +23,14 @@ def ceilings(dtype) -> dict[str, float]:
   product = jax.jit(
     lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32)
   )
-  seconds = _best(product, x, y)
+  rate = 2 * size**3 / seconds(product, x, y)
   long = jax.random.normal(jax.random.key(1), (length,), jnp.float32)
   copy = jax.jit(lambda x: -x)
   moved = 2 * long.size * long.dtype.itemsize
-  return {"matmul": 2 * size**3 / seconds, "copy": moved / _best(copy, long)}
+  return {"matmul": rate, "copy": moved / seconds(copy, long)}
 
 
-def _best(f: Callable, *args, calls: int = 10, repeats: int = 5) -> float:
+def seconds(f: Callable, *args, calls: int = 10, repeats: int = 5) -> float:
   """Seconds of one call: the median of `repeats` means."""
   jax.block_until_ready(f(*args))
   means = []

@@ -73,6 +73,7 @@ def library_calls(program: str) -> dict[str, int]:
     "onednn": '"__onednn$',
     "dot": " dot(",
     "scatter": " scatter(",
+    "of them to unique places": "unique_indices=true",
     "loops": " while(",
     "all-reduce": " all-reduce",
     "all-gather": " all-gather",

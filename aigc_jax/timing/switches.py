@@ -22,7 +22,7 @@ PLAIN = {
   "model.dtype": "float32", "model.products": "plain", "model.kernel": "xla",
   "model.remat": "none", "model.unroll": 1, "model.fuse_projections": False,
   "objective.chunk": 0, "optim.mu_dtype": "float32", "cast_once": False,
-  "steps_per_call": 1, "library": "xla",
+  "steps_per_call": 1, "library": "xla", "model.embed_gradient": "scatter",
 }  # fmt: skip
 TOLERANCE = {
   "nothing": 2e-5, "activations": 5e-3, "products": 2e-2, "moments": 2e-2,
@@ -40,6 +40,9 @@ SWITCHES: dict[str, dict[str, object]] = {
   "layers: unrolled": {"model.unroll": 0},
   "projections: joined": {"model.fuse_projections": True},
   "projections: apart": {"model.fuse_projections": False},
+  "embedding gradient: scatter": {"model.embed_gradient": "scatter"},
+  "embedding gradient: product": {"model.embed_gradient": "product"},
+  "embedding gradient: sorted": {"model.embed_gradient": "sorted"},
   "weights: cast once": {"cast_once": True},
   "weights: cast at each use": {"cast_once": False},
   "float32": {"model.dtype": "float32"},

@@ -11,8 +11,8 @@ from aigc_jax.errors import BadConfig
 HARMLESS = (
   "log/*", "checkpoint/*", "evaluate/*", "mesh/*", "data/root",
   "model/remat", "model/unroll", "model/kernel", "objective/chunk",
-  "model/fuse_projections", "steps_per_call", "cast_once", "library",
-  "init_from", "data/skip_steps*",
+  "model/fuse_projections", "model/embed_gradient", "steps_per_call",
+  "cast_once", "library", "init_from", "data/skip_steps*",
 )  # fmt: skip
 # The state on disk is of another shape or meaning.
 IMPOSSIBLE = (
@@ -24,7 +24,9 @@ IMPOSSIBLE = (
 )  # fmt: skip
 DATA = ("data/*",)
 # What a run did whose config is from before there was such a key.
-BEFORE = {"model/products": "plain", "library": "xla"}
+BEFORE = {
+  "model/products": "plain", "model/embed_gradient": "auto", "library": "xla",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
