@@ -87,6 +87,8 @@ def get_config(preset="small"):
     model["position_length"] = length
   config.model.update(model, remat="none", unroll=0, **DTYPES[kind])
   config.objective.chunk = chunk
+  if size not in CPU and kind == "bf16":
+    config.objective.logits = "bfloat16"  # as of other codes in bfloat16
   config.optim.weight_decay = 0.1
   config.steps_per_call = 20 if size == "tiny" else 1
   config.library = "onednn" if size in ("small", "big") else "xla"

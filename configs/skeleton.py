@@ -85,8 +85,12 @@ def skeleton() -> ConfigDict:
     fuse_projections=True,  # q, k and v, or gate and up, as one, on one device
     embed_gradient="auto",  # or scatter, product, sorted: layers/lookup.py
   )
-  # chunk: tokens whose logits exist at once; 0 is all.
-  config.objective = dict(kind="tokens", z_loss=0.0, chunk=1024)
+  config.objective = dict(
+    kind="tokens",
+    z_loss=0.0,
+    chunk=1024,  # tokens whose logits exist at once; 0 is all
+    logits="float32",  # or bfloat16, what logits are rounded to
+  )
   config.optim = dict(
     kind="adamw",  # or lion, adafactor, sgd, muon
     learning_rate=3e-4,  # the peak

@@ -72,6 +72,11 @@ SWITCHES = {
   "embedding gradient: sorted, bfloat16": {
     "model.embed_gradient": "sorted", "model.dtype": "bfloat16",
   },
+  "logits: bfloat16": {"objective.logits": "bfloat16"},
+  "logits: bfloat16, chunked, on a mesh": {
+    "objective.logits": "bfloat16", "objective.chunk": 24, "mesh.fsdp": 2,
+    "mesh.tensor": 2,
+  },
   "first moment bfloat16": {"optim.mu_dtype": "bfloat16"},
   "library: onednn": {"library": "onednn"},
   "library: onednn, blocks, joined": {

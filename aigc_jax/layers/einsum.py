@@ -296,7 +296,11 @@ def _parted_forward(ends, dtype, y):
 
 def _parted_backward(ends, dtype, like, dparts):
   dy = jnp.concatenate([packed(d) for d in dparts], axis=-1)
-  return (unpacked(dy, dtype).astype(like.dtype),)
+  dy = unpacked(dy, dtype).astype(like.dtype)
+  if sharding.platform() == "gpu":
+    # Held, or it is joined once for each of the two products that read it.
+    dy = jax.lax.optimization_barrier(dy)
+  return (dy,)
 
 
 _parted.defvjp(_parted_forward, _parted_backward)

@@ -17,17 +17,11 @@ from aigc_jax.layers.rounding import rounded
 def normalise(x, scale, bias, *, eps: float, centre: bool, offset: float):
   """The last axis at mean zero (where `centre`) and mean square one.
 
-  Statistics in float32. The backward pass keeps the input alone: left to
-  automatic differentiation it would keep three float32 copies.
+  Statistics in float32. The backward pass keeps the input and two numbers for
+  each row of it: left to automatic differentiation it would keep three float32
+  copies.
   """
-  how = How(eps, centre, offset)
-  if sharding.platform() == "cpu" and sharding.alone():
-    return _on_cpu(how, x, scale, bias)
-
-  def formula(x, scale, bias):
-    return _formula(how, x, scale, bias)[0]
-
-  return jax.checkpoint(formula, prevent_cse=False)(x, scale, bias)
+  return _normalised(How(eps, centre, offset), x, scale, bias)
 
 
 class How(NamedTuple):
@@ -57,44 +51,56 @@ def _formula(how: How, x, scale, bias):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _on_cpu(how: How, x, scale, bias):
+def _normalised(how: How, x, scale, bias):
   return _formula(how, x, scale, bias)[0]
 
 
-def _on_cpu_forward(how: How, x, scale, bias):
+def _normalised_forward(how: How, x, scale, bias):
   y, mean, rate = _formula(how, x, scale, bias)
   return y, (x, scale, bias, mean, rate)
 
 
-def _on_cpu_backward(how: How, kept, dy):
-  """The gradient, its sums taken as products with a vector.
-
-  As reductions the compiler would first write out all that is broadcast in
-  them, in full size: twice the time of the whole.
-  """
+def _normalised_backward(how: How, kept, dy):
   x, scale, bias, mean, rate = kept
+  by_products = sharding.platform() == "cpu" and sharding.alone()
+  if not by_products:
+    # Held, or the mean is made again with all that lies between it and the
+    # sums below, which then have a float32 array to read.
+    mean, rate = lax.optimization_barrier((mean, rate))
   D = x.shape[-1]
   factor = scale.astype(jnp.float32) + how.offset
   dy = dy.astype(jnp.float32)
   y = x.astype(jnp.float32)
   if how.centre:
     y = y - mean
+  over_row, over_rows = _BY_PRODUCTS if by_products else _BY_SUMS
   # Of y * rate, the gradient is g = dy * factor; it loses what lies along y,
   # and its mean where y is centred.
-  along = ((dy * y) @ factor)[..., None] * (rate * rate / D)
+  along = over_row(dy * y, factor) * (rate * rate / D)
   dx = dy * factor - y * along
   if how.centre:
-    dx = dx - (dy @ factor)[..., None] / D
+    dx = dx - over_row(dy, factor) / D
   dx = rounded(dx * rate, x.dtype)
-  rows = (dy * y).reshape(-1, D)
-  dscale = (rate.reshape(1, -1) @ rows)[0].astype(scale.dtype)
+  dscale = over_rows(dy * y, rate).astype(scale.dtype)
   if bias is None:
     return dx, dscale, None
-  ones = jnp.ones((1, rows.shape[0]), jnp.float32)
-  return dx, dscale, (ones @ dy.reshape(-1, D))[0].astype(bias.dtype)
+  return dx, dscale, over_rows(dy, jnp.ones_like(rate)).astype(bias.dtype)
 
 
-_on_cpu.defvjp(_on_cpu_forward, _on_cpu_backward)
+_normalised.defvjp(_normalised_forward, _normalised_backward)
+
+
+# Sums over the last axis of x * factor (D,), which becomes 1, and over all
+# others of x * rate (..., 1). A CPU's compiler would first write out all that
+# is broadcast in a sum, in full size: twice the time of the whole.
+_BY_PRODUCTS = (
+  lambda x, factor: (x @ factor)[..., None],
+  lambda x, rate: (rate.reshape(1, -1) @ x.reshape(-1, x.shape[-1]))[0],
+)
+_BY_SUMS = (
+  lambda x, factor: jnp.sum(x * factor, axis=-1, keepdims=True),
+  lambda x, rate: jnp.sum(x * rate, axis=tuple(range(x.ndim - 1))),
+)
 
 
 class Norm(nn.Module):

@@ -1,5 +1,6 @@
 """Positions: rotary, learned, sinusoidal."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -102,17 +103,38 @@ class LearnedPositions(nn.Module):
 
 
 def for_rows(x_BTD: jax.Array, rows: int) -> jax.Array:
-  """x, that many times where it is one row for all.
+  """x, that many times where it is one row for all; its gradient a product.
 
-  In float32 on a CPU by a product, as then its gradient is: the compiler's own
-  sum over the rows takes twenty times as long. In bfloat16 what is rounded
-  where is left as it is.
+  The compiler's own sum over the rows takes twenty times as long on a CPU. A
+  GPU's would lay all activations of the model out with the rows innermost to
+  suit that one sum, and each norm would pay for it. In bfloat16 on a CPU what
+  is rounded where is left as it is.
   """
-  B, T, D = x_BTD.shape
-  alone_on_cpu = sharding.platform() == "cpu" and sharding.alone()
-  if B == rows or not alone_on_cpu or x_BTD.dtype != jnp.float32:
+  on_cpu = sharding.platform() == "cpu"
+  as_it_is = on_cpu and (x_BTD.dtype != jnp.float32 or not sharding.alone())
+  if len(x_BTD) == rows or as_it_is:
     return x_BTD
-  return (jnp.ones((rows, 1)) @ x_BTD.reshape(1, T * D)).reshape(rows, T, D)
+  return _repeated(x_BTD, rows)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _repeated(x_BTD, rows: int):
+  return jnp.broadcast_to(x_BTD, (rows, *x_BTD.shape[1:]))
+
+
+def _repeated_forward(x_BTD, rows):
+  return _repeated(x_BTD, rows), None
+
+
+def _repeated_backward(rows, _, dy_BTD):
+  dx_ATD = jnp.einsum(
+    "AB,BTD->ATD", jnp.ones((1, rows), dy_BTD.dtype), dy_BTD,
+    preferred_element_type=jnp.float32,
+  )  # fmt: skip
+  return (dx_ATD.astype(dy_BTD.dtype),)
+
+
+_repeated.defvjp(_repeated_forward, _repeated_backward)
 
 
 def sinusoids(positions_BT: jax.Array, dim: int, dtype) -> jax.Array:

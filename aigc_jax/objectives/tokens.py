@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from aigc_jax import sharding
+from aigc_jax import errors, sharding
 from aigc_jax.layers import sums
 from aigc_jax.layers.einsum import multiplied, weight_gradient
 from aigc_jax.layers.rounding import rounded
@@ -21,26 +21,39 @@ from aigc_jax.metrics import Mean
 Batch = Mapping[str, jax.Array]
 
 
+LOGITS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
 class Terms(NamedTuple):
   """What the loss is made of besides arrays; constant under jit."""
 
   z_loss: float
   softcap: float
   rows: int  # tokens of one piece
+  dtype: jnp.dtype = jnp.float32  # that logits are rounded to
 
 
 def tokens(
-  predict: Callable, batch: Batch, *, z_loss: float, chunk: int
+  predict: Callable,
+  batch: Batch,
+  *,
+  z_loss: float,
+  chunk: int,
+  logits: str = "float32",
 ) -> dict[str, Mean]:
   """Negative log likelihood of "targets" (B, T) under "weights" (B, T).
 
   Returns "nll" (nats per token) and "loss" = nll + z_loss * log(Z)**2
   (arXiv:2204.02311, section 5). `chunk` is how many tokens' logits exist at
-  once on a device; 0 means all of them.
+  once on a device; 0 means all of them. `logits` is what they are rounded
+  to: in bfloat16 half of the bytes move, as in models under autocast.
+
+  Raises BadConfig for a dtype that is neither.
   """
+  dtype = errors.choose(logits, LOGITS, "objective.logits")
   readout = predict(batch)
   y_BT, w_BT = batch["targets"], batch["weights"].astype(jnp.float32)
-  terms = Terms(z_loss, readout.softcap, chunk)
+  terms = Terms(z_loss, readout.softcap, chunk, dtype)
   mesh = jax.sharding.get_abstract_mesh()
   loss, nll = sharding.over_batch(
     functools.partial(summed, terms), mesh, (True, False, True, True)
@@ -69,7 +82,7 @@ def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
 
 def _losses(terms: Terms, x, table_VD, y):
   """Per token: loss, nll, and what the gradient needs (logits, log Z)."""
-  z = multiplied("TD,VD->TV", x, table_VD)
+  z = _logits(terms.dtype, x, table_VD)
   if terms.softcap:
     z = terms.softcap * jnp.tanh(z / terms.softcap)
   logz = _log_sum_exp(z)
@@ -77,11 +90,44 @@ def _losses(terms: Terms, x, table_VD, y):
   return nll + terms.z_loss * logz**2, nll, (z, logz)
 
 
+def _logits(dtype, x, table_VD):
+  """(T, V) in float32, rounded to `dtype`."""
+  equation = "TD,VD->TV"
+  if dtype == x.dtype == jnp.bfloat16 and sharding.platform() != "cpu":
+    # As they leave the product: what rounds there and back, a compiler omits.
+    z = jnp.einsum(equation, x, table_VD, preferred_element_type=dtype)
+    return z.astype(jnp.float32)
+  z = multiplied(equation, x, table_VD)
+  if dtype == jnp.float32:
+    return z
+  bits = jnp.finfo(dtype)
+  return lax.reduce_precision(z, bits.nexp, bits.nmant)
+
+
 def _log_sum_exp(z):
-  """(T,) of (T, V): jax.nn.logsumexp, but a CPU writes no exp() of them all."""
+  """(T,) of (T, V): jax.nn.logsumexp, but a CPU writes no exp() of them all.
+
+  And a GPU reads them once, for the maximum and the sum together.
+  """
+  if sharding.platform() == "gpu":
+    return _in_one_pass(z)
   top = jnp.max(z, axis=-1, keepdims=True)
   top = jnp.where(jnp.isfinite(top), top, 0.0)
   return (jnp.log(sums.total(lambda z: jnp.exp(z - top), z)) + top)[:, 0]
+
+
+def _in_one_pass(z):
+  """The same by pairs: a maximum, and a sum of exp() relative to it."""
+
+  def joined(a, b):
+    top = jnp.maximum(a[0], b[0])
+    return top, a[1] * jnp.exp(a[0] - top) + b[1] * jnp.exp(b[0] - top)
+
+  # Below all finite logits, and finite: a difference of infinities is none.
+  none = jnp.finfo(jnp.float32).min, jnp.float32(0)
+  pairs = (z, jnp.ones_like(z))
+  top, total = lax.reduce(pairs, none, joined, (z.ndim - 1,))
+  return jnp.log(total) + top
 
 
 def _by_index() -> bool:

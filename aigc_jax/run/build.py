@@ -145,10 +145,16 @@ def scorer(model: nn.Module, objective: Callable) -> Callable:
 
 
 def objective_of(config: Config) -> Callable:
-  """The objective of a config, its settings filled in."""
+  """The objective of a config, its settings filled in.
+
+  Work directories of before have no key for a setting with a default.
+  """
   f, rest = kind_of("objective", config["objective"], OBJECTIVES)
   keys = inspect.signature(f).parameters.values()
-  keys = [p.name for p in keys if p.kind is p.KEYWORD_ONLY]
+  keys = {p.name: p.default for p in keys if p.kind is p.KEYWORD_ONLY}
+  rest = {
+    k: v for k, v in keys.items() if v is not inspect.Parameter.empty
+  } | rest
   expect("objective", rest, keys)
   return functools.partial(f, **rest)
 

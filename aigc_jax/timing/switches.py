@@ -23,6 +23,7 @@ PLAIN = {
   "model.remat": "none", "model.unroll": 1, "model.fuse_projections": False,
   "objective.chunk": 0, "optim.mu_dtype": "float32", "cast_once": False,
   "steps_per_call": 1, "library": "xla", "model.embed_gradient": "scatter",
+  "objective.logits": "float32",
 }  # fmt: skip
 TOLERANCE = {
   "nothing": 2e-5, "activations": 5e-3, "products": 2e-2, "moments": 2e-2,
@@ -34,6 +35,8 @@ SWITCHES: dict[str, dict[str, object]] = {
   "attention: blocks": {"model.kernel": "blocks"},
   "loss: all logits at once": {"objective.chunk": 0},
   "loss: 1024 tokens at once": {"objective.chunk": 1024},
+  "logits: bfloat16": {"objective.logits": "bfloat16"},
+  "logits: float32": {"objective.logits": "float32"},
   "remat: full": {"model.remat": "full"},
   "remat: dots": {"model.remat": "dots"},
   "layers: scanned": {"model.unroll": 1},
@@ -57,7 +60,9 @@ SWITCHES: dict[str, dict[str, object]] = {
   "4 steps in a call": {"steps_per_call": 4},
 }
 # Keys never adopted.
-OTHER_NUMBERS = ("model.dtype", "model.products", "optim.mu_dtype")
+OTHER_NUMBERS = (
+  "model.dtype", "model.products", "optim.mu_dtype", "objective.logits",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -211,9 +216,10 @@ def tolerance(config: run.Config) -> float:
     return TOLERANCE["moments"]
   if config["model"]["products"] == "fp8":
     return TOLERANCE["products"]
-  low = (config["model"]["dtype"], config["model"]["products"]) != (
-    "float32", "plain",
-  )  # fmt: skip
+  low = (
+    config["model"]["dtype"], config["model"]["products"],
+    config["objective"]["logits"],
+  ) != ("float32", "plain", "float32")  # fmt: skip
   return TOLERANCE["activations" if low else "nothing"]
 
 

@@ -6,8 +6,9 @@
 
 The compiler gets a description of the device instead of the device. What it
 makes of the step is looked at, not timed: attention by cuDNN, no array of
-positions by positions, all of the state updated in place, and the memory it
-needs. Products are chosen by rules where a GPU would have tried them out: with
+positions by positions, all of the state updated in place, the memory it needs,
+and the bytes it moves (`--largest=20` lists by what). Products are chosen by
+rules where a GPU would have tried them out: with
 --xla_gpu_enable_triton_gemm=false they are calls of a library, to be counted.
 Prints one line of JSON for each size of configs/bench.py.
 """
@@ -26,6 +27,7 @@ from jax.experimental import topologies
 from aigc_jax import run, sharding, tree
 from aigc_jax.timing import program, switches
 from configs import bench as configs
+from experiments.speed import traffic
 
 H200 = """
 gpu_device_info {
@@ -88,10 +90,13 @@ def compiled(config: run.Config, mesh) -> dict:
   compiled = traced.lower(lowering_platforms=("cuda",)).compile()
   seconds = time.monotonic() - began
   text, memory = compiled.as_text(), compiled.memory_analysis()
+  moved = traffic.moved(text)
   return {
     "attention": kernel,
     "calls": program.library_calls(text),
     "arrays_of_scores": scores(config, text),
+    "moved_bytes": traffic.totals(moved),
+    "largest": moved,
     "updated_in_place": memory.alias_size_in_bytes / tree.nbytes(r.state),
     "state_bytes": tree.nbytes(r.state),
     "temporary_bytes": memory.temp_size_in_bytes,
@@ -103,13 +108,21 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument("--sizes", default="gpt2_124m")
   parser.add_argument("--change", default="{}", help="JSON of dotted keys")
+  parser.add_argument("--largest", type=int, default=0, metavar="N")
   args = parser.parse_args()
   sizes = dict.fromkeys(sharding.AXES, 1)
   mesh = sharding.make_mesh(**sizes, devices=[device()])
   for size in args.sizes.split(","):
     config = run.read(configs.get_config(size))
     config = switches.changed(config, json.loads(args.change))
-    print(json.dumps({"size": size} | compiled(config, mesh)), flush=True)
+    found = compiled(config, mesh)
+    largest = found.pop("largest")[: args.largest]
+    print(json.dumps({"size": size} | found), flush=True)
+    for one in largest:
+      print(
+        f"{one.nbytes / 1e9:8.2f} GB {one.calls:4d} x {one.kind:9s} "
+        f"{one.shape[:40]:40s} {one.where[-70:]}"
+      )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from aigc_jax import sharding
 from aigc_jax.layers import einsum, mlp, norm
 from tests.test_bench import mesh_of_one
 
@@ -173,16 +174,20 @@ def test_a_model_in_float32_needs_no_copies():
   assert einsum.copies(params, jnp.float32) == {}
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 @pytest.mark.parametrize("centre", [False, True])
-def test_the_gradient_of_a_norm_is_that_of_its_formula(centre, offset, bias):
+def test_the_gradient_of_a_norm_is_that_of_its_formula(
+  monkeypatch, centre, offset, bias, platform
+):
+  monkeypatch.setattr(sharding, "platform", lambda: platform)
   x, dy = 2 * draw(0, (2, 7, 24)) + 1, draw(1, (2, 7, 24))
   args = (x, draw(2, (24,)), draw(3, (24,)) if bias else None)
   how = norm.How(1e-5, centre, offset)
 
   def both(*args):
-    y, back = jax.vjp(lambda *a: norm._on_cpu(how, *a), *args)
+    y, back = jax.vjp(lambda *a: norm._normalised(how, *a), *args)
     z, again = jax.vjp(lambda *a: norm._formula(how, *a)[0], *args)
     return jax.tree.leaves((y, back(dy))), jax.tree.leaves((z, again(dy)))
 

@@ -191,13 +191,16 @@ def test_parts_that_cannot_go_together_are_refused(change, word):
 
 
 @pytest.mark.parametrize("by_index", [True, False])
+@pytest.mark.parametrize("one_pass", [True, False])
 @pytest.mark.parametrize("softcap", [0.0, 3.0])
 @pytest.mark.parametrize("chunk", [0, 5, 16])
 def test_the_chunked_loss_is_the_dense_loss(
-  monkeypatch, chunk, softcap, by_index
+  monkeypatch, chunk, softcap, one_pass, by_index
 ):
   module = importlib.import_module("aigc_jax.objectives.tokens")
   monkeypatch.setattr(module, "_by_index", lambda: by_index)
+  if one_pass:
+    monkeypatch.setattr(module, "_log_sum_exp", module._in_one_pass)
   model = tiny.build("llama", logit_softcap=softcap)
   params, batch = tiny.params_of("llama"), tiny.ragged_batch(3, 7)
 
