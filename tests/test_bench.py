@@ -138,6 +138,26 @@ def test_a_switch_gives_the_loss_of_the_plain_program(name):
   np.testing.assert_allclose(loss_after(change), plain, rtol=close)
 
 
+@pytest.mark.parametrize(
+  ("change", "close"),
+  [
+    ({"model.embed_gradient": "sorted"}, 2e-5),
+    ({"model.norm": "rms", "objective.chunk": 24, "model.unroll": 0}, None),
+    ({"model.dtype": "bfloat16", "objective.logits": "bfloat16"}, 5e-3),
+  ],
+)
+def test_what_is_computed_otherwise_for_a_gpu_gives_the_same_loss(
+  monkeypatch, change, close
+):
+  here = change if close is None else {}
+  plain = loss_after(json.dumps(here))
+  monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+  there = loss_after.__wrapped__(
+    json.dumps(change | {"model.fuse_projections": True})
+  )
+  np.testing.assert_allclose(there, plain, rtol=close or 2e-5)
+
+
 def test_weights_cast_once_give_the_bits_of_weights_cast_at_each_use():
   silu = {"model.activation": "silu"}
   each, once = (

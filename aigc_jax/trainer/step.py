@@ -106,10 +106,13 @@ def gated(
   The optimizer's state is made here, a second time: had it been kept since the
   update was made, it would have been written beside the old one and read again.
   Made from zeros where it is thrown away, it is nothing that the compiler finds
-  it has already.
+  it has already. So is the update itself but on a CPU, where that is more work
+  than to write it and read it.
   """
   held = jax.tree.map(lambda s: jnp.where(ok, s, 0), state.opt_state)
-  _, opt_state = optimizer.update(grads, held, state.params)
+  again, opt_state = optimizer.update(grads, held, state.params)
+  if sharding.platform() != "cpu":
+    updates = again
   params = optax.apply_updates(state.params, updates)
   return jax.tree.map(
     lambda new, old: jnp.where(ok, new, old),
