@@ -1,8 +1,8 @@
 """What a compiled GPU program moves through memory, operation by operation.
 
-Each kernel reads its operands and writes its results once, whole: a slice
-counts as all of what it is cut from, and caches are not known. So it is no
-time, but what one program has more than another shows, and where.
+Each kernel reads its operands and writes its results once; of what it only
+cuts slices from, those. Caches are not known. So it is no time, but what one
+program has more than another shows, and where.
 """
 
 import collections
@@ -91,8 +91,40 @@ def _operations(
       yield from _operations(computations, body, times * trips)
     elif match["kind"] not in _FREE:
       operands = re.findall(r"%([\w.\-]+)", match["rest"].split("), ")[0])
-      read = sum(_nbytes(shapes.get(x, "")) for x in operands)
+      called = re.search(r"calls=%([\w.\-]+)", line)
+      cut = _cut(computations[called[1]]) if called else {}
+      read = sum(
+        cut.get(i, _nbytes(shapes.get(name, "")))
+        for i, name in enumerate(operands)
+      )
       yield times, line, read + _nbytes(match["shape"])
+
+
+def _cut(fused: list[str]) -> dict[int, int]:
+  """{operand: bytes read} of those that a fusion only cuts slices from."""
+  operand, item = {}, {}  # of each name for (converted) numbers of an operand
+  read, whole = collections.Counter(), set()
+  for line in fused:
+    match = _LINE.match(line)
+    if not match:
+      continue
+    name, shape, kind, rest = match.groups()
+    if kind == "parameter":
+      operand[name] = int(re.match(r"\d+", rest)[0])
+      item[name] = _nbytes(re.sub(r"\[.*?\]", "[]", shape))
+      continue
+    first, *others = re.findall(r"%([\w.\-]+)", rest.split("), ")[0]) or [""]
+    whole.update(operand[x] for x in others if x in operand)
+    if first not in operand:
+      continue
+    if kind in ("slice", "dynamic-slice"):
+      numbers = _nbytes(re.sub(r"^\w+", "s8", shape))
+      read[operand[first]] += numbers * item[first]
+    elif kind in ("bitcast", "convert"):
+      operand[name], item[name] = operand[first], item[first]
+    else:
+      whole.add(operand[first])
+  return {i: n for i, n in read.items() if i not in whole}
 
 
 def _kind(line: str) -> str:
