@@ -107,6 +107,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   "sgd": sgd,
   "muon": muon,
 }
+# Those that make each number of an update from a few others: less work than to
+# write it and read it, but on a CPU.
+CHEAP = ("adamw", "lion", "sgd")
 
 
 def _scale_by_shape(name: str, u: jax.Array) -> jax.Array:

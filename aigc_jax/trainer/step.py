@@ -21,6 +21,7 @@ def make_step(
   microbatches: int = 1,
   spike_sigma: float = 0.0,
   once: Callable | None = None,
+  cheap: bool = False,
 ) -> Callable:
   """The update (state, batch) -> (state, metrics); pure, for jit.
 
@@ -34,6 +35,9 @@ def make_step(
 
   once(params), where given, is computed before the batch is parted, and is one
   more argument of `score`; no gradient flows through it.
+
+  cheap: to make an update takes less time than to write and read it, but on a
+  CPU; it is made again where it is applied.
   """
 
   def loss_sum(params, batch, key, *more):
@@ -65,7 +69,8 @@ def make_step(
     )
     ok = finite & ~spiked
 
-    params, opt_state = gated(optimizer, state, grads, updates, ok)
+    kept = None if cheap and sharding.platform() != "cpu" else updates
+    params, opt_state = gated(optimizer, state, grads, kept, ok)
     skipped = state.skipped + jnp.where(ok, 0, 1)
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
     metrics |= {
@@ -98,7 +103,7 @@ def gated(
   optimizer: optax.GradientTransformation,
   state: State,
   grads: tree.Tree,
-  updates: tree.Tree,
+  updates: tree.Tree | None,
   ok: jax.Array,
 ) -> tuple[tree.Tree, tree.Tree]:
   """(parameters, optimizer state) after the update; as they were, if not ok.
@@ -106,13 +111,11 @@ def gated(
   The optimizer's state is made here, a second time: had it been kept since the
   update was made, it would have been written beside the old one and read again.
   Made from zeros where it is thrown away, it is nothing that the compiler finds
-  it has already. So is the update itself but on a CPU, where that is more work
-  than to write it and read it.
+  it has already. So is the update, where it is not given.
   """
   held = jax.tree.map(lambda s: jnp.where(ok, s, 0), state.opt_state)
   again, opt_state = optimizer.update(grads, held, state.params)
-  if sharding.platform() != "cpu":
-    updates = again
+  updates = again if updates is None else updates
   params = optax.apply_updates(state.params, updates)
   return jax.tree.map(
     lambda new, old: jnp.where(ok, new, old),

@@ -6,6 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from aigc_jax import optim, sharding
+from aigc_jax.metrics import Mean
 from aigc_jax.trainer.state import fresh
 from aigc_jax.trainer.step import make_step, repeat_step
 from tests import tiny
@@ -137,3 +139,43 @@ def test_a_spike_is_skipped_and_a_new_level_is_not_for_long():
   # The 9 at step 1 stands in a record that is not full yet.
   assert spiked[:6] == [0] * 6 and spiked[6] == 1 and spiked[-1] == 0
   assert int(state.skipped) == sum(spiked)
+
+
+@pytest.mark.parametrize("kind", optim.CHEAP)
+@pytest.mark.parametrize("poison", [1.0, np.nan])
+def test_an_update_made_again_where_it_is_applied_is_the_update(
+  monkeypatch, kind, poison
+):
+  monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+  draw = np.random.default_rng(0)
+  params = {"a": {"w": jnp.asarray(draw.normal(size=(5, 7)), jnp.float32)}}
+  settings = dict(b1=0.9, b2=0.95, eps=1e-8, mu_dtype=jnp.float32)
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optim.OPTIMIZERS[kind](**settings),
+    optax.scale_by_learning_rate(0.1),
+  )
+
+  def score(params, batch, key):
+    y = batch["x"] @ params["a"]["w"]
+    return {"loss": Mean(jnp.sum(y**4), jnp.float32(len(batch["x"])))}
+
+  def batch(n):
+    x = np.random.default_rng(n).normal(size=(2, 5)) * (poison if n == 1 else 1)
+    return {"x": jnp.asarray(x, jnp.float32), "tokens": jnp.zeros((2, 3))}
+
+  def run(cheap):
+    step = jax.jit(make_step(score, optimizer, rate, cheap=cheap))
+    state = fresh(params, optimizer, seed=3)
+    for n in range(3):
+      state, metrics = step(state, batch(n))
+    return state, metrics
+
+  (kept, told), (again, told_again) = run(False), run(True)
+  assert int(kept.skipped) == np.isnan(poison)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    (kept, told),
+    (again, told_again),
+  )
+  assert np.all(np.isfinite(again.params["a"]["w"]))
