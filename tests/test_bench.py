@@ -138,24 +138,28 @@ def test_a_switch_gives_the_loss_of_the_plain_program(name):
   np.testing.assert_allclose(loss_after(change), plain, rtol=close)
 
 
-@pytest.mark.parametrize(
-  ("change", "close"),
-  [
-    ({"model.embed_gradient": "sorted"}, 2e-5),
-    ({"model.norm": "rms", "objective.chunk": 24, "model.unroll": 0}, None),
-    ({"model.dtype": "bfloat16", "objective.logits": "bfloat16"}, 5e-3),
-  ],
-)
+FOR_A_GPU = {
+  "embedding's gradient sorted": {"model.embed_gradient": "sorted"},
+  "projections joined, layers unrolled": {
+    "model.fuse_projections": True, "model.unroll": 0, "objective.chunk": 24,
+  },
+  "bfloat16": {"model.dtype": "bfloat16", "objective.logits": "bfloat16"},
+  "bfloat16, on a mesh": {
+    "model.dtype": "bfloat16", "objective.logits": "bfloat16",
+    "cast_once": True, "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
+  },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FOR_A_GPU))
 def test_what_is_computed_otherwise_for_a_gpu_gives_the_same_loss(
-  monkeypatch, change, close
+  monkeypatch, name
 ):
-  here = change if close is None else {}
-  plain = loss_after(json.dumps(here))
+  change, plain = FOR_A_GPU[name], loss_after("{}")
   monkeypatch.setattr(sharding, "platform", lambda: "gpu")
-  there = loss_after.__wrapped__(
-    json.dumps(change | {"model.fuse_projections": True})
-  )
-  np.testing.assert_allclose(there, plain, rtol=close or 2e-5)
+  found = loss_after.__wrapped__(json.dumps(change))
+  close = switches.tolerance(tiny(change))
+  np.testing.assert_allclose(found, plain, rtol=close)
 
 
 def test_weights_cast_once_give_the_bits_of_weights_cast_at_each_use():

@@ -68,35 +68,49 @@ def with_copies(params: tree.Tree, copies: Mapping[str, jax.Array]):
   return jax.tree_util.tree_map_with_path(one, params)
 
 
-def multiplied(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-  """einsum(equation, x, y) in float32; no rule for its gradient."""
+def multiplied(
+  equation: str, x: jax.Array, y: jax.Array, result=jnp.float32
+) -> jax.Array:
+  """einsum(equation, x, y) in float32; no rule for its gradient.
+
+  result: what it will be rounded to. On an accelerator it is so already, terms
+  still added in float32: what devices add up together is half of the bytes.
+  """
   z = onednn.einsum(equation, x, y) if onednn.chosen() else None
   if z is not None:
     return z
-  return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+  if sharding.platform() == "cpu" or result != x.dtype:
+    result = jnp.float32
+  return jnp.einsum(equation, x, y, preferred_element_type=result)
 
 
 def product(
-  equation: str, x: jax.Array, w: jax.Array | Rounded, dtype=None
+  equation: str,
+  x: jax.Array,
+  w: jax.Array | Rounded,
+  dtype=None,
+  result=jnp.float32,
 ) -> jax.Array:
   """einsum(equation, x, w) in float32, of operands of `dtype`, if not x's.
+
+  result: as `multiplied` has it.
 
   The backward products too have operands of that dtype and a float32
   accumulator. Automatic differentiation would multiply a float32 cotangent by
   a bfloat16 operand, which no matrix unit takes.
   """
-  return _product(equation, dtype or x.dtype, x, w)
+  return _product(equation, dtype or x.dtype, result, x, w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _product(equation, dtype, x, w):
-  return _product_forward(equation, dtype, x, w)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _product(equation, dtype, result, x, w):
+  return _product_forward(equation, dtype, result, x, w)[0]
 
 
-def _product_forward(equation, dtype, x, w):
+def _product_forward(equation, dtype, result, x, w):
   kept = Rounded(None, w.copy) if isinstance(w, Rounded) else w
   operand = rounded(x, dtype)
-  y = multiplied(equation, operand, _operand(w, dtype))
+  y = multiplied(equation, operand, _operand(w, dtype), result)
   return y, (operand, kept, jnp.zeros((0,), x.dtype))
 
 
@@ -104,11 +118,11 @@ def _operand(w: jax.Array | Rounded, dtype) -> jax.Array:
   return rounded(w.copy if isinstance(w, Rounded) else w, dtype)
 
 
-def _product_backward(equation, dtype, kept, dy):
+def _product_backward(equation, dtype, result, kept, dy):
   x, w, like = kept
   (a, b), out = sharding.split(equation)
   dy = rounded(dy, dtype)
-  dx = multiplied(f"{out},{b}->{a}", dy, _operand(w, dtype))
+  dx = multiplied(f"{out},{b}->{a}", dy, _operand(w, dtype), like.dtype)
   dw = weight_gradient(equation, x, dy)
   dw = Rounded(dw, None) if isinstance(w, Rounded) else dw.astype(w.dtype)
   return rounded(dx, like.dtype), dw
@@ -205,7 +219,8 @@ def contract(
   if products == "fp8":
     y = product_fp8(equation, x, w)
   else:
-    y = product(equation, x, w, operand_dtype(x.dtype, products))
+    operands = operand_dtype(x.dtype, products)
+    y = product(equation, x, w, operands, x.dtype)
   return rounded(y, x.dtype)
 
 

@@ -93,11 +93,8 @@ def _losses(terms: Terms, x, table_VD, y):
 def _logits(dtype, x, table_VD):
   """(T, V) in float32, rounded to `dtype`."""
   equation = "TD,VD->TV"
-  if dtype == x.dtype == jnp.bfloat16 and sharding.platform() != "cpu":
-    # As they leave the product: what rounds there and back, a compiler omits.
-    z = jnp.einsum(equation, x, table_VD, preferred_element_type=dtype)
-    return z.astype(jnp.float32)
-  z = multiplied(equation, x, table_VD)
+  # Rounded as they leave the product, or a compiler omits what it makes of it.
+  z = multiplied(equation, x, table_VD, dtype).astype(jnp.float32)
   if dtype == jnp.float32:
     return z
   bits = jnp.finfo(dtype)
