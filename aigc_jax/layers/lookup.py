@@ -29,6 +29,9 @@ def lookup(
   tokens by small products, and writes each row once. The last two always add
   in the same order. "auto" is what `resolve` says.
   """
+  if not sharding.alone():
+    # The same bits; devices that hold other rows add zeros to them in `dtype`.
+    table_VD = table_VD.astype(dtype)
   return jnp.take(table_VD, ids_BT, axis=0, mode="clip").astype(dtype)
 
 
