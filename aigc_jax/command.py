@@ -83,13 +83,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
   """absl's parsing, its errors as one line and exit status 78."""
   try:
     for arg in argv:
-      path = arg.partition("=")[2].partition(":")[0]
-      if arg.startswith("--config=") and not Path(path).is_file():
-        raise OSError(f"--config={path}: there is no such file")
+      if arg.startswith("--config="):
+        _importable(arg.partition("=")[2].partition(":")[0])
     return flags.FLAGS(argv)
   except (
     flags.Error,
     AttributeError,
+    ImportError,
     KeyError,
     OSError,
     TypeError,
@@ -99,7 +99,23 @@ def _parse(argv: Sequence[str]) -> list[str]:
     sys.exit(BadConfig.code)
 
 
+def _importable(path: str) -> None:
+  """A config in a package may import from it, from whatever folder this runs.
+
+  In a plain folder a file could stand before a library of the same name.
+  """
+  if not Path(path).is_file():
+    raise OSError(f"--config={path}: there is no such file")
+  package = Path(path).absolute().parent
+  while (package.parent / "__init__.py").is_file():
+    package = package.parent
+  if (package / "__init__.py").is_file():
+    sys.path.insert(0, str(package.parent))
+
+
 def _flag_error(error: Exception) -> str:
+  if isinstance(error, ImportError):
+    return f"--config imports what is not here: {error}"
   if isinstance(error, AttributeError | KeyError):
     key = re.search(r"'(\w+)\\?'", str(error))
     close = re.search(r'Did you mean "(\w+)"', str(error))

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 CONFIG = "--config=tests/faults/tiny.py:"
 
 
-def train(*argv: str) -> subprocess.CompletedProcess:
+def train(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
   environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
   return subprocess.run(
     [sys.executable, "-m", "aigc_jax.train", *argv],
-    cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200,
+    cwd=cwd, env=environment, capture_output=True, text=True, timeout=200,
   )  # fmt: skip
 
 
@@ -100,6 +100,21 @@ def test_a_wrong_line_is_answered_with_the_right_one(argv, words):
   refused = train(*argv)
   assert refused.returncode == 78
   assert words in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_config_is_found_from_another_folder_with_what_it_imports(tmp_path):
+  config = f"--config={ROOT}/configs/quickstart.py"
+  found = train(config, "--print_config", cwd=tmp_path)
+  assert found.returncode == 0, found.stderr
+  assert found.stdout == train(config, "--print_config").stdout
+
+
+def test_a_config_that_imports_what_is_missing_is_told_so(tmp_path):
+  (tmp_path / "mine.py").write_text("import nowhere_at_all\n")
+  refused = train(f"--config={tmp_path}/mine.py")
+  assert refused.returncode == 78
+  assert "'nowhere_at_all'" in refused.stderr
+  assert "Traceback" not in refused.stderr
 
 
 def test_a_mesh_that_does_not_fit_is_refused_before_data(tmp_path):
