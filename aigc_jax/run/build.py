@@ -247,7 +247,8 @@ def _by_onednn(step: Callable, mesh: jax.sharding.Mesh, dtype) -> Callable:
 
   # XLA has no form on disk for its calls: each start compiles anew.
   warnings.filterwarnings(
-    "ignore", "Error writing persistent compilation cache entry for 'jit_step'"
+    "ignore",
+    "Error writing persistent compilation cache entry for 'jit_(step|many)'",
   )
 
   @functools.wraps(step)
