@@ -1,8 +1,10 @@
 """The instrument measures the step of training; no switch changes the loss."""
 
 import functools
+import gc
 import json
 import math
+import weakref
 
 import jax
 import numpy as np
@@ -321,7 +323,7 @@ def line(name, key, ms):
   return switches.Line(name, {key: name} if key else {}, {}, Fake(ms))
 
 
-def test_only_the_flip_faster_by_most_and_than_the_noise_is_adopted():
+def test_flips_faster_than_the_noise_are_found_the_fastest_first():
   base = [100.0, 100, 120, 100, 100]
   found = switches.faster([
     line("as it is", "", base),
@@ -333,7 +335,29 @@ def test_only_the_flip_faster_by_most_and_than_the_noise_is_adopted():
     line("by too little", "e", [99.5, 99.5, 119, 99.5, 99.5]),
     line("other numbers", "model.dtype", [50.0, 50, 60, 50, 50]),
   ])  # fmt: skip
-  assert list(found) == ["fastest of one key"]
+  assert [x.name for x in found] == [
+    "fastest of one key", "faster", "less than that",
+  ]  # fmt: skip
+
+
+def test_a_flip_that_is_not_faster_a_second_time_is_not_adopted():
+  class Later(Fake):
+    state, later = 0, 0.0
+
+    def window(self, steps):
+      self.ms.append(self.later)
+
+  first, flip = Later([100.0] * 5), Later([80.0] * 5)
+  lines = [
+    switches.Line("", {}, {}, first),
+    switches.Line("x", {"a": 1}, {}, flip),
+  ]
+  assert switches.faster(lines) == lines[1:]
+  first.later, flip.later = 100.0, 99.5
+  assert not switches.again(lines[1], lines[0], True, 5)
+  flip.later = 98.0
+  assert switches.again(lines[1], lines[0], True, 5)
+  assert first.ms[0] == 100 and flip.ms[0] == 80  # as the table tells them
 
 
 @pytest.mark.parametrize("room", [1 << 60, 0])
@@ -346,8 +370,24 @@ def test_switches_take_turns_and_the_best_comes_first(
   monkeypatch.setattr(switches, "SWITCHES", flips)
   monkeypatch.setattr(machine, "free_bytes", lambda device: room)
   # The first pass finds a flip, the second none.
-  adopted = [{few[0]: flips[few[0]]}, {}]
-  monkeypatch.setattr(switches, "faster", lambda lines: adopted.pop(0))
+  adopted = [few[0], ""]
+  programs = []
+
+  class Counted(stepping.Timed):
+    def __init__(self, *args):
+      super().__init__(*args)
+      programs.append(weakref.ref(self))
+
+  def faster(lines):
+    gc.collect()  # what left the table took its program with it
+    alive = sum(program() is not None for program in programs)
+    assert alive == sum(line.timed is not None for line in lines)
+    name = adopted.pop(0)
+    return [line for line in lines if line.name == name]
+
+  monkeypatch.setattr(switches, "Timed", Counted)
+  monkeypatch.setattr(switches, "faster", faster)
+  monkeypatch.setattr(switches, "again", lambda *_: True)
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     found = switches.ablate(tiny({"model.dtype": "bfloat16"}), mesh, 5)
@@ -363,6 +403,23 @@ def test_switches_take_turns_and_the_best_comes_first(
     lines["best"]["loss"], rel=1e-3
   )
   assert ("do not fit" in capsys.readouterr().out) != bool(room)
+
+
+def test_a_program_too_many_for_the_memory_map_is_refused_not_fatal(
+  monkeypatch,
+):
+  few = ("layers: unrolled", "attention: blocks")
+  flips = {name: switches.SWITCHES[name] for name in few}
+  monkeypatch.setattr(switches, "SWITCHES", flips)
+  left = [7_000, 6_500, 6_000, 5_999]  # the reference, as configured, the flips
+  monkeypatch.setattr(machine, "mappings_left", lambda: left.pop(0))
+  monkeypatch.setattr(switches, "faster", lambda lines: [])
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    found = switches.ablate(tiny({}), mesh, 5)
+  lines = {x["switch"]: x for x in found["switches"]}
+  assert not lines["layers: unrolled"]["refused"]
+  assert "vm.max_map_count" in lines["attention: blocks"]["refused"]
 
 
 def test_a_call_is_waited_for_once_the_next_is_under_way():

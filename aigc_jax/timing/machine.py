@@ -1,5 +1,6 @@
 """What a machine can do at best, and the memory that is in use."""
 
+import math
 import re
 import resource
 import statistics
@@ -83,3 +84,18 @@ def free_bytes(device: jax.Device) -> int:
     return int(re.search(r"MemAvailable:\s*(\d+) kB", found)[1]) * 1024
   except (OSError, TypeError):
     return 0
+
+
+def mappings_left() -> float:
+  """How many more pieces of memory this process may map; inf if not known.
+
+  A program compiled for a CPU takes about 1,000 to 2,000 of the system's limit
+  (https://docs.kernel.org/admin-guide/sysctl/vm.html#max-map-count), and the
+  compiler ends the process where it is reached.
+  """
+  try:
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    with open("/proc/self/maps") as lines:
+      return limit - sum(1 for _ in lines)
+  except OSError:
+    return math.inf
