@@ -43,7 +43,9 @@ DRIFT = 0.03  # of the ceilings, above which a result is marked
 
 def define_flags() -> None:
   """The flags of this command."""
-  flags.DEFINE_integer("steps", 50, "timed steps, in 5 windows")
+  flags.DEFINE_integer(
+    "steps", 50, "timed steps, in 5 windows (with --switches, in 10)"
+  )
   flags.DEFINE_string(
     "out", None, "JSON file (default: bench-NAME.json in this folder)"
   )

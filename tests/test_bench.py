@@ -367,6 +367,7 @@ def test_switches_take_turns_and_the_best_comes_first(
   few = ("layers: unrolled", "float32", "4 steps in a call")
   flips = {name: switches.SWITCHES[name] for name in few}
   flips["attention: cudnn"] = {"model.kernel": "cudnn"}
+  flips["embedding: auto"] = {"model.embed_gradient": "auto"}
   monkeypatch.setattr(switches, "SWITCHES", flips)
   monkeypatch.setattr(machine, "free_bytes", lambda device: room)
   # The first pass finds a flip, the second none.
@@ -397,7 +398,9 @@ def test_switches_take_turns_and_the_best_comes_first(
   lines = {x["switch"]: x for x in found["switches"]}
   assert list(lines) == ["best", "as configured", *list(flips)[1:]]
   assert "GPU" in lines.pop("attention: cudnn")["refused"]
-  assert all(x["within"] and len(x["ratios"]) == 5 for x in lines.values())
+  auto = lines.pop("embedding: auto")  # which is "scatter" on a CPU
+  assert auto["same_as"] == "best" and "ms" not in auto
+  assert all(x["within"] and len(x["ratios"]) == 10 for x in lines.values())
   assert lines["float32"]["tolerance"] < lines["best"]["tolerance"]
   assert lines["4 steps in a call"]["loss"] == pytest.approx(
     lines["best"]["loss"], rel=1e-3

@@ -1,5 +1,7 @@
 """The step that training runs, timed on batches that lie on the device."""
 
+import functools
+import hashlib
 import math
 import statistics
 import time
@@ -19,7 +21,8 @@ POOL = 4  # batches, taken in turn
 class Timed:
   """A compiled step with its state, its batches and the times of its windows.
 
-  The state is made when it is needed; `park` gives its memory back.
+  Compiled at its first step. The state is made when it is needed; `park` gives
+  its memory back.
   """
 
   def __init__(self, r: run.Run, options: dict | None = None):
@@ -28,16 +31,30 @@ class Timed:
     # The batches of a call repeat after as many calls.
     repeat = POOL // math.gcd(POOL, self.per_call)
     self._pool = [zipf_batch(r, i * self.per_call) for i in range(repeat)]
+    self._options = options
     start = time.perf_counter()
-    lowered = r.advance().lower(r.state, self._pool[0])
-    traced = time.perf_counter()
-    self.compiled = lowered.compile(options)
-    self.compile_seconds = time.perf_counter() - traced
-    self.trace_seconds = traced - start
-    needs = self.compiled.memory_analysis()
-    self.temporary_bytes = getattr(needs, "temp_size_in_bytes", 0)
+    self._lowered = r.advance().lower(r.state, self._pool[0])
+    self.trace_seconds = time.perf_counter() - start
     self.state, self.calls, self.ms = None, 0, []
     self.losses: list[float] = []  # of each step since the state was made
+
+  @functools.cached_property
+  def program(self) -> bytes:
+    """A digest of what the compiler is given."""
+    text = f"{self._lowered.as_text()} {self._options}"
+    return hashlib.sha256(text.encode()).digest()
+
+  @functools.cached_property
+  def compiled(self) -> jax.stages.Compiled:
+    start = time.perf_counter()
+    compiled = self._lowered.compile(self._options)
+    self.compile_seconds = time.perf_counter() - start
+    return compiled
+
+  @functools.cached_property
+  def temporary_bytes(self) -> int:
+    needs = self.compiled.memory_analysis()
+    return getattr(needs, "temp_size_in_bytes", 0)
 
   def step(self, steps: int) -> float:
     """At least so many steps; milliseconds of one, all waited for.
@@ -49,10 +66,11 @@ class Timed:
       self.state = jax.block_until_ready(self.run.init())
       self.calls, self.losses = 0, []
     calls, found = max(1, -(-steps // self.per_call)), []
+    compiled = self.compiled  # before the clock starts
     begun = time.perf_counter()
     for _ in range(calls):
       batch = self._pool[self.calls % len(self._pool)]
-      self.state, metrics = self.compiled(self.state, batch)
+      self.state, metrics = compiled(self.state, batch)
       found.append(metrics["train/loss"])
       self.calls += 1
       jax.block_until_ready(found[-2:-1])

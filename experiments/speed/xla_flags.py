@@ -58,5 +58,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_integer("steps", 50, "timed steps of each, in 5 windows")
+  flags.DEFINE_integer("steps", 50, "timed steps of each, in 10 windows")
   command.main(main, config=True)
