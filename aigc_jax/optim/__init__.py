@@ -20,14 +20,14 @@ from aigc_jax.errors import BadConfig, choose
 from aigc_jax.layers import sums
 from aigc_jax.optim import schedules
 from aigc_jax.optim.groups import Treatment, treatments
-from aigc_jax.optim.optimizers import CHEAP, OPTIMIZERS
+from aigc_jax.optim.optimizers import OPTIMIZERS, at_once
 from aigc_jax.optim.schedules import SCHEDULES, Schedule
 
 __all__ = [
-  "CHEAP",
   "OPTIMIZERS",
   "SCHEDULES",
   "Schedule",
+  "at_once",
   "build",
   "global_norm",
   "state_shardings",

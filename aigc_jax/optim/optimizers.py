@@ -107,9 +107,20 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   "sgd": sgd,
   "muon": muon,
 }
-# Those that make each number of an update from a few others: less work than to
-# write it and read it, but on a CPU.
-CHEAP = ("adamw", "lion", "sgd")
+
+
+def at_once(*, kind: str, b1: float, b2: float, eps: float, **_) -> bool:
+  """Whether an update may be applied in the pass that makes it.
+
+  Each number of it has to be made of a few others, which is less work than to
+  write it and read it, and has to be finite wherever the norm of the gradients
+  is. Then their squares are, in float32, and so are sums of them that decay. By
+  AdamW's second moment the first one is bounded (Cauchy-Schwarz on both sums)
+  where its decay is slower, b1**2 < b2, and 1 - b2 is not zero in float32; and
+  what has no square in float32 but zero is below 1e-18, and so below 1e12 eps.
+  """
+  bounded = b1**2 < b2 < 1 - 2**-23 and eps >= 1e-30
+  return kind in ("lion", "sgd") or (kind == "adamw" and bounded)
 
 
 def _scale_by_shape(name: str, u: jax.Array) -> jax.Array:

@@ -196,7 +196,7 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
     functools.partial(copies, dtype=model.operand_dtype)
     if config["cast_once"]
     else None,
-    cheap=config["optim"]["kind"] in optim.CHEAP,
+    at_once=optim.at_once(**config["optim"]),
   )
   choose(config["library"], LIBRARIES, "library")
   init_params = functools.partial(_init_params, model)

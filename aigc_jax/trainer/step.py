@@ -21,7 +21,7 @@ def make_step(
   microbatches: int = 1,
   spike_sigma: float = 0.0,
   once: Callable | None = None,
-  cheap: bool = False,
+  at_once: bool = False,
 ) -> Callable:
   """The update (state, batch) -> (state, metrics); pure, for jit.
 
@@ -36,8 +36,9 @@ def make_step(
   once(params), where given, is computed before the batch is parted, and is one
   more argument of `score`; no gradient flows through it.
 
-  cheap: to make an update takes less time than to write and read it, but on a
-  CPU; it is made again where it is applied.
+  at_once: an update is made of a few numbers each, and is finite wherever the
+  gradients' norm is (`optim.at_once`). Then nothing has to know of the update
+  before it is applied, and but on a CPU it is, in the pass that makes it.
   """
 
   def loss_sum(params, batch, key, *more):
@@ -58,19 +59,26 @@ def make_step(
     scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     grad_norm = global_norm(grads)
-    updates, _ = optimizer.update(grads, state.opt_state, state.params)
-    # The update's own norm also tells the compiler that all of it is made
-    # before any old value is written over: no copies of those are needed.
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     update_norm = global_norm(updates)
-    finite = jnp.isfinite(means["loss"].sum)
-    finite &= jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
+    finite = jnp.isfinite(means["loss"].sum) & jnp.isfinite(grad_norm)
+    one_pass = at_once and sharding.platform() != "cpu"
+    if not one_pass:
+      # This also tells the compiler that all of the update is made before any
+      # old value is written over: no copies of those are needed.
+      finite &= jnp.isfinite(update_norm)
     recent, spiked = watch_spikes(
       state, means["loss"].value(), grad_norm, spike_sigma
     )
     ok = finite & ~spiked
 
-    kept = None if cheap and sharding.platform() != "cpu" else updates
-    params, opt_state = gated(optimizer, state, grads, kept, ok)
+    if not one_pass:
+      opt_state = made_again(optimizer, state, grads, ok)
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(ok, new, old),
+      (optax.apply_updates(state.params, updates), opt_state),
+      (state.params, state.opt_state),
+    )
     skipped = state.skipped + jnp.where(ok, 0, 1)
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
     metrics |= {
@@ -99,29 +107,20 @@ def make_step(
   return step
 
 
-def gated(
+def made_again(
   optimizer: optax.GradientTransformation,
   state: State,
   grads: tree.Tree,
-  updates: tree.Tree | None,
   ok: jax.Array,
-) -> tuple[tree.Tree, tree.Tree]:
-  """(parameters, optimizer state) after the update; as they were, if not ok.
+) -> tree.Tree:
+  """The optimizer's state after the update, made where it is to be written.
 
-  The optimizer's state is made here, a second time: had it been kept since the
-  update was made, it would have been written beside the old one and read again.
-  Made from zeros where it is thrown away, it is nothing that the compiler finds
-  it has already. So is the update, where it is not given.
+  Had it been kept since the update was made, it would have been written beside
+  the old one and read again. Made from zeros where it is thrown away, it is
+  nothing that the compiler finds it has already.
   """
   held = jax.tree.map(lambda s: jnp.where(ok, s, 0), state.opt_state)
-  again, opt_state = optimizer.update(grads, held, state.params)
-  updates = again if updates is None else updates
-  params = optax.apply_updates(state.params, updates)
-  return jax.tree.map(
-    lambda new, old: jnp.where(ok, new, old),
-    (params, opt_state),
-    (state.params, state.opt_state),
-  )
+  return optimizer.update(grads, held, state.params)[1]
 
 
 def watch_spikes(
