@@ -10,8 +10,6 @@ import jax
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as fused
-from jax._src.mesh import AbstractDevice
-from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from aigc_jax import bench, run, sharding, tree
 from aigc_jax.layers.lookup import GRADIENTS
@@ -261,8 +259,12 @@ def test_the_state_is_updated_in_place():
 
 
 @pytest.mark.parametrize(
-  "low", [{"model.dtype": "bfloat16"}, {"model.products": "bf16"}]
-)
+  "low",
+  [
+    {"model.dtype": "bfloat16"}, {"model.products": "bf16"},
+    {"model.dtype": "bfloat16", "model.fuse_projections": True},
+  ],
+)  # fmt: skip
 def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):
   monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_000)
   monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
@@ -270,23 +272,42 @@ def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):
     "model.kernel": "auto", "model.unroll": 0, "data.length": 136,
     "model.position_length": 136, **low,
   })  # fmt: skip
-  r = run.build(config, mesh_of_one())
-  state, batch = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (r.state, r.batch)
-  )
-  device = AbstractDevice("NVIDIA H200", None, "gpu")
-  sizes = (1,) * len(sharding.AXES)
-  mesh = AbstractMesh(sizes, sharding.AXES, abstract_device=device)
-  with use_abstract_mesh(mesh):
+  monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+  mesh = mesh_of_one()
+  with jax.set_mesh(mesh):
+    r = run.build(config, mesh)
     assert program.attention_kernels(r) == "cudnn"
-    traced = jax.jit(r.step, donate_argnums=0).trace(state, batch)
+    traced = r.advance().trace(r.state, r.batch)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  state = r.state
   layers = config["model"]["layers"]
   assert text.count("__cudnn$fmhaSoftmax(") == layers
   assert text.count("__cudnn$fmhaSoftmaxBackward(") == layers
   assert "136x136x" not in text
   donated = text.count("tf.aliasing_output") + text.count("jax.buffer_donor")
   assert donated == len(jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+  "kernel, platform",
+  [("cudnn", "gpu"), ("auto", "gpu"), ("splash", "tpu"), ("auto", "tpu")],
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_fresh_weights_need_no_kernel_of_attention(
+  monkeypatch, kernel, platform, fused
+):
+  def fresh(kernel):
+    config = tiny({
+      "model.kernel": kernel, "model.dtype": "bfloat16",
+      "model.fuse_projections": fused,
+    })  # fmt: skip
+    mesh = mesh_of_one()
+    with jax.set_mesh(mesh):
+      return run.build(config, mesh).init()
+
+  plain = fresh("xla")
+  monkeypatch.setattr(sharding, "platform", lambda: platform)
+  jax.tree.map(np.testing.assert_array_equal, fresh(kernel), plain)
 
 
 WINDOWS = {

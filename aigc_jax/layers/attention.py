@@ -7,7 +7,7 @@ from flax import struct
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import Einsum, operand_dtype, together
-from aigc_jax.layers.kernels import attend
+from aigc_jax.layers.kernels import attend, check
 from aigc_jax.layers.norm import NormFactory
 from aigc_jax.layers.position import Rotation, rotate
 from aigc_jax.layers.rounding import rounded
@@ -102,10 +102,16 @@ class Attention(nn.Module):
       k = cache.keys_BSKH.astype(self.dtype)
       v = cache.values_BSKH.astype(self.dtype)
     q, k, v = (rounded(x, operands) for x in (q, k, v))
-    y_BTNH = attend(
-      q, k, v, visible,
-      scale=self.scale or H**-0.5, softcap=self.softcap, kernel=self.kernel,
-    )  # fmt: skip
+    if self.is_initializing():
+      # Fresh weights depend on shapes alone, and not every kernel can be mapped
+      # over the layers that are drawn together, or takes a single position.
+      check(self.kernel)
+      y_BTNH = q
+    else:
+      y_BTNH = attend(
+        q, k, v, visible,
+        scale=self.scale or H**-0.5, softcap=self.softcap, kernel=self.kernel,
+      )  # fmt: skip
     y_BTNH = sharding.constrain(y_BTNH.astype(self.dtype), "BTNH")
     out = Einsum(
       "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,

@@ -36,6 +36,19 @@ def attend(
   return run(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap)
 
 
+def check(kernel: str) -> None:
+  """Raises BadConfig for a name of no kernel, or of another platform's."""
+  if kernel != "auto":
+    errors.choose(kernel, KERNELS, "model.kernel")
+  where = {"cudnn": ("gpu", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}
+  platform, words = where.get(kernel, (sharding.platform(), ""))
+  if platform != sharding.platform():
+    raise errors.BadConfig(
+      f"model.kernel={kernel!r} runs on {words}: not on this machine "
+      "(--config.model.kernel=auto)"
+    )
+
+
 def resolve(
   q_BTNH: jax.Array, k_BSKH: jax.Array, visible: Visible, softcap: float
 ) -> str:
@@ -142,11 +155,11 @@ def blocked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
 
 def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   """Fused attention of cuDNN: no scores in memory, no dense mask."""
+  check("cudnn")
   lacks = _cudnn_lacks(q_BTNH, k_BSKH, visible, softcap)
-  if lacks or sharding.platform() != "gpu":
+  if lacks:
     raise errors.BadConfig(
-      "model.kernel='cudnn' cannot do this: "
-      f"{lacks or 'it runs on NVIDIA GPUs'} (--config.model.kernel=auto)"
+      f"model.kernel='cudnn' cannot do {lacks} (--config.model.kernel=auto)"
     )
   window = None if visible.window is None else (visible.window - 1, 0)
   return jax.nn.dot_product_attention(
@@ -158,11 +171,11 @@ def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
 
 def splashed(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   """Splash attention of TPUs: no scores in memory, no work on hidden blocks."""
+  check("splash")
   lacks = splash.lacks(q_BTNH, k_BSKH, visible)
-  if lacks or sharding.platform() != "tpu":
+  if lacks:
     raise errors.BadConfig(
-      "model.kernel='splash' cannot do this: "
-      f"{lacks or 'it runs on TPUs'} (--config.model.kernel=auto)"
+      f"model.kernel='splash' cannot do {lacks} (--config.model.kernel=auto)"
     )
   return splash.attend(
     q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap

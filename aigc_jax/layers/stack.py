@@ -84,7 +84,9 @@ class Stack(nn.Module):
     """(B, T, D) and, where given, the caches with their leading axis L."""
     block = self.block(parent=None)
     params = self._params(block, x_BTD, scene)
-    dropping = self.has_rng("dropout") and not self.is_initializing()
+    if self.is_initializing():  # drawn; what comes after asks for a shape only
+      return x_BTD, caches
+    dropping = self.has_rng("dropout")
     keys = None
     if dropping:
       keys = jax.random.split(self.make_rng("dropout"), self.layers)
