@@ -1,5 +1,6 @@
 """What all commands share: flags, devices, exit codes."""
 
+import itertools
 import os
 import re
 import sys
@@ -82,9 +83,11 @@ def text_of(error: BaseException) -> str:
 def _parse(argv: Sequence[str]) -> list[str]:
   """absl's parsing, its errors as one line and exit status 78."""
   try:
-    for arg in argv:
-      if arg.startswith("--config="):
-        _importable(arg.partition("=")[2].partition(":")[0])
+    # Both --config=PATH and --config PATH, with one dash or two.
+    for arg, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+      name, equals, value = arg.partition("=")
+      if name in ("--config", "-config") and (equals or after):
+        _importable((value if equals else after).partition(":")[0])
     return flags.FLAGS(argv)
   except (
     flags.Error,

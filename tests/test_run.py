@@ -88,6 +88,8 @@ def test_the_curve_depends_on_the_seed(one):
     (dict(mesh__fdsp=3), "did you mean 'fsdp'"),
     (dict(model__kind="decodr"), "did you mean 'decoder'"),
     (dict(objective__kind="token"), "did you mean 'tokens'"),
+    (dict(objective__logits="bf16"), "objective.logits 'bf16'"),
+    (dict(model__embed_gradient="atuo"), "did you mean 'auto'"),
     (dict(model__heads=3), "kv_heads"),
     (dict(model__head_dim=0, model__heads=3, model__kv_heads=3), "15 and 18"),
     (dict(model__dtype="bf16"), "bfloat16"),

@@ -87,6 +87,7 @@ def test_another_config_in_its_work_directory_is_refused(finished, folder):
   ("argv", "words"),
   [
     (["--config=nowhere.py"], "no such file"),
+    (["--config", "nowhere.py", "--print_config"], "no such file"),
     ([], "--config=PATH.py is missing"),
     (["--config=configs/quickstart.py"], "--workdir=DIR is missing"),
     (["--config=configs/gpt2.py:smal"], "did you mean 'small'"),
@@ -103,10 +104,12 @@ def test_a_wrong_line_is_answered_with_the_right_one(argv, words):
 
 
 def test_a_config_is_found_from_another_folder_with_what_it_imports(tmp_path):
-  config = f"--config={ROOT}/configs/quickstart.py"
-  found = train(config, "--print_config", cwd=tmp_path)
-  assert found.returncode == 0, found.stderr
-  assert found.stdout == train(config, "--print_config").stdout
+  path = f"{ROOT}/configs/quickstart.py"
+  told = train(f"--config={path}", "--print_config").stdout
+  for words in ([f"--config={path}"], ["-config", path]):
+    found = train(*words, "--print_config", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == told
 
 
 def test_a_config_that_imports_what_is_missing_is_told_so(tmp_path):

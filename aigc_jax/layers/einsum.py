@@ -74,7 +74,8 @@ def multiplied(
   """einsum(equation, x, y) in float32; no rule for its gradient.
 
   result: what it will be rounded to. On an accelerator it is so already, terms
-  still added in float32: what devices add up together is half of the bytes.
+  still added in float32 on each device: what devices add up together, in that
+  dtype, is half of the bytes.
   """
   z = onednn.einsum(equation, x, y) if onednn.chosen() else None
   if z is not None:

@@ -17,7 +17,7 @@ class Embed(nn.Module):
   dtype: jnp.dtype
   std: float = 0.0
   scale: float = 1.0
-  gradient: str = "auto"  # a key of lookup.GRADIENTS
+  gradient: str = "auto"  # as `lookup` takes it
 
   @nn.compact
   def __call__(self, ids_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

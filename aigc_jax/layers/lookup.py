@@ -27,7 +27,8 @@ def lookup(
   gradient: "scatter" adds in place; "product" multiplies by one-hot rows, a
   piece of the table at a time; "sorted" adds up equal neighbours of the sorted
   tokens by small products, and writes each row once. The last two always add
-  in the same order. "auto" is what `resolve` says.
+  in the same order. "auto" is what `resolve` says. An id that is no row reads
+  the nearest row, and gets no gradient.
   """
   if not sharding.alone():
     # The same bits; devices that hold other rows add zeros to them in `dtype`.
@@ -41,10 +42,10 @@ def _lookup_forward(table_VD, ids_BT, dtype, gradient):
 
 def _lookup_backward(dtype, gradient, kept, dy_BTD):
   table_VD, ids_BT = kept
+  check(gradient)
   if gradient == "auto":
     gradient = resolve(len(table_VD))
-  f = errors.choose(gradient, GRADIENTS, "model.embed_gradient")
-  d_VD = f(ids_BT, dy_BTD, len(table_VD))
+  d_VD = GRADIENTS[gradient](ids_BT, dy_BTD, len(table_VD))
   return d_VD.astype(table_VD.dtype), None
 
 
@@ -65,7 +66,10 @@ def by_scatter(ids_BT: jax.Array, dy_BTD: jax.Array, V: int) -> jax.Array:
   """Sums of dy by id, (V, D): additions in place."""
   # In bfloat16 they would lose bits, and be a slow loop on any GPU.
   zeros_VD = jnp.zeros((V, dy_BTD.shape[-1]), jnp.float32)
-  return zeros_VD.at[ids_BT].add(dy_BTD.astype(jnp.float32), mode="drop")
+  # A negative index would count from the end.
+  return zeros_VD.at[jnp.where(ids_BT < 0, V, ids_BT)].add(
+    dy_BTD.astype(jnp.float32), mode="drop"
+  )
 
 
 def by_product(ids_BT: jax.Array, dy_BTD: jax.Array, V: int) -> jax.Array:
@@ -95,7 +99,7 @@ def by_sorting(ids_BT: jax.Array, dy_BTD: jax.Array, V: int) -> jax.Array:
   """
 
   def local(ids_BT, dy_BTD):
-    ids, D = ids_BT.reshape(-1), dy_BTD.shape[-1]
+    ids, D = ids_BT.reshape(-1).astype(jnp.int32), dy_BTD.shape[-1]
     K = min(TILE, ids.size)
     C = -(-ids.size // K)
     # What fills the last tile sorts behind all ids and reads as zero.
@@ -150,10 +154,14 @@ def _exact(equation: str, hot: jax.Array, x: jax.Array) -> jax.Array:
 def _on_each_device(local, ids_BT, dy_BTD) -> jax.Array:
   """local(ids, dy) of each device's own rows, added up."""
   mesh = jax.sharding.get_abstract_mesh()
-  ids_BT = jnp.broadcast_to(ids_BT, dy_BTD.shape[:2])
   return sharding.over_batch(local, mesh, (True, True))(ids_BT, dy_BTD)
 
 
 GRADIENTS = {
   "scatter": by_scatter, "product": by_product, "sorted": by_sorting,
 }  # fmt: skip
+
+
+def check(gradient: str) -> None:
+  """Raises BadConfig for a name that is no form, nor "auto"."""
+  errors.choose(gradient, {"auto": None} | GRADIENTS, "model.embed_gradient")

@@ -84,7 +84,7 @@ class LearnedPositions(nn.Module):
   dim: int
   dtype: jnp.dtype
   std: float = 0.0
-  gradient: str = "auto"  # a key of lookup.GRADIENTS
+  gradient: str = "auto"  # as `lookup` takes it
 
   @nn.compact
   def __call__(self, positions_BT: jax.Array, fixed: bool) -> jax.Array:
@@ -129,6 +129,7 @@ def _repeated_forward(x_BTD, rows):
 def _repeated_backward(rows, _, dy_BTD):
   dx_ATD = jnp.einsum(
     "AB,BTD->ATD", jnp.ones((1, rows), dy_BTD.dtype), dy_BTD,
+    precision=jax.lax.Precision.HIGHEST,  # a sum: no bits are to be dropped
     preferred_element_type=jnp.float32,
   )  # fmt: skip
   return (dx_ATD.astype(dy_BTD.dtype),)

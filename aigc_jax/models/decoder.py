@@ -16,7 +16,7 @@ from aigc_jax.layers.attention import Attention, Cache
 from aigc_jax.layers.block import Block, Dropout, Scene
 from aigc_jax.layers.einsum import PRODUCTS, operand_dtype
 from aigc_jax.layers.embed import Embed
-from aigc_jax.layers.lookup import GRADIENTS
+from aigc_jax.layers.lookup import check as check_gradient
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
 from aigc_jax.layers.position import (
@@ -207,8 +207,7 @@ def decoder(
     )
   kind = _dtype(dtype)
   errors.choose(products, PRODUCTS, "model.products")
-  if embed_gradient != "auto":
-    errors.choose(embed_gradient, GRADIENTS, "model.embed_gradient")
+  check_gradient(embed_gradient)
   normed: NormFactory = functools.partial(
     Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,
   )  # fmt: skip

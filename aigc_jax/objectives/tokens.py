@@ -46,7 +46,8 @@ def tokens(
   Returns "nll" (nats per token) and "loss" = nll + z_loss * log(Z)**2
   (arXiv:2204.02311, section 5). `chunk` is how many tokens' logits exist at
   once on a device; 0 means all of them. `logits` is what they are rounded
-  to: in bfloat16 half of the bytes move, as in models under autocast.
+  to, in evaluation too: in bfloat16 half of the bytes move, as in models under
+  autocast.
 
   Raises BadConfig for a dtype that is neither.
   """

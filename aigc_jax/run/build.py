@@ -22,6 +22,7 @@ from aigc_jax.layers import onednn
 from aigc_jax.layers.einsum import copies, with_copies
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.objectives.tokens import LOGITS
 from aigc_jax.run.settings import Config, call, expect, kind_of
 from aigc_jax.trainer.state import State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
@@ -156,6 +157,8 @@ def objective_of(config: Config) -> Callable:
     k: v for k, v in keys.items() if v is not inspect.Parameter.empty
   } | rest
   expect("objective", rest, keys)
+  if "logits" in rest:
+    choose(rest["logits"], LOGITS, "objective.logits")
   return functools.partial(f, **rest)
 
 

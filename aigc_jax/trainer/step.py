@@ -38,7 +38,8 @@ def make_step(
 
   at_once: an update is made of a few numbers each, and is finite wherever the
   gradients' norm is (`optim.at_once`). Then nothing has to know of the update
-  before it is applied, and but on a CPU it is, in the pass that makes it.
+  before it is applied, and but on a CPU it is, in the pass that makes it: even
+  one of finite numbers whose norm is not.
   """
 
   def loss_sum(params, batch, key, *more):

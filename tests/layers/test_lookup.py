@@ -57,6 +57,18 @@ IDS = {
 }
 
 
+@pytest.mark.parametrize("form", GRADIENTS)
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint32, jnp.int8, jnp.uint8])
+def test_ids_of_any_kind_add_where_there_is_a_row(form, dtype):
+  ids = jnp.asarray([[1, 2, 2, 5, 9, 10, 100]], dtype)
+  counts = [0, 1, 2, 0, 0, 1, 0, 0, 0, 1]
+  ones_BTD = jnp.ones((1, 7, 1))
+  assert gradient(ids, ones_BTD, 10, form)[:, 0].tolist() == counts
+  if jnp.issubdtype(dtype, jnp.signedinteger):
+    ids = jnp.asarray([[1, 2, 2, 5, 9, -1, -7]], dtype)
+    assert gradient(ids, ones_BTD, 10, form)[:, 0].tolist() == counts
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("n", [1, 7, 8, 48, 61])
 @pytest.mark.parametrize("which", list(IDS))

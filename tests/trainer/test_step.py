@@ -171,7 +171,8 @@ def test_an_update_applied_in_the_pass_that_makes_it_is_the_update(
       state, metrics = step(state, batch(n))
     return state, metrics
 
-  assert optim.at_once(kind=kind, b1=0.9, b2=0.95, eps=1e-8)
+  usual = dict(b1=0.9, b2=0.95, eps=1e-8, mu_dtype="float32")
+  assert optim.at_once(kind=kind, **usual)
   (kept, told), (again, told_again) = run(False), run(True)
   assert int(kept.skipped) == (poison != 1)  # 1e12 ** 3 has no finite square
   jax.tree.map(
@@ -183,13 +184,19 @@ def test_an_update_applied_in_the_pass_that_makes_it_is_the_update(
 
 
 @pytest.mark.parametrize(
-  "b1, b2", [(0.0, 0.5), (0.9, 0.811), (0.99, 0.9999998)]
-)
-def test_an_adamw_applied_at_once_is_finite_after_any_finite_gradients(b1, b2):
+  "b1, b2, dtype",
+  [
+    (0.0, 0.5, "float32"), (0.9, 0.811, "float32"), (0.9, 0.818, "bfloat16"),
+    (0.99, 0.9999998, "float32"), (0.99, 0.9999998, "bfloat16"),
+  ],
+)  # fmt: skip
+def test_an_adamw_applied_at_once_is_finite_after_any_finite_gradients(
+  b1, b2, dtype
+):
   settings = dict(b1=b1, b2=b2, eps=1e-30)
-  assert optim.at_once(kind="adamw", **settings)
-  adamw = optim.OPTIMIZERS["adamw"](**settings, mu_dtype=jnp.float32)
-  sizes = [1e19, 1e-19, 1e-38, 1e19, *[1e-22] * 500, *[0.0] * 1500]
+  assert optim.at_once(kind="adamw", mu_dtype=dtype, **settings)
+  adamw = optim.OPTIMIZERS["adamw"](**settings, mu_dtype=jnp.dtype(dtype))
+  sizes = [1e19, 1e-19, 1e-38, 1e19, *[1e-22] * 500, *[0.0] * 20_000]
 
   def one(state, g):
     update, state = adamw.update({"w": g}, state)
@@ -201,10 +208,10 @@ def test_an_adamw_applied_at_once_is_finite_after_any_finite_gradients(b1, b2):
 
 
 def test_updates_that_may_be_infinite_by_themselves_are_looked_at_first():
-  usual = dict(kind="adamw", b1=0.9, b2=0.95, eps=1e-8)
+  usual = dict(kind="adamw", b1=0.9, b2=0.95, eps=1e-8, mu_dtype="float32")
   assert optim.at_once(**usual)
   for change in (
     {"b2": 0.81}, {"b2": 1 - 1e-9}, {"eps": 1e-40}, {"kind": "muon"},
-    {"kind": "adafactor"},
+    {"kind": "adafactor"}, {"b1": 0.999, "b2": 0.9985, "mu_dtype": "bfloat16"},
   ):  # fmt: skip
     assert not optim.at_once(**usual | change)
