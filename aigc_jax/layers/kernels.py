@@ -4,6 +4,7 @@ attend(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, kernel) -> y_BTNH
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,27 @@ def _cudnn_lacks(q_BTNH, k_BSKH, visible: Visible, softcap: float) -> str:
     return "segments, a cache, or windows under a scan: unroll all the layers"
   if softcap:
     return f"softcap {softcap}"
+  lacks = _gpu_lacks(H)
+  if lacks:
+    return lacks
   return sharding.heads_apart(q_BTNH.shape, k_BSKH.shape)
+
+
+def _gpu_lacks(head_dim: int) -> str:
+  """The same of this machine's GPU; of one that is only described, nothing."""
+  gpu = jax.local_devices()[0]
+  if gpu.platform != "gpu":
+    return ""
+  found = re.fullmatch(r"(\d+)\.(\d+)", str(gpu.compute_capability))
+  if not found:
+    return f"a device {gpu.device_kind!r}: it takes NVIDIA's"
+  least = (9, 0) if head_dim > 128 else (8, 0)
+  if (int(found[1]), int(found[2])) < least:
+    return (
+      f"head_dim {head_dim} on {gpu.device_kind!r} of compute capability "
+      f"{found[0]}: it takes {least[0]}.{least[1]} and later"
+    )
+  return ""
 
 
 def _blocks_lacks(q_BTNH, k_BSKH, visible: Visible) -> str:

@@ -1,6 +1,7 @@
 """Every kernel of attention is the one formula, in value and gradient."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,28 @@ def test_splash_attention_is_dense_attention(seen):
     value_and_gradients(kernels.dense, visible, *args),
     rtol=1e-4, atol=1e-5,
   )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("capability", "head_dim", "name"),
+  [
+    ("9.0", 256, "cudnn"), ("8.0", 128, "cudnn"), ("12.0", 256, "cudnn"),
+    ("8.9", 136, "xla"), ("7.5", 64, "xla"), ("gfx90a", 64, "xla"),
+  ],
+)  # fmt: skip
+def test_auto_goes_by_what_the_gpu_can_do(
+  monkeypatch, capability, head_dim, name
+):
+  gpu = types.SimpleNamespace(
+    platform="gpu", device_kind="a GPU", compute_capability=capability
+  )
+  monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+  q, k, v, _ = inputs(T=8, H=head_dim, dtype=jnp.bfloat16)
+  with described("a GPU", "gpu"):
+    assert kernels.resolve(q, k, Visible(), 0.0) == name
+    if name != "cudnn":
+      with pytest.raises(errors.BadConfig, match="cudnn.*a GPU"):
+        kernels.cudnn(q, k, v, Visible(), scale=1.0, softcap=0.0)
 
 
 def described(kind: str, platform: str):
