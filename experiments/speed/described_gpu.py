@@ -82,8 +82,8 @@ def scores(config: run.Config, program: str) -> int:
 
 def compiled(config: run.Config, mesh) -> dict:
   """What the compiler made of the step."""
-  r = run.build(config, mesh)
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    r = run.build(config, mesh)
     kernel = program.attention_kernels(r)
     traced = r.advance().trace(r.state, r.batch)
   began = time.monotonic()
