@@ -33,6 +33,7 @@ class Stop:
     self.reason = ""
     self._poll_seconds = poll_seconds
     self._flag = threading.Event()
+    self._coming = False
     self._count = 0
     self._pending: jax.Array | None = None
     self._any = None
@@ -51,7 +52,7 @@ class Stop:
       self._pipe[1], warn_on_full_buffer=False
     )
     for number in self.SIGNALS:
-      self._old[number] = signal.signal(number, lambda *_: None)
+      self._old[number] = signal.signal(number, self._comes)
     self._ear = threading.Thread(target=self._hear, daemon=True, name="signals")
     self._ear.start()
     if jax.process_index() == 0:
@@ -69,6 +70,10 @@ class Stop:
       os.close(fd)
     if self.requested and jax.process_index() == 0:
       self.file.unlink(missing_ok=True)  # obeyed: the next start goes on
+
+  def _comes(self, *_) -> None:
+    """In the main thread, which may be here before the one that hears."""
+    self._coming = True
 
   def _hear(self) -> None:
     while True:
@@ -122,6 +127,8 @@ class Stop:
   def check_alone(self) -> None:
     """`check` where there is no other process that would have to be asked."""
     if jax.process_count() == 1:
+      if self._coming:  # heard in a moment: nothing more is begun before
+        self._flag.wait(self._poll_seconds)
       self.check()
 
   def _reduce(self) -> jax.Array:

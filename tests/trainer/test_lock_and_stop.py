@@ -124,6 +124,23 @@ def test_a_signal_is_a_wish_to_stop(tmp_path, number):
   assert signal.getsignal(number) == before
 
 
+def test_nothing_is_begun_after_a_signal_that_is_heard_late(
+  tmp_path, monkeypatch
+):
+  heard = Stop.heard
+
+  def late(self, number):
+    time.sleep(0.2)
+    heard(self, number)
+
+  monkeypatch.setattr(Stop, "heard", late)
+  with Stop(tmp_path) as stop:
+    stop.check_alone()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped, match="SIGTERM"):
+      stop.check_alone()
+
+
 def test_a_file_named_stop_does_the_same_and_is_gone_afterwards(tmp_path):
   with Stop(tmp_path, poll_seconds=0.01) as stop:
     (tmp_path / "STOP").touch()
