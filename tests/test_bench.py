@@ -279,13 +279,12 @@ def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):
     assert program.attention_kernels(r) == "cudnn"
     traced = r.advance().trace(r.state, r.batch)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-  state = r.state
   layers = config["model"]["layers"]
   assert text.count("__cudnn$fmhaSoftmax(") == layers
   assert text.count("__cudnn$fmhaSoftmaxBackward(") == layers
   assert "136x136x" not in text
   donated = text.count("tf.aliasing_output") + text.count("jax.buffer_donor")
-  assert donated == len(jax.tree.leaves(state))
+  assert donated == len(jax.tree.leaves(r.state))
 
 
 @pytest.mark.parametrize(

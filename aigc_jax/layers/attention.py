@@ -7,7 +7,7 @@ from flax import struct
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import Einsum, operand_dtype, together
-from aigc_jax.layers.kernels import attend, check
+from aigc_jax.layers.kernels import attend, check_kernel
 from aigc_jax.layers.norm import NormFactory
 from aigc_jax.layers.position import Rotation, rotate
 from aigc_jax.layers.rounding import rounded
@@ -105,7 +105,7 @@ class Attention(nn.Module):
     if self.is_initializing():
       # Fresh weights depend on shapes alone, and not every kernel can be mapped
       # over the layers that are drawn together, or takes a single position.
-      check(self.kernel)
+      check_kernel(self.kernel)
       y_BTNH = q
     else:
       y_BTNH = attend(

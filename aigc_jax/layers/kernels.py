@@ -37,7 +37,7 @@ def attend(
   return run(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap)
 
 
-def check(kernel: str) -> None:
+def check_kernel(kernel: str) -> None:
   """Raises BadConfig for a name of no kernel, or of another platform's."""
   if kernel != "auto":
     errors.choose(kernel, KERNELS, "model.kernel")
@@ -176,7 +176,7 @@ def blocked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
 
 def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   """Fused attention of cuDNN: no scores in memory, no dense mask."""
-  check("cudnn")
+  check_kernel("cudnn")
   lacks = _cudnn_lacks(q_BTNH, k_BSKH, visible, softcap)
   if lacks:
     raise errors.BadConfig(
@@ -192,7 +192,7 @@ def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
 
 def splashed(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   """Splash attention of TPUs: no scores in memory, no work on hidden blocks."""
-  check("splash")
+  check_kernel("splash")
   lacks = splash.lacks(q_BTNH, k_BSKH, visible)
   if lacks:
     raise errors.BadConfig(

@@ -42,7 +42,7 @@ def _lookup_forward(table_VD, ids_BT, dtype, gradient):
 
 def _lookup_backward(dtype, gradient, kept, dy_BTD):
   table_VD, ids_BT = kept
-  check(gradient)
+  check_gradient(gradient)
   if gradient == "auto":
     gradient = resolve(len(table_VD))
   d_VD = GRADIENTS[gradient](ids_BT, dy_BTD, len(table_VD))
@@ -162,6 +162,6 @@ GRADIENTS = {
 }  # fmt: skip
 
 
-def check(gradient: str) -> None:
+def check_gradient(gradient: str) -> None:
   """Raises BadConfig for a name that is no form, nor "auto"."""
   errors.choose(gradient, {"auto": None} | GRADIENTS, "model.embed_gradient")

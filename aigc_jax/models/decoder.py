@@ -16,7 +16,7 @@ from aigc_jax.layers.attention import Attention, Cache
 from aigc_jax.layers.block import Block, Dropout, Scene
 from aigc_jax.layers.einsum import PRODUCTS, operand_dtype
 from aigc_jax.layers.embed import Embed
-from aigc_jax.layers.lookup import check as check_gradient
+from aigc_jax.layers.lookup import check_gradient
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
 from aigc_jax.layers.position import (

@@ -16,9 +16,8 @@ from aigc_jax.timing.stepping import Timed
 LOSS_STEPS = 20  # after which a switch's loss is compared with the reference
 PASSES = 5  # over the switches at most, to find the best setting
 MAPPINGS = 6_000  # of memory left, below which nothing more is compiled
-TURNS = (
-  10  # of each line: short ones, as other work on a machine comes and goes
-)
+# Of each line: short ones, as other work on a machine comes and goes.
+TURNS = 10
 LEAST = 0.01  # by which a flip must be faster to be adopted,
 MOST = 0.8  # and in how many of the turns
 # The reference: float32 with everything plain, and by how much of it the loss
