@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 
 import pytest
 
@@ -28,3 +29,32 @@ def pytest_configure(config):
   missing = [name for name in required if not importlib.util.find_spec(name)]
   if missing:
     raise pytest.UsageError(f"required and not installed: {', '.join(missing)}")
+
+
+left_out = {}  # {process: slow tests that its collection left out}
+
+
+def pytest_deselected(items):
+  """Counts what the default `-m "not slow"` leaves out."""
+  if items and all(item.get_closest_marker("slow") for item in items):
+    config = items[0].config
+    left_out["here"] = left_out.get("here", 0) + len(items)
+    if hasattr(config, "workeroutput"):  # a process of pytest-xdist
+      config.workeroutput["left_out"] = left_out["here"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  """Every process collects the same tests: one's number is that of all."""
+  output = getattr(node, "workeroutput", None) or {}
+  left_out["there"] = max(left_out.get("there", 0), output.get("left_out", 0))
+
+
+def pytest_terminal_summary(terminalreporter):
+  if number := max(left_out.values(), default=0):
+    words = terminalreporter.config.invocation_params.args
+    again = shlex.join(["python", "-m", "pytest", *words, "-m", "slow"])
+    tests = "slow test" if number == 1 else "slow tests"
+    terminalreporter.write_line(
+      f"{number} {tests} left out; run them with: {again}"
+    )

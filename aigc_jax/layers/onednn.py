@@ -10,6 +10,7 @@ import contextvars
 import functools
 import json
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,9 @@ import jax.numpy as jnp
 from aigc_jax import sharding
 
 CALL = "__onednn$matmul"  # the compiler's own name for it
+# One of these a CPU must have for oneDNN's products of bfloat16 (its manual,
+# "Data types": from avx512_core on, or avx2_vnni_2), as Linux calls them.
+OF_BFLOAT16 = {"avx512bw", "avx_ne_convert"}
 _chosen = contextvars.ContextVar("onednn", default=False)
 
 
@@ -37,13 +41,28 @@ def chosen() -> bool:
 
 @functools.cache
 def usable(dtype: str) -> bool:
-  """Whether oneDNN is there and multiplies operands of `dtype`: it is tried."""
+  """Whether oneDNN is there and multiplies operands of `dtype`: it is tried.
+
+  Not where it is known to lack them: it ends the process that asks for them.
+  """
+  if dtype == "bfloat16" and not _instructions() & OF_BFLOAT16:
+    return False
   x = jnp.arange(6).reshape(2, 3).astype(dtype)
   try:
     y = jax.jit(functools.partial(einsum, "mk,nk->mn"))(x, x)
     return y.tolist() == [[5.0, 14.0], [14.0, 50.0]]
   except Exception:  # of many kinds, from a build or a CPU that lacks it
     return False
+
+
+def _instructions() -> set[str]:
+  """What the CPU says it can do; nothing where there is no Linux to ask."""
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return set()
+  flags = (line.partition(":")[2] for line in lines if line[:5] == "flags")
+  return set(next(flags, "").split())
 
 
 def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array | None:

@@ -164,3 +164,14 @@ def test_it_is_refused_where_it_cannot_be(monkeypatch):
 def test_a_build_without_it_is_told_apart(monkeypatch):
   monkeypatch.setattr(onednn, "CALL", "__onednn$nothing")
   assert not onednn.usable.__wrapped__("float32")
+
+
+def test_bfloat16_is_not_tried_on_a_cpu_that_lacks_it(monkeypatch):
+  """The process would end: there is no error to catch."""
+  monkeypatch.setattr(onednn, "_instructions", lambda: {"avx2", "fma"})
+
+  def tried(*args):
+    raise SystemExit("it was tried")
+
+  monkeypatch.setattr(onednn, "einsum", tried)
+  assert not onednn.usable.__wrapped__("bfloat16")
