@@ -5,7 +5,7 @@ import json
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling import compare, curves
+from aigc_jax.scaling import compare
 
 CONFIG = {"seed": 0, "optim": {"learning_rate": 0.1}, "steps": 4}
 ABOUT = {
@@ -71,11 +71,3 @@ def test_every_difference_stands_under_its_heading(tmp_path):
 def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(BadConfig, match="holds no run"):
     compare.compare(tmp_path, tmp_path)
-
-
-def test_a_curve_is_a_picture_and_a_missing_metric_is_named(tmp_path):
-  a = workdir(tmp_path / "a")
-  out = curves.draw([str(a)], tmp_path / "x.png", metrics=["train/loss"])
-  assert out.read_bytes().startswith(b"\x89PNG")
-  with pytest.raises(BadConfig, match="train/loss"):
-    curves.draw([str(a)], tmp_path / "x.png", metrics=["train/los"])

@@ -1,0 +1,126 @@
+"""Arms of an ablation: runs that differ in their seed only."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aigc_jax import tree
+from aigc_jax.errors import BadConfig, nearest
+from aigc_jax.scaling.runs import Record
+from aigc_jax.trainer.changes import HARMLESS
+
+# Keys by which no two arms differ: the seed, and what changes no result
+# beyond rounding. Where a run begins, and what of its data it passes over,
+# is harmless to continue with and yet makes another experiment.
+MATTERS = {"init_from", "data/skip_steps*"}
+NOT_AN_ARM = ("seed", *(key for key in HARMLESS if key not in MATTERS))
+EACH_RUN = "run"  # --by=run: every run is an arm of its own
+MOST_IN_NAME = 28  # characters of a value
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """Runs of one setting. values: the keys that set it apart, by dots."""
+
+  name: str
+  runs: tuple[Record, ...]
+  values: dict[str, Any]
+
+  @property
+  def seeds(self) -> list[int | None]:
+    """The seed of each run."""
+    return [r.seed for r in self.runs]
+
+
+def arms_of(runs: Sequence[Record], by: Sequence[str] = ()) -> list[Arm]:
+  """The runs by arms, in the order in which these first appear.
+
+  by: config keys, such as "optim.learning_rate"; none: all in which the runs
+  differ, but for the seed and what changes no result; "run": each run.
+  Raises BadConfig for a key that no config has.
+  """
+  if tuple(by) == (EACH_RUN,):
+    return [Arm(r.name, (r,), {}) for r in runs]
+  leaves = [leaves_of(r.config) for r in runs]
+  keys = list(by) or differing(leaves)
+  known = sorted({key for one in leaves for key in one})
+  for key in keys:
+    if key not in known:
+      raise BadConfig(
+        f"--by={key}: no run has this config key{nearest(key, known)} "
+        "(--by=run takes each run by itself)"
+      )
+  groups: dict[str, list[int]] = collections.defaultdict(list)
+  for i, one in enumerate(leaves):
+    values = [one.get(key, "(not there)") for key in keys]
+    groups[json.dumps(values, sort_keys=True)].append(i)
+  names = _names(keys, [leaves[members[0]] for members in groups.values()])
+  return [
+    Arm(
+      name,
+      tuple(runs[i] for i in members),
+      {key: leaves[members[0]].get(key) for key in keys},
+    )
+    for name, members in zip(names, groups.values(), strict=True)
+  ]
+
+
+def leaves_of(config: Mapping, prefix: str = "") -> dict[str, Any]:
+  """{"optim.learning_rate": 1e-3}; a list is one value."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      found |= leaves_of(value, f"{prefix}{key}.")
+    else:
+      found[f"{prefix}{key}"] = value
+  return found
+
+
+def differing(leaves: Sequence[Mapping]) -> list[str]:
+  """The keys whose values are not all equal and make an arm."""
+  keys = sorted({key for one in leaves for key in one})
+  return [
+    key
+    for key in keys
+    if not tree.match(NOT_AN_ARM, key.replace(".", "/"))
+    and len({json.dumps(one.get(key), sort_keys=True) for one in leaves}) > 1
+  ]
+
+
+def _names(keys: Sequence[str], values: Sequence[Mapping]) -> list[str]:
+  """ "learning_rate=0.001, warmup_steps=10", keys as short as is clear."""
+  if not keys:
+    return ["all runs"]
+  last = collections.Counter(key.rpartition(".")[2] for key in keys)
+  names: list[str] = []
+  for one in values:
+    words = []
+    for key in keys:
+      tail = key.rpartition(".")[2]
+      text = _shown(one.get(key, "(not there)"))
+      words.append(f"{tail if last[tail] == 1 else key}={text}")
+    name = ", ".join(words)
+    # Two long values may begin alike.
+    count = sum(n == name or n.startswith(f"{name} #") for n in names)
+    names.append(f"{name} #{count + 1}" if count else name)
+  return names
+
+
+def _shown(value) -> str:
+  text = value if isinstance(value, str) else json.dumps(value)
+  return text if len(text) <= MOST_IN_NAME else f"{text[: MOST_IN_NAME - 3]}..."
+
+
+def find_arm(arms: Sequence[Arm], name: str) -> Arm:
+  """The arm of that name; BadConfig, with the names there are, without one."""
+  for arm in arms:
+    if arm.name == name:
+      return arm
+  names = [arm.name for arm in arms]
+  listed = "".join(f"\n  {n!r}" for n in names)
+  raise BadConfig(
+    f"--baseline={name!r}: there is no such arm{nearest(name, names)} "
+    f"(there are:{listed})"
+  )

@@ -1,0 +1,193 @@
+"""What all pictures share: colours, numbers on an axis, saving.
+
+Colours are those of Okabe and Ito, which the colour-blind tell apart; beyond
+eight, steps of viridis, which are also steps of grey in print, with dashes.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from aigc_jax.errors import BadConfig, StorageFailure
+
+PALETTE = (
+  "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000",
+)  # fmt: skip
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+KINDS = (".png", ".pdf", ".svg")
+LOG_STYLE = dict(which="both", alpha=0.3, linewidth=0.5)
+
+AXIS_LABELS = {
+  "step": "steps",
+  "tokens": "tokens",
+  "examples": "examples",
+  "flops": "FLOPs",
+  "seconds": "time",
+}
+
+
+def plots():
+  """matplotlib's pyplot, drawing to files; BadConfig where it is missing."""
+  try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+  except ImportError:
+    raise BadConfig(
+      "drawing needs matplotlib: pip install matplotlib"
+    ) from None
+  pyplot.rcParams.update(
+    {
+      "axes.spines.top": False,
+      "axes.grid": True,
+      "grid.alpha": 0.3,
+      "grid.linewidth": 0.6,
+      "axes.axisbelow": True,
+      "font.size": 9.5,
+      "axes.titlesize": 10.5,
+      "svg.fonttype": "none",
+    }
+  )
+  return pyplot
+
+
+def colours(count: int) -> list:
+  """`count` colours, all different."""
+  if count <= len(PALETTE):
+    return list(PALETTE[:count])
+  from matplotlib import colormaps
+
+  return [colormaps["viridis"](0.92 * i / (count - 1)) for i in range(count)]
+
+
+def dash(i: int, count: int):
+  """The dashes of line `i` of `count`: plain where colours do it alone."""
+  return DASHES[i % len(DASHES)] if count > len(PALETTE) else "-"
+
+
+def short(value: float, _=None) -> str:
+  """400000 as 400k; M, B and T beyond."""
+  for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    if abs(value) >= size:
+      return f"{value / size:.4g}{letter}"
+  return f"{value:.4g}"
+
+
+def power(value: float, _=None) -> str:
+  """2e15 as FLOPs are written; small ones as they are."""
+  if value == 0 or abs(value) < 1e4:
+    return f"{value:.4g}"
+  exponent = math.floor(math.log10(abs(value)) + 1e-9)
+  return f"{value / 10**exponent:.4g}e{exponent}"
+
+
+def duration(value: float, _=None) -> str:
+  """Seconds as s, min, h or d."""
+  for size, unit in ((172_800, "d"), (7_200, "h"), (120, "min")):
+    if abs(value) >= size:
+      scale = {"d": 86_400, "h": 3_600, "min": 60}[unit]
+      return f"{value / scale:.3g} {unit}"
+  return f"{value:.3g} s" if value else "0"
+
+
+FORMATS: dict[str, Callable] = {"flops": power, "seconds": duration}
+
+
+def format_axis(axis, kind: str, *, log: bool = False) -> None:
+  """Numbers as people say them on an axis of steps, tokens, FLOPs or time."""
+  from matplotlib import ticker
+
+  if log:
+    axis.set_major_locator(ticker.LogLocator(base=10, subs=(1.0, 3.0)))
+    axis.set_minor_formatter(ticker.NullFormatter())
+  elif kind == "seconds":
+    # Steps of 60 rather than of 100: 5 min, 10 min.
+    axis.set_major_locator(_TimeLocator())
+  write = FORMATS.get(kind, short)
+  axis.set_major_formatter(ticker.FuncFormatter(write))
+
+
+def _TimeLocator():
+  from matplotlib import ticker
+
+  class Times(ticker.MaxNLocator):
+    """Whole minutes or hours where the axis is that long."""
+
+    def tick_values(self, low, high):
+      for unit, enough in ((86_400, 172_800), (3_600, 7_200), (60, 120)):
+        if high - low >= enough:
+          return unit * super().tick_values(low / unit, high / unit)
+      return super().tick_values(low, high)
+
+  return Times(nbins=8, steps=[1, 2, 3, 5, 6, 10])
+
+
+def plain_numbers(axis) -> None:
+  """3, 3.5, 4 on an axis of logarithms that spans less than a few decades."""
+  from matplotlib import ticker
+
+  low, high = axis.get_view_interval()
+  if not 0 < low < high:
+    return
+  decades = math.log10(high / low)
+  if decades < 1.2:
+    axis.set_major_locator(ticker.MaxNLocator(6))
+    axis.set_minor_locator(ticker.NullLocator())
+  else:
+    axis.set_major_locator(ticker.LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_formatter(ticker.NullFormatter())
+  axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:.4g}"))
+
+
+def legend_beside(figure, handles: list, labels: list[str]) -> None:
+  """A legend outside the axes: to the right, or below where it is long."""
+  rows_beside = int(figure.get_figheight() / 0.21)
+  if len(labels) <= rows_beside and max(map(len, labels)) <= 44:
+    figure.legend(
+      handles, labels, loc="outside right upper", frameon=False, fontsize=8.5
+    )
+    width = 0.9 + 0.062 * max(map(len, labels))
+    figure.set_figwidth(figure.get_figwidth() + width)
+    return
+  columns = max(1, min(4, int(120 / (8 + max(map(len, labels))))))
+  lines = math.ceil(len(labels) / columns)
+  figure.set_figheight(figure.get_figheight() + 0.19 * lines)
+  figure.legend(
+    handles, labels, loc="outside lower center", frameon=False, fontsize=8.5,
+    ncols=columns,
+  )  # fmt: skip
+
+
+def check_kind(out: str | Path) -> None:
+  """Raises BadConfig for the name of a file that is no picture."""
+  if Path(out).suffix.lower() not in KINDS:
+    raise BadConfig(
+      f"--out={out}: a picture ends in {', '.join(KINDS)}, such as "
+      f"{Path(out).with_suffix('.png')}"
+    )
+
+
+def save(figure, out: str | Path) -> Path:
+  """Writes the picture aside and moves it to `out`; closes it."""
+  out = Path(out).expanduser()
+  check_kind(out)
+  aside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+  try:
+    figure.savefig(aside, dpi=160, metadata=_undated(out))
+    os.replace(aside, out)
+  except OSError as error:
+    raise StorageFailure(f"{out} cannot be written: {error}") from error
+  finally:
+    aside.unlink(missing_ok=True)
+    plots().close(figure)
+  return out
+
+
+@functools.cache
+def _undated(out: Path) -> dict | None:
+  """Metadata without a date: the same picture is the same file."""
+  dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+  return dates.get(out.suffix.lower())

@@ -1,0 +1,194 @@
+"""Runs as reports see them: what a work directory says, read as data."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax import run
+from aigc_jax.errors import BadConfig, nearest
+from aigc_jax.trainer.journal import EVENTS, METRICS, rows
+
+# What a row says of how far the run has come.
+AXES = ("step", "tokens", "examples", "flops", "seconds")
+FINISHED, UNFINISHED, DIVERGED = "finished", "unfinished", "diverged"
+# How deep below a folder that is no run its runs are looked for.
+DEPTH = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """A run: its configuration, where it comes from, its rows.
+
+  name: the end of its path that no other run of the report shares.
+  config, about, result: {} where the work directory lacks the file.
+  """
+
+  path: Path
+  name: str
+  config: dict
+  about: dict
+  result: dict
+  rows: list[dict]
+
+  @property
+  def seed(self) -> int | None:
+    """The seed it was started with; None where nothing says it."""
+    known = self.config if "seed" in self.config else self.about
+    return known.get("seed")
+
+  @property
+  def planned(self) -> int | None:
+    """How many steps it is to take; None where nothing says it."""
+    return self.config["steps"] if "steps" in self.config else None
+
+  @property
+  def last_step(self) -> int:
+    """The last step that a row speaks of; 0 without rows."""
+    return max((row.get("step") or 0 for row in self.rows), default=0)
+
+  @functools.cached_property
+  def metrics(self) -> list[str]:
+    """The names of all it measured, sorted."""
+    return sorted({k for row in self.rows for k in row} - set(AXES))
+
+  def series(self, metric: str, against: str) -> tuple:
+    """(x, y), float64, in the order of the rows; NaN for what is not finite.
+
+    Raises BadConfig, with the names there are, for a metric or an axis that
+    no row has.
+    """
+    found = [
+      (row[against], row[metric])
+      for row in self.rows
+      if metric in row and row.get(against) is not None
+    ]
+    if not found:
+      self._refuse(metric, against)
+    x, y = zip(*found, strict=True)
+    return _floats(x, against, self.path), _floats(y, metric, self.path)
+
+  def _refuse(self, metric: str, against: str) -> None:
+    if not self.rows:
+      raise BadConfig(
+        f"{self.path} has no rows in its {METRICS}: it never came to a step"
+      )
+    if metric in self.metrics:
+      axes = [a for a in AXES if any(r.get(a) is not None for r in self.rows)]
+      raise BadConfig(
+        f"{self.path} does not count {against!r} (its rows have: "
+        f"{', '.join(axes)})"
+      )
+    raise BadConfig(
+      f"{self.path} has no {metric!r} in its metrics"
+      f"{nearest(metric, self.metrics)} (there are: "
+      f"{', '.join(self.metrics) or 'none'})"
+    )
+
+  @functools.cached_property
+  def status(self) -> str:
+    """finished, unfinished or diverged.
+
+    Diverged: the last training loss is not a number, or the run ended for
+    losses that were none. Finished: it left a result at its last step.
+    """
+    losses = [r["train/loss"] for r in self.rows if "train/loss" in r]
+    if losses and not _finite(losses[-1]):
+      return DIVERGED
+    events = rows(self.path / EVENTS)
+    if events and events[-1].get("event") == "non_finite":
+      return DIVERGED
+    if not self.result:
+      return UNFINISHED
+    done = self.result.get("step", 0)
+    late = self.planned is not None and done < self.planned
+    return UNFINISHED if late else FINISHED
+
+
+def _finite(value) -> bool:
+  return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _floats(values: Sequence, name: str, path: Path) -> np.ndarray:
+  """As float64, null as NaN; raises BadConfig for what is no number."""
+  for value in values:
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+      raise BadConfig(f"{path}: {name!r} is no number but {value!r}")
+  return np.array([math.nan if v is None else v for v in values], np.float64)
+
+
+def open_runs(words: Sequence[str]) -> list[Record]:
+  """The runs in these folders: work directories, or folders of those.
+
+  Raises BadConfig where a folder is missing, holds no run, or is named twice.
+  """
+  paths: list[Path] = []
+  for word in words:
+    for path in _runs_below(word):
+      if any(path.resolve() == other.resolve() for other in paths):
+        raise BadConfig(f"{path} is named twice: one run counts once")
+      paths.append(path)
+  names = distinct([path.resolve().parts for path in paths])
+  return [
+    Record(
+      path=path,
+      name=name,
+      config=_read(run.config_in, path, "config.json"),
+      about=_read(run.provenance_in, path, "run.json"),
+      result=_read(run.result_in, path, "result.json"),
+      rows=rows(path / METRICS),
+    )
+    for path, name in zip(paths, names, strict=True)
+  ]
+
+
+def _read(reader, path: Path, name: str) -> dict:
+  return reader(path) if (path / name).is_file() else {}
+
+
+def _runs_below(word: str) -> list[Path]:
+  path = Path(word).expanduser()
+  if not path.exists():
+    raise BadConfig(f"{word}: there is no such folder")
+  if not path.is_dir():
+    raise BadConfig(f"{word} is a file: expected the work directory of a run")
+  if _is_run(path):
+    return [path]
+  found = [
+    below
+    for depth in range(1, DEPTH + 1)
+    for below in sorted(path.glob("/".join("*" * depth)))
+    if _is_run(below) and not any(_is_run(p) for p in _between(path, below))
+  ]
+  if not found:
+    raise BadConfig(
+      f"{word} holds no run: there is no {METRICS} in it nor in folders below "
+      "it (expected the --workdir that training was given)"
+    )
+  return sorted(found)
+
+
+def _between(above: Path, below: Path) -> list[Path]:
+  return [p for p in below.parents if above in p.parents]
+
+
+def _is_run(path: Path) -> bool:
+  return (path / METRICS).is_file() or (path / "run.json").is_file()
+
+
+def distinct(paths: Sequence[Sequence[str]]) -> list[str]:
+  """For each path, its shortest end that is the end of no other."""
+
+  def end(parts, length):
+    return "/".join(parts[-length:])
+
+  names = []
+  for parts in paths:
+    for length in range(1, len(parts) + 1):
+      if sum(end(p, length) == end(parts, length) for p in paths) == 1:
+        break
+    names.append(end(parts, length))
+  return names

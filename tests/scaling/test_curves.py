@@ -1,0 +1,207 @@
+"""report curve: pictures that say which line is which, and of what."""
+
+import numpy as np
+import pytest
+
+from aigc_jax.errors import BadConfig
+from aigc_jax.scaling import curves, pictures
+from aigc_jax.scaling.arms import arms_of
+from aigc_jax.scaling.runs import distinct, open_runs
+from tests.scaling.made import made_run, power_loss
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+  """Twelve runs of one folder, each with its own rate."""
+  folder = tmp_path_factory.mktemp("runs") / "twelve"
+  for i in range(12):
+    rate = {"optim.learning_rate": 1e-3 * (i + 1)}
+    made_run(folder / f"run{i:02d}", best=2 + 0.05 * i, config=rate)
+  return open_runs([str(folder)])
+
+
+def figure_of(runs, *metrics, **style):
+  lines = curves.single(runs)
+  figure = curves.picture(
+    lines, metrics=metrics or ("train/loss",), style=curves.Style(**style)
+  )
+  figure.canvas.draw()
+  return figure
+
+
+def box(artist):
+  return artist.get_window_extent()
+
+
+def test_a_curve_is_a_picture_of_every_kind(twelve, tmp_path):
+  for kind, start in {
+    ".png": b"\x89PNG",
+    ".pdf": b"%PDF",
+    ".svg": b"<?xm",
+  }.items():
+    out = curves.draw(
+      curves.single(twelve[:2]), tmp_path / f"x{kind}", metrics=["train/loss"]
+    )
+    assert out.read_bytes().startswith(start)
+  assert len(list(tmp_path.iterdir())) == 3  # nothing is left aside
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 12, 40, 100])
+def test_each_run_has_a_colour_of_its_own_however_many(count):
+  from matplotlib.colors import to_hex
+
+  found = {to_hex(c) for c in pictures.colours(count)}
+  assert len(found) == count and "#ffffff" not in found
+
+
+@pytest.mark.parametrize("count", [2, 12, 40])
+def test_the_legend_covers_no_axes_and_names_every_run(count, twelve):
+  runs = (list(twelve) * 4)[:count]
+  figure = figure_of(runs)
+  (legend,) = figure.legends
+  assert not box(legend).overlaps(figure.axes[0].get_tightbbox())
+  assert len(legend.get_texts()) == count
+  whole = figure.bbox
+  assert whole.x0 <= box(legend).x0 and box(legend).x1 <= whole.x1
+  assert whole.y0 <= box(legend).y0 and box(legend).y1 <= whole.y1
+
+
+def test_runs_of_equal_names_are_told_apart_by_their_folders():
+  paths = [("r", "a", "0"), ("r", "b", "0"), ("r", "b", "1")]
+  assert distinct(paths) == ["a/0", "b/0", "1"]
+
+
+def test_a_metric_of_another_quantity_has_the_axis_on_the_right(twelve):
+  figure = figure_of(twelve[:2], "train/loss", "optim/learning_rate")
+  left, right = figure.axes
+  assert (left.get_ylabel(), right.get_ylabel()) == ("loss", "learning rate")
+  assert right.yaxis.get_label_position() == "right"
+  colours = [
+    [line.get_color() for line in a.get_lines()] for a in (left, right)
+  ]
+  assert colours[0] == colours[1] and len(set(colours[0])) == 2
+  with pytest.raises(BadConfig, match="3 quantities"):
+    figure_of(
+      twelve[:1], "train/loss", "optim/learning_rate", "data/batch_hash"
+    )
+
+
+def test_losses_of_training_and_held_out_data_share_an_axis(twelve):
+  figure = figure_of(twelve[:1], "train/loss", "eval/heldout/loss")
+  assert len(figure.axes) == 1
+  assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+    "train/loss",
+    "eval/heldout/loss",
+  ]
+
+
+@pytest.mark.parametrize(
+  "value, text",
+  [(400_000, "400k"), (1.2e6, "1.2M"), (3e9, "3B"), (2e12, "2T"), (0, "0"),
+   (999, "999"), (0.5, "0.5")],
+)  # fmt: skip
+def test_numbers_on_an_axis_are_short(value, text):
+  assert pictures.short(value) == text
+
+
+def test_flops_and_seconds_read_as_people_say_them():
+  assert [pictures.power(v) for v in (0, 250, 1e15, 2.5e21)] == [
+    "0", "250", "1e15", "2.5e21",
+  ]  # fmt: skip
+  assert [pictures.duration(v) for v in (0, 30, 300, 7200, 172_800)] == [
+    "0", "30 s", "5 min", "2 h", "2 d",
+  ]  # fmt: skip
+
+
+def test_a_title_logarithms_and_a_running_mean(twelve):
+  figure = figure_of(twelve[:2], title="Peak rates", log=("x", "y"), smooth=5)
+  axes = figure.axes[0]
+  assert axes.get_title("left") == "Peak rates"
+  assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+  assert "running mean of 5 rows" in axes.get_ylabel()
+
+
+def test_a_running_mean_keeps_straight_lines_and_gaps():
+  y = np.arange(20.0)
+  assert np.allclose(curves.running_mean(y, 7), y)
+  y[5] = np.nan
+  smooth = curves.running_mean(y, 7)
+  assert np.isnan(smooth[5]) and np.isfinite(np.delete(smooth, 5)).all()
+  assert smooth[6] == pytest.approx(np.nanmean(y[3:10]))
+
+
+def test_an_inset_of_the_end_lies_where_no_curve_is(twelve, tmp_path):
+  rising = made_run(tmp_path / "rising", loss=lambda s: float(s))
+  flat = made_run(tmp_path / "flat", loss=lambda s: 2.0 + (s % 2) * 1.0)
+  for runs in (twelve[:3], open_runs([str(rising)]), open_runs([str(flat)])):
+    figure = figure_of(runs, zoom=0.25)
+    axes = figure.axes[0]
+    (inset,) = axes.child_axes
+    around = box(inset)
+    for line in axes.get_lines():
+      xy = axes.transData.transform(np.column_stack(line.get_data()))
+      assert not any(around.contains(*p) for p in xy)
+    low, high = inset.get_xlim()
+    assert low >= 0.7 * high
+
+
+def test_where_a_run_broke_off_stands_a_cross_and_null_is_a_gap(tmp_path):
+  path = made_run(
+    tmp_path / "a", loss=lambda s: power_loss(s) if s < 20 and s != 7 else None
+  )
+  (run,) = open_runs([str(path)])
+  assert run.status == "diverged"
+  line, cross = figure_of([run]).axes[0].get_lines()
+  assert np.isnan(line.get_ydata()[6]) and np.isnan(line.get_ydata()[-1])
+  assert cross.get_marker() == "x" and cross.get_xdata()[0] == 8 * 19
+
+
+def test_a_loss_of_nothing_is_drawn_and_not_left_out(tmp_path):
+  path = made_run(tmp_path / "a", loss=lambda s: 0.0)
+  (run,) = open_runs([str(path)])
+  assert (run.series("train/loss", "step")[1] == 0).all()
+  assert len(run.series("train/loss", "step")[0]) == 40
+  with pytest.raises(BadConfig, match="nowhere above 0"):
+    figure_of([run], log=("y",))
+
+
+def test_seeds_of_an_arm_are_their_mean_in_a_band(tmp_path):
+  for arm, qk_norm in (("a", False), ("b", True)):
+    for seed in range(3):
+      made_run(
+        tmp_path / f"{arm}{seed}", seed=seed, config={"model.qk_norm": qk_norm}
+      )
+  arms = arms_of(open_runs([str(tmp_path)]))
+  assert [a.name for a in arms] == ["qk_norm=false", "qk_norm=true"]
+  assert [a.seeds for a in arms] == [[0, 1, 2]] * 2
+  line = curves.Line(arms[0].name, arms[0].runs)
+  curve = curves.averaged(line, "eval/heldout/loss", curves.Style())
+  assert curve.mean[-1] == pytest.approx(power_loss(40) + 0.01)
+  assert curve.sd[-1] == pytest.approx(0.01)
+  for against in ("tokens", "seconds"):
+    style = curves.Style(against=against)
+    figure = curves.picture([line], metrics=["train/loss"], style=style)
+    assert len(figure.axes[0].collections) == 1
+
+
+def test_what_is_not_there_is_named(twelve, tmp_path):
+  for word, message in {
+    "nowhere": "nowhere: there is no such folder",
+    str(tmp_path): "holds no run",
+    __file__: "is a file",
+  }.items():
+    with pytest.raises(BadConfig, match=message):
+      open_runs([word])
+  path = str(twelve[0].path)
+  with pytest.raises(BadConfig, match="named twice"):
+    open_runs([path, f"{path}/"])
+  with pytest.raises(BadConfig, match="did you mean 'train/loss'"):
+    figure_of(twelve[:1], "train/los")
+  with pytest.raises(BadConfig, match="does not count 'examples'"):
+    figure_of(twelve[:1], against="examples")
+  with pytest.raises(BadConfig, match="such as x.png"):
+    pictures.check_kind("x.txt")
+  with pytest.raises(BadConfig, match="expected x, y"):
+    curves.Style(log=("z",))
+  with pytest.raises(BadConfig, match="did you mean 'optim.learning_rate'"):
+    arms_of(twelve, ["optim.learning_rat"])
