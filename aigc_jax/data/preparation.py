@@ -102,7 +102,7 @@ def _sample(source, split: str) -> list[str]:
 
 
 def _folder(source, split: str, tokenizer, root: Path) -> Path:
-  key = _key("store 1", source.fingerprint, source.division, split,
+  key = _key("store 2", source.fingerprint, source.division, split,
              tokenizer.fingerprint)  # fmt: skip
   return root / "stores" / f"{_safe(source.name)}-{_safe(split)}-{key}"
 
@@ -146,9 +146,11 @@ def open_stores(
     part = split or spec["split"]
     folder = _folder(source, part, found, root)
     if folder.is_dir():
-      stores.append(Store(folder))
-      continue
-    stores.append(_prepare(folder, source, part, found, workers, say, progress))
+      store = Store(folder)
+    else:
+      store = _prepare(folder, source, part, found, workers, say, progress)
+    store.check(say, progress)
+    stores.append(store)
   return found, stores
 
 

@@ -3,40 +3,84 @@
 FOLDER/manifest.json            counts, sha256 of everything, yardsticks
 FOLDER/tokens-00000.npy ...     uint16 or uint32: eot d1 eot d2 eot ... dn eot
 FOLDER/offsets-00000.npy ...    int64: where in the shard each document starts
+FOLDER.checked                  which files were found to be as they should
 
 The shards in order are one long stream. An end of text begins the next
 document as input and ends the one before as target, so every token but the
 very first is a target exactly once. A store is written aside and renamed
-(writer.py): a folder with this name is whole. Opening checks the sizes; the
-content is checked on request. Nothing here is executed, no array is a pickle.
+(writer.py): a folder with this name is whole. Nothing here is executed, no
+array is a pickle.
+
+Nothing is read from a file whose sha256 was not compared with the manifest's,
+which has a sha256 of its own. That is done when a store is opened for training
+(`check`), else when a shard is first read. Of a store of more than ALWAYS bytes
+it is remembered in FOLDER.checked, under inode, size and times of each file, so
+that a large store is read once and not at every start; `prepare --verify` reads
+it again.
 """
 
+import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from aigc_jax.errors import BadData
+from aigc_jax import records
+from aigc_jax.data import strict
+from aigc_jax.data.arrays import (
+  AGAIN,
+  ArrayFile,
+  State,
+  check_size,
+  most_open,
+  state_of,
+)
+from aigc_jax.data.disk import write_json
+from aigc_jax.errors import BadData, StorageFailure
+from aigc_jax.records import COUNT, SHA256
 
-FORMAT = 1
-HEADER = 128  # bytes before the data of every .npy here
+FORMAT = 2
 LARGEST_MANIFEST = 256 << 20
-AGAIN = "delete the folder and prepare it again"
-
-
-def header(dtype: np.dtype, count: int) -> bytes:
-  """The .npy header of a one-dimensional array, HEADER bytes long."""
-  head = f"{{'descr': '{dtype.str}', 'fortran_order': False, "
-  head += f"'shape': ({count},), }}"
-  size = HEADER - 10
-  return (
-    b"\x93NUMPY\x01\x00"
-    + size.to_bytes(2, "little")
-    + head.ljust(size - 1).encode()
-    + b"\n"
-  )
+# Smaller stores are compared at every start: 10 to 40 ms, of some seconds.
+ALWAYS = 16 << 20
+SHARD = {
+  "tokens": COUNT,
+  "documents": COUNT,
+  "sha256": SHA256,
+  "offsets_sha256": SHA256,
+}
+IDS = range(2**31)  # what int32 holds
+FORM = {
+  "format": int,
+  "name": str,
+  "split": str,
+  "source": str,
+  "tokenizer": {
+    "kind": str,
+    "name": str,
+    "vocab": range(1, 2**31),
+    "eot": IDS,
+    "fingerprint": SHA256,
+  },
+  "dtype": "<u2|<u4",
+  "tokens": COUNT,
+  "documents": COUNT,
+  "bytes": COUNT,
+  "bytes_per_token": float,
+  "replaced": COUNT,
+  "max_token": IDS,
+  "fingerprint": SHA256,
+  "yardsticks": {"gzip?": float, "xz?": float, "bytes?": COUNT},
+  "shards": [SHARD],
+  "seal": SHA256,
+}
+# The checked files of a store: its seal, and {file name: State}.
+CHECKED = {"seal": SHA256, "files": dict}
 
 
 def token_dtype(vocab: int) -> np.dtype:
@@ -50,105 +94,176 @@ def store_fingerprint(tokenizer: str, dtype: str, shards: list[dict]) -> str:
   return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def seal(manifest: dict) -> str:
+  """sha256 over all that a manifest says, but for the seal itself."""
+  content = {key: x for key, x in manifest.items() if key != "seal"}
+  text = json.dumps(content, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 class Store:
   """Reads a store. `manifest` is its manifest.json.
 
-  Raises BadData where the folder is no store, is not whole, or (verify=True)
-  holds other bytes than it says.
+  Raises BadData where the folder is no store, is not whole, or holds other
+  bytes than its manifest names: at once with verify=True, else when they are
+  read.
   """
 
   def __init__(self, folder, verify: bool = False):
     self.folder = Path(folder)
-    self.manifest = m = _manifest(self.folder)
-    try:
-      self.tokens: int = m["tokens"]
-      self.documents: int = m["documents"]
-      self.bytes: int = m["bytes"]
-      self.max_token: int = m["max_token"]
-      self.eot: int = m["tokenizer"]["eot"]
-      self.fingerprint: str = m["fingerprint"]
-      self.dtype = np.dtype(m["dtype"])
-      self._shards = m["shards"]
-      sizes = [s["tokens"] for s in self._shards]
-      found = store_fingerprint(
-        m["tokenizer"]["fingerprint"], m["dtype"], self._shards
-      )
-      offsets = [s["documents"] for s in self._shards]
-    except (KeyError, TypeError) as e:
-      raise BadData(f"{self.folder}/manifest.json: {e}; {AGAIN}") from e
-    if found != self.fingerprint or sum(sizes) != self.tokens:
-      raise BadData(f"{self.folder}: the manifest contradicts itself; {AGAIN}")
+    self.manifest = m = read_manifest(self.folder)
+    self.tokens: int = m["tokens"]
+    self.documents: int = m["documents"]
+    self.bytes: int = m["bytes"]
+    self.max_token: int = m["max_token"]
+    self.eot: int = m["tokenizer"]["eot"]
+    self.fingerprint: str = m["fingerprint"]
+    self.dtype = np.dtype(m["dtype"])
+    self._shards = m["shards"]
+    sizes = [s["tokens"] for s in self._shards]
+    documents = [s["documents"] for s in self._shards]
     self._ends = np.cumsum([0] + sizes)
     self._firsts = self._ends.tolist()
-    self._document_ends = np.cumsum([0] + offsets)
-    self._arrays: dict[int, np.ndarray] = {}
-    for i in range(len(sizes)):
-      self._check_size(self._path("tokens", i), sizes[i] * self.dtype.itemsize)
-      self._check_size(self._path("offsets", i), offsets[i] * 8)
+    self._document_ends = np.cumsum([0] + documents)
+    # What an array file must be: (kind of array, shard, dtype, count).
+    self._arrays = {}
+    for i, (size, count) in enumerate(zip(sizes, documents, strict=True)):
+      self._arrays[f"tokens-{i:05d}.npy"] = ("tokens", i, self.dtype, size)
+      self._arrays[f"offsets-{i:05d}.npy"] = (
+        "offsets", i, np.dtype("<i8"), count
+      )  # fmt: skip
+    self._states = {name: self._state(name) for name in self._arrays}
+    self._open = functools.lru_cache(most_open())(self._opened)
+    self._large = sum(state[1] for state in self._states.values()) > ALWAYS
+    self._checked: dict[str, State] = self._remembered() if self._large else {}
     if verify:
       self.verify()
 
-  def _path(self, what: str, i: int) -> Path:
-    return self.folder / f"{what}-{i:05d}.npy"
-
-  def _check_size(self, path: Path, data: int) -> None:
+  def _state(self, name: str) -> State:
+    path = self.folder / name
     try:
-      size = path.stat().st_size
+      status = os.stat(path)
     except OSError as e:
       raise BadData(f"{path}: {e.strerror}; {AGAIN}") from e
-    if size != HEADER + data:
-      raise BadData(
-        f"{path}: {size} bytes, expected {HEADER + data}: the store is "
-        f"incomplete or damaged; {AGAIN}"
+    _, _, dtype, count = self._arrays[name]
+    check_size(path, status, count * dtype.itemsize)
+    return state_of(status)
+
+  def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+    """Reads all of it and compares with the sha256 of the manifest."""
+    self._checked = {}
+    self._open.cache_clear()
+    self.check(progress=progress)
+
+  def check(
+    self,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> None:
+    """`verify` of what changed since it was checked, or was never."""
+    todo = [
+      name
+      for name, state in self._states.items()
+      if self._checked.get(name) != state
+    ]
+    total = sum(self._states[name][1] for name in todo)
+    if total > ALWAYS:
+      say(f"checking {total / 1e6:,.0f} MB of {self.folder}")
+    done = 0
+    with concurrent.futures.ThreadPoolExecutor(
+      min(8, os.cpu_count() or 1)
+    ) as pool:
+      try:
+        for name, _ in zip(todo, pool.map(self._open, todo), strict=True):
+          done += self._states[name][1]
+          if progress:
+            progress(done, total)
+      except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    if todo and self._large:
+      self._remember()
+
+  def _remembered(self) -> dict[str, State]:
+    """The states under which files were found to be right, if any are kept."""
+    path = beside(self.folder, ".checked")
+    try:
+      kept = records.check(strict.read(path), CHECKED, str(path))
+    except BadData:
+      return {}
+    if kept["seal"] != self.manifest["seal"]:
+      return {}
+    return {
+      name: tuple(state)
+      for name, state in kept["files"].items()
+      if records.fits(state, [int])
+    }
+
+  def _remember(self) -> None:
+    """A convenience: that it cannot be written harms nobody."""
+    with contextlib.suppress(OSError, StorageFailure):
+      write_json(
+        beside(self.folder, ".checked"),
+        {"seal": self.manifest["seal"], "files": self._checked},
       )
 
-  def verify(self) -> None:
-    """Reads all of it and compares with the sha256 of the manifest."""
-    for i, shard in enumerate(self._shards):
-      for what, key in (("tokens", "sha256"), ("offsets", "offsets_sha256")):
-        if payload_sha256(self._path(what, i)) != shard[key]:
-          raise BadData(
-            f"{self._path(what, i)}: not the bytes that the manifest names; "
-            f"{AGAIN}"
-          )
+  def _opened(self, name: str) -> ArrayFile:
+    """A file of the store, whose content is known to be right."""
+    what, i, dtype, count = self._arrays[name]
+    file = ArrayFile(self.folder / name, dtype, count)
+    if self._checked.get(name) != file.state:
+      self._compare(file, what, self._shards[i])
+      self._checked[name] = file.state
+    return file
 
-  def _shard(self, i: int) -> np.ndarray:
-    """The tokens of shard `i`, mapped and not read."""
-    if i not in self._arrays:
-      self._arrays[i] = self._map("tokens", i, self._shards[i]["tokens"])
-    return self._arrays[i]
-
-  def _map(self, what: str, i: int, count: int) -> np.ndarray:
-    path = self._path(what, i)
-    dtype = self.dtype if what == "tokens" else np.dtype("<i8")
-    if count == 0:
-      return np.zeros(0, dtype)
-    try:
-      found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e:
-      raise BadData(f"{path}: not an array: {e}; {AGAIN}") from e
-    if found.dtype != dtype or found.shape != (count,):
+  def _compare(self, file: ArrayFile, what: str, shard: dict) -> None:
+    """Raises BadData unless a file is what the manifest says."""
+    digest = hashlib.sha256()
+    most = self.max_token if what == "tokens" else shard["tokens"]
+    least, largest = 0, 0
+    for block in file.blocks():
+      digest.update(block.data)
+      least = min(least, int(block.min()))
+      largest = max(largest, int(block.max()))
+    expected = shard["sha256" if what == "tokens" else "offsets_sha256"]
+    if digest.hexdigest() != expected:
       raise BadData(
-        f"{path}: {found.dtype}{found.shape}, expected {dtype}({count},); "
+        f"{file.path}: not the bytes that the manifest names: it was changed "
+        f"or its disk is failing; {AGAIN}"
+      )
+    if least < 0 or largest > most:
+      raise BadData(
+        f"{file.path}: holds {least} to {largest}, expected 0 to {most}; "
         f"{AGAIN}"
       )
-    return found.view(np.ndarray)  # slices of a memmap are slow to make
 
-  def read(self, start: int, stop: int, out=None) -> np.ndarray:
-    """Tokens [start, stop) of the stream, int32; fewer at its end."""
-    stop = min(stop, self.tokens)
-    if out is None:
-      out = np.empty(max(stop - start, 0), np.int32)
+  def _fill(self, out: np.ndarray, start: int, stop: int) -> None:
+    """Tokens [start, stop) of the stream, across shards."""
     at = start
     i = int(np.searchsorted(self._ends, start, side="right")) - 1
     while at < stop:
-      first, last = int(self._ends[i]), int(self._ends[i + 1])
-      end = min(last, stop)
+      end = min(self._firsts[i + 1], stop)
       if end > at:
-        out[at - start : end - start] = self._shard(i)[at - first : end - first]
+        file = self._open(f"tokens-{i:05d}.npy")
+        file.fill(out[at - start : end - start], at - self._firsts[i])
         at = end
       i += 1
-    return out
+
+  def _as_ids(self, found: np.ndarray) -> np.ndarray:
+    """As int32. A file may change after it was compared: ids still fit."""
+    if found.size and int(found.max()) > self.max_token:
+      raise BadData(
+        f"{self.folder}: holds token id {int(found.max())}, expected "
+        f"{self.max_token} at most: it changed while it was read; {AGAIN}"
+      )
+    return found.astype(np.int32)
+
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """Tokens [start, stop) of the stream, int32; fewer at its end."""
+    stop = min(stop, self.tokens)
+    found = np.empty(max(stop - start, 0), self.dtype)
+    self._fill(found, start, stop)
+    return self._as_ids(found)
 
   def window(self, i: int, length: int) -> np.ndarray:
     """Window `i`: length + 1 tokens, the last one shared with the next.
@@ -163,19 +278,19 @@ class Store:
 
   def gather(self, numbers, length: int) -> np.ndarray:
     """The whole windows of these numbers: (len(numbers), length + 1) int32."""
-    out = np.empty((len(numbers), length + 1), np.int32)
+    found = np.empty((len(numbers), length + 1), self.dtype)
     starts = np.asarray(numbers, np.int64) * length
     stops = starts + length + 1
     shards = np.searchsorted(self._ends, starts, side="right") - 1
     whole = stops <= self._ends[shards + 1]
-    found = (x.tolist() for x in (starts, stops, shards, whole))
-    for row, start, stop, i, in_one in zip(out, *found, strict=True):
+    where = (x.tolist() for x in (starts, stops, shards, whole))
+    for row, start, stop, i, in_one in zip(found, *where, strict=True):
       if in_one:
-        first = self._firsts[i]
-        row[:] = self._shard(i)[start - first : stop - first]
+        file = self._open(f"tokens-{i:05d}.npy")
+        file.fill(row, start - self._firsts[i])
       else:
-        self.read(start, stop, row)
-    return out
+        self._fill(row, start, stop)
+    return self._as_ids(found)
 
   def document(self, i: int) -> np.ndarray:
     """The tokens of document `i`, without its end of text."""
@@ -187,33 +302,42 @@ class Store:
     if not 0 <= i < self.documents:
       raise IndexError(f"document {i} of {self.documents}")
     shard = int(np.searchsorted(self._document_ends, i, side="right")) - 1
-    offsets = self._offsets(shard)
-    local = i - int(self._document_ends[shard])
-    return int(self._ends[shard]) + int(offsets[local])
-
-  @functools.lru_cache(maxsize=64)  # noqa: B019  (stores live as long as runs)
-  def _offsets(self, shard: int) -> np.ndarray:
-    return self._map("offsets", shard, self._shards[shard]["documents"])
+    offset = np.empty(1, "<i8")
+    file = self._open(f"offsets-{shard:05d}.npy")
+    file.fill(offset, i - int(self._document_ends[shard]))
+    return self._firsts[shard] + int(offset[0])
 
 
-def payload_sha256(path: Path) -> str:
-  """sha256 of the data of an .npy file that this package wrote."""
-  with open(path, "rb") as f:
-    f.seek(HEADER)
-    return hashlib.file_digest(f, "sha256").hexdigest()
+def beside(folder: Path, suffix: str) -> Path:
+  """FOLDER.suffix; a name may contain dots of its own."""
+  return folder.with_name(folder.name + suffix)
 
 
-def _manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict:
+  """The manifest of a store, sealed, whole and free of contradictions."""
   path = folder / "manifest.json"
+  if not path.exists():
+    raise BadData(f"{path}: there is no token store here")
   try:
-    if path.stat().st_size > LARGEST_MANIFEST:
-      raise BadData(f"{path}: {path.stat().st_size} bytes is no manifest")
-    found = json.loads(path.read_bytes())
-  except OSError as e:
-    raise BadData(f"{path}: {e.strerror}; there is no token store here") from e
-  except ValueError as e:
-    raise BadData(f"{path}: not JSON: {e}; {AGAIN}") from e
-  version = found.get("format") if isinstance(found, dict) else None
-  if version != FORMAT:
-    raise BadData(f"{path}: format {version}, expected {FORMAT}; {AGAIN}")
-  return found
+    found = strict.read(path, LARGEST_MANIFEST)
+    version = found.get("format")
+    if version != FORMAT:
+      version = records.shown(version)
+      raise BadData(f"{path}: format {version}, expected {FORMAT}")
+    m = records.check(found, FORM, str(path))
+    if seal(m) != m["seal"]:
+      raise BadData(f"{path}: not what was written: its seal is another")
+    shards = m["shards"]
+    totals = {k: sum(s[k] for s in shards) for k in ("tokens", "documents")}
+    tokenizer = m["tokenizer"]
+    if (
+      totals != {k: m[k] for k in totals}
+      or m["fingerprint"]
+      != store_fingerprint(tokenizer["fingerprint"], m["dtype"], shards)
+      or m["dtype"] != token_dtype(tokenizer["vocab"]).str
+      or not m["max_token"] < tokenizer["vocab"]
+    ):
+      raise BadData(f"{path}: the manifest contradicts itself")
+  except BadData as e:
+    raise BadData(f"{e}; {AGAIN}") from None
+  return m

@@ -10,6 +10,7 @@ do not work (some network file systems) it would write the same bytes, and
 the first rename wins.
 """
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -26,27 +27,35 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_jax import records
+from aigc_jax.data import strict
+from aigc_jax.data.arrays import HEADER, header, payload_sha256
 from aigc_jax.data.disk import locked, storage, sync, unique, write_json
 from aigc_jax.data.documents import Document, Job
 from aigc_jax.data.store import (
   FORMAT,
-  HEADER,
   Store,
-  header,
-  payload_sha256,
+  beside,
+  seal,
   store_fingerprint,
   token_dtype,
 )
 from aigc_jax.errors import BadData
+from aigc_jax.records import COUNT, SHA256
 
 AT_ONCE = 1 << 20  # bytes of text encoded in one call
 YARDSTICK = 8 << 20  # bytes that gzip and xz are tried on
+# Of a finished shard, while the others are made.
+RECORD = {
+  "bytes": COUNT,
+  "replaced": COUNT,
+  "max_token": COUNT,
+  "tokens": COUNT,
+  "documents": COUNT,
+  "sha256": SHA256,
+  "offsets_sha256": SHA256,
+}
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
-
-
-def beside(folder: Path, suffix: str) -> Path:
-  """FOLDER.suffix; a name may contain dots of its own."""
-  return folder.with_name(folder.name + suffix)
 
 
 def write(
@@ -93,6 +102,7 @@ def _build(folder, source, split, tokenizer, workers, progress) -> None:
     )
   if split != "train":
     manifest["yardsticks"] = _yardsticks(source, split, jobs)
+  manifest["seal"] = seal(manifest)
   write_json(aside / "manifest.json", manifest)
   kept = {"manifest.json"}
   for i in range(len(jobs)):
@@ -120,11 +130,9 @@ def _start(aside: Path, jobs: list[Job]) -> None:
   plan = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()
   kept = aside / "plan.json"
   if aside.is_dir():
-    try:
-      if json.loads(kept.read_bytes())["plan"] == plan:
+    with contextlib.suppress(BadData):
+      if strict.read(kept).get("plan") == plan:
         return
-    except (OSError, ValueError, KeyError, TypeError):
-      pass
     shutil.rmtree(aside)
   aside.mkdir(parents=True)
   write_json(kept, {"plan": plan})
@@ -199,14 +207,15 @@ def _work(i: int, job: Job) -> dict:
 
 def _finished(aside: Path, i: int) -> dict | None:
   """The record of a shard that is whole, or None."""
+  path = aside / f"shard-{i:05d}.json"
   try:
-    record = json.loads((aside / f"shard-{i:05d}.json").read_bytes())
+    record = records.check(strict.read(path), RECORD, str(path))
     for what, key in (("tokens", "sha256"), ("offsets", "offsets_sha256")):
       path = aside / f"{what}-{i:05d}.npy"
       if payload_sha256(path) != record[key]:
         return None
     return record
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, BadData):
     return None
 
 
@@ -310,7 +319,8 @@ def _manifest(records, source, split, tokenizer) -> dict:
   bytes_ = sum(r["bytes"] for r in records)
   return {
     "format": FORMAT,
-    "name": source.name,
+    # A file name may be no text at all.
+    "name": source.name.encode("utf-8", "replace").decode(),
     "split": split,
     "source": source.fingerprint,
     "tokenizer": {

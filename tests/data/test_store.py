@@ -12,7 +12,9 @@ import pytest
 
 from aigc_jax import data
 from aigc_jax.data import writer
+from aigc_jax.data.arrays import ArrayFile
 from aigc_jax.data.sources import open_source
+from aigc_jax.data.store import seal
 from aigc_jax.data.tokenizers import Bytes
 from aigc_jax.errors import BadData, StorageFailure
 from tests.data.texts import prose, settings, text_source
@@ -263,7 +265,7 @@ def test_a_damaged_store_is_refused(store):
   bad = bytearray(good)
   bad[-2] ^= 1
   shard.write_bytes(bad)
-  data.Store(store.folder)  # sizes are right, content is checked on request
+  data.Store(store.folder)  # sizes are right; content is checked when read
   with pytest.raises(BadData, match="not the bytes that the manifest names"):
     data.Store(store.folder, verify=True)
   shard.write_bytes(good)
@@ -284,21 +286,127 @@ def test_a_header_that_is_no_plain_array_is_refused(store):
       data.Store(store.folder).read(0, 4)
 
 
+def rewrite(folder, change: dict, sealed: bool) -> None:
+  """Changes a manifest; `sealed` as somebody would who knows its seal."""
+  path = folder / "manifest.json"
+  found = json.loads(path.read_text()) | change
+  if sealed:
+    found["seal"] = seal(found)
+  path.write_text(json.dumps(found))
+
+
 @pytest.mark.parametrize(
   "change, message",
   [
-    (dict(format=0), "format 0, expected 1"),
+    (dict(format=0), "format 0, expected 2"),
     (dict(tokens=5), "contradicts itself"),
+    (dict(documents=5), "contradicts itself"),
+    (dict(max_token=257), "contradicts itself"),
     (dict(dtype="<u4"), "contradicts itself"),
     (dict(fingerprint="0" * 64), "contradicts itself"),
-    (dict(shards=3), "prepare it again"),
+    (dict(shards=3), "shards: expected a list, got 3"),
+    (dict(bytes=-1), "bytes: expected a whole number from 0"),
   ],
 )
 def test_a_changed_manifest_is_refused(store, change, message):
-  path = store.folder / "manifest.json"
-  path.write_text(json.dumps(json.loads(path.read_text()) | change))
-  with pytest.raises(BadData, match=message):
+  rewrite(store.folder, change, sealed=True)
+  with pytest.raises(BadData, match=f"{message}.*prepare it again"):
     data.Store(store.folder)
+
+
+@pytest.mark.parametrize(
+  "change", [dict(bytes=1), dict(replaced=1), dict(yardsticks={"gzip": 1.0})]
+)
+def test_all_of_a_manifest_is_sealed(store, change):
+  """Twice the bytes would halve bits per byte."""
+  rewrite(store.folder, change, sealed=False)
+  with pytest.raises(BadData, match="seal is another.*prepare it again"):
+    data.Store(store.folder)
+
+
+def flip(path, byte: int) -> None:
+  """Flips a bit, as a failing disk does: without a trace in the times."""
+  status = path.stat()
+  content = bytearray(path.read_bytes())
+  content[byte] ^= 1
+  path.write_bytes(content)
+  os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_flipped_bit_is_never_read(store, large, monkeypatch):
+  if large:
+    monkeypatch.setattr("aigc_jax.data.store.ALWAYS", 0)
+  data.Store(store.folder).check()
+  for name in ("tokens-00000.npy", "tokens-00003.npy"):
+    for byte in (130, -1):
+      flip(store.folder / name, byte)
+      again = data.Store(store.folder)
+      with pytest.raises(BadData, match=f"{name}.*not the bytes"):
+        again.check()
+      with pytest.raises(BadData, match=f"{name}.*not the bytes"):
+        again.gather(np.arange(again.windows(16)), 16)
+      flip(store.folder / name, byte)
+
+
+def test_a_large_store_is_compared_once(store, monkeypatch):
+  monkeypatch.setattr("aigc_jax.data.store.ALWAYS", 0)
+  read, said = [], []
+  blocks = ArrayFile.blocks
+
+  def counted(self):
+    read.append(self.path.name)
+    return blocks(self)
+
+  monkeypatch.setattr(ArrayFile, "blocks", counted)
+  first = data.Store(store.folder)
+  first.check(said.append)
+  assert len(read) == 2 * len(store.manifest["shards"])
+  assert "checking" in said[0] and str(store.folder) in said[0]
+  read.clear()
+  second = data.Store(store.folder)
+  second.check(said.append)
+  assert np.array_equal(stream_of(second), stream_of(store)) and len(said) == 1
+  read.clear()
+  stream_of(data.Store(store.folder))
+  assert not read
+  os.utime(store.folder / "tokens-00002.npy")
+  data.Store(store.folder).check()
+  assert read == ["tokens-00002.npy"]
+  read.clear()
+  data.Store(store.folder).verify()
+  assert len(read) == 2 * len(store.manifest["shards"])
+  for nonsense in ("{", '{"seal": 1, "files": {}}', '{"files": [1]}'):
+    (store.folder.parent / "store.checked").write_text(nonsense)
+    read.clear()
+    data.Store(store.folder).check()
+    assert len(read) == 2 * len(store.manifest["shards"])
+
+
+def test_a_file_that_becomes_shorter_while_it_is_open_is_named(store):
+  """Mapped, it would end the process with SIGBUS."""
+  store.check()
+  path = store.folder / "tokens-00001.npy"
+  os.truncate(path, 200)
+  with pytest.raises(BadData, match="tokens-00001.npy: ends at byte 200"):
+    stream_of(store)
+
+
+def test_an_id_beyond_the_vocabulary_never_leaves_a_store(store):
+  """On the device it would silently read another row."""
+  store.check()
+  with open(store.folder / "tokens-00000.npy", "r+b") as file:
+    file.seek(140)
+    file.write(b"\xff\xff")
+  with pytest.raises(BadData, match="token id 65535, expected 256 at most"):
+    store.gather(np.arange(4), 16)
+
+
+def test_more_shards_than_files_may_be_open(store, monkeypatch):
+  monkeypatch.setattr("aigc_jax.data.store.most_open", lambda: 2)
+  found = data.Store(store.folder)
+  assert np.array_equal(stream_of(found), stream_of(store))
+  assert found._open.cache_info().currsize == 2
 
 
 def test_what_is_no_store_is_refused(tmp_path):
