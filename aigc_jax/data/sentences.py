@@ -17,6 +17,7 @@ used as it is, and what it normalises away is lost.
 """
 
 import codecs
+import functools
 import hashlib
 import io
 import re
@@ -27,7 +28,7 @@ from itertools import chain
 import numpy as np
 import sentencepiece
 
-from aigc_jax.data import special
+from aigc_jax.data import special, spelling
 from aigc_jax.errors import BadConfig, BadData
 
 EOT = "<|endoftext|>"
@@ -61,15 +62,12 @@ def unescape(data: bytes) -> bytes:
 class Unescaper:
   """UTF-8 decoding, after `unescape`, of bytes that come a piece at a time."""
 
-  def __init__(self, escaped: bool):
-    self._escaped = escaped
+  def __init__(self):
     self._held = b""  # a DLE that waits for its second byte
     self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
   def push(self, data: bytes, final: bool = False) -> str:
     """The text that is certain now; with `final`, all of it."""
-    if not self._escaped:
-      return self._text.decode(data, final)
     data = self._held + data
     # An odd run of DLE at the end is an escape whose rest has not come.
     run = len(data) - len(data.rstrip(b"\x10"))
@@ -118,6 +116,10 @@ class SentencePiece:
       return "\ufffd".encode()
     return piece.replace("\u2581", " ").encode()
 
+  def _of(self, i: int) -> bytes:
+    """The bytes of an id; of one that only the model has, none."""
+    return self._bytes[i] if 0 <= i < self.vocab else b""
+
   def _keeps(self, text: str) -> bool:
     ids = self._sp.encode(text)
     return b"".join(self._bytes[i] for i in ids) == text.encode()
@@ -144,22 +146,34 @@ class SentencePiece:
 
   def decode_bytes(self, ids) -> bytes:
     """The bytes of the ids; special ids are nothing."""
-    data = b"".join(self._bytes[i] for i in np.asarray(ids).ravel().tolist())
+    data = b"".join(self._of(i) for i in np.asarray(ids).ravel().tolist())
     return unescape(data) if self.lossless else data
 
   def decode(self, ids) -> str:
     """The text of the ids; the inverse of `encode` if `lossless`."""
     if not self.lossless:
       ids = [i for i in np.asarray(ids).ravel().tolist()
-             if i < self._sp.piece_size()]  # fmt: skip
+             if 0 <= i < self._sp.piece_size()]  # fmt: skip
       return self._sp.decode(ids)
     return self.decode_bytes(ids).decode("utf-8", "replace")
 
-  def decoder(self):
-    """A function for ids that come one at a time."""
-    unescaper = Unescaper(escaped=self.lossless)
+  def decoder(self, after=()):
+    """A function for ids that come one at a time; see `tokenizers.Decoder`."""
+    if not self.lossless:
+      return spelling.Spelling(self._rules, after)
+    unescaper = Unescaper()
     return lambda i, final: unescaper.push(
-      b"" if i is None else self._bytes[i], final
+      b"" if i is None else self._of(i), final
+    )
+
+  @functools.cached_property
+  def _rules(self) -> spelling.Rules:
+    sp, pieces = self._sp, range(self._sp.piece_size())
+    held = frozenset(i for i in pieces if sp.is_byte(i))
+    others = (i for i in pieces if i not in held and not sp.is_unknown(i))
+    anchor = spelling.anchor_of(self.decode, others, "")
+    return spelling.Rules(
+      self.decode, lambda i: i not in pieces, held, "", anchor
     )
 
   def files(self) -> dict[str, bytes]:

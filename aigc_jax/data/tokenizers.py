@@ -10,6 +10,7 @@ fingerprint (sha256), lossless, byte_lengths (vocab,), and
 in a folder. Nothing that is loaded is executed.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -18,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_jax.data import special, strict
+from aigc_jax.data import special, spelling, strict
 from aigc_jax.data.disk import write_bytes, write_json
-from aigc_jax.data.sentences import SentencePiece, Unescaper
+from aigc_jax.data.sentences import SentencePiece
 from aigc_jax.errors import BadConfig, BadData, nearest
 
 LARGEST = 256 << 20  # bytes of a tokenizer file
@@ -69,12 +70,9 @@ class Bytes:
     """The text of the ids; what is not UTF-8 becomes U+FFFD."""
     return self.decode_bytes(ids).decode("utf-8", "replace")
 
-  def decoder(self):
-    """A function for ids that come one at a time."""
-    unescaper = Unescaper(escaped=False)
-    return lambda i, final: unescaper.push(
-      bytes([i]) if i is not None and i < 256 else b"", final
-    )
+  def decoder(self, after=()):
+    """A function for ids that come one at a time; see `Decoder`."""
+    return spelling.of_bytes(lambda i: bytes([i]) if 0 <= i < 256 else b"")
 
   def files(self) -> dict[str, bytes]:
     """What `save` writes besides the manifest."""
@@ -147,24 +145,19 @@ class HuggingFace:
     """The UTF-8 of `decode`."""
     return self.decode(ids).encode()
 
-  def decoder(self):
-    """A function for ids that come one at a time."""
-    ids: list[int] = []  # those whose text is not out yet, after one that is
+  def decoder(self, after=()):
+    """A function for ids that come one at a time; see `Decoder`."""
+    if self._spell:
+      return spelling.of_bytes(self._spell)
+    return spelling.Spelling(self._rules, after)
 
-    def push(i, final):
-      before = self.decode(ids[:1]) if push.led else ""
-      if i is not None:
-        ids.append(i)
-      text = self.decode(ids)
-      if text.endswith("\ufffd") and not final and len(ids) < 16:
-        return ""
-      new = text[len(before) :]
-      del ids[:-1]
-      push.led = bool(ids)
-      return new
+  @functools.cached_property
+  def _spell(self):
+    return spelling.spell_of(self._hf)
 
-    push.led = False
-    return push
+  @functools.cached_property
+  def _rules(self) -> spelling.Rules:
+    return spelling.rules_of(self._hf)
 
   def files(self) -> dict[str, bytes]:
     """What `save` writes besides the manifest."""
@@ -190,13 +183,14 @@ def _lengths(hf, ids: dict[str, int], vocab: int) -> np.ndarray:
 
 
 class Decoder:
-  """Ids to text as they come: never half a character, nothing lost.
+  """Ids to text as they come: in the end, what decoding all at once gives.
 
-  `push(id)` gives the text that is certain now, `flush()` the rest.
+  `push(id)` gives the text that no later id can change, `flush()` the rest.
+  after: the ids of a whole text that these continue.
   """
 
-  def __init__(self, tokenizer):
-    self._push = tokenizer.decoder()
+  def __init__(self, tokenizer, after=()):
+    self._push = tokenizer.decoder(tuple(after))
 
   def push(self, id: int) -> str:
     """The text that `id` completes; "" while a character is unfinished."""

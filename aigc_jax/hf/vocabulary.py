@@ -7,7 +7,7 @@ pre-tokenizer cuts it, a model gives ids, a decoder goes back.
 import base64
 import json
 
-from aigc_jax.data import sentences, special
+from aigc_jax.data import sentences, special, spelling
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf.table import Family
 
@@ -160,25 +160,13 @@ def _bpe(vocab: dict, merges: list, **more) -> dict:
 # Bytes.
 
 
-def byte_letters() -> list[str]:
-  """The character that a byte-level vocabulary writes for each byte.
-
-  Printable ones stand for themselves, the others are moved beyond 255.
-  """
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  others = [b for b in range(256) if b not in printable]
-  letters = {b: chr(b) for b in printable}
-  letters |= {b: chr(256 + i) for i, b in enumerate(others)}
-  return [letters[b] for b in range(256)]
-
-
 def of_bytes(tokenizer) -> dict:
   """tokenizer.json of the bytes tokenizer: 256 letters and an end of text."""
   level = dict(
     type="ByteLevel", add_prefix_space=False, trim_offsets=False,
     use_regex=False,
   )  # fmt: skip
-  vocab = {letter: byte for byte, letter in enumerate(byte_letters())}
+  vocab = {letter: byte for byte, letter in enumerate(spelling.byte_letters())}
   return _whole(
     added_tokens=[_special(tokenizer.eot, sentences.EOT)],
     normalizer=None,

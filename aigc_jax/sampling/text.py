@@ -9,10 +9,6 @@ from aigc_jax.data import Decoder
 from aigc_jax.errors import BadConfig
 from aigc_jax.sampling.decode import Engine, Row
 
-# Ids of the prompt that a decoder reads first, so that what follows is spelled
-# as a continuation (spaces, halves of a character) and not as a beginning.
-LEAD = 8
-
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
@@ -75,9 +71,8 @@ class _Writer:
     self, tokenizer, row: Row, stops: Sequence[str], ends: Sequence[int] = ()
   ):
     """ends: the ids at which the engine stops."""
-    self._ends, self._decoder = ends, Decoder(tokenizer)
-    for i in row.prompt[-LEAD:]:
-      self._decoder.push(i)
+    self._ends = ends
+    self._decoder = Decoder(tokenizer, after=row.prompt)
     self._cutter = Cutter(stops)
     self.tokens: list[int] = []
     self.text, self.finish = "", ""

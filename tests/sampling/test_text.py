@@ -23,7 +23,7 @@ class Letters:
   def encode(self, text):
     return np.array([self.alphabet.index(c) for c in text], np.int32)
 
-  def decoder(self):
+  def decoder(self, after=()):
     return lambda i, final: "" if i in (None, 36) else self.alphabet[i]
 
 
