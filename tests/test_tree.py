@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from aigc_jax import sharding, tree
+from aigc_jax import tree
 
 TREE = {
   "a": jnp.arange(12, dtype=jnp.float32).reshape(4, 3),
@@ -52,21 +51,3 @@ def test_the_digest_sees_names_and_the_order_of_elements():
     for t in ({"a": x}, {"b": x}, {"a": x[::-1]}, {"a": x.reshape(2, 3) + 1})
   ]
   assert len(set(values)) == len(values)
-
-
-@pytest.mark.parametrize("letters", ["BD", "DF", "VD", "DB"])
-def test_the_digest_is_the_same_on_every_mesh(letters):
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16)), jnp.float32)
-  mesh = sharding.make_mesh(
-    data=2, fsdp=2, expert=1, tensor=2, sequence=1, pipeline=1
-  )
-  cut = jax.device_put(x, sharding.shardings(letters, x.shape, mesh))
-  np.testing.assert_array_equal(
-    jax.jit(tree.digest)({"x": x}), jax.jit(tree.digest)({"x": cut})
-  )
-
-
-def test_a_64_bit_leaf_is_refused():
-  with jax.enable_x64(True):
-    with pytest.raises(TypeError, match="64-bit"):
-      tree.digest_leaf(jnp.zeros((1,), jnp.float64), 0)

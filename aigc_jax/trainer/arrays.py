@@ -16,6 +16,7 @@ from aigc_jax import tree
 from aigc_jax.errors import BadConfig
 from aigc_jax.trainer import manifest
 
+NAME = "arrays"  # the folder of them in a checkpoint
 # What Orbax and the file system raise when a save or a read goes wrong.
 ERRORS = (OSError, ValueError, TimeoutError, KeyError, TypeError)
 # What Orbax stumbles over in descriptions that parse but make no sense.

@@ -1,30 +1,32 @@
 """The manifest of a checkpoint: what was saved, and whether it is still that.
 
-  {"format": 1, "step": 500, "digest": [a, b],
+  {"format": 1, "step": 500, "digest_version": 2, "digest": [a, b],
    "leaves": [{"name": "params/embed/table", "shape": [...], "dtype": "float32",
                "digest": [a, b]}, ...],
    "files": {"arrays/d/1f...": 829704, ...},
-   "hashes": {"arrays/_METADATA": "...", ...}, "meta": {...}, "sha256": "..."}
+   "hashes": {"arrays/_METADATA": "...", ...}, "meta": {...},
+   "run": "3f0c...", "sha256": "..."}
 
 The digest of the state is the sum of its leaves' digests (`tree.digest`), so a
-part of the state can be checked alone and a damaged leaf has a name. `hashes`
-are of the small files, those that describe the arrays: they are proven before
-anything parses them. `sha256` covers the rest of the manifest. A manifest is
-data: read with bounds, never trusted as a path, never executed.
+part of the state can be checked alone and a damaged leaf has a name. Without
+"digest_version" it is the first (`linear_digest`). `hashes` are of the small
+files, those that describe the arrays: they are proven before anything parses
+them. `run` is the identity of the run (`identity`). `sha256` covers the rest of
+the manifest. A manifest is data: read with bounds, never trusted as a path,
+never executed.
 """
 
 import hashlib
 import json
 import math
 import os
-import zlib
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from aigc_jax import tree
+from aigc_jax.errors import BadConfig
+from aigc_jax.trainer import digests
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -52,35 +54,37 @@ def table(state) -> list[dict]:
   ]
 
 
-def digests(state) -> jax.Array:
-  """The digest of each leaf, uint32 (leaves, 2); runs under jit."""
-  rows = [
-    tree.digest_leaf(x, zlib.crc32(name.encode()))
-    for name, x in tree.flat(state).items()
-  ]
-  return jnp.stack(rows)
+def digest_version(content: dict) -> int:
+  """Which digest a manifest holds; BadConfig where a later program made it."""
+  version = content.get("digest_version", 1)
+  if version not in digests.LEAF:
+    known = ", ".join(map(str, digests.LEAF))
+    raise BadConfig(
+      f"the checkpoint of step {content['step']} has a digest of version "
+      f"{version}, which this program does not know (versions {known}): use "
+      "the program that saved it, or a later one"
+    )
+  return version
 
 
-def total(rows) -> list[int]:
-  """The digest of a tree from those of its leaves, equal to tree.digest."""
-  rows = np.asarray(rows, np.uint64)
-  return [int(x) for x in rows.sum(axis=0) % 2**32]
-
-
-def write(folder: Path, *, step: int, leaves: list[dict], meta: dict) -> int:
+def write(
+  folder: Path, *, step: int, leaves: list[dict], meta: dict, run: str = ""
+) -> int:
   """Writes and syncs the manifest of the files below `folder`; their bytes.
 
-  `leaves` is a table with the entry "digest" in every row.
+  `leaves` is a table with the entry "digest" in every row; `run` the identity
+  of the run that saves, where it has one.
   """
   content = {
     "format": FORMAT,
     "step": step,
-    "digest": total([leaf["digest"] for leaf in leaves]),
+    "digest_version": digests.VERSION,
+    "digest": digests.total([leaf["digest"] for leaf in leaves]),
     "leaves": leaves,
     "files": sizes(folder),
     "hashes": hashes(folder),
     "meta": meta,
-  }
+  } | ({"run": run} if run else {})
   content["sha256"] = _hash(content)
   with open(folder / NAME, "w") as file:
     json.dump(content, file, indent=1, allow_nan=False)
@@ -203,6 +207,9 @@ def _well_formed(content: dict) -> bool:
   files, leaves = content.get("files"), content.get("leaves")
   return (
     type(content.get("step")) is int
+    and type(content.get("digest_version", 1)) is int
+    and type(content.get("digest_version", 1)) is int
+    and isinstance(content.get("run", ""), str)
     and isinstance(content.get("digest"), list)
     and isinstance(content.get("hashes"), dict)
     and isinstance(content.get("meta"), dict)

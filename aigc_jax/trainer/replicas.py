@@ -54,7 +54,7 @@ def _digests(mesh: jax.sharding.Mesh, specs: Sequence[PartitionSpec]):
   """
 
   def local(leaves):
-    return jax.numpy.stack([tree.digest_leaf(x, 0) for x in leaves])[None]
+    return jax.numpy.stack([tree.digest_leaf(x) for x in leaves])[None]
 
   each = jax.shard_map(
     local,

@@ -25,7 +25,7 @@ import numpy as np
 
 from aigc_jax import run
 from aigc_jax.metrics import Mean
-from aigc_jax.trainer import manifest
+from aigc_jax.trainer import digests, manifest
 from aigc_jax.trainer import step as step_module
 from aigc_jax.trainer.checkpoint import Checkpoints
 from configs import bench
@@ -122,7 +122,9 @@ def main() -> None:
     checkpoints = Checkpoints(folder, every_steps=1, keep=1, keep_every_steps=0)
 
     def digest():
-      jax.device_get(checkpoints._whole(checkpoints._summarize, state))
+      jax.device_get(
+        digests.whole(digests.summary, state, finite=("params/*",))
+      )
 
     digest()
     digest_seconds = median(digest, 9)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import resource
 import shutil
@@ -19,8 +20,10 @@ from aigc_jax.errors import (
   StorageFailure,
   WorkdirInUse,
 )
-from aigc_jax.trainer import checkpoint, faults, manifest, replicas
+from aigc_jax.trainer import faults, manifest, replicas, saving
 from aigc_jax.trainer.checkpoint import Checkpoints
+from aigc_jax.trainer.identity import Identity
+from tests.trainer.golden import make as golden
 
 
 def make(step: int = 0, mesh=None, size: int = 64):
@@ -297,7 +300,7 @@ def test_a_failure_in_the_background_surfaces_and_the_next_save_succeeds(
   saved = opened(tmp_path / "c", told=told)
   fail(tmp_path, raise_at=[{"site": "save/rename", "n": 1, "errno": 28}])
   assert saved.save(5, make(5), {})
-  saved._save.thread.join()
+  saved._saver._save.thread.join()
   saved.check()
   assert saved.failures == 1 and told[0][0] == "save_failed"
   assert "No space left" in told[0][1]["reason"]
@@ -335,7 +338,7 @@ def test_a_file_that_may_not_grow_fails_the_save_and_leaves_the_old(tmp_path):
 
 def test_a_disk_without_room_is_seen_before_writing(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=100)
-  monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
+  monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage)
   saved = opened(tmp_path)
   assert not saved.save(5, make(5), {})
   assert "bytes free" in saved.failure and saved.steps() == []
@@ -528,3 +531,109 @@ def test_a_symbolic_link_is_no_file_of_a_checkpoint(copy):
   moved = shutil.move(path, copy.parent / "elsewhere")
   path.symlink_to(moved)
   assert opened(copy).restore(abstract(make()))[1]["step"] == 10
+
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "checkpoints"
+
+
+def test_a_checkpoint_of_an_earlier_program_is_read_and_told_once(tmp_path):
+  folder = shutil.copytree(GOLDEN, tmp_path / "checkpoints")
+  told = []
+  saved = opened(folder, told=told)
+  state, content = saved.restore(abstract(golden.state()))
+  assert same(state, golden.state()) and content["step"] == golden.STEP
+  assert "digest_version" not in content
+  assert [kind for kind, _ in told] == ["old_digest"]
+  saved.save(golden.STEP + 1, state, {})
+  assert saved.wait()
+  again = opened(folder, told=told)
+  assert same(again.restore(abstract(state))[0], state)
+  assert [kind for kind, _ in told] == ["old_digest", "save"]
+
+
+def test_a_flipped_bit_shows_in_an_earlier_checkpoint_too(tmp_path):
+  folder = shutil.copytree(GOLDEN, tmp_path / "checkpoints")
+
+  def other(content):
+    content["leaves"][3]["digest"][0] ^= 1
+
+  forge(folder / str(golden.STEP), other)
+  with pytest.raises(StorageFailure, match="no checkpoint is valid"):
+    opened(folder).restore(abstract(golden.state()))
+
+
+def test_a_digest_of_a_later_program_is_refused_and_left_alone(copy):
+  forge(copy / "15", lambda content: content.update(digest_version=3))
+  with pytest.raises(BadConfig, match="version 3.*later"):
+    opened(copy).restore(abstract(make()))
+  assert opened(copy).steps() == [5, 10, 15]
+
+
+def test_matrices_that_are_negated_are_no_checkpoint(tmp_path):
+  """What arrays hold is replaced by what another state holds, all sound."""
+  saved = opened(tmp_path)
+  state = {"params": {"w": make(5)["params"]["stack/w"]}}
+  negated = jax.tree.map(lambda x: -x, state)
+  saved.save(5, state, {})
+  saved.save(10, negated, {})
+  assert saved.wait()
+  contents = [manifest.read(tmp_path / name) for name in ("5", "10")]
+  forge(
+    tmp_path / "10",
+    lambda content: content.update(
+      digest=contents[0]["digest"], leaves=contents[0]["leaves"]
+    ),
+  )
+  assert saved.restore(abstract(state))[1]["step"] == 5
+
+
+@pytest.mark.parametrize(
+  "name", ["0999", "\u0663", "00", "9" * 30, "+7", "1_0"]
+)
+def test_only_a_name_that_is_its_own_number_is_a_step(copy, name):
+  shutil.copytree(copy / "15", copy / name)
+  saved = opened(copy)
+  saved.clean()
+  assert saved.steps() == [5, 10, 15] and saved.latest() == 15
+  assert saved.restore(abstract(make()))[1]["step"] == 15
+  assert (copy / name).is_dir()
+
+
+OURS = Identity("a" * 16)
+
+
+@pytest.fixture
+def ours(tmp_path):
+  """The steps 5 and 10 of one run."""
+  saved = opened(tmp_path / "ours", run=OURS)
+  for step in (5, 10):
+    saved.save(step, make(step), {})
+  assert saved.wait()
+  return tmp_path / "ours"
+
+
+@pytest.mark.parametrize(
+  "run", [Identity("b" * 16), Identity("", None), Identity("b" * 16, 100)]
+)
+def test_a_checkpoint_of_another_run_is_refused_and_left_alone(ours, run):
+  saved = opened(ours, run=run, keep=1)
+  with pytest.raises(
+    BadConfig, match=f"10 is a checkpoint of another.*{'a' * 9}"
+  ):
+    saved.restore(abstract(make()))
+  with pytest.raises(BadConfig, match="another run"):
+    saved.restore_params(abstract(make())["params"])
+  with pytest.raises(BadConfig, match="no whole checkpoint of step 5 of this"):
+    saved.rewind(5)
+  assert saved.latest() is None
+  saved.save(15, make(15), {})
+  saved.wait()
+  assert saved.steps() == [5, 10, 15], "another run's are not ours to delete"
+
+
+def test_checkpoints_without_an_identity_are_of_the_run_before_it_had_one(copy):
+  assert opened(copy, run=Identity("")).restore(abstract(make()))
+  assert opened(copy, run=Identity("a" * 16, 15)).restore(abstract(make()))
+  for run in (OURS, Identity("a" * 16, 14)):
+    with pytest.raises(BadConfig, match="15 is a checkpoint of another run"):
+      opened(copy, run=run).restore(abstract(make()))
