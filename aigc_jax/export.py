@@ -64,9 +64,9 @@ def export(
   head_dim = kwargs["head_dim"] or kwargs["dim"] // kwargs["heads"]
   kwargs = dict(kwargs, head_dim=head_dim)
   family = hf.choose_family(kwargs)
-  if tokenizer.vocab > kwargs["vocab"]:
+  if tokenizer.text_vocab > kwargs["vocab"]:
     raise BadConfig(
-      f"the tokenizer has {tokenizer.vocab} ids, the model model.vocab="
+      f"the tokenizer makes {tokenizer.text_vocab} ids, the model model.vocab="
       f"{kwargs['vocab']}: they do not belong together"
     )
   if not kwargs["position_length"]:

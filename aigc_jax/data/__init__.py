@@ -31,6 +31,7 @@ from aigc_jax.data.store import Store
 from aigc_jax.data.tokenizers import (
   Decoder,
   bytes_of,
+  check_ids,
   load,
   load_tokenizer,
   save,
@@ -38,8 +39,8 @@ from aigc_jax.data.tokenizers import (
 
 __all__ = [
   "Decoder", "EvalSet", "Store", "Stream", "batches", "build", "build_eval",
-  "bytes_of", "check_vocab", "find_tokenizer", "load", "load_tokenizer",
-  "place", "prepare", "prepared", "save",
+  "bytes_of", "check_ids", "check_vocab", "find_tokenizer", "load",
+  "load_tokenizer", "place", "prepare", "prepared", "save",
 ]  # fmt: skip
 
 

@@ -156,14 +156,15 @@ def _check_tokens(stores, tokenizer) -> None:
 
 
 def check_vocab(stream, vocab: int) -> None:
-  """Raises BadConfig where the model has fewer ids than the tokenizer.
+  """Raises BadConfig where the model has fewer ids than text can need.
 
   On the device an id out of range is no error: it silently reads another row.
   """
-  needed = stream.tokenizer.vocab
+  held = (store.max_token + 1 for store in stream.stores)
+  needed = max(stream.tokenizer.text_vocab, *held)
   if vocab < needed:
     raise BadConfig(
-      f"model.vocab={vocab}, but the tokenizer ({stream.tokenizer.name}) has "
+      f"model.vocab={vocab}, but the tokenizer ({stream.tokenizer.name}) makes "
       f"{needed} ids: --config.model.vocab={needed} (a multiple of 128 is "
       f"faster: {-(-needed // 128) * 128})"
     )

@@ -95,7 +95,7 @@ class SentencePiece:
     self._sp = sp
     pieces = sp.piece_size()
     self.eot = sp.eos_id() if sp.eos_id() >= 0 else pieces
-    self.vocab = max(pieces, self.eot + 1)
+    self.vocab = self.text_vocab = max(pieces, self.eot + 1)
     self.special = special.ids({}, self.eot, self.vocab)
     self._bytes = [self._piece(i) for i in range(self.vocab)]
     self.byte_lengths = np.array([len(b) for b in self._bytes], np.int32)

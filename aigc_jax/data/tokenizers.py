@@ -1,8 +1,9 @@
 """Text <-> ids: bytes, SentencePiece, or a Hugging Face tokenizer.json.
 
-Every tokenizer has: kind, name, vocab (how many ids), eot (the id between
-documents), start (the ids it puts before a prompt by itself, mostly none),
-special (ids for config.json, eos_token_id among them, see data/special.py),
+Every tokenizer has: kind, name, vocab (how many ids), text_vocab (how many a
+model needs rows for: special ids that no text makes may lie beyond), eot (the
+id between documents), start (the ids it puts before a prompt by itself, mostly
+none), special (ids for config.json, eos_token_id among them, see special.py),
 fingerprint (sha256), lossless, byte_lengths (vocab,), and
   encode(text) -> int32 array without special ids; encode_documents(texts)
   decode(ids) -> str; decode_bytes(ids) -> bytes
@@ -41,7 +42,7 @@ class Bytes:
 
   kind = "bytes"
   name = "bytes"
-  vocab = 257
+  vocab = text_vocab = 257
   eot = 256
   special = special.ids({}, 256, 257)
   start = ()
@@ -117,6 +118,14 @@ class HuggingFace:
     # What its post-processor adds in front: <s> for Llama, nothing for GPT-2.
     whole = hf.encode("", add_special_tokens=True).ids
     self.start = tuple(i for i in whole if i != self.eot or len(whole) == 1)
+    # Special tokens are not looked for in a text, so that only those that are
+    # pieces as well can come from one.
+    special_ids = _special_ids(hf)
+    made = {
+      *hf.get_vocab(with_added_tokens=False).values(), self.eot, *self.start,
+      *(i for i in ids.values() if i not in special_ids),
+    }  # fmt: skip
+    self.text_vocab = max(made) + 1
     self.lossless = False  # depends on its normaliser; not promised
     self.byte_lengths = _lengths(hf, ids, self.vocab)
     self.fingerprint = hashlib.sha256(
@@ -164,10 +173,14 @@ class HuggingFace:
     return {"tokenizer.json": self._model, **self.beside}
 
 
+def _special_ids(hf) -> set[int]:
+  return {i for i, t in hf.get_added_tokens_decoder().items() if t.special}
+
+
 def _lengths(hf, ids: dict[str, int], vocab: int) -> np.ndarray:
   """Bytes of each id's text: exact for byte-level tokenizers, else near."""
   lengths = np.zeros(vocab, np.int32)
-  special = {i for i, t in hf.get_added_tokens_decoder().items() if t.special}
+  special = _special_ids(hf)
   by_bytes = "ByteLevel" in type(hf.decoder).__name__
   for piece, i in ids.items():
     if i in special:
@@ -204,6 +217,20 @@ class Decoder:
 def bytes_of(tokenizer, ids) -> int:
   """How many bytes of text the ids stand for."""
   return int(tokenizer.byte_lengths[np.asarray(ids)].sum(dtype=np.int64))
+
+
+def check_ids(tokenizer, ids, vocab: int) -> None:
+  """Raises BadData for an id of a text that a model of `vocab` ids lacks.
+
+  On the device an id out of range is no error: it silently reads another row.
+  """
+  largest = int(np.max(ids, initial=0))
+  if largest >= vocab:
+    raise BadData(
+      f"the text holds token id {largest} ({tokenizer.decode([largest])!r}), "
+      f"and the model has ids up to {vocab - 1} only: leave that piece out of "
+      "the text, or use a model whose vocab is larger"
+    )
 
 
 def load_tokenizer(spec: str):

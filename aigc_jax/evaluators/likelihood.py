@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from aigc_jax.data import check_ids
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.layers.readout import Readout
 from aigc_jax.sampling.decode import bucket
@@ -106,6 +107,8 @@ class Scorer:
   ) -> list[Likelihood]:
     """The likelihood of the second of each pair of ids after the first."""
     rows = [self._row(*pair) for pair in pairs]
+    for ids, _ in rows:
+      check_ids(self.tokenizer, ids, self._model.vocab)
     # The longest first: what does not fit shows at once.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
     found: list[Likelihood | None] = [None] * len(rows)

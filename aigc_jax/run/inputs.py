@@ -34,10 +34,10 @@ def check_inputs(config: Config) -> None:
   name, vocab = config["data"]["tokenizer"], config["model"]["vocab"]
   needed = config["data"]["tokenizer_vocab"]
   if name != "sentencepiece":
-    needed = data.load_tokenizer(name).vocab
+    needed = data.load_tokenizer(name).text_vocab
   if vocab < needed:
     raise BadConfig(
-      f"model.vocab={vocab}, but the tokenizer ({name}) has {needed} ids: "
+      f"model.vocab={vocab}, but the tokenizer ({name}) makes {needed} ids: "
       f"--config.model.vocab={needed}"
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from aigc_jax.data import Decoder
+from aigc_jax.data import Decoder, check_ids
 from aigc_jax.errors import BadConfig
 from aigc_jax.sampling.decode import Engine, Row
 
@@ -119,7 +119,8 @@ def generate(
   (at most the engine's group). keep: how many tokens of a prompt are read at
   most, its last ones; None is all. show(index, sample, text) is given new text
   as it comes; poll is called between looks, and may raise. Raises BadConfig
-  for what cannot be done, before doing anything.
+  for what cannot be done, BadData for a prompt with ids that the model lacks,
+  before doing anything.
   """
   for name, value in dict(num_samples=num_samples, batch=batch).items():
     if value < 1:
@@ -129,6 +130,7 @@ def generate(
   rows = []
   for index, prompt in enumerate(prompts):
     ids = prompt_ids(tokenizer, prompt)
+    check_ids(tokenizer, ids, engine.model.vocab)
     ids = ids if keep is None else ids[-keep:]
     engine.check(len(ids), max_tokens)
     rows += [(index, Row(ids, sample)) for sample in range(num_samples)]

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from aigc_jax import data, run
+from aigc_jax import data, export, run
 from aigc_jax.data import sentences, special, tokenizers
-from aigc_jax.errors import BadData
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.hf import llama, vocabulary
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
@@ -181,3 +182,59 @@ def test_an_export_names_no_ids_that_the_vocabulary_lacks(folder):
   told = json.loads(made["generation_config.json"])
   assert told["eos_token_id"] == 2, "that of config.json, which exists"
   assert told["top_k"] == 5
+
+
+def with_word(folder, word, special):
+  """Adds an 18th id, which the 17 rows of the model's table do not have."""
+  path = str(folder / "tokenizer.json")
+  made = library.Tokenizer.from_file(path)
+  made.add_tokens([library.AddedToken(word, special=special)])
+  made.save(path)
+  return folder
+
+
+def reading(folder):
+  """What a config says of its data, as far as it is asked here."""
+  task = dict(kind="next_token")
+  return dict(tokenizer=f"hf:{folder}", tokenizer_vocab=0, task=task)
+
+
+def test_special_ids_beyond_the_table_are_no_hindrance(folder, tmp_path):
+  """As of Gemma 3 without images: its last id is never made by text."""
+  with_word(folder, "<image>", special=True)
+  tokenizer = found(folder)
+  assert (tokenizer.vocab, tokenizer.text_vocab) == (18, 17)
+  assert 17 not in tokenizer.encode("b <image> c")
+  out = tmp_path / "out"
+  export.export_run(
+    f"hf:{folder}", str(out), step=None, dtype="float32", shard_bytes=10**9
+  )
+  assert found(out).vocab == 18 and run.load(f"hf:{out}").model.vocab == 17
+  model = run.load(f"hf:{folder}").config["model"]
+  config = dict(model=model, data=reading(folder), init_from=f"hf:{folder}")
+  run.check_inputs(config)
+  run.check_origin(config, tokenizer)
+  narrow = config | dict(model=model | dict(vocab=16))
+  with pytest.raises(BadConfig, match="--config.model.vocab=17"):
+    run.check_inputs(narrow)
+
+
+def test_a_text_with_an_id_beyond_the_table_is_refused_by_name(folder):
+  with_word(folder, "<more>", special=False)
+  loaded = run.load(f"hf:{folder}", unroll=0)
+  assert loaded.tokenizer.text_vocab == 18 > loaded.model.vocab
+  engine = loaded.engine(Sampling(), seed=0, group=8)
+  named = r"id 17 \('<more>'\).*up to 16"
+  with pytest.raises(BadData, match=named):
+    generate(
+      engine, loaded.tokenizer, ["b", "c <more>"], max_tokens=2, num_samples=1,
+      stops=(), batch=1, steps=8,
+    )  # fmt: skip
+  scorer = Scorer(
+    loaded.model, loaded.params, loaded.tokenizer, length=8, batch=1
+  )
+  for score in (scorer.rolling, lambda text: scorer.pairs([("b", text)])):
+    with pytest.raises(BadData, match=named):
+      score(" c <more>")
+  with pytest.raises(BadConfig, match="makes 18 ids"):
+    run.check_inputs(dict(model=loaded.config["model"], data=reading(folder)))
