@@ -6,10 +6,11 @@ from flax import linen as nn
 from flax import struct
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers.einsum import Einsum, operand_dtype, together
+from aigc_jax.layers.einsum import Einsum, together
 from aigc_jax.layers.kernels import attend, check_kernel
 from aigc_jax.layers.norm import NormFactory
 from aigc_jax.layers.position import Rotation, rotate
+from aigc_jax.layers.products import operand_dtype
 from aigc_jax.layers.rounding import rounded
 from aigc_jax.layers.visible import Visible
 

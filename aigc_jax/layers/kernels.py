@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers import blocks, splash
-from aigc_jax.layers.einsum import product
+from aigc_jax.layers import splash
+from aigc_jax.layers.cpu import blocks
+from aigc_jax.layers.forms import are_plain
+from aigc_jax.layers.products import product
 from aigc_jax.layers.visible import Visible
 
 HIDDEN = -(2.0**30)  # a score that exp() turns into zero, finite in bfloat16
@@ -29,9 +31,10 @@ def attend(
 ) -> jax.Array:
   """softmax(cap(scale q k) where visible) v, each query head over its group.
 
-  A kernel asked for by name is used or refused (BadConfig), never replaced.
+  A kernel asked for by name is used or refused (BadConfig), never replaced, but
+  among plain formulas, where it is the formula.
   """
-  if kernel == "auto":
+  if kernel == "auto" or are_plain():
     kernel = resolve(q_BTNH, k_BSKH, visible, softcap)
   run = errors.choose(kernel, KERNELS, "model.kernel")
   return run(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap)
@@ -54,6 +57,8 @@ def resolve(
   q_BTNH: jax.Array, k_BSKH: jax.Array, visible: Visible, softcap: float
 ) -> str:
   """The kernel that "auto" means for these queries on this platform."""
+  if are_plain():
+    return "xla"
   if sharding.platform() == "gpu" and not _cudnn_lacks(
     q_BTNH, k_BSKH, visible, softcap
   ):

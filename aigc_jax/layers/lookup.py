@@ -6,19 +6,17 @@ does by atomic operations: slow ones in some versions, and in no fixed order.
 The other forms have no such additions.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from aigc_jax import errors, sharding
+from aigc_jax.layers.forms import are_plain
 
 TILE = 128  # sorted tokens that one small product adds up
 ENTRIES = 2**26  # of a one-hot matrix at once
 FEW = 1024  # rows, up to which a product takes no longer than sorting
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def lookup(
   table_VD: jax.Array, ids_BT: jax.Array, dtype, gradient: str = "auto"
 ) -> jax.Array:
@@ -30,14 +28,23 @@ def lookup(
   in the same order. "auto" is what `resolve` says. An id that is no row reads
   the nearest row, and gets no gradient.
   """
+  if are_plain():
+    return _read(table_VD, ids_BT, dtype, gradient)
+  return _lookup(table_VD, ids_BT, dtype, gradient)
+
+
+def _read(table_VD, ids_BT, dtype, gradient):
   if not sharding.alone():
     # The same bits; devices that hold other rows add zeros to them in `dtype`.
     table_VD = table_VD.astype(dtype)
   return jnp.take(table_VD, ids_BT, axis=0, mode="clip").astype(dtype)
 
 
+_lookup = jax.custom_vjp(_read, nondiff_argnums=(2, 3))
+
+
 def _lookup_forward(table_VD, ids_BT, dtype, gradient):
-  return lookup(table_VD, ids_BT, dtype, gradient), (table_VD, ids_BT)
+  return _read(table_VD, ids_BT, dtype, gradient), (table_VD, ids_BT)
 
 
 def _lookup_backward(dtype, gradient, kept, dy_BTD):
@@ -49,7 +56,7 @@ def _lookup_backward(dtype, gradient, kept, dy_BTD):
   return d_VD.astype(table_VD.dtype), None
 
 
-lookup.defvjp(_lookup_forward, _lookup_backward)
+_lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def resolve(rows: int) -> str:

@@ -11,6 +11,7 @@ from jax import lax
 
 from aigc_jax import sharding
 from aigc_jax.layers import sums
+from aigc_jax.layers.forms import are_plain, form
 from aigc_jax.layers.rounding import rounded
 
 
@@ -21,7 +22,10 @@ def normalise(x, scale, bias, *, eps: float, centre: bool, offset: float):
   each row of it: left to automatic differentiation it would keep three float32
   copies.
   """
-  return _normalised(How(eps, centre, offset), x, scale, bias)
+  how = How(eps, centre, offset)
+  if are_plain():
+    return _formula(how, x, scale, bias)[0]
+  return _normalised(how, x, scale, bias)
 
 
 class How(NamedTuple):
@@ -62,45 +66,43 @@ def _normalised_forward(how: How, x, scale, bias):
 
 def _normalised_backward(how: How, kept, dy):
   x, scale, bias, mean, rate = kept
-  by_products = sharding.platform() == "cpu" and sharding.alone()
-  if not by_products:
-    # Held, or the mean is made again with all that lies between it and the
-    # sums below, which then have a float32 array to read.
+  if sharding.platform() != "cpu" or not sharding.alone():
+    # Without the barrier XLA recomputes the mean inside the sums below, which
+    # then read a float32 array of the size of x (experiments/speed).
     mean, rate = lax.optimization_barrier((mean, rate))
+  row_sums = form("row_sums", _row_sums)
+  column_sums = form("column_sums", _column_sums)
   D = x.shape[-1]
   factor = scale.astype(jnp.float32) + how.offset
   dy = dy.astype(jnp.float32)
   y = x.astype(jnp.float32)
   if how.centre:
     y = y - mean
-  over_row, over_rows = _BY_PRODUCTS if by_products else _BY_SUMS
   # Of y * rate, the gradient is g = dy * factor; it loses what lies along y,
   # and its mean where y is centred.
-  along = over_row(dy * y, factor) * (rate * rate / D)
+  along = row_sums(dy * y, factor) * (rate * rate / D)
   dx = dy * factor - y * along
   if how.centre:
-    dx = dx - over_row(dy, factor) / D
+    dx = dx - row_sums(dy, factor) / D
   dx = rounded(dx * rate, x.dtype)
-  dscale = over_rows(dy * y, rate).astype(scale.dtype)
+  dscale = column_sums(dy * y, rate).astype(scale.dtype)
   if bias is None:
     return dx, dscale, None
-  return dx, dscale, over_rows(dy, jnp.ones_like(rate)).astype(bias.dtype)
+  dbias = column_sums(dy, jnp.ones_like(rate)).astype(bias.dtype)
+  return dx, dscale, dbias
 
 
 _normalised.defvjp(_normalised_forward, _normalised_backward)
 
 
-# Sums over the last axis of x * factor (D,), which becomes 1, and over all
-# others of x * rate (..., 1). A CPU's compiler would first write out all that
-# is broadcast in a sum, in full size: twice the time of the whole.
-_BY_PRODUCTS = (
-  lambda x, factor: (x @ factor)[..., None],
-  lambda x, rate: (rate.reshape(1, -1) @ x.reshape(-1, x.shape[-1]))[0],
-)
-_BY_SUMS = (
-  lambda x, factor: jnp.sum(x * factor, axis=-1, keepdims=True),
-  lambda x, rate: jnp.sum(x * rate, axis=tuple(range(x.ndim - 1))),
-)
+def _row_sums(x, factor):
+  """Sums of x * factor (D,) over the last axis, which becomes 1."""
+  return jnp.sum(x * factor, axis=-1, keepdims=True)
+
+
+def _column_sums(x, rate):
+  """Sums of x * rate (..., 1) over all axes but the last, (D,)."""
+  return jnp.sum(x * rate, axis=tuple(range(x.ndim - 1)))
 
 
 class Norm(nn.Module):

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import scaled_init
+from aigc_jax.layers.forms import are_plain
 from aigc_jax.layers.lookup import lookup
 
 Rotation = tuple[jax.Array, jax.Array]  # cos and sin, (B or 1, T, H/2) float32
@@ -112,7 +113,7 @@ def for_rows(x_BTD: jax.Array, rows: int) -> jax.Array:
   """
   on_cpu = sharding.platform() == "cpu"
   as_it_is = on_cpu and (x_BTD.dtype != jnp.float32 or not sharding.alone())
-  if len(x_BTD) == rows or as_it_is:
+  if len(x_BTD) == rows or as_it_is or are_plain():
     return x_BTD
   return _repeated(x_BTD, rows)
 

@@ -6,7 +6,8 @@ from flax import linen as nn
 from flax import struct
 
 from aigc_jax import sharding
-from aigc_jax.layers.einsum import product, scaled_init
+from aigc_jax.layers.einsum import scaled_init
+from aigc_jax.layers.products import product
 
 
 @struct.dataclass

@@ -11,6 +11,7 @@ from flax import struct
 from aigc_jax import errors
 from aigc_jax.layers.attention import Cache
 from aigc_jax.layers.block import Block, Scene
+from aigc_jax.layers.forms import are_plain
 
 _P = jax.checkpoint_policies
 # What the backward pass may keep of a layer; "none" means no rematerialisation.
@@ -22,26 +23,32 @@ REMAT = {
 }
 
 
-@jax.custom_vjp
 def unstack(tree):
   """A list of trees, one for each index of the leading axis.
 
   Its gradient is one concatenation, where slicing alone would give a padded
   sum for each layer.
   """
+  return _slices(tree) if are_plain() else _unstack(tree)
+
+
+def _slices(tree):
   length = jax.tree.leaves(tree)[0].shape[0]
   return [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(length)]
 
 
+_unstack = jax.custom_vjp(_slices)
+
+
 def _unstack_forward(tree):
-  return unstack(tree), None
+  return _slices(tree), None
 
 
 def _unstack_backward(_, parts):
   return (jax.tree.map(lambda *a: jnp.stack(a), *parts),)
 
 
-unstack.defvjp(_unstack_forward, _unstack_backward)
+_unstack.defvjp(_unstack_forward, _unstack_backward)
 
 
 @struct.dataclass

@@ -14,7 +14,6 @@ from flax import linen as nn
 from aigc_jax import errors
 from aigc_jax.layers.attention import Attention, Cache
 from aigc_jax.layers.block import Block, Dropout, Scene
-from aigc_jax.layers.einsum import PRODUCTS, operand_dtype
 from aigc_jax.layers.embed import Embed
 from aigc_jax.layers.lookup import check_gradient
 from aigc_jax.layers.mlp import Mlp
@@ -26,6 +25,7 @@ from aigc_jax.layers.position import (
   rotation,
   sinusoids,
 )
+from aigc_jax.layers.products import PRODUCTS, operand_dtype
 from aigc_jax.layers.readout import Head, Readout
 from aigc_jax.layers.rounding import rounded
 from aigc_jax.layers.stack import Stack

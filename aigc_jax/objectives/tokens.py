@@ -14,7 +14,8 @@ from jax import lax
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers import sums
-from aigc_jax.layers.einsum import multiplied, weight_gradient
+from aigc_jax.layers.forms import are_plain
+from aigc_jax.layers.products import multiplied, weight_gradient
 from aigc_jax.layers.rounding import rounded
 from aigc_jax.metrics import Mean
 
@@ -63,10 +64,13 @@ def tokens(
   return {"loss": Mean(loss, weight), "nll": Mean(nll, weight)}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
   """(sum of loss, sum of nll) over the tokens; gradients for x and table."""
+  run = _summed_formula if are_plain() else _summed
+  return run(terms, x_BTD, table_VD, y_BT, w_BT)
 
+
+def _summed_formula(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
   # Rounded here, on each device: what crosses devices, there and back, is the
   # float32 table and its float32 gradient.
   small_VD = rounded(table_VD, x_BTD.dtype)
@@ -79,6 +83,9 @@ def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
   zero = jnp.zeros((), jnp.float32)
   parts = _pieces(terms.rows, x_BTD, y_BT, w_BT)
   return _each(piece, (zero, zero), parts)[0]
+
+
+_summed = jax.custom_vjp(_summed_formula, nondiff_argnums=(0,))
 
 
 def _losses(terms: Terms, x, table_VD, y):
@@ -204,7 +211,7 @@ def _summed_backward(terms: Terms, kept, cotangents):
   )
 
 
-summed.defvjp(_summed_forward, _summed_backward)
+_summed.defvjp(_summed_forward, _summed_backward)
 
 
 def _pieces(rows: int, x_BTD, y_BT, w_BT):

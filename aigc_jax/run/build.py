@@ -18,8 +18,8 @@ from flax import linen as nn
 
 from aigc_jax import flops, optim, sharding, tree
 from aigc_jax.errors import BadConfig, choose
-from aigc_jax.layers import onednn
-from aigc_jax.layers.einsum import copies, with_copies
+from aigc_jax.layers.cpu import onednn
+from aigc_jax.layers.products import copies, with_copies
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.objectives.tokens import LOGITS

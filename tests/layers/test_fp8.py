@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.hf.settings import canonical
-from aigc_jax.layers import einsum, fp8
+from aigc_jax.layers import fp8, products
 from configs import quickstart
 from tests import tiny
 
@@ -62,7 +62,7 @@ def test_a_gradient_may_be_of_more_magnitudes_than_a_weight():
 
 def passes(equation, x, w):
   """The product and its gradients, the cotangent a function of it."""
-  y, back = jax.vjp(functools.partial(einsum.product_fp8, equation), x, w)
+  y, back = jax.vjp(functools.partial(products.product_fp8, equation), x, w)
   return y, *back(jnp.cos(y))
 
 
@@ -97,7 +97,7 @@ def test_a_product_and_its_gradients_are_near_those_in_float32(equation):
 def test_what_is_kept_for_the_gradients_has_8_bits():
   equation = "BTD,DF->BTF"
   x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
-  _, back = jax.vjp(functools.partial(einsum.product_fp8, equation), x, w)
+  _, back = jax.vjp(functools.partial(products.product_fp8, equation), x, w)
   kept = [v for v in jax.tree.leaves(back) if v.size > 1]
   assert sorted(v.shape for v in kept) == sorted((x.shape, w.shape))
   assert all(v.dtype == fp8.FORWARD for v in kept)
@@ -115,7 +115,7 @@ def test_nothing_times_something_is_nothing():
 def test_one_value_that_is_not_finite_is_in_all_of_a_product(bad):
   equation = "BTD,DF->BTF"
   x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
-  product = functools.partial(einsum.product_fp8, equation)
+  product = functools.partial(products.product_fp8, equation)
   spoilt = x.at[1, 2, 3].set(bad), w.at[1, 2].set(bad)
   for operands in ((spoilt[0], w), (x, spoilt[1])):
     assert not np.any(np.isfinite(product(*operands)))
@@ -164,13 +164,13 @@ def test_products_with_weights_of_the_blocks_are_in_8_bits_and_no_others(
 ):
   mesh = mesh_of_one()
   counts = {}
-  for products in ("plain", "fp8"):
-    config = small(products=products, fuse_projections=fused)
+  for kind in ("plain", "fp8"):
+    config = small(products=kind, fuse_projections=fused)
     with jax.set_mesh(mesh):
       r = run.build(config, mesh)
       text = r.advance().lower(r.state, r.batch).as_text()
     lines = [x for x in text.splitlines() if "stablehlo.dot_general" in x]
-    counts[products] = len(lines), sum("xf8E" in x for x in lines)
+    counts[kind] = len(lines), sum("xf8E" in x for x in lines)
   assert counts["plain"][1] == 0
   assert counts["fp8"] == (counts["plain"][0], 3 * 2 * in_a_layer)
 

@@ -12,7 +12,8 @@ from jax._src.mesh import AbstractDevice
 from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from aigc_jax import errors
-from aigc_jax.layers import blocks, kernels, splash
+from aigc_jax.layers import kernels, splash
+from aigc_jax.layers.cpu import blocks
 from aigc_jax.layers.visible import Visible
 
 CLOSE = dict(rtol=2e-5, atol=2e-6)

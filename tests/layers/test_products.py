@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from aigc_jax import sharding
-from aigc_jax.layers import einsum, mlp, norm
+from aigc_jax.layers import cpu, einsum, mlp, norm, products
 from tests.test_bench import mesh_of_one
 
 EQUATIONS = {
@@ -32,7 +32,7 @@ def test_the_gradient_of_a_product_is_that_of_einsum(equation):
   x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
 
   def both(x, w):
-    y, back = jax.vjp(lambda x, w: einsum.product(equation, x, w), x, w)
+    y, back = jax.vjp(lambda x, w: products.product(equation, x, w), x, w)
     z, again = jax.vjp(lambda x, w: jnp.einsum(equation, x, w), x, w)
     dy = jnp.cos(y)
     return (y, *back(dy)), (z, *again(dy))
@@ -42,7 +42,7 @@ def test_the_gradient_of_a_product_is_that_of_einsum(equation):
 
 
 def test_the_transposed_copy_for_a_weight_gradient_survives_the_compiler():
-  f = jax.jit(lambda x, dy: einsum.weight_gradient_on_cpu("BTD,DF->BTF", x, dy))
+  f = jax.jit(lambda x, dy: cpu.products.weight_gradient("BTD,DF->BTF", x, dy))
   x, dy = draw(0, (2, 64, 32)), draw(1, (2, 64, 128))
   text = f.lower(x, dy).compile().as_text()
   assert "lhs_contracting_dims={0}" not in text
@@ -59,7 +59,7 @@ def test_products_of_bfloat16_in_float32_round_operands_and_nothing_else(
 
   def ours(x, w, dy):
     y, back = jax.vjp(
-      lambda x, w: einsum.contract(equation, x, w, "bf16"), x, w
+      lambda x, w: products.contract(equation, x, w, "bf16"), x, w
     )
     return y, *back(dy)
 
@@ -142,10 +142,10 @@ def test_products_together_are_the_products_apart():
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("products", list(einsum.PRODUCTS))
+@pytest.mark.parametrize("kind", list(products.PRODUCTS))
 @pytest.mark.parametrize("joined", [False, True])
 def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(
-  joined, products
+  joined, kind
 ):
   x = draw(0, (2, 7, 5))
   params = params_of_two(x)
@@ -153,13 +153,13 @@ def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(
   @jax.jit
   def gradient(params, copies):
     def loss(params):
-      params = einsum.with_copies(params, copies)
-      parts = Two(joined, jnp.bfloat16, products).apply({"params": params}, x)
+      params = products.with_copies(params, copies)
+      parts = Two(joined, jnp.bfloat16, kind).apply({"params": params}, x)
       return sum(jnp.sum(jnp.cos(y.astype(jnp.float32))) for y in parts)
 
     return jax.grad(loss)(params)
 
-  copies = einsum.copies(params, jnp.bfloat16)
+  copies = products.copies(params, jnp.bfloat16)
   assert sorted(copies) == ["a/w", "b/w"]
   each, once = gradient(params, {}), gradient(params, copies)
   for name in "ab":
@@ -171,7 +171,7 @@ def test_weights_cast_once_have_the_same_gradient_and_it_is_float32(
 
 def test_a_model_in_float32_needs_no_copies():
   params = params_of_two(draw(0, (2, 7, 5)))
-  assert einsum.copies(params, jnp.float32) == {}
+  assert products.copies(params, jnp.float32) == {}
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import sharding
-from aigc_jax.layers import onednn, sums
-from aigc_jax.layers.einsum import multiplied
+from aigc_jax.layers import sums
+from aigc_jax.layers.cpu import onednn
+from aigc_jax.layers.products import multiplied
 from aigc_jax.layers.rounding import packed, unpacked
 from aigc_jax.layers.visible import Visible
 
@@ -59,7 +60,8 @@ def attend(
   size = size or max(SMALLEST, -(-T // BLOCKS))
   # The queries of a group meet its keys as one matrix, and have to lie as one.
   lie = TOGETHER if onednn.chosen() and N == K else APART
-  # Of a short row it is less than what else is kept of a layer.
+  # The softmax of a row of T is T / H times the size of its queries: up to KEPT
+  # times, keeping it costs less time than making it again (experiments/speed).
   keep = onednn.chosen() and not softcap and T <= KEPT * H
   how = How(scale, softcap, visible.window, min(size, T), *lie, keep)
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)

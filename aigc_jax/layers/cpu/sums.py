@@ -1,0 +1,48 @@
+"""Sums and maxima over the last axis whose terms are not written out.
+
+The compiler makes a reduction by a library that reads its terms from memory, so
+all of them are written first. Slices of the axis added to each other are one
+loop with whatever makes the terms, and leave little for the library.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+SLICES = 16  # at most, so that programs stay short
+LANES = 16  # float32 numbers of a vector
+
+
+def total(terms: Callable, *xs: jax.Array, slices: int = SLICES) -> jax.Array:
+  """Sum of terms(*xs), float32, over the last axis, which becomes 1."""
+  parts = _parts(xs, slices)
+  if not parts:
+    return jnp.sum(terms(*xs), axis=-1, keepdims=True)
+  found = functools.reduce(jnp.add, [terms(*part) for part in parts])
+  # As a product: the library's sums over so short an axis take longer.
+  return found @ jnp.ones((found.shape[-1], 1), jnp.float32)
+
+
+def largest(terms: Callable, *xs: jax.Array) -> jax.Array:
+  """Maximum of terms(*xs) over the last axis, which becomes 1."""
+  parts = _parts(xs, SLICES)
+  if not parts:
+    return jnp.max(terms(*xs), axis=-1, keepdims=True)
+  found = functools.reduce(jnp.maximum, [terms(*part) for part in parts])
+  if found.shape[-1] > 4 * LANES:
+    return jnp.max(found, axis=-1, keepdims=True)
+  # Without the barrier the terms are made again for each of the columns.
+  found = lax.optimization_barrier(found)
+  return functools.reduce(jnp.maximum, jnp.split(found, found.shape[-1], -1))
+
+
+def _parts(xs, most: int) -> list[tuple]:
+  """Slices of the last axis of all, whole vectors; none where it is no gain."""
+  size = xs[0].shape[-1]
+  count = next((n for n in range(most, 1, -1) if size % (n * LANES) == 0), 0)
+  if not count:
+    return []
+  return list(zip(*(jnp.split(x, count, axis=-1) for x in xs), strict=True))
