@@ -42,6 +42,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_a_config_that_does_not_fit_is_refused(start, midway, tmp_path, record):
   runs = {}
   for i, (what, (flags, _)) in enumerate(REFUSED.items()):
@@ -60,6 +61,7 @@ def test_a_config_that_does_not_fit_is_refused(start, midway, tmp_path, record):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_change_that_is_allowed_is_journalled(start, copy, twin, record):
   flags = ["--config.optim.learning_rate=0.02", "--config.log.every_steps=2"]
   stood = last_step(copy)
@@ -92,6 +94,7 @@ def edited(text):
   path.write_text(old)
 
 
+@pytest.mark.slow
 def test_data_that_changed_is_refused_or_a_fork(start, copy, edited, record):
   before = rows(copy)
   about = json.loads((copy / "run.json").read_text())
@@ -118,6 +121,7 @@ def test_data_that_changed_is_refused_or_a_fork(start, copy, edited, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_held_out_data_that_changed_is_refused(start, copy, text, record):
   """The training data is as it was; only what is measured would be another."""
   path = text / "plain.txt"
@@ -135,6 +139,7 @@ def test_held_out_data_that_changed_is_refused(start, copy, text, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_version_of_a_package_is_told(start, copy, twin, record):
   def older(content):
     content["meta"]["packages"]["jax"] = "0.0.1"
@@ -153,6 +158,7 @@ def test_another_version_of_a_package_is_told(start, copy, twin, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back(start, copy, twin, record):
   """Two steps back, and again after the end."""
   start(copy, "--rewind=8").done()
@@ -174,11 +180,13 @@ def test_a_run_that_goes_back(start, copy, twin, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hooks_for_tests_are_refused_in_a_normal_run(start, workdir):
   run = start(workdir, environ={faults.VARIABLE: "{}"}).done(BadConfig.code)
   assert "has no file FAULTS_ALLOWED" in run.err
 
 
+@pytest.mark.slow
 def test_a_held_out_set_that_is_read_otherwise_is_no_other_data(start, copy):
   """Also where the run was stopped before a checkpoint knew of it."""
   otherwise = "--config.evaluate.first.batches=2"

@@ -93,6 +93,7 @@ def evil_code(workdir: Path) -> Path:
   return canary
 
 
+@pytest.mark.slow
 def test_no_valid_checkpoint_is_no_fresh_start(start, copy, record):
   folder = copy / "checkpoints"
   for step in saved(copy):
@@ -172,6 +173,7 @@ def test_every_file_of_the_newest_checkpoint(
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hostile_manifests(start, copy, twin, record):
   folder = copy / "checkpoints"
   os.truncate(folder / "12" / manifest.NAME, 1 << 30)  # a gigabyte, sparse
@@ -192,6 +194,7 @@ def test_hostile_manifests(start, copy, twin, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_hostile_config_or_result(start, copy, record):
   """JSON that is too deep or of another kind is refused, not stumbled over."""
   (copy / "result.json").write_text("[" * 100_000)
@@ -208,6 +211,7 @@ def test_a_hostile_config_or_result(start, copy, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_absurd_shapes(start, copy, record):
   def grow(content):
     for leaf in content["leaves"]:

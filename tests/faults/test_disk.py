@@ -94,6 +94,7 @@ def test_a_full_disk(start, disk, tmp_path, twin, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_written(start, disk, tmp_path, record):
   run = start(disk("ro") / "run", log=tmp_path / "log")
   run.done(StorageFailure.code)
@@ -104,6 +105,7 @@ def test_a_directory_that_cannot_be_written(start, disk, tmp_path, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_metrics_that_cannot_be_written(start, workdir, twin, record):
   workdir.mkdir()
   (workdir / "metrics.jsonl").symlink_to("/dev/full")

@@ -20,6 +20,8 @@ from tests.faults.harness import (
   together,
 )
 
+pytestmark = pytest.mark.slow
+
 HEARTBEAT = 10  # seconds, as `together` sets it
 
 
@@ -63,13 +65,17 @@ def pair_twin(start, tmp_path_factory):
   return workdir
 
 
-def test_two_processes(start, workdir, pair_twin, twin, record):
+def test_two_processes_give_the_curve_of_one(pair_twin, twin, record):
   worst = assert_same_curve(pair_twin, twin)
   record(
     "other processes", "2 processes with a device each beside 1 process",
     f"batches equal, losses within {worst:.0e}", None,
   )  # fmt: skip
 
+
+def test_one_of_two_is_stopped_and_then_killed(
+  start, workdir, pair_twin, record
+):
   runs = together(start, workdir, 2, plan=SLOW)
   runs[0].row(3)
   runs[1].send(signal.SIGTERM)
@@ -115,7 +121,6 @@ def killed(runs, which: int, record) -> None:
   )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 4])
 def test_one_process_goes_on_as_two(start, workdir, twin, record, each):
   plan = until_boundary(10)
@@ -189,7 +194,6 @@ def test_one_of_two_is_stopped_before_it_is_ready(start, workdir, record):
   )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_process_that_never_comes(start, workdir, record, which):
   where = f"--coordinator=127.0.0.1:{free_port()}"
@@ -206,7 +210,6 @@ def test_a_process_that_never_comes(start, workdir, record, which):
   )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1, 3])
 def test_four_processes(start, workdir, twin, record, which):
   runs = together(start, workdir, 4, devices=2, plan=SLOW)
@@ -228,7 +231,6 @@ def test_four_processes(start, workdir, twin, record, which):
   assert_same_curve(workdir, twin)
 
 
-@pytest.mark.slow
 def test_one_process_fails_alone(start, workdir, record):
   plan = {"raise_at": [{"site": "boundary", "step": 6, "process": 1}]}
   runs = together(start, workdir, 2, plan=plan)

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from aigc_jax.errors import WorkdirInUse
 from tests.faults.harness import SLOW, assert_twins, last_step, slow
 
@@ -19,6 +21,7 @@ def written(workdir) -> list:
   return sorted((p, p.stat().st_mtime) for p in found)
 
 
+@pytest.mark.slow
 def test_one_writer_at_a_time(start, workdir, twin, record):
   first = start(workdir, plan=slow(1.0))
   first.row(2)

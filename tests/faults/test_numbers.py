@@ -1,8 +1,12 @@
 """Losses that are not finite, spikes, and data that is passed over."""
 
+import pytest
+
 from aigc_jax.errors import Diverged, NonFinite
 from aigc_jax.trainer import manifest
 from tests.faults.harness import events, hashes, last_step, result, saved
+
+pytestmark = pytest.mark.slow
 
 EVERY = ("--config.checkpoint.every_steps=1", "--config.checkpoint.keep=30")
 

@@ -48,6 +48,22 @@ def kill_at_random_rows(start, workdir, draw, kills, twin) -> list[float]:
   return seconds
 
 
+def test_a_killed_run_that_is_stopped_as_well(start, copy, twin, record):
+  """It was killed at step 14 and is stopped some steps later."""
+  plan = {"term_at": [{"site": "step", "step": random.randint(14, 17)}]}
+  run = start(copy, plan=plan)
+  run.done(Stopped.code)
+  (stopped,) = events(copy, "stopped")
+  assert saved(copy)[-1] == stopped["step"]
+  start(copy).done()
+  assert_twins(copy, twin)
+  record(
+    "killed, then asked to stop", "SIGKILL and SIGTERM at steps of one run",
+    "saved, status 75, continued, equals the twin bitwise", None,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_run_killed_again_and_again(start, workdir, twin, record):
   draw = random.Random()
   seconds = kill_at_random_rows(start, workdir, draw, 3, twin)
@@ -115,6 +131,7 @@ def test_a_run_stopped_while_it_imports(importing, record, number):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_it_prepares_its_data(
   start, workdir, twin, tmp_path, record
 ):
@@ -138,6 +155,7 @@ def test_who_only_imports_the_command_keeps_the_signals(importing):
   assert run.wait(LIMIT) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_every_phase(
   start, workdir, twin, record, tmp_path_factory
 ):

@@ -20,9 +20,12 @@ RENAMES = "rename,renameat,renameat2"
 REMOVALS = "unlink,unlinkat,rmdir"
 SYNCS = "fsync,fdatasync"
 
-pytestmark = pytest.mark.skipif(
-  not shutil.which("strace"), reason="NOT TESTED: strace is not installed"
-)
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    not shutil.which("strace"), reason="NOT TESTED: strace is not installed"
+  ),
+]
 
 
 @pytest.fixture
@@ -108,7 +111,6 @@ def test_killed_in_a_save(start, traced, copy, twin, record):
   )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("calls", [RENAMES, REMOVALS])
 def test_killed_at_every_call_of_a_save(
   start, traced, midway, tmp_path, twin, record, calls
@@ -151,7 +153,6 @@ def test_a_disk_that_cannot_sync(start, traced, copy, twin, record):
   )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_slow(start, traced, copy, twin, record):
   run = start(copy, plan=stop("save/begin", step=15))
   run.stopped()

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from aigc_jax.errors import Hang
 from tests.faults.conftest import SECRETS
 from tests.faults.harness import assert_twins, last_step, stop
@@ -9,6 +11,7 @@ from tests.faults.harness import assert_twins, last_step, stop
 LIMIT = 3
 
 
+@pytest.mark.slow
 def test_a_hang(start, copy, twin, record):
   plan = {"sleep_at": [{"site": "step", "step": 16, "seconds": 600}]}
   run = start(copy, f"--step_limit={LIMIT}", plan=plan)
@@ -32,6 +35,7 @@ def test_a_hang(start, copy, twin, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_hang_in_compiling_has_a_limit_of_its_own(start, copy, record):
   plan = stop("boundary", step=12) | {
     "sleep_at": [{"site": "compile", "seconds": 600}]

@@ -16,6 +16,7 @@ from aigc_jax import sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.layers import lookup as lookups
 from aigc_jax.layers.lookup import GRADIENTS, lookup
+from tests.sweep import sweep
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -70,7 +71,7 @@ def test_ids_of_any_kind_add_where_there_is_a_row(form, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("n", [1, 7, 8, 48, 61])
+@pytest.mark.parametrize("n", sweep([1, 7, 8, 48, 61], 1, 8, 61))
 @pytest.mark.parametrize("which", list(IDS))
 @pytest.mark.parametrize("form", list(GRADIENTS))
 def test_every_form_gives_the_sums(monkeypatch, form, which, n, dtype):

@@ -12,6 +12,7 @@ from aigc_jax.errors import BadConfig
 from aigc_jax.layers import products
 from aigc_jax.layers.cpu import blocks, onednn
 from aigc_jax.layers.visible import Visible
+from tests.sweep import sweep
 from tests.test_bench import mesh_of_one, tiny
 
 pytestmark = pytest.mark.skipif(
@@ -97,8 +98,8 @@ def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():
   assert onednn.einsum("BTD,DF->TF", x, draw(2, (5, 2))) is None
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("kv_heads", sweep([1, 2, 4], 2))
+@pytest.mark.parametrize("window", sweep([None, 9], 9))
 @pytest.mark.parametrize("called", [1, blocks.CALLED])  # by rows, at once
 @pytest.mark.parametrize(
   "softcap, kept", [(0.0, blocks.KEPT), (0.0, 0), (5.0, blocks.KEPT)]

@@ -13,6 +13,7 @@ import torch  # noqa: E402
 from aigc_jax import hf, run, sharding  # noqa: E402
 from aigc_jax.sampling.decode import Engine, Row  # noqa: E402
 from aigc_jax.sampling.logits import Sampling, process  # noqa: E402
+from tests.sweep import sweep  # noqa: E402
 
 PROMPTS = ((5, 1, 30), (7,), (2, 2, 9, 11, 36, 0))
 SMALL = dict(
@@ -67,18 +68,13 @@ def configs():
 
 @pytest.mark.parametrize(
   "name",
-  [
-    "gpt2",
-    "llama",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-  ],
-)
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
+  sweep(
+    ["gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2",
+     "gemma3"],
+    "gpt2", "gemma3",
+  ),
+)  # fmt: skip
+@pytest.mark.parametrize("penalty", sweep([1.0, 1.3], 1.3))
 def test_greedy_tokens_are_those_of_transformers(name, penalty, tmp_path):
   torch.manual_seed(3)
   config = configs()[name]

@@ -357,6 +357,7 @@ def program(workdir, compiled, *words, **plan) -> int:
   ).returncode
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_continues_bit_for_bit(
   tmp_path, compiled, twin
 ):
