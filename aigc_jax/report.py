@@ -4,23 +4,38 @@
   python -m aigc_jax.report curve DIR [DIR ...] --out=curve.png
     [--metrics=train/loss,eval/heldout/loss] [--against=tokens] [--by=run]
     [--smooth=20] [--log=x,y] [--zoom=0.2] [--title='Peak rates']
+  python -m aigc_jax.report table DIR [DIR ...] [--by=KEYS] [--baseline=ARM]
+    [--metric=eval/heldout/loss] [--at=tokens:1e6] [--margin=0.003]
+    [--out=x.md|.json|.html|.png]
+  python -m aigc_jax.report html DIR [DIR ...] --out=report.html
+  python -m aigc_jax.report reference DIR [DIR ...] --out=reference.json
+  python -m aigc_jax.report compare DIR REFERENCE.json [--json]
 
-DIR is the work directory of a run, or a folder of such.
+DIR is the work directory of a run, or a folder of such. Runs that differ in
+their seed only are an arm; --by names the config keys that make an arm.
 
-curve: a picture of the runs' metrics, a colour for each run; runs that differ
-in their seed only are a mean in a band of one standard deviation.
 diff: what differs between two runs (config, code, data, environment) and where
 their curves part. Exit status 0 when the curves are equal bit for bit, else 1.
+curve: a picture of the runs' metrics, a colour for each run; an arm of several
+seeds is a mean in a band of one standard deviation.
+table: each arm, and each against the baseline (the first arm, if none is
+named): difference, interval, p, what could have been found.
+html: table, curves, differences and provenance as one page.
+compare: a curve against a reference that `reference` made of several seeds;
+exit status 1 where it leaves their band.
 """
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 from absl import flags
 
 from aigc_jax import command
-from aigc_jax.errors import BadConfig, choose
-from aigc_jax.scaling import compare, curves, pictures
+from aigc_jax.errors import BadConfig, StorageFailure, choose
+from aigc_jax.scaling import compare, curves, page, pictures, reference, table
+from aigc_jax.scaling.ablation import Ablation, ablation
 from aigc_jax.scaling.arms import EACH_RUN, Arm, arms_of
 from aigc_jax.scaling.runs import AXES, open_runs
 
@@ -42,25 +57,109 @@ def diff(words: list[str]) -> int:
 
 def curve(words: list[str]) -> int:
   """The picture of the curves of work directories."""
-  values = flags.FLAGS
-  if not words:
-    raise BadConfig(
-      "report curve takes one or more work directories: python -m "
-      "aigc_jax.report curve DIR [DIR ...] --out=curve.png"
-    )
-  out = values.out or "curve.png"
+  arms = _arms("curve", words)
+  out = flags.FLAGS.out or "curve.png"
   pictures.check_kind(out)
   command.check_out(out)
-  style = curves.Style(
+  lines = _lines(arms)
+  print(curves.draw(lines, out, metrics=flags.FLAGS.metrics, style=_style()))
+  return 0
+
+
+def table_(words: list[str]) -> int:
+  """The arms, and each against the baseline."""
+  arms, out = _arms("table", words), flags.FLAGS.out
+  if out:
+    choose(Path(out).suffix.lower(), WRITERS, "--out ending in")
+    command.check_out(out)
+  found = _ablation(arms)
+  print(table.markdown(found))
+  if out:
+    WRITERS[Path(out).suffix.lower()](found, out)
+    print(f"\n{out}")
+  return 0
+
+
+def html(words: list[str]) -> int:
+  """One page of everything."""
+  arms, out = _arms("html", words), flags.FLAGS.out or "report.html"
+  command.check_out(out)
+  try:
+    found: Ablation | BadConfig = _ablation(arms)
+  except BadConfig as refusal:
+    found = refusal  # the page says so, and shows the curves
+  title = flags.FLAGS.title or "Report"
+  metrics = list(dict.fromkeys([*flags.FLAGS.metrics, flags.FLAGS.metric]))
+  _write(out, page.page(title, arms, found, metrics, _style()))
+  print(out)
+  return 0
+
+
+def reference_(words: list[str]) -> int:
+  """The mean and spread of the curves of several seeds, as a file."""
+  arms, out = _arms("reference", words), flags.FLAGS.out or "reference.json"
+  command.check_out(out)
+  if len(arms) > 1:
+    names = ", ".join(repr(arm.name) for arm in arms)
+    raise BadConfig(
+      f"a reference is of runs that differ in their seed only; these are "
+      f"{len(arms)} arms: {names}"
+    )
+  made = reference.reference_of(arms[0].runs, flags.FLAGS.metrics)
+  _write(out, json.dumps(table.plain(made), indent=1, allow_nan=False) + "\n")
+  print(out)
+  return 0
+
+
+def compare_(words: list[str]) -> int:
+  """A run against a reference; 1 where it leaves the band."""
+  if len(words) != 2 or not words[1].endswith(".json"):
+    raise BadConfig(
+      "report compare takes a work directory and a reference: python -m "
+      "aigc_jax.report compare DIR REFERENCE.json"
+    )
+  known = reference.read_reference(words[1])
+  runs = open_runs(words[:1])
+  if len(runs) > 1:
+    raise BadConfig(f"{words[0]} holds {len(runs)} runs: name one of them")
+  found = reference.against(runs[0], known)
+  if flags.FLAGS.json:
+    rows = [dataclasses.asdict(one) for one in found]
+    print(json.dumps(table.plain(rows), indent=2))
+  else:
+    print(reference.as_text(found))
+  return int(any(one.left for one in found))
+
+
+def _arms(report: str, words: list[str]) -> list[Arm]:
+  if not words:
+    raise BadConfig(
+      f"report {report} takes one or more work directories: python -m "
+      f"aigc_jax.report {report} DIR [DIR ...]"
+    )
+  return arms_of(open_runs(words), flags.FLAGS.by)
+
+
+def _ablation(arms: list[Arm]) -> Ablation:
+  values = flags.FLAGS
+  return ablation(
+    arms,
+    metric=values.metric,
+    baseline=values.baseline,
+    at=values.at,
+    margin=values.margin,
+  )
+
+
+def _style() -> curves.Style:
+  values = flags.FLAGS
+  return curves.Style(
     against=values.against,
-    title=values.title,
+    title=values.title if values.title else "",
     log=tuple(values.log),
     smooth=values.smooth,
     zoom=values.zoom,
   )
-  lines = _lines(arms_of(open_runs(words), values.by))
-  print(curves.draw(lines, out, metrics=values.metrics, style=style))
-  return 0
 
 
 def _lines(arms: list[Arm]) -> list[curves.Line]:
@@ -75,7 +174,43 @@ def _lines(arms: list[Arm]) -> list[curves.Line]:
   return [curves.Line(arm.name, arm.runs) for arm in arms]
 
 
-REPORTS = {"curve": curve, "diff": diff}
+def _write(out: str, text: str) -> None:
+  """The whole file or none of it."""
+  path = Path(out).expanduser()
+  aside = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    aside.write_text(text)
+    os.replace(aside, path)
+  except OSError as error:
+    raise StorageFailure(f"{out} cannot be written: {error}") from None
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def _as_json(found: Ablation) -> str:
+  return json.dumps(table.as_json(found), indent=1, allow_nan=False) + "\n"
+
+
+def _as_page(found: Ablation) -> str:
+  return page.document(f"{found.metric} by arms", table.as_html(found))
+
+
+WRITERS = {
+  ".md": lambda found, out: _write(out, table.markdown(found) + "\n"),
+  ".json": lambda found, out: _write(out, _as_json(found)),
+  ".html": lambda found, out: _write(out, _as_page(found)),
+  ".png": table.forest,
+  ".pdf": table.forest,
+  ".svg": table.forest,
+}
+REPORTS = {
+  "compare": compare_,
+  "curve": curve,
+  "diff": diff,
+  "html": html,
+  "reference": reference_,
+  "table": table_,
+}
 
 
 def main(words: list[str]) -> int:
@@ -91,6 +226,10 @@ def define_flags() -> None:
   flags.DEFINE_string("out", "", "the file to write (curve: curve.png)")
   flags.DEFINE_list("metrics", ["train/loss"], "what `curve` draws")
   flags.DEFINE_enum("against", "tokens", AXES, "its x axis")
+  flags.DEFINE_string("metric", "eval/heldout/loss", "what `table` compares")
+  flags.DEFINE_string("baseline", "", "the arm that others are held against")
+  flags.DEFINE_string("at", "", "where: an axis, or a place such as tokens:1e6")
+  flags.DEFINE_float("margin", None, "a difference that is as good as none")
   flags.DEFINE_list("by", [], "config keys that make an arm, or `run`")
   flags.DEFINE_integer("smooth", 1, "rows of a running mean of training curves")
   flags.DEFINE_list("log", [], "logarithmic axes: x, y or x,y")

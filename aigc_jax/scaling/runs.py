@@ -92,20 +92,24 @@ class Record:
   def status(self) -> str:
     """finished, unfinished or diverged.
 
-    Diverged: the last training loss is not a number, or the run ended for
-    losses that were none. Finished: it left a result at its last step.
+    Diverged: its training loss ends as no number, or well above where it
+    began, or the run gave up for losses that were none. Finished: it left a
+    result or a row of its last step; also where nothing says which is its last.
     """
     losses = [r["train/loss"] for r in self.rows if "train/loss" in r]
     if losses and not _finite(losses[-1]):
       return DIVERGED
+    if losses and _finite(losses[0]) and losses[-1] > 1.1 * abs(losses[0]):
+      return DIVERGED
     events = rows(self.path / EVENTS)
     if events and events[-1].get("event") == "non_finite":
       return DIVERGED
-    if not self.result:
+    if not self.rows:
       return UNFINISHED
-    done = self.result.get("step", 0)
-    late = self.planned is not None and done < self.planned
-    return UNFINISHED if late else FINISHED
+    if self.planned is None:
+      return FINISHED
+    done = max(self.result.get("step", 0), self.last_step)
+    return FINISHED if done >= self.planned else UNFINISHED
 
 
 def _finite(value) -> bool:

@@ -384,7 +384,7 @@ def pairs_needed(dz: float, alpha: float = ALPHA) -> float | None:
 
 
 def bonferroni_holm(p: Sequence[float]) -> list[float]:
-  """Holm's adjusted p: below alpha none of all is false but for alpha."""
+  """Holm's adjusted p: one false finding among all has a chance of alpha."""
   order = np.argsort(p, kind="stable")
   adjusted, worst = [0.0] * len(p), 0.0
   for rank, i in enumerate(order):

@@ -1,0 +1,182 @@
+"""Which runs may be held against each other, and why others may not."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from aigc_jax.errors import BadConfig
+from aigc_jax.scaling.runs import Record
+
+# Bits per byte of compressors: equal ones are of equal text.
+YARDSTICKS = ("gzip_bits_per_byte", "xz_bits_per_byte")
+# Of a token; they mean nothing between tokenizers.
+PER_TOKEN = ("loss", "nll", "perplexity", "accuracy")
+PER_BYTE = "bits_per_byte"
+TEXT = ("path", "sources", "validation", "field")
+# More is better for these alone.
+HIGHER = (
+  "accuracy", "acc", "bleu", "rouge", "chrf", "f1", "exact_match", "meteor",
+)  # fmt: skip
+
+
+def higher_is_better(metric: str) -> bool:
+  """Whether a larger value of the metric is the better one."""
+  last = metric.rpartition("/")[2].lower()
+  return any(word in last.split("_") or last == word for word in HIGHER)
+
+
+def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
+  """(the metric by which these runs may be compared, what is to be said).
+
+  Losses per token of different tokenizers become bits per byte where the text
+  is the same. Raises BadConfig, with the reason and a way out, where no number
+  of theirs may be averaged.
+  """
+  part, _, rest = metric.partition("/")
+  if part != "eval":
+    return metric, _same_training_data(runs, metric)
+  name = rest.rpartition("/")[0]
+  notes = []
+  prints = _prints(runs, name)
+  tokenizers = _values(runs, "tokenizer_fingerprint")
+  if len(prints) == 1 and len(tokenizers) <= 1:
+    if None in prints or None in tokenizers:
+      notes.append("no run.json says which data was held out: taken as shared")
+    return metric, notes
+  if len(prints) > 1:
+    notes.append(_same_text(runs, name, metric, prints))
+  if len(tokenizers) > 1 and rest.rpartition("/")[2] in PER_TOKEN:
+    return _per_byte(runs, name, metric, notes)
+  return metric, notes
+
+
+def _prints(runs: Sequence[Record], name: str) -> dict[str | None, list]:
+  """{fingerprint of the held-out set: the runs that have it}."""
+  found: dict[str | None, list] = {}
+  for r in runs:
+    prints = r.about.get("heldout_fingerprints") or {}
+    found.setdefault(prints.get(f"evaluate.{name}"), []).append(r)
+  return found
+
+
+def _values(runs: Sequence[Record], key: str) -> set:
+  return {json.dumps(r.about[key]) if key in r.about else None for r in runs}
+
+
+def _same_text(runs, name: str, metric: str, prints: Mapping) -> str:
+  """Why sets of unequal fingerprints may hold the same text; or BadConfig."""
+  sets = "; ".join(
+    f"{_short(p)}: {_names(members)}" for p, members in prints.items()
+  )
+  measured = [_yardsticks(r, name) for r in runs]
+  if all(measured):
+    if all(m == measured[0] for m in measured):
+      return (
+        f"the held-out sets of {name!r} are cut or tokenized otherwise and "
+        "hold the same text: gzip and xz give it the same bits per byte"
+      )
+  elif None not in prints and not any(measured) and _one_text(runs, name):
+    return (
+      f"the held-out sets of {name!r} differ in their fingerprints (they are "
+      "cut or tokenized otherwise); by their configs they are the same text"
+    )
+  raise BadConfig(
+    f"{metric} of these runs is of different held-out data and cannot be "
+    f"compared ({sets}). Evaluate all of them on one set (python -m "
+    "aigc_jax.evaluate --workdir=DIR --text=FILE), or name only runs that "
+    "share theirs"
+  )
+
+
+def _yardsticks(r: Record, name: str) -> tuple | None:
+  for row in reversed(r.rows):
+    found = tuple(row.get(f"eval/{name}/{kind}") for kind in YARDSTICKS)
+    if None not in found:
+      return found
+  return None
+
+
+def _one_text(runs: Sequence[Record], name: str) -> bool:
+  """Whether all configs hold out the same text, whole."""
+
+  def says(r: Record) -> str | None:
+    data = r.config["data"] if "data" in r.config else {}
+    every = r.config["evaluate"] if "evaluate" in r.config else {}
+    entry = dict(every[name]) if name in every else {}
+    if not any(data.get(key) for key in ("path", "sources")):
+      return None
+    if entry.get("batches", -1) >= 0:
+      entry |= {key: data.get(key) for key in ("batch", "length")}
+    entry.pop("every_steps", None)
+    text = {key: data.get(key) for key in TEXT}
+    return json.dumps([text, entry], sort_keys=True)
+
+  said = {says(r) for r in runs}
+  return len(said) == 1 and None not in said
+
+
+def _per_byte(runs, name: str, metric: str, notes: list[str]) -> tuple:
+  """Bits per byte instead, where the text is known to be the same."""
+  fair = f"eval/{name}/{PER_BYTE}"
+  lacking = [r for r in runs if fair not in r.metrics]
+  if lacking:
+    raise BadConfig(
+      f"the runs have different tokenizers: {metric} is of other tokens in "
+      f"each, and {fair}, which could be compared, is not measured in "
+      f"{_names(lacking)}"
+    )
+  return fair, notes + [
+    f"the tokenizers differ, so that {metric} is of other tokens in each run: "
+    f"{fair} instead"
+  ]
+
+
+def _same_training_data(runs: Sequence[Record], metric: str) -> list[str]:
+  if len(_values(runs, "tokenizer_fingerprint")) > 1:
+    raise BadConfig(
+      f"the runs have different tokenizers, and {metric} is of other tokens in "
+      "each: compare --metric=eval/heldout/bits_per_byte"
+    )
+  prints = _values(runs, "data_fingerprint")
+  if len(prints) > 1:
+    if not _one_text(runs, ""):
+      raise BadConfig(
+        f"{metric} of these runs is of different training data and cannot be "
+        "compared: --metric=eval/heldout/loss, of a held-out set they share"
+      )
+    return [f"{metric}: the same text, in other batches"]
+  if None in prints:
+    return ["no run.json says which data was trained on: taken as shared"]
+  return []
+
+
+def shared_order(one: Record, other: Record) -> bool:
+  """Whether two runs saw the same batches in the same order.
+
+  By the hashes of their batches where rows have them, else by seed, data and
+  the size of a batch.
+  """
+  if one.seed is None or one.seed != other.seed:
+    return False
+  hashes = [
+    {
+      row["step"]: row["data/batch_hash"]
+      for row in r.rows
+      if "data/batch_hash" in row
+    }
+    for r in (one, other)
+  ]
+  common = hashes[0].keys() & hashes[1].keys()
+  if common:
+    return all(hashes[0][step] == hashes[1][step] for step in common)
+  prints = [r.about.get("data_fingerprint") for r in (one, other)]
+  return prints[0] is not None and prints[0] == prints[1]
+
+
+def _names(runs: Sequence[Record], most: int = 4) -> str:
+  names = [r.name for r in runs]
+  more = f" and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(names[:most]) + more
+
+
+def _short(fingerprint: str | None) -> str:
+  return "unknown" if fingerprint is None else fingerprint[:12]

@@ -1,0 +1,242 @@
+"""report table: arms against a baseline, or the reason why not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from aigc_jax.errors import BadConfig
+from aigc_jax.scaling import statistics, table
+from aigc_jax.scaling.ablation import ablation
+from aigc_jax.scaling.arms import arms_of
+from aigc_jax.scaling.runs import open_runs
+from tests.scaling.made import made_run
+from tests.scaling.test_statistics import THREE
+
+LOSS = "eval/heldout/loss"
+BITS = "eval/heldout/bits_per_byte"
+
+
+def arm(folder, name, values, *, config=None, first_seed=0, **more):
+  """A run for each value of the last held-out loss."""
+  for i, value in enumerate(values):
+    final = {LOSS: value} | more.get("final", {})
+    made_run(
+      folder / f"{name}{i}",
+      seed=first_seed + i,
+      config={"data.name": name} | (config or {}),
+      **more | {"final": final},
+    )
+
+
+def made(folder, by=("data.name",), **options):
+  arms = arms_of(open_runs([str(folder)]), by)
+  options.setdefault("metric", LOSS)
+  return ablation(arms, **options)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+  """The arms and seeds of the worked example, as work directories."""
+  folder = tmp_path_factory.mktemp("three")
+  arm(folder, "base", THREE["inputs"]["baseline"])
+  for name, values in THREE["inputs"]["variants"].items():
+    arm(folder, name, values)
+  return folder
+
+
+def test_a_table_of_work_directories_equals_the_worked_example(three):
+  found = table.as_json(made(three, baseline="name=base", margin=0.003))
+  assert found["at"] == {"axis": "step", "value": 40.0}
+  arms = {a["name"].removeprefix("name="): a for a in found["arms"]}
+  wanted = THREE["outputs"]["variants"]
+  adjusted = THREE["outputs"]["multiple_paired"]
+  for i, name in enumerate(wanted):
+    versus = arms[name]["versus_baseline"]
+    assert versus["method"] == "paired"
+    for key in ("mean_diff", "t", "p_two_sided", "ci95", "corr", "cohen_dz"):
+      assert versus["paired"][key] == pytest.approx(
+        wanted[name]["paired"][key], rel=1e-6
+      )
+    for key in ("df", "p_two_sided", "permutation_n"):
+      assert versus["welch"][key] == pytest.approx(wanted[name]["welch"][key])
+    assert versus["holm"] == pytest.approx(adjusted["holm"]["adjusted"][i])
+    assert versus["bh"] == pytest.approx(adjusted["fdr_bh"]["adjusted"][i])
+  verdicts = {k: a["versus_baseline"]["verdict"] for k, a in arms.items()
+              if k != "base"}  # fmt: skip
+  assert verdicts == {
+    "qk_norm": "better", "swiglu": "better", "z_loss": "equivalent within 0.003"
+  }  # fmt: skip
+  json.dumps(found, allow_nan=False)
+
+
+def test_every_form_of_the_table_says_the_same(three, tmp_path):
+  found = made(three, baseline="name=base")
+  text, page = table.markdown(found), table.as_html(found)
+  for word in ("swiglu", "-0.018320", "3.21472", "better", "5 pairs"):
+    assert word in text and word in page
+  lines = [line for line in text.splitlines() if line.startswith("|")]
+  assert len({line.count("|") for line in lines[:6]}) == 1
+  out = table.forest(found, tmp_path / "x.png")
+  assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_batches_or_other_seeds_are_no_pairs(tmp_path):
+  arm(tmp_path, "base", [3.0, 3.1, 3.2])
+  arm(tmp_path, "batches", [2.9, 3.0, 3.2], batches=77)
+  arm(tmp_path, "seeds", [2.9, 3.0, 3.2], first_seed=10)
+  found = made(tmp_path, baseline="name=base")
+  by_name = {r.arm.name: r.versus for r in found.results}
+  assert by_name["name=batches"].method == "Welch"
+  assert "other batches" in by_name["name=batches"].why
+  assert by_name["name=seeds"].method == "Welch"
+  assert "not the same" in by_name["name=seeds"].why
+  wanted = statistics.welch([2.9, 3.0, 3.2], [3.0, 3.1, 3.2])
+  assert by_name["name=seeds"].welch == wanted
+
+
+def test_of_one_seed_nothing_can_be_said(tmp_path):
+  arm(tmp_path, "base", [3.0])
+  arm(tmp_path, "other", [2.0])
+  found = made(tmp_path)
+  versus = found.results[1].versus
+  assert versus.method == "none" and versus.p is None
+  assert versus.difference is None
+  assert "nothing can be said" in table.markdown(found)
+  assert found.results[0].summary.sd is None
+
+
+def test_diverged_and_unfinished_runs_are_shown_and_do_not_count(tmp_path):
+  arm(tmp_path, "base", [3.0, 3.1, 3.2])
+  arm(tmp_path, "arm", [2.8, 2.9])
+  nan = lambda step: None if step > 15 else 5.0 - 0.1 * step  # noqa: E731
+  grown = lambda step: 2.0 + step  # noqa: E731
+  made_run(tmp_path / "arm-nan", seed=2, config={"data.name": "arm"}, loss=nan)
+  made_run(tmp_path / "arm-up", seed=3, config={"data.name": "arm"}, loss=grown)
+  made_run(
+    tmp_path / "arm-short", seed=4, steps=20, finished=False,
+    config={"data.name": "arm", "steps": 40},
+  )  # fmt: skip
+  found = made(tmp_path, baseline="name=base")
+  result = found.results[0]
+  assert result.arm.name == "name=arm" and result.summary.n == 2
+  text = table.markdown(found)
+  assert "2 diverged" in text and "1 unfinished" in text
+  for name in ("arm-nan", "arm-up", "arm-short"):
+    assert any(n.startswith(f"{name} ") for n in found.notes)
+  assert "its mean flatters it" in text
+
+
+def test_a_seed_twice_in_an_arm_is_refused_by_the_names_of_both(tmp_path):
+  arm(tmp_path, "base", [3.0, 3.1])
+  made_run(tmp_path / "again", seed=1, config={"data.name": "base"})
+  with pytest.raises(BadConfig, match="seed 1 twice.*again.*base1"):
+    made(tmp_path)
+
+
+def test_a_baseline_that_is_not_there_is_answered_with_those_that_are(three):
+  with pytest.raises(BadConfig, match="did you mean 'name=base'") as error:
+    made(three, baseline="name=bas")
+  assert "'name=swiglu'" in str(error.value)
+
+
+def test_arms_are_named_by_the_keys_that_tell_them_apart(tmp_path):
+  for seed in range(2):
+    for dim, rate in ((8, 1e-3), (16, 1e-3), (8, 2e-3)):
+      made_run(
+        tmp_path / f"{dim}-{rate}-{seed}", seed=seed,
+        config={"model.dim": dim, "optim.learning_rate": rate,
+                "log.every_steps": seed + 1},
+      )  # fmt: skip
+  names = [a.name for a in arms_of(open_runs([str(tmp_path)]))]
+  assert sorted(names) == [
+    "dim=16, learning_rate=0.001",
+    "dim=8, learning_rate=0.001",
+    "dim=8, learning_rate=0.002",
+  ]
+  by = arms_of(open_runs([str(tmp_path)]), ["model.dim"])
+  assert sorted(len(a.runs) for a in by) == [2, 4]
+
+
+def other_text(name):
+  return {"heldout_fingerprints": {"evaluate.heldout": name}}
+
+
+def test_other_held_out_data_is_refused_with_the_sets(tmp_path):
+  arm(tmp_path, "base", [3.0, 3.1])
+  arm(tmp_path, "other", [2.0, 2.1], about=other_text("h1"))
+  with pytest.raises(BadConfig, match="different held-out data.*h0.*h1"):
+    made(tmp_path)
+
+
+@pytest.mark.parametrize("gzip", [2.0, 2.5])
+def test_other_tokenizers_are_compared_by_byte_where_the_text_is_one(
+  tmp_path, gzip
+):
+  yardsticks = {
+    "eval/heldout/gzip_bits_per_byte": 2.0,
+    "eval/heldout/xz_bits_per_byte": 1.8,
+  }
+  arm(tmp_path, "bytes", [3.0, 3.1], final=yardsticks | {BITS: 2.2})
+  arm(
+    tmp_path, "pieces", [4.0, 4.1],
+    final=yardsticks
+    | {BITS: 2.1, "eval/heldout/gzip_bits_per_byte": gzip},
+    about=other_text("h1") | {"tokenizer_fingerprint": "t1"},
+  )  # fmt: skip
+  if gzip == 2.5:
+    with pytest.raises(BadConfig, match="different held-out data"):
+      made(tmp_path)
+    return
+  found = made(tmp_path)
+  assert found.metric == BITS
+  assert any("tokenizers differ" in note for note in found.notes)
+  with pytest.raises(BadConfig, match="different tokenizers"):
+    made(tmp_path, metric="train/loss")
+
+
+def test_other_tokenizers_without_bits_per_byte_are_refused(tmp_path):
+  arm(tmp_path, "bytes", [3.0, 3.1])
+  arm(tmp_path, "pieces", [4.0, 4.1], about={"tokenizer_fingerprint": "t1"})
+  with pytest.raises(BadConfig, match="different tokenizers.*bits_per_byte"):
+    made(tmp_path)
+
+
+def test_runs_of_other_lengths_need_a_place(tmp_path):
+  arm(tmp_path, "base", [3.0, 3.1])
+  arm(tmp_path, "long", [2.0, 2.1], steps=80, config={"steps": 80})
+  with pytest.raises(BadConfig, match="end at different steps"):
+    made(tmp_path)
+  found = made(tmp_path, at="step")
+  assert found.place.value == 40
+  assert any("before the end of its schedule" in n for n in found.notes)
+  found = made(tmp_path, at="tokens:100")
+  assert all(v.interpolated for r in found.results for v in r.values)
+  for bad in ("stepp", "tokens:x", "tokens:-1"):
+    with pytest.raises(BadConfig, match="--at="):
+      made(tmp_path, at=bad)
+
+
+def test_the_baseline_reaches_an_arms_loss_so_much_earlier(tmp_path):
+  for name, best in (("base", 2.0), ("worse", 2.2)):
+    for seed in range(2):
+      made_run(
+        tmp_path / f"{name}{seed}", seed=seed, best=best,
+        config={"data.name": name},
+      )  # fmt: skip
+  versus = made(tmp_path).results[1].versus
+  # base is 2 + 3/sqrt(step) at steps 10, 20, 30, 40; worse ends at 2.6743.
+  y = [2 + 3 / np.sqrt(s) for s in (10, 20)]
+  wanted = np.interp(-(2.2 + 3 / np.sqrt(40)), [-y[0], -y[1]], [10, 20]) - 40
+  assert versus.equivalent.difference == pytest.approx(wanted)
+  assert "earlier" in versus.equivalent.words
+  versus = made(tmp_path, baseline="name=worse").results[0].versus
+  assert versus.equivalent.at is None
+  assert versus.equivalent.words == "not reached by step 40"
+
+
+def test_a_seed_far_from_the_others_counts_and_is_pointed_at(tmp_path):
+  arm(tmp_path, "base", [3.0, 3.01, 3.02, 3.03, 4.0])
+  found = made(tmp_path)
+  assert found.results[0].summary.n == 5
+  assert any(n.startswith("base4") and "deviations" in n for n in found.notes)
