@@ -24,7 +24,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from aigc_jax import command, run
+from aigc_jax import command, files, run
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
@@ -32,7 +32,6 @@ from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 from aigc_jax.evaluators.loss import Loss, results
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
-from aigc_jax.trainer.journal import write_json
 
 FLAGS = flags.FLAGS
 Scores = dict[str, Estimate]
@@ -217,7 +216,7 @@ def save(path: Path, loaded: run.Loaded, scores: dict[str, Scores]) -> None:
           content["scores"] = dict(old["scores"])
     for name, values in scores.items():
       content["scores"][name] = {k: as_json(e) for k, e in values.items()}
-    write_json(path, content)
+    files.write_json(path, content)
   except OSError as error:
     raise StorageFailure(f"--out={path}: {error.strerror}") from None
   print(f"written to {path}")

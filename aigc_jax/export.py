@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from aigc_jax import command, hf, run, tree
-from aigc_jax.data import strict
+from aigc_jax import command, files, hf, run, tree
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.hf import card, outgoing, vocabulary
 from aigc_jax.hf.settings import FREE, canonical
@@ -93,7 +92,7 @@ def export(
       metrics=metrics or {},
     )
     for name, text in made.items():
-      (aside / name).write_text(text, encoding="utf-8")
+      files.write_text(aside / name, text)
     if not vocabulary.verify(tokenizer, made):
       say("the tokenizer files are not compared: pip install 'aigc_jax[hf]'")
     found = compare(aside, params, kwargs, dtype)
@@ -122,13 +121,12 @@ def _aside(out: Path) -> Path:
 def _settle(aside: Path, out: Path) -> None:
   """Everything on the disk, then the name."""
   for path in [*aside.iterdir(), aside]:
-    fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
+    files.sync(path)
   umask = os.umask(0)
   os.umask(umask)
   os.chmod(aside, 0o777 & ~umask)
   os.rename(aside, out)
+  files.sync(out.parent)
 
 
 def compare(folder: Path, params, kwargs: Mapping, dtype: str) -> dict:
@@ -226,7 +224,7 @@ def export_run(
       dtype=dtype,
       shard_bytes=shard_bytes,
       config=loaded.config,
-      record=strict.read(folder / "run.json") if has_record else {},
+      record=files.read_json(folder / "run.json") if has_record else {},
       metrics=last_known(folder, loaded.step) if trained else {},
     )
 

@@ -8,9 +8,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "aigc_jax"
 PARTS = (
-  "errors records memory tree metrics chips sharding layers models flops "
-  "objectives data optim trainer sampling evaluators hf run planning scaling "
-  "command timing"
+  "errors files records memory tree metrics chips sharding layers models "
+  "flops objectives data optim trainer sampling evaluators hf run planning "
+  "scaling command timing"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 MESH_WORDS = {"fsdp", "tensor", "pipeline"}

@@ -6,7 +6,6 @@ microseconds more a row.
 """
 
 import functools
-import hashlib
 import os
 import resource
 import stat
@@ -113,13 +112,6 @@ class ArrayFile:
       part = block[: min(len(block), self.count - start)]
       self.fill(part, start)
       yield part
-
-
-def payload_sha256(path: Path) -> str:
-  """sha256 of the data of an .npy file that this package wrote."""
-  with open(path, "rb") as f:
-    f.seek(HEADER)
-    return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 @functools.cache

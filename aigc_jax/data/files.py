@@ -16,12 +16,11 @@ import functools
 import glob
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from aigc_jax.data.disk import write_json
+from aigc_jax import files
 from aigc_jax.data.documents import (
   Document,
   Job,
@@ -30,7 +29,7 @@ from aigc_jax.data.documents import (
   job_size,
 )
 from aigc_jax.data.rows import READERS, SPLITTERS
-from aigc_jax.errors import BadConfig, BadData, nearest
+from aigc_jax.errors import BadConfig, BadData, StorageFailure, nearest
 
 FEW = 20  # held-out files that a split by file should give, at least
 NEAR = 64 << 10  # how far a cut looks for the end of a line
@@ -117,8 +116,7 @@ class Files:
     digest = hashlib.sha256(b"files 1")
     for name, path, size in self.files:
       try:
-        with open(path, "rb") as f:
-          content = hashlib.file_digest(f, "sha256").hexdigest()
+        content = files.sha256_file(path)
       except OSError as e:
         raise BadData(f"{path}: cannot be read: {e}") from e
       digest.update(
@@ -284,14 +282,14 @@ def _read_plain(name, path, start, stop, starts, ends) -> Document:
 
 def _remembered(path: Path) -> str | None:
   try:
-    kept = json.loads(path.read_text()[:4096])
-    return kept["content"] if len(kept["content"]) == 64 else None
-  except (OSError, ValueError, KeyError, TypeError):
+    kept = files.read_json(path, 4096).get("content")
+    return kept if isinstance(kept, str) and len(kept) == 64 else None
+  except BadData:
     return None
 
 
 def _remember(path: Path, content: str) -> None:
   """A convenience: that it cannot be written harms nobody."""
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError, StorageFailure):
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"content": content})
+    files.write_json(path, {"content": content})

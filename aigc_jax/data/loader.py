@@ -9,8 +9,6 @@ of skip_steps. `Placement` builds only the rows of this host's devices,
 
 import collections
 import functools
-import hashlib
-import json
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
+from aigc_jax import files
 from aigc_jax.data.mixture import check_weights, data_step, intervals, order
 from aigc_jax.data.store import Store
 from aigc_jax.data.tasks import make_task
@@ -44,7 +43,7 @@ def _spec(function, batch: int, length: int) -> dict:
 
 
 def _digest(*content) -> str:
-  return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+  return files.sha256_json(content)
 
 
 def _check_sizes(batch: int, length: int) -> None:

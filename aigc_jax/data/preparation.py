@@ -9,28 +9,25 @@ A name holds a hash of all that decides the content, so what is found is right
 and two runs share it; what is in use is never changed.
 """
 
-import hashlib
-import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from aigc_jax.data import sentences
-from aigc_jax.data.disk import locked, storage
 from aigc_jax.data.sources import open_source
 from aigc_jax.data.store import Store
 from aigc_jax.data.tokenizers import load, load_tokenizer, save
-from aigc_jax.data.writer import Progress, write
+from aigc_jax.data.writer import ELSEWHERE, Progress, write
 from aigc_jax.errors import BadConfig
+from aigc_jax.files import locked, sha256_json, storage
 
 SAMPLE = 4 << 20  # bytes of text that a tokenizer is trained on
 LARGE = 64 << 20  # bytes from which several workers are worth a hint
 
 
 def _key(*content) -> str:
-  text = json.dumps(content).encode()
-  return hashlib.sha256(text).hexdigest()[:16]
+  return sha256_json(content)[:16]
 
 
 def _safe(name: str) -> str:
@@ -67,7 +64,7 @@ def find_tokenizer(
     source.obtain(False, say)
   folder, missing = _trained(source, sources[0], tokenizer_vocab, root)
   if missing:
-    with storage(folder), locked(Path(f"{folder}.lock"), say):
+    with storage(folder, ELSEWHERE), locked(Path(f"{folder}.lock"), say):
       if not (folder / "manifest.json").is_file():
         started = time.perf_counter()
         say(f"training a SentencePiece tokenizer of {tokenizer_vocab} pieces "

@@ -20,11 +20,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from aigc_jax.data.corpora import CORPORA
-from aigc_jax.data.disk import locked
 from aigc_jax.data.documents import Document, Job, is_held_out, job_size
 from aigc_jax.data.files import Files
 from aigc_jax.data.rows import checked
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
+from aigc_jax.files import locked
 
 AT_ONCE = 256  # records read in one call
 LARGEST_HASHED = 256 << 20  # a dataset up to this size is hashed by content

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from aigc_jax.data import strict
+from aigc_jax import files
 from aigc_jax.errors import BadData
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -51,7 +51,7 @@ def read(folder: Path) -> dict[str, bytes]:
     path = folder / name
     if not os.path.lexists(path):
       continue
-    values = strict.read(path)
+    values = files.parse_json(files.content(path), str(path), halves=True)
     values = {key: values[key] for key in keys if key in values}
     kind = values.get("tokenizer_class")
     if kind is not None and not (
@@ -64,7 +64,7 @@ def read(folder: Path) -> dict[str, bytes]:
       # Compact: indented, deep lists would grow beyond all bounds.
       found[name] = json.dumps(values).encode()
   if os.path.lexists(folder / TEMPLATE):
-    found[TEMPLATE] = strict.content(folder / TEMPLATE, strict.LIMIT)
+    found[TEMPLATE] = files.content(folder / TEMPLATE)
     try:
       found[TEMPLATE].decode()
     except UnicodeDecodeError:
@@ -83,7 +83,7 @@ def _checked(path: Path, key: str, value) -> None:
     )
 
 
-def ids(files: Mapping[str, bytes], eot: int, vocab: int) -> dict:
+def ids(beside: Mapping[str, bytes], eot: int, vocab: int) -> dict:
   """{bos_token_id, eos_token_id, ...: an id, several, or None}, as named.
 
   As transformers has it: by generation_config.json, else by config.json. Ids
@@ -92,7 +92,7 @@ def ids(files: Mapping[str, bytes], eot: int, vocab: int) -> dict:
   """
   found: dict = {}
   for name in ("config.json", "generation_config.json"):
-    for key, value in json.loads(files.get(name, b"{}")).items():
+    for key, value in json.loads(beside.get(name, b"{}")).items():
       if key not in IDS:
         continue
       several = isinstance(value, list)

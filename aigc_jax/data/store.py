@@ -23,15 +23,13 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from aigc_jax import records
-from aigc_jax.data import strict
+from aigc_jax import files, records
 from aigc_jax.data.arrays import (
   AGAIN,
   ArrayFile,
@@ -40,7 +38,6 @@ from aigc_jax.data.arrays import (
   most_open,
   state_of,
 )
-from aigc_jax.data.disk import write_json
 from aigc_jax.errors import BadData, StorageFailure
 from aigc_jax.records import COUNT, SHA256
 
@@ -91,14 +88,13 @@ def token_dtype(vocab: int) -> np.dtype:
 def store_fingerprint(tokenizer: str, dtype: str, shards: list[dict]) -> str:
   """sha256 over what the tokens are."""
   content = [tokenizer, dtype] + [[s["tokens"], s["sha256"]] for s in shards]
-  return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+  return files.sha256_json(content)
 
 
 def seal(manifest: dict) -> str:
   """sha256 over all that a manifest says, but for the seal itself."""
   content = {key: x for key, x in manifest.items() if key != "seal"}
-  text = json.dumps(content, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return files.sha256_json(content)
 
 
 class Store:
@@ -188,7 +184,7 @@ class Store:
     """The states under which files were found to be right, if any are kept."""
     path = beside(self.folder, ".checked")
     try:
-      kept = records.check(strict.read(path), CHECKED, str(path))
+      kept = records.check(files.read_json(path), CHECKED, str(path))
     except BadData:
       return {}
     if kept["seal"] != self.manifest["seal"]:
@@ -202,7 +198,7 @@ class Store:
   def _remember(self) -> None:
     """A convenience: that it cannot be written harms nobody."""
     with contextlib.suppress(OSError, StorageFailure):
-      write_json(
+      files.write_json(
         beside(self.folder, ".checked"),
         {"seal": self.manifest["seal"], "files": self._checked},
       )
@@ -319,7 +315,7 @@ def read_manifest(folder: Path) -> dict:
   if not path.exists():
     raise BadData(f"{path}: there is no token store here")
   try:
-    found = strict.read(path, LARGEST_MANIFEST)
+    found = files.read_json(path, LARGEST_MANIFEST)
     version = found.get("format")
     if version != FORMAT:
       version = records.shown(version)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_jax.data import special, spelling, strict
-from aigc_jax.data.disk import write_bytes, write_json
+from aigc_jax import files
+from aigc_jax.data import special, spelling
 from aigc_jax.data.sentences import SentencePiece
 from aigc_jax.errors import BadConfig, BadData, nearest
 
@@ -256,21 +256,21 @@ def load_tokenizer(spec: str):
 
 def _bytes(path: Path) -> bytes:
   """A file that the user or `save` chose: links are followed."""
-  return strict.content(Path(os.path.realpath(path)), LARGEST)
+  return files.content(Path(os.path.realpath(path)), LARGEST)
 
 
 def _hugging_face(folder: str) -> HuggingFace:
   path = Path(folder).expanduser()
   if path.name == "tokenizer.json":
     path = path.parent
-  model = strict.content(path / "tokenizer.json", LARGEST)
+  model = files.content(path / "tokenizer.json", LARGEST)
   beside = special.read(path)
   names = []
   for file in ("tokenizer_config.json", "special_tokens_map.json"):
     eos = json.loads(beside.get(file, b"{}")).get("eos_token")
     names.append(eos.get("content") if isinstance(eos, dict) else eos)
   where = str(path / "tokenizer.json")
-  added = strict.parse(model, where, MOST).get("added_tokens") or []
+  added = files.parse_json(model, where, MOST).get("added_tokens") or []
   if not isinstance(added, list):
     raise BadData(f"{where}: added_tokens={str(added)[:80]}: expected a list")
   added = [t.get("content") for t in added if isinstance(t, dict)]
@@ -289,7 +289,7 @@ def save(tokenizer, folder) -> None:
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for name, data in tokenizer.files().items():
-    write_bytes(folder / name, data)
+    files.write_bytes(folder / name, data)
   manifest = {
     "kind": tokenizer.kind,
     "name": tokenizer.name,
@@ -298,7 +298,7 @@ def save(tokenizer, folder) -> None:
     "eot_text": getattr(tokenizer, "_eot", ""),
     "fingerprint": tokenizer.fingerprint,
   }
-  write_json(folder / "manifest.json", manifest)
+  files.write_json(folder / "manifest.json", manifest)
 
 
 LOADERS = {
@@ -319,7 +319,7 @@ def load(folder):
   """The tokenizer that `save` wrote. Raises BadData if it is another now."""
   folder = Path(folder)
   where = folder / "manifest.json"
-  manifest = strict.parse(_bytes(where), str(where))
+  manifest = files.parse_json(_bytes(where), str(where))
   for key in ("kind", "name", "eot_text", "fingerprint"):
     if not isinstance(manifest.get(key, ""), str):
       raise BadData(f"{where}: {key}={manifest[key]!r}: expected a text")

@@ -13,7 +13,6 @@ the first rename wins.
 import contextlib
 import gzip
 import hashlib
-import json
 import lzma
 import multiprocessing
 import os
@@ -28,9 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from aigc_jax import records
-from aigc_jax.data import strict
-from aigc_jax.data.arrays import HEADER, header, payload_sha256
-from aigc_jax.data.disk import locked, storage, sync, unique, write_json
+from aigc_jax.data.arrays import HEADER, header
 from aigc_jax.data.documents import Document, Job
 from aigc_jax.data.store import (
   FORMAT,
@@ -40,10 +37,24 @@ from aigc_jax.data.store import (
   store_fingerprint,
   token_dtype,
 )
-from aigc_jax.errors import BadData
+from aigc_jax.errors import BadData, StorageFailure
+from aigc_jax.files import (
+  locked,
+  new_aside,
+  own_folder,
+  read_json,
+  sha256_file,
+  sha256_json,
+  storage,
+  sync,
+  write_json,
+)
 from aigc_jax.records import COUNT, SHA256
 
 AT_ONCE = 1 << 20  # bytes of text encoded in one call
+ELSEWHERE = (
+  "free some space or choose another place with --config.data.root=DIR"
+)
 YARDSTICK = 8 << 20  # bytes that gzip and xz are tried on
 # Of a finished shard, while the others are made.
 RECORD = {
@@ -75,11 +86,11 @@ def write(
   StorageFailure where the folder cannot be written.
   """
   folder = Path(folder)
-  with storage(folder), locked(beside(folder, ".lock"), say):
+  with storage(folder, ELSEWHERE), locked(beside(folder, ".lock"), say):
     if not folder.is_dir():
       try:
         _build(folder, source, split, tokenizer, workers, progress)
-      except OSError:
+      except (OSError, StorageFailure):
         if not folder.is_dir():  # else another builder was first
           raise
         shutil.rmtree(beside(folder, ".building"), ignore_errors=True)
@@ -127,14 +138,14 @@ def _nothing(source, split: str) -> str:
 
 def _start(aside: Path, jobs: list[Job]) -> None:
   """A place to build in; what another plan left there is thrown away."""
-  plan = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()
+  plan = sha256_json(jobs)
   kept = aside / "plan.json"
-  if aside.is_dir():
-    with contextlib.suppress(BadData):
-      if strict.read(kept).get("plan") == plan:
-        return
-    shutil.rmtree(aside)
-  aside.mkdir(parents=True)
+  own_folder(aside)
+  with contextlib.suppress(BadData):
+    if read_json(kept).get("plan") == plan:
+      return
+  shutil.rmtree(aside)
+  own_folder(aside)
   write_json(kept, {"plan": plan})
 
 
@@ -209,10 +220,10 @@ def _finished(aside: Path, i: int) -> dict | None:
   """The record of a shard that is whole, or None."""
   path = aside / f"shard-{i:05d}.json"
   try:
-    record = records.check(strict.read(path), RECORD, str(path))
+    record = records.check(read_json(path), RECORD, str(path))
     for what, key in (("tokens", "sha256"), ("offsets", "offsets_sha256")):
       path = aside / f"{what}-{i:05d}.npy"
-      if payload_sha256(path) != record[key]:
+      if sha256_file(path, HEADER) != record[key]:
         return None
     return record
   except (OSError, BadData):
@@ -224,8 +235,7 @@ class _Array:
 
   def __init__(self, path: Path, dtype: np.dtype):
     self._path, self._dtype = path, dtype
-    self._aside = unique(path)
-    self._file = open(self._aside, "wb")
+    self._file = new_aside(path)
     self._file.write(b"\0" * HEADER)
     self._sha = hashlib.sha256()
     self.count = 0
@@ -243,7 +253,7 @@ class _Array:
       f.write(header(self._dtype, self.count))
       f.flush()
       os.fsync(f.fileno())
-    os.replace(self._aside, self._path)
+    os.replace(self._file.name, self._path)
     return self._sha.hexdigest()
 
 

@@ -6,7 +6,7 @@ Nothing in it is executed, and no name in it leads out of it.
 import re
 from pathlib import Path
 
-from aigc_jax.data import strict
+from aigc_jax import files
 from aigc_jax.errors import BadData
 from aigc_jax.hf import safetensors
 
@@ -42,30 +42,30 @@ def weights(folder: Path) -> dict[str, safetensors.Tensor]:
     n for n in present if n.endswith(PICKLED) and n != "training_args.bin"
   )
   if pickled:
-    files = " ".join(str(folder / name) for name in pickled)
+    paths = " ".join(str(folder / name) for name in pickled)
     raise BadData(
       f"{folder} holds pickled weights ({pickled[0]}), and opening a pickle "
       f"can run any code. Convert them safely:\n{CONVERT}"
-      f"{folder / SINGLE} {files}"
+      f"{folder / SINGLE} {paths}"
     )
   raise BadData(f"{folder} holds neither {SINGLE} nor {INDEX}")
 
 
 def _indexed(folder: Path) -> dict[str, safetensors.Tensor]:
   where = folder / INDEX
-  table = strict.read(where).get("weight_map")
+  table = files.read_json(where).get("weight_map")
   if not isinstance(table, dict) or not table:
     raise BadData(f"{where}: weight_map is not an object of names")
-  files: dict[str, dict] = {}
+  opened: dict[str, dict] = {}
   found = {}
   for name, file in table.items():
     file = _inside(where, file)
-    if file not in files:
-      files[file] = safetensors.read(folder / file)
-    if name not in files[file]:
+    if file not in opened:
+      opened[file] = safetensors.read(folder / file)
+    if name not in opened[file]:
       raise BadData(f"{where}: tensor {name[:80]!r} is not in {file}")
-    found[name] = files[file][name]
-  beyond = [n for tensors in files.values() for n in tensors if n not in table]
+    found[name] = opened[file][name]
+  beyond = [n for tensors in opened.values() for n in tensors if n not in table]
   if beyond:
     raise BadData(f"{where} does not list the tensor {beyond[0][:80]!r}")
   return found

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aigc_jax import sharding, tree
-from aigc_jax.data import strict
+from aigc_jax import files, sharding, tree
 from aigc_jax.errors import BadData
 from aigc_jax.hf import folder as folders
 from aigc_jax.hf.families import family_of, read_config
@@ -50,7 +49,7 @@ def load(folder: str | Path) -> Imported:
   path = Path(str(folder).removeprefix("hf:")).expanduser()
   tensors = folders.weights(path)
   where = str(path / "config.json")
-  config = strict.read(path / "config.json")
+  config = files.read_json(path / "config.json")
   family = family_of(config, where)
   kwargs = read_config(family, config, where)
   _plausible(where, kwargs, tensors)

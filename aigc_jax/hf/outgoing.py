@@ -1,7 +1,5 @@
 """To a Hugging Face folder: config.json and the weights."""
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from aigc_jax import tree
+from aigc_jax import files, tree
 from aigc_jax.errors import choose
 from aigc_jax.hf import folder as folders
 from aigc_jax.hf import safetensors
@@ -44,10 +42,11 @@ def write(
   """
   config = write_config(family, kwargs) | dict(special)
   config |= dict(torch_dtype=dtype, use_cache=True)
-  write_json(folder / "config.json", config)
-  write_json(
+  files.write_json(folder / "config.json", config, indent=2)
+  files.write_json(
     folder / "generation_config.json",
     dict(special) | {"_from_model_config": True},
+    indent=2,
   )
   flat = tree.flat(params)
   table = leaves(family, {path: x.shape for path, x in flat.items()})
@@ -71,7 +70,7 @@ def write_weights(
     name: (parts[0][0].their_shape, dtype) for name, parts in sources.items()
   }
   shards = _shards(shapes, shard_bytes)
-  files = {}
+  where = {}
   for i, names in enumerate(shards):
     file = folders.SINGLE
     if len(shards) > 1:
@@ -84,11 +83,11 @@ def write_weights(
         for name in names
       ),
     )
-    files |= dict.fromkeys(names, file)
+    where |= dict.fromkeys(names, file)
   if len(shards) > 1:
     total = sum(_bytes(*shape) for shape in shapes.values())
-    index = {"metadata": {"total_size": total}, "weight_map": files}
-    write_json(folder / folders.INDEX, index)
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    files.write_json(folder / folders.INDEX, index, indent=2)
 
 
 def _tensors(table: Mapping[str, Leaf]) -> Iterator:
@@ -127,12 +126,3 @@ def _shards(shapes: Mapping, shard_bytes: int) -> list[list[str]]:
     shards[-1].append(name)
     room -= need
   return shards
-
-
-def write_json(path: Path, values: Mapping) -> None:
-  """A JSON file, on the disk before this returns."""
-  with open(path, "w", encoding="utf-8") as file:
-    json.dump(values, file, indent=2, allow_nan=False)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from aigc_jax.data import strict
+from aigc_jax import files
 from aigc_jax.errors import BadData
 
 DTYPES = {
@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Tensor]:
   Raises BadData unless every byte after the header belongs to one tensor and
   each span is its shape times its dtype.
   """
-  total = strict.regular(path).st_size
+  total = files.regular(path).st_size
   with open(path, "rb") as file:
     first, brace = file.read(8), file.read(1)
     # The length of a header may by chance begin like a pickle.
@@ -85,14 +85,14 @@ def read(path: Path) -> dict[str, Tensor]:
         f"{path} is {total} bytes, its header claims {length}: it is truncated "
         "or not a safetensors file"
       )
-    if length > strict.LIMIT:
+    if length > files.LIMIT:
       raise BadData(
-        f"{path}: a header of {length} bytes, expected at most {strict.LIMIT}"
+        f"{path}: a header of {length} bytes, expected at most {files.LIMIT}"
       )
     text = brace + file.read(length - 1) if length else b""
   if not text.startswith(b"{"):
     raise BadData(f"{path}: the header does not start with '{{'")
-  header = strict.parse(text, f"the header of {path}")
+  header = files.parse_json(text, f"the header of {path}")
   notes = header.pop("__metadata__", {})
   if not _is_notes(notes):
     raise BadData(f"{path}: __metadata__ is not an object of strings")

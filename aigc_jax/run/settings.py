@@ -4,17 +4,17 @@ A config is checked against the keyword arguments of what it configures, so a
 missing or unknown key is an error that names the nearest one.
 """
 
-import hashlib
 import inspect
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from aigc_jax import sharding
+from aigc_jax import files, sharding
 from aigc_jax.errors import BadConfig, choose, nearest
 
 Config = dict[str, Any]  # plain JSON values, nested by section
@@ -40,7 +40,6 @@ SECTIONS = (
 )
 CHECKPOINT = ("every_steps", "keep", "keep_every_steps")
 LOG = ("every_steps",)
-MOST_JSON = 16 << 20  # bytes of a JSON file of a work directory
 DATA = (
   "sources", "path", "field", "tokenizer", "tokenizer_vocab", "task", "batch",
   "length", "segments", "shuffle", "validation", "root", "skip_steps",
@@ -159,8 +158,7 @@ def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
 
 def fingerprint(config: Mapping) -> str:
   """A hash of all that a config says."""
-  text = json.dumps(config, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return files.sha256_json(config)
 
 
 def config_in(workdir: str | Path) -> Config:
@@ -180,17 +178,9 @@ def result_in(workdir: str | Path) -> dict:
 
 def _json_in(workdir: str | Path, name: str) -> dict:
   path = Path(workdir).expanduser() / name
-  if not path.is_file():
+  if not os.path.lexists(path):
     raise BadConfig(
       f"{workdir} holds no run: there is no {name} in it "
       "(expected the --workdir that training was given)"
     )
-  if path.stat().st_size > MOST_JSON:
-    raise BadConfig(f"{path} is larger than {MOST_JSON} bytes: not read")
-  try:
-    found = json.loads(path.read_text())
-  except (ValueError, RecursionError) as error:
-    raise BadConfig(f"{path} is not readable JSON: {error}") from None
-  if not isinstance(found, dict):
-    raise BadConfig(f"{path} holds no JSON object")
-  return found
+  return files.read_json(path, error=BadConfig)

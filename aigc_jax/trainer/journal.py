@@ -24,8 +24,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto.summary_pb2 import Summary
 
+from aigc_jax import files
 from aigc_jax.errors import BadConfig, StorageFailure, WorkdirInUse
-from aigc_jax.trainer import faults, manifest
+from aigc_jax.trainer import faults
 from aigc_jax.trainer.console import Console
 
 METRICS = "metrics.jsonl"
@@ -40,19 +41,14 @@ def rows(path: str | Path) -> list[dict]:
 
 def _parsed(path: Path) -> list[tuple[int, dict]]:
   """(offset, row) of each whole line."""
-  if not path.is_file():
-    return []
-  found, offset = [], 0
-  for line in path.read_bytes().splitlines(keepends=True):
-    try:
-      row = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-      row = None
-    if isinstance(row, dict):
-      found.append((offset, row))
+  found = []
+  for line in files.read_lines(path) if os.path.lexists(path) else ():
+    if line.row is not None:
+      found.append((line.offset, line.row))
     else:
-      logging.warning("%s: a broken line at byte %d", path, offset)
-    offset += len(line)
+      logging.warning(
+        "%s: a broken line at byte %d: %s", path, line.offset, line.fault
+      )
   return found
 
 
@@ -82,11 +78,11 @@ class Lines:
       self._open()
       while self._waiting:
         faults.hit("journal/append")
-        self._append(self._waiting[0])
+        files.append_to(self._fd, self._waiting[0])
         self._waiting.pop(0)
       if sync:
         os.fsync(self._fd)
-    except OSError as error:
+    except (OSError, StorageFailure) as error:
       if len(self._waiting) >= 10 * self._told:
         self._told = max(1, len(self._waiting))
         logging.error(
@@ -102,36 +98,21 @@ class Lines:
   def _open(self) -> None:
     if self._fd >= 0:
       return
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-    fd = os.open(self.path, flags, 0o644)
+    fd = files.open_own(self.path, os.O_RDWR | os.O_APPEND)
     size = os.fstat(fd).st_size
     if size and os.pread(fd, 1, size - 1) != b"\n":
       # A dying process left half a line.
       os.ftruncate(fd, self.path.read_bytes().rfind(b"\n") + 1)
     self._fd = fd
 
-  def _append(self, line: bytes) -> None:
-    """The whole line or nothing of it."""
-    start, written = os.fstat(self._fd).st_size, 0
-    try:
-      while written < len(line):
-        written += os.write(self._fd, line[written:])
-    except OSError:
-      if written:
-        os.ftruncate(self._fd, start)
-      raise
-
   def cut(self, step: int, aside: Path) -> None:
     """Drops the rows after `step`; they are kept in the file `aside`."""
     late = [at for at, row in _parsed(self.path) if row.get("step", 0) > step]
     if not late:
       return
-    try:
-      with open(aside, "ab") as file:
-        file.write(self.path.read_bytes()[late[0] :])
-    except OSError as error:
-      logging.error("%s cannot be written: %s", aside, error)
     self._open()
+    size = os.fstat(self._fd).st_size
+    files.append(aside, os.pread(self._fd, size - late[0], late[0]))
     os.ftruncate(self._fd, late[0])
     os.fsync(self._fd)
 
@@ -198,11 +179,11 @@ def wandb_run(workdir: Path, project: str, config: Mapping):
       "--wandb needs the package wandb: pip install 'aigc_jax[wandb]'"
     ) from error
   path = workdir / "wandb.id"
-  if not path.exists():
-    path.write_text(secrets.token_hex(8))
+  if not os.path.lexists(path):
+    files.write_text(path, secrets.token_hex(8))
   return wandb.init(
     project=project,
-    id=path.read_text().strip(),
+    id=files.content(path, 256).decode("utf-8", "replace").strip(),
     resume="allow",
     dir=str(workdir),
     config=dict(config),
@@ -313,7 +294,7 @@ class Journal:
   def write(self, name: str, content: Mapping) -> None:
     """Replaces the JSON file `name` of the work directory in one move."""
     if self.speaks:
-      write_json(self.workdir / name, content)
+      files.write_json(self.workdir / name, content)
 
   def close(self) -> None:
     if self._console:
@@ -339,26 +320,6 @@ class Journal:
 
   def __exit__(self, *_) -> None:
     self.close()
-
-
-def write_json(path: Path, content: Mapping) -> None:
-  """The whole file or the old one, whenever the power fails.
-
-  Raises StorageFailure where it cannot be written.
-  """
-  aside = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    with open(aside, "w") as file:
-      json.dump(content, file, indent=1, allow_nan=False)
-      file.write("\n")
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(aside, path)
-    manifest.sync(path.parent)
-  except OSError as error:
-    raise StorageFailure(f"{path} cannot be written: {error}") from error
-  finally:
-    aside.unlink(missing_ok=True)
 
 
 def number(value):

@@ -16,15 +16,13 @@ the manifest. A manifest is data: read with bounds, never trusted as a path,
 never executed.
 """
 
-import hashlib
-import json
 import math
 import os
 from pathlib import Path
 
 import jax.numpy as jnp
 
-from aigc_jax import tree
+from aigc_jax import files, tree
 from aigc_jax.errors import BadConfig
 from aigc_jax.trainer import digests
 
@@ -86,22 +84,10 @@ def write(
     "meta": meta,
   } | ({"run": run} if run else {})
   content["sha256"] = _hash(content)
-  with open(folder / NAME, "w") as file:
-    json.dump(content, file, indent=1, allow_nan=False)
-    file.flush()
-    os.fsync(file.fileno())
+  files.write_json(folder / NAME, content)
   for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
-    sync(path)
+    files.sync(path)
   return sum(content["files"].values())
-
-
-def sync(folder: Path) -> None:
-  """Makes the names in a directory survive a loss of power."""
-  fd = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -116,7 +102,7 @@ def sizes(folder: Path) -> dict[str, int]:
 def hashes(folder: Path) -> dict[str, str]:
   """{relative path: sha256} of the small files below `folder`."""
   return {
-    name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    name: files.sha256_file(folder / name)
     for name, size in sizes(folder).items()
     if size <= HASHED_BYTES
   }
@@ -125,17 +111,10 @@ def hashes(folder: Path) -> dict[str, str]:
 def read(folder: Path) -> dict:
   """The manifest of a step, sound in itself; raises Invalid."""
   path = folder / NAME
-  try:
-    if path.stat().st_size > MOST_BYTES:
-      raise Invalid(f"its {NAME} has more than {MOST_BYTES} bytes")
-    content = json.loads(
-      path.read_bytes(), object_pairs_hook=_object, parse_constant=_constant
-    )
-  except FileNotFoundError:
-    raise Invalid(f"it has no {NAME}") from None
-  except (ValueError, RecursionError) as error:
-    raise Invalid(f"its {NAME} does not parse: {error}") from None
-  if not isinstance(content, dict) or content.get("format") != FORMAT:
+  if not os.path.lexists(path):
+    raise Invalid(f"it has no {NAME}")
+  content = files.read_json(path, MOST_BYTES, Invalid)
+  if content.get("format") != FORMAT:
     raise Invalid(f"its {NAME} is not of format {FORMAT}")
   if content.get("sha256") != _hash(content):
     raise Invalid(f"its {NAME} does not have the sha256 it states")
@@ -158,7 +137,7 @@ def check_files(folder: Path, content: dict) -> None:
     if path.stat().st_size != size:
       raise Invalid(f"{name} has {path.stat().st_size} bytes, not {size}")
     if size <= HASHED_BYTES:
-      found = hashlib.sha256(path.read_bytes()).hexdigest()
+      found = files.sha256_file(path)
       if content["hashes"].get(name) != found:
         raise Invalid(f"{name} does not have the sha256 it was saved with")
   expected = sum(_bytes(leaf) for leaf in content["leaves"])
@@ -204,10 +183,9 @@ def _well_formed(content: dict) -> bool:
       and isinstance(x.get("digest"), list)
     )
 
-  files, leaves = content.get("files"), content.get("leaves")
+  sizes_, leaves = content.get("files"), content.get("leaves")
   return (
     type(content.get("step")) is int
-    and type(content.get("digest_version", 1)) is int
     and type(content.get("digest_version", 1)) is int
     and isinstance(content.get("run", ""), str)
     and isinstance(content.get("digest"), list)
@@ -215,23 +193,11 @@ def _well_formed(content: dict) -> bool:
     and isinstance(content.get("meta"), dict)
     and isinstance(leaves, list)
     and all(leaf(x) for x in leaves)
-    and isinstance(files, dict)
-    and all(type(n) is int and n >= 0 for n in files.values())
+    and isinstance(sizes_, dict)
+    and all(type(n) is int and n >= 0 for n in sizes_.values())
   )
 
 
 def _hash(content: dict) -> str:
   rest = {name: x for name, x in content.items() if name != "sha256"}
-  text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _object(pairs: list) -> dict:
-  names = [name for name, _ in pairs]
-  if len(set(names)) != len(names):
-    raise ValueError("a name occurs twice in one object")
-  return dict(pairs)
-
-
-def _constant(word: str):
-  raise ValueError(f"{word} is not a number of JSON")
+  return files.sha256_json(rest, (",", ":"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from aigc_jax import sharding, tree
+from aigc_jax import files, sharding, tree
 from aigc_jax.errors import Diverged, NonFinite, Refusal, StorageFailure
 from aigc_jax.trainer import (
   arrays,
@@ -193,6 +193,8 @@ class Saver:
       save.writer.wait_until_finished()
       if jax.process_index() == 0:
         self._commit(save)
+    except StorageFailure as error:  # one failed save, not yet too many
+      save.error = OSError(str(error))
     except BaseException as error:
       save.error = error
     finally:
@@ -218,7 +220,7 @@ class Saver:
     faults.hit("save/rename", save.step)
     os.rename(save.folder, final)
     faults.hit("save/renamed", save.step)
-    manifest.sync(steps.folder)
+    files.sync(steps.folder)
     steps.manifest(save.step)  # nothing older goes before this one is whole
     try:
       save.removed = steps.retain(

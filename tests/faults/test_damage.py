@@ -199,7 +199,7 @@ def test_a_hostile_config_or_result(start, copy, record):
   """JSON that is too deep or of another kind is refused, not stumbled over."""
   (copy / "result.json").write_text("[" * 100_000)
   run = start(copy).done(BadConfig.code)
-  assert "result.json is not readable" in run.err
+  assert "result.json: JSON nested too deep" in run.err
   (copy / "result.json").unlink()
   os.truncate(copy / "config.json", 1 << 30)
   run = start(copy).done(BadConfig.code)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aigc_jax import hf, sharding
+from aigc_jax import files, hf, sharding
 from aigc_jax.hf import incoming, outgoing
 from aigc_jax.hf.families import write_config
 from aigc_jax.hf.incoming import shapes_of
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
   arrays = {
     name: draw.random(shape, np.float32) for name, shape in shapes.items()
   }
-  outgoing.write_json(path / "config.json", write_config(LLAMA, KWARGS))
+  files.write_json(path / "config.json", write_config(LLAMA, KWARGS))
   outgoing.write_weights(path, table, arrays, np.dtype(np.float32), SHARD)
   return path, shapes
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aigc_jax import sharding, tree
+from aigc_jax import files, sharding, tree
 from aigc_jax.errors import (
   BadConfig,
   Diverged,
@@ -449,9 +449,9 @@ def test_a_save_that_finds_another_under_way_is_skipped_and_counted(tmp_path):
 
 def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):
   synced = []
-  real = manifest.sync
+  real = files.sync
   monkeypatch.setattr(
-    manifest, "sync", lambda f: synced.append((f, "5" in os.listdir(tmp_path)))
+    files, "sync", lambda f: synced.append((f, "5" in os.listdir(tmp_path)))
     or real(f),
   )  # fmt: skip
   saved = opened(tmp_path)

@@ -1,6 +1,7 @@
 """Rows are whole, in order, and outlive a full disk."""
 
 import json
+import os
 import sys
 import types
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from aigc_jax import files
 from aigc_jax.errors import WorkdirInUse
 from aigc_jax.trainer import journal, provenance
 from aigc_jax.trainer.console import short
@@ -71,14 +73,15 @@ def test_numbers_are_exact_and_what_is_not_finite_is_null(tmp_path):
   assert row["b"] is None and row["c"] == 2**32 - 1
 
 
-def test_a_full_disk_delays_rows_and_loses_none(tmp_path):
+def test_a_full_disk_delays_rows_and_loses_none(tmp_path, monkeypatch):
   path = tmp_path / journal.METRICS
-  path.symlink_to("/dev/full")
   said = written(tmp_path)
-  for step in range(1, 4):
-    said.row(step, {"train/loss": 1.0})
-  path.unlink()
-  said._metrics._fd = -1
+  with monkeypatch.context() as full, open("/dev/full", "wb") as disk:
+    write = os.write
+    full.setattr(os, "write", lambda fd, data: write(disk.fileno(), data))
+    for step in range(1, 4):
+      said.row(step, {"train/loss": 1.0})
+  assert rows(path) == []
   said.row(4, {"train/loss": 1.0})
   said.close()
   assert [row["step"] for row in rows(path)] == [1, 2, 3, 4]
@@ -120,9 +123,9 @@ def test_wandb_is_asked_for_and_continues_its_run(tmp_path, monkeypatch):
 
 
 def test_a_json_file_is_replaced_whole(tmp_path):
-  journal.write_json(tmp_path / "a.json", {"x": 1})
+  files.write_json(tmp_path / "a.json", {"x": 1})
   with pytest.raises(ValueError):
-    journal.write_json(tmp_path / "a.json", {"x": float("nan")})
+    files.write_json(tmp_path / "a.json", {"x": float("nan")})
   assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
 
 
