@@ -156,7 +156,7 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   """Each held-out set of the run's config."""
   config, found = loaded.config, {}
   score = run.scorer(loaded.model, run.objective_of(config))
-  for name, entry in config["evaluate"].items():
+  for name, entry in run.evaluations(config).items():
     if entry["kind"] != "loss":
       continue
     eval_set = run.open_eval(

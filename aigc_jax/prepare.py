@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from aigc_jax import command, data, run
-from aigc_jax.errors import BadConfig, Stopped
+from aigc_jax.errors import BadConfig, BadData, Stopped
 
 FLAGS = {
   "path": "text: a file, a folder or a glob",
@@ -36,7 +36,7 @@ FLAGS = {
 def stores(
   *,
   sources: list[dict],
-  tokenizer: str,
+  tokenizer,
   tokenizer_vocab: int,
   validation: float,
   root: str,
@@ -47,7 +47,8 @@ def stores(
 ) -> list[data.Store]:
   """Prepares with a progress bar; prints where the stores are.
 
-  The arguments are the data settings of a config. Returns the stores.
+  The arguments are the data settings of a config; a tokenizer may be one that
+  is there already. Returns the stores.
   """
   console = Console(stderr=True)
   columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
@@ -130,34 +131,63 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer("tokenizer_vocab", 4096, "pieces of a trained tokenizer")
   flags.DEFINE_float("validation", 0.02, "fraction of the text held out")
+  flags.DEFINE_string(
+    "validation_path", "", "held-out text: a file, a folder or a glob"
+  )
   flags.DEFINE_string("root", "~/.cache/aigc_jax", "where stores are kept")
   flags.DEFINE_integer("workers", 0, "processes; 0 works in this one")
   flags.DEFINE_bool("verify", False, "also compare every sha256")
   flags.DEFINE_bool("download", False, "get a TFDS dataset that is not here")
 
 
+def _by_flags(values, how: dict) -> None:
+  names = ("path", "corpus", "tfds", "field")
+  own = values.validation_path
+  share = 0.0 if own else values.validation
+  settings = {
+    "sources": [source_of(**{name: values[name].value for name in names})],
+    "tokenizer": values.tokenizer,
+    "tokenizer_vocab": values.tokenizer_vocab,
+    "validation": share,
+    "root": values.root,
+  }
+  try:
+    stores(**settings, splits=(None, *("validation",) * bool(share)), **how)
+    if own:
+      source = source_of(path=own, corpus="", tfds="", field=values.field)
+      stores(
+        **settings
+        | {
+          "sources": [source],
+          "tokenizer": data.find_tokenizer(**settings),
+        },
+        splits=("all",),
+        **how,
+      )
+  except BadData as e:  # these flags have no section
+    raise BadData(str(e).replace("--config.data.", "--")) from e
+
+
+def _by_config(config: run.Config, how: dict) -> None:
+  settings = run.data_arguments(config)
+  share = settings["validation"]
+  stores(**settings, splits=(None, *("validation",) * bool(share)), **how)
+  if config["data"]["validation_path"]:
+    settings |= run.heldout_arguments(config, "validation")
+    settings["tokenizer"] = run.tokenizer_of(config)
+    stores(splits=(settings.pop("split"),), **settings, **how)
+
+
 def main() -> int:
   """The command; the exit status."""
   values = flags.FLAGS
-  if values.config is None:
-    names = ("path", "corpus", "tfds", "field")
-    settings = {
-      "sources": [source_of(**{name: values[name].value for name in names})],
-      "tokenizer": values.tokenizer,
-      "tokenizer_vocab": values.tokenizer_vocab,
-      "validation": values.validation,
-      "root": values.root,
-    }
-  else:
-    settings = run.data_arguments(run.read(values.config))
+  names = ("workers", "verify", "download")
+  how = {name: values[name].value for name in names}
   try:
-    stores(
-      **settings,
-      workers=values.workers,
-      splits=(None, "validation") if settings["validation"] else (None,),
-      verify=values.verify,
-      download=values.download,
-    )
+    if values.config is None:
+      _by_flags(values, how)
+    else:
+      _by_config(run.read(values.config), how)
   except KeyboardInterrupt:
     raise Stopped("stopped; run the same line again to go on") from None
   return 0

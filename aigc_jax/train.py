@@ -437,6 +437,13 @@ def _evaluators(r: run.Run, tokenizer, workdir, stop, watchdog, say) -> dict:
     faults.hit(f"evaluate/{name}")
     stop.check()
 
+  entries = run.evaluations(r.config)
+  for name in r.config["evaluate"]:
+    if name not in entries:
+      say(
+        f"evaluate.{name} is left out: data.validation=0 holds nothing out "
+        "(--config.data.validation_path=FILE measures text of your own)"
+      )
   return {
     name: run.evaluator(
       run.Place(
@@ -444,7 +451,7 @@ def _evaluators(r: run.Run, tokenizer, workdir, stop, watchdog, say) -> dict:
       ),
       entry,
     )
-    for name, entry in r.config["evaluate"].items()
+    for name, entry in entries.items()
   }
 
 

@@ -37,7 +37,10 @@ def skeleton() -> ConfigDict:
     length=256,  # tokens in a row
     segments=False,  # whether documents in a row see only themselves
     shuffle=True,
-    validation=0.02,  # share held out where a source has no such split
+    # Share held out where a source has no such split; 0 with text of one's own
+    # is training without held-out text.
+    validation=0.02,
+    validation_path="",  # instead: a file, folder or glob of held-out text
     root="~/.cache/aigc_jax",  # where token stores are kept
     skip_steps=(),  # steps whose batches are left out, after a loss spike
   )

@@ -3,11 +3,13 @@
   python -m aigc_jax.train --config=configs/text_file.py \
     --config.data.path=PATH --workdir=DIR
 
-PATH is a file, a folder or a glob: plain text, .jsonl(.gz) or .parquet with a
-field "text". Presets: bytes (the default) has a vocabulary of the 256 bytes
-and works for any amount of text; sentencepiece trains 4096 pieces on the text,
-for a few megabytes or more. Sized for a laptop; on an accelerator make it
-wider: --config.model.dim=512 --config.model.mlp_dim=1536 and so on.
+PATH is a file, a folder or a glob: plain text, .jsonl(.gz), .json or .parquet
+with a field "text". The last 5 % are held out, or a file of your own instead
+(--config.data.validation_path=FILE), or nothing (--config.data.validation=0).
+Presets: bytes (the default) has a vocabulary of the 256 bytes and works for any
+amount of text; sentencepiece trains 4096 pieces on the text, for a few
+megabytes or more. Sized for a laptop; on an accelerator make it wider:
+--config.model.dim=512 --config.model.mlp_dim=1536 and so on.
 """
 
 from configs.skeleton import skeleton

@@ -1,7 +1,10 @@
 """What a source hands out: documents, in jobs that can be read separately."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
+
+ALL = "all"  # a split of text files: whatever they hold
 
 
 class Document(NamedTuple):
@@ -24,6 +27,22 @@ def fold(name: str) -> float:
   """A number in [0, 1) that depends on the document's name alone."""
   word = hashlib.sha256(b"held out " + name.encode("utf-8", "surrogateescape"))
   return int.from_bytes(word.digest()[:8], "big") / 2**64
+
+
+def dividing(names: Iterable[str]) -> float | None:
+  """A short fraction that holds out some of these documents and not all.
+
+  None where there are fewer than two.
+  """
+  places = sorted(fold(name) for name in set(names))
+  if len(places) < 2:
+    return None
+  for digits in range(17):
+    step = 10.0 ** -(digits + 1)
+    found = round((places[0] // step + 1) * step, digits + 1)
+    if places[0] < found <= places[-1]:
+      return found
+  return places[-1]
 
 
 def is_held_out(name: str, fraction: float) -> bool:

@@ -1,10 +1,10 @@
-"""Text files of the user: plain text, JSON lines, Parquet; file, folder, glob.
+"""Text files of the user: plain text, JSON, Parquet; a file, folder or glob.
 
 Text is kept as bytes. UTF-8 is expected and never demanded: the bytes
 tokenizer is lossless on anything, the others replace what is not UTF-8 with
 U+FFFD and the number of such documents is reported and kept in the manifest.
 
-Held-out text: rows of JSON lines and Parquet, and the files of a large folder,
+Held-out text: rows of JSON and Parquet, and the files of a large folder,
 are held out by a hash of their name. Where there are fewer than
 FEW / validation plain files (one book, a small project), that would hold out
 nothing or the only file, so there the tail of every file is held out, cut
@@ -16,74 +16,80 @@ import functools
 import glob
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from aigc_jax import files
+from aigc_jax import files, records
+from aigc_jax.data import listing
 from aigc_jax.data.documents import (
+  ALL,
   Document,
   Job,
+  fold,
   grouped,
   is_held_out,
   job_size,
 )
+from aigc_jax.data.listing import File
 from aigc_jax.data.rows import READERS, SPLITTERS
 from aigc_jax.errors import BadConfig, BadData, StorageFailure, nearest
+from aigc_jax.records import SHA256
 
 FEW = 20  # held-out files that a split by file should give, at least
 NEAR = 64 << 10  # how far a cut looks for the end of a line
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
+SMALL = 16 << 20  # bytes of rows that are looked at before they are divided
 
 
 class Files:
-  """Plain text, .jsonl, .jsonl.gz and .parquet files as a source.
+  """Plain text, .jsonl, .jsonl.gz, .json and .parquet files as a source.
 
   `path` is a file, a folder (searched to the bottom; hidden and binary files
-  are left out) or a glob. `field` is the text field of JSON lines and Parquet.
-  Raises BadData where there is nothing to read.
+  are left out) or a glob. `field` is the text field of JSON and Parquet.
+  `left_out` says in words what was passed over. Split "all" is everything.
+  Raises BadConfig for a bucket or URL, BadData where there is nothing to read.
   """
 
   splits = ("train", "validation")
+  split = "train"  # what is left of the held-out part
   present = True
 
   def __init__(self, path: str, field: str, validation: float, cache: Path):
+    listing.check_local(path, "data.path")
     self.path = os.path.abspath(os.path.expanduser(path))
     self.given = path
     self.field = field
     self.validation = validation
     self.division = f"held out {validation}"
     self._cache = cache
-    self.listing = _listing(self.path, path)  # [(name, path, size)]
+    # Stores and remembered fingerprints are below one root.
+    self._found = listing.find(self.path, path, cache.parent)
     self.name = _name(self.path)
 
   @functools.cached_property
-  def files(self) -> list[tuple[str, str, int]]:
-    """(name, path, bytes) of the files that hold text, by name."""
-    single = os.path.isfile(self.path)
-    kept = []
-    for name, path, size in self.listing:
-      if single or _kind(name) != "plain":
-        kept.append((name, path, size))
-      elif size and not _packed(name) and not _binary(path):
-        kept.append((name, path, size))
-    if single and _packed(self.path) and _kind(self.path) == "plain":
+  def _divided(self) -> tuple[list[File], dict[str, list[str]]]:
+    if os.path.isfile(self.path):
+      return listing.single(self._found, self.given, self.field), {}
+    return listing.divided(self._found, self.field)
+
+  @functools.cached_property
+  def files(self) -> list[File]:
+    """The files that hold text, by name."""
+    kept, left_out = self._divided
+    if not any(file.size for file in kept):
+      why = listing.told(left_out)
       raise BadData(
-        f"{self.given}: this is a packed file; unpack it first (only .jsonl.gz "
-        "is read as it is)"
-      )
-    if not any(size for _, _, size in kept):
-      raise BadData(
-        f"{self.given}: no readable text in it ({len(self.listing)} file(s): "
-        "empty, packed or binary); expected plain text, .jsonl, .jsonl.gz or "
-        ".parquet"
+        f"{self.given}: no readable text in it"
+        + (f"; left out: {why}" if why else "")
+        + "; expected plain text, .jsonl, .jsonl.gz, .json or .parquet in UTF-8"
       )
     return kept
 
   @property
-  def left_out(self) -> int:
-    """How many files of the listing hold no text."""
-    return len(self.listing) - len(self.files)
+  def left_out(self) -> str:
+    """What of the path is not read, and why; "" for nothing."""
+    return listing.told(self._divided[1])
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -102,8 +108,8 @@ class Files:
 
   def _state(self) -> str:
     """sha256 over path, size and time of change of every file."""
-    state = hashlib.sha256(b"state 1")
-    for _, path, _ in self.listing:
+    state = hashlib.sha256(b"state 2")
+    for _, path, _ in self._found.files:
       try:
         stat = os.stat(path)
         line = f"{path}\n{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}\n"
@@ -113,23 +119,23 @@ class Files:
     return state.hexdigest()
 
   def _content(self) -> str:
-    digest = hashlib.sha256(b"files 1")
-    for name, path, size in self.files:
+    digest = hashlib.sha256(b"files 2")
+    for name, path, size, kind in self.files:
       try:
         content = files.sha256_file(path)
       except OSError as e:
         raise BadData(f"{path}: cannot be read: {e}") from e
       digest.update(
-        f"{name}\n{size} {content}\n".encode("utf-8", "surrogateescape")
+        f"{name}\n{kind} {size} {content}\n".encode("utf-8", "surrogateescape")
       )
     return digest.hexdigest()
 
   def jobs(self, split: str) -> list[Job]:
     """The work of reading `split`; a function of the files alone."""
-    if split not in self.splits:
+    if split not in (*self.splits, ALL):
       raise BadConfig(
         f"split {split!r} of {self.given}: text files have 'train' and "
-        f"'validation'{nearest(split, self.splits)}"
+        f"'validation'{nearest(split, self.splits)}, or 'all' of both"
       )
     try:
       return self._jobs(split)
@@ -137,22 +143,50 @@ class Files:
       raise BadData(f"{self.given}: cannot be read: {e}") from e
 
   def _jobs(self, split: str) -> list[Job]:
-    size = job_size(sum(size for _, _, size in self.files))
-    plain = [f for f in self.files if _kind(f[0]) == "plain"]
+    size = job_size(sum(file.size for file in self.files))
+    plain = [f for f in self.files if f.kind == "plain"]
     by_tail = len(plain) * self.validation < FEW
     parts: list[tuple[tuple, int]] = []
-    for name, path, bytes_ in self.files:
-      kind = _kind(name)
+    for name, path, bytes_, kind in self.files:
       if kind == "plain":
         start, stop = self._part(name, path, bytes_, split, by_tail)
         parts += _ranges(name, path, start, stop, size)
       else:
         parts += SPLITTERS[kind](name, path, bytes_, size)
+    _ = self.fraction  # found once, and not by each worker
     return grouped(parts, size)
+
+  @functools.cached_property
+  def fraction(self) -> float:
+    """The share of rows that is held out: `validation`, or what gives one row.
+
+    Of a few rows a small share may be none at all, or a large one all of them;
+    then the row is held out, or left, whose hash comes first, or last.
+    """
+    found = self.files
+    if (
+      not self.validation
+      or any(file.kind == "plain" for file in found)
+      or sum(file.size for file in found) > SMALL
+    ):
+      return self.validation
+    places = [
+      fold(document.id)
+      for file in found
+      for part, _ in SPLITTERS[file.kind](*file[:3], file.size)
+      for document in READERS[part[0]](*part[1:], self.field)
+    ]
+    if len(places) < 2:
+      return self.validation
+    places.sort()
+    above = math.nextafter(places[0], 1.0)  # holds out just the first
+    return min(max(self.validation, above), places[-1])
 
   def _part(self, name, path, size, split, by_tail) -> tuple[int, int]:
     """The bytes of a plain file that belong to `split`."""
     held_out = split == "validation"
+    if split == ALL:
+      return 0, size
     if not by_tail:
       whole = is_held_out(name, self.validation) == held_out
       return (0, size) if whole else (0, 0)
@@ -171,7 +205,9 @@ class Files:
           yield _read_plain(*part)
           continue
         for document in READERS[kind](*part, self.field):
-          if is_held_out(document.id, self.validation) == held_out:
+          if split == ALL or (
+            is_held_out(document.id, self.fraction) == held_out
+          ):
             yield document
       except OSError as e:
         raise BadData(f"{part[1]}: cannot be read: {e}") from e
@@ -186,56 +222,6 @@ def _name(path: str) -> str:
   while glob.has_magic(path) and not os.path.exists(path):
     path = os.path.dirname(path)
   return Path(path).stem or "text"
-
-
-def _listing(path: str, given: str) -> list[tuple[str, str, int]]:
-  """All regular files below `path`, by name relative to it."""
-  if os.path.isfile(path):
-    root, found = os.path.dirname(path), [path]
-  elif os.path.isdir(path):
-    root, found = path, []
-    for folder, folders, names in os.walk(path):
-      folders[:] = sorted(f for f in folders if not f.startswith("."))
-      found += [os.path.join(folder, n) for n in names if n[0] != "."]
-  else:
-    found = [p for p in glob.glob(path, recursive=True) if os.path.isfile(p)]
-    root = os.path.commonpath([os.path.dirname(p) for p in found] or ["/"])
-    if not found:
-      what = "no file matches" if glob.has_magic(path) else "no such file"
-      raise BadData(
-        f"{given!r}: {what} ({path}); expected a file, a folder or a glob such "
-        "as 'texts/**/*.txt' (--config.data.path=PATH)"
-      )
-  try:
-    return sorted(
-      (os.path.relpath(p, root), p, os.path.getsize(p))
-      for p in found
-      if os.path.isfile(p)
-    )
-  except OSError as e:
-    raise BadData(f"{given}: cannot be read: {e}") from e
-
-
-def _kind(name: str) -> str:
-  name = name.lower()
-  if name.endswith((".jsonl", ".ndjson")):
-    return "jsonl"
-  if name.endswith((".jsonl.gz", ".ndjson.gz", ".json.gz")):
-    return "jsonl.gz"
-  return "parquet" if name.endswith(".parquet") else "plain"
-
-
-def _packed(name: str) -> bool:
-  return name.lower().endswith(PACKED)
-
-
-def _binary(path: str) -> bool:
-  """A NUL near the start: not text in any encoding that is read here."""
-  try:
-    with open(path, "rb") as f:
-      return b"\0" in f.read(8192)
-  except OSError as e:
-    raise BadData(f"{path}: cannot be read: {e}") from e
 
 
 def _cut(f: io.BufferedReader, at: int, stop: int, size: int) -> int:
@@ -282,8 +268,8 @@ def _read_plain(name, path, start, stop, starts, ends) -> Document:
 
 def _remembered(path: Path) -> str | None:
   try:
-    kept = files.read_json(path, 4096).get("content")
-    return kept if isinstance(kept, str) and len(kept) == 64 else None
+    kept = files.read_json(path, 4096)
+    return records.check(kept, {"content": SHA256}, str(path))["content"]
   except BadData:
     return None
 

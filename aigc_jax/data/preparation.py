@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aigc_jax.data import sentences
+from aigc_jax.data.listing import check_local
 from aigc_jax.data.sources import open_source
 from aigc_jax.data.store import Store
 from aigc_jax.data.tokenizers import load, load_tokenizer, save
@@ -56,6 +57,7 @@ def find_tokenizer(
 
   Raises BadConfig and BadData; see tokenizers.py and sentences.py.
   """
+  check_local(root, "data.root")
   if tokenizer != "sentencepiece":
     return load_tokenizer(tokenizer)
   root = Path(root).expanduser()
@@ -123,6 +125,7 @@ def open_stores(
   all the sources; None takes each source's own. download: get TFDS datasets
   that are not on this machine; otherwise they are a BadData.
   """
+  check_local(root, "data.root")
   root = Path(root).expanduser()
   opened = _open(sources, validation, root, say)
   for source in opened:
@@ -155,9 +158,9 @@ def _prepare(folder, source, split, tokenizer, workers, say, progress) -> Store:
   """One store, with a word before and after."""
   started = time.perf_counter()
   say(f"preparing {source.name!r} ({split}) with {tokenizer.name!r}")
-  left_out = getattr(source, "left_out", 0)
+  left_out = getattr(source, "left_out", "")
   if left_out:
-    say(f"{source.name!r}: {left_out} file(s) hold no text and are left out")
+    say(f"{source.name!r}: left out: {left_out}")
   store = write(
     folder,
     source,

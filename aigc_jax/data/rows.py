@@ -1,16 +1,16 @@
-"""Rows of JSON lines and Parquet: how they are divided and read.
+"""Rows of JSON and Parquet: how they are divided and read.
 
 The name of a row is its file and its place in it: the byte where its line
-begins, its line in a packed file, its number in Parquet.
+begins, its line in a packed file, its number in an array or in Parquet.
 """
 
 import gzip
 import json
+import zlib
 
 from aigc_jax.data.documents import Document
+from aigc_jax.data.listing import LONGEST_ROW
 from aigc_jax.errors import BadData, nearest
-
-LONGEST_ROW = 256 << 20  # bytes of one JSON line
 
 
 def _line_ranges(name, path, bytes_, size):
@@ -20,8 +20,12 @@ def _line_ranges(name, path, bytes_, size):
   ]
 
 
-def _whole(name, path, bytes_, size):
+def _packed(name, path, bytes_, size):
   return [(("jsonl.gz", name, path), 4 * bytes_)] if bytes_ else []
+
+
+def _array(name, path, bytes_, size):
+  return [(("json", name, path), bytes_)]
 
 
 def _row_groups(name, path, bytes_, size):
@@ -83,8 +87,26 @@ def _read_packed(name, path, field):
         row = _row(line, field, lambda n=number: f"{path} line {n}")
         if row:
           yield Document(f"{name}@{number}", row)
-  except (gzip.BadGzipFile, EOFError) as e:
+  except (gzip.BadGzipFile, EOFError, zlib.error) as e:
     raise BadData(f"{path}: not a whole gzip file: {e}") from e
+
+
+def _read_array(name, path, field):
+  with open(path, "rb") as f:
+    data = f.read(LONGEST_ROW + 1)
+  if len(data) > LONGEST_ROW:
+    raise BadData(
+      f"{path}: an array of more than {LONGEST_ROW >> 20} MB; make JSON lines "
+      f"of it: jq -c '.[]' '{path}' > rows.jsonl"
+    )
+  try:
+    found = json.loads(data)
+  except (ValueError, RecursionError) as e:
+    raise BadData(f"{path}: not JSON ({str(e)[:120]})") from e
+  for number, row in enumerate(found):
+    text = _object(row, field, lambda n=number: f"{path} entry {n}")
+    if text:
+      yield Document(f"{name}@{number}", text)
 
 
 def _row(line: bytes, field: str, place) -> bytes | None:
@@ -99,10 +121,14 @@ def _row(line: bytes, field: str, place) -> bytes | None:
     row = json.loads(line)
   except (ValueError, RecursionError) as e:
     raise BadData(f"{place()}: not JSON ({e}): {line[:60]!r}") from e
+  return _object(row, field, place)
+
+
+def _object(row, field: str, place) -> bytes | None:
   if not isinstance(row, dict):
     raise BadData(
       f'{place()}: expected an object such as {{"{field}": "..."}}, got '
-      f"{line[:60]!r}"
+      f"{str(row)[:60]!r}"
     )
   return checked(row, field, place)
 
@@ -110,9 +136,11 @@ def _row(line: bytes, field: str, place) -> bytes | None:
 def checked(row: dict, field: str, place) -> bytes | None:
   """The text field of a row as bytes; None where it is empty or null."""
   if field not in row:
+    names = [name[:40] for name in sorted(map(str, row))]
+    names = names[:20] + ["..."] * (len(names) > 20)
     raise BadData(
-      f"{place()}: no field {field!r}{nearest(field, row)} (its fields: "
-      f"{', '.join(sorted(map(str, row)))}); choose one with "
+      f"{place()}: no field {field!r}{nearest(field, names)} (its fields: "
+      f"{', '.join(names)}); choose one with "
       "--config.data.field=NAME, or field=NAME of the source"
     )
   text = row[field]
@@ -151,12 +179,14 @@ def _read_rows(name, path, group, field):
 # kind -> (name, path, bytes, job size) -> [(part, bytes)]
 SPLITTERS = {
   "jsonl": _line_ranges,
-  "jsonl.gz": _whole,
+  "json": _array,
+  "jsonl.gz": _packed,
   "parquet": _row_groups,
 }
 # kind -> (*part without its kind, field) -> documents
 READERS = {
   "jsonl": _read_lines,
+  "json": _read_array,
   "jsonl.gz": _read_packed,
   "parquet": _read_rows,
 }

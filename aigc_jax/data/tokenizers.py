@@ -22,6 +22,7 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.data import special, spelling
+from aigc_jax.data.listing import check_local
 from aigc_jax.data.sentences import SentencePiece
 from aigc_jax.errors import BadConfig, BadData, nearest
 
@@ -238,6 +239,7 @@ def load_tokenizer(spec: str):
 
   Raises BadConfig for another word, BadData for a file that is none.
   """
+  check_local(spec, "data.tokenizer")
   if spec == "bytes":
     return Bytes()
   if spec.startswith("hf:"):

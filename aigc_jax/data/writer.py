@@ -13,6 +13,7 @@ the first rename wins.
 import contextlib
 import gzip
 import hashlib
+import itertools
 import lzma
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ import numpy as np
 
 from aigc_jax import records
 from aigc_jax.data.arrays import HEADER, header
-from aigc_jax.data.documents import Document, Job
+from aigc_jax.data.documents import Document, Job, dividing
 from aigc_jax.data.store import (
   FORMAT,
   Store,
@@ -55,6 +56,7 @@ AT_ONCE = 1 << 20  # bytes of text encoded in one call
 ELSEWHERE = (
   "free some space or choose another place with --config.data.root=DIR"
 )
+LOOKED_AT = 10_000  # documents, to find a way to divide them
 YARDSTICK = 8 << 20  # bytes that gzip and xz are tried on
 # Of a finished shard, while the others are made.
 RECORD = {
@@ -127,13 +129,34 @@ def _build(folder, source, split, tokenizer, workers, progress) -> None:
 
 
 def _nothing(source, split: str) -> str:
-  if split == "validation":
+  """Why a split is empty, and what would not be."""
+  name, share = repr(source.name), source.validation
+  if split not in ("train", "validation"):
+    return f"source {name} has no text in its split {split!r}"
+  own = "--config.data.validation_path=FILE, held-out text of your own"
+  if split == "validation" and not share:
     return (
-      f"source {source.name!r} has no document in its validation split "
-      f"(data.validation={source.validation}); hold out more with "
-      "--config.data.validation=0.1"
+      f"source {name} holds nothing out (data.validation=0); name "
+      "--config.data.validation=0.05, or "
+      f"{own}"
     )
-  return f"source {source.name!r} has no text in its split {split!r}"
+  documents = itertools.chain.from_iterable(
+    source.read(job, other)
+    for other in ({"train": "validation"}.get(split, source.split),)
+    for job in source.jobs(other)
+  )
+  found = dividing(d.id for d in itertools.islice(documents, LOOKED_AT))
+  if found is None:
+    return (
+      f"source {name} has one document at most, and data.validation={share} "
+      f"leaves its {split} split without any; name {own}, or train without "
+      "held-out text: --config.data.validation=0"
+    )
+  return (
+    f"source {name} has no document in its {split} split "
+    f"(data.validation={share}); --config.data.validation={found} gives it "
+    f"some, or name {own}"
+  )
 
 
 def _start(aside: Path, jobs: list[Job]) -> None:

@@ -13,13 +13,20 @@ from aigc_jax.run.build import (
   objective_of,
   scorer,
 )
-from aigc_jax.run.evaluation import Place, check_evaluators, evaluator
+from aigc_jax.run.evaluation import (
+  Place,
+  check_evaluators,
+  evaluations,
+  evaluator,
+)
 from aigc_jax.run.inputs import (
   check_inputs,
   data_arguments,
+  heldout_arguments,
   open_eval,
   open_stream,
   prepared_data,
+  tokenizer_of,
 )
 from aigc_jax.run.load import (
   Loaded,
@@ -40,8 +47,9 @@ from aigc_jax.run.settings import (
 __all__ = [
   "Config", "Loaded", "Place", "Run", "abstract_params", "build",
   "check_evaluators", "check_inputs", "check_origin", "config_in",
-  "data_arguments", "evaluator", "fingerprint", "hf_folder", "load",
-  "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
-  "prepared_data", "provenance_in", "read", "read_params", "result_in",
-  "scorer",
+  "data_arguments", "evaluations", "evaluator", "fingerprint",
+  "heldout_arguments", "hf_folder", "load", "make_mesh", "model_of",
+  "objective_of", "open_eval", "open_stream", "prepared_data",
+  "provenance_in", "read", "read_params", "result_in", "scorer",
+  "tokenizer_of",
 ]  # fmt: skip

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from aigc_jax.data.documents import ALL
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.evaluators.loss import Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run.build import Run, model_of
-from aigc_jax.run.inputs import open_eval, sources_of
+from aigc_jax.run.inputs import holds_nothing_out, open_eval, sources_of
 from aigc_jax.run.settings import Config, call, check_call, expect, kind_of
 
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", ALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,23 @@ def evaluator(place: Place, entry: Mapping) -> tuple[int, Callable]:
   """(every_steps, evaluate(step, state)) of one entry of config.evaluate."""
   section, make, rest = _parts(place.name, entry)
   return entry["every_steps"], call(make, section, rest, place=place)
+
+
+def evaluations(config: Config) -> dict[str, Mapping]:
+  """The entries of config.evaluate but those of a split that is not there.
+
+  With data.validation=0 that is what an entry of the skeleton would measure.
+  """
+  nothing = holds_nothing_out(config)
+  return {
+    name: entry
+    for name, entry in config["evaluate"].items()
+    if not (
+      nothing
+      and entry["kind"] == "loss"
+      and entry["data"] == {"split": "validation"}
+    )
+  }
 
 
 def check_evaluators(config: Config) -> None:

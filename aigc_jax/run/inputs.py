@@ -1,6 +1,7 @@
 """The data a config names: training stream, held-out sets, their stores."""
 
 from aigc_jax import data
+from aigc_jax.data.documents import ALL
 from aigc_jax.data.tasks import make_task
 from aigc_jax.errors import BadConfig
 from aigc_jax.run.settings import Config
@@ -21,11 +22,42 @@ def sources_of(config: Config) -> list[dict]:
 
 
 def data_arguments(config: Config) -> dict:
-  """What says which stores a config reads."""
-  names = ("tokenizer", "tokenizer_vocab", "validation", "root")
-  return {"sources": sources_of(config)} | {
-    name: config["data"][name] for name in names
+  """What says which stores a config trains on.
+
+  Nothing of them is held out where there is held-out text of one's own.
+  """
+  d = config["data"]
+  share = 0.0 if d["validation_path"] else d["validation"]
+  names = ("tokenizer", "tokenizer_vocab", "root")
+  return {"sources": sources_of(config), "validation": share} | {
+    name: d[name] for name in names
   }
+
+
+def heldout_arguments(config: Config, split: str) -> dict:
+  """What says which stores `split` of a config is: sources and split.
+
+  `data.validation_path` is the validation split, all of it.
+  """
+  d = config["data"]
+  if split != "validation" or not d["validation_path"]:
+    return {"sources": sources_of(config), "split": split}
+  source = dict(kind="text", path=d["validation_path"], split=ALL)
+  source |= dict(field=d["field"], weight=1.0)
+  return {"sources": [source], "split": ALL}
+
+
+def tokenizer_of(config: Config, say=print):
+  """The tokenizer of a config, trained where it is missing."""
+  return data.find_tokenizer(**data_arguments(config), say=say)
+
+
+def holds_nothing_out(config: Config) -> bool:
+  """Whether there is no validation split, as data.validation=0 asks for."""
+  d = config["data"]
+  if d["validation"] or d["validation_path"]:
+    return False
+  return all(source["kind"] == "text" for source in sources_of(config))
 
 
 def check_inputs(config: Config) -> None:
@@ -73,15 +105,17 @@ def open_eval(
   """
   d = config["data"]
   arguments = data_arguments(config)
-  if tokenizer is not None:
-    arguments["tokenizer"] = tokenizer
-  if sources is not None:
-    arguments["sources"] = [dict(s) for s in sources]
+  if tokenizer is None:
+    tokenizer = tokenizer_of(config, say)
+  if sources is None:
+    arguments |= heldout_arguments(config, split)
+  else:
+    arguments |= {"sources": [dict(s) for s in sources], "split": split}
+  arguments["tokenizer"] = tokenizer
   names = ("task", "batch", "length", "segments")
   found = data.build_eval(
     **arguments,
     **{name: d[name] for name in names},
-    split=split,
     say=say,
   )
   data.check_vocab(found, config["model"]["vocab"])

@@ -42,7 +42,8 @@ CHECKPOINT = ("every_steps", "keep", "keep_every_steps")
 LOG = ("every_steps",)
 DATA = (
   "sources", "path", "field", "tokenizer", "tokenizer_vocab", "task", "batch",
-  "length", "segments", "shuffle", "validation", "root", "skip_steps",
+  "length", "segments", "shuffle", "validation", "validation_path", "root",
+  "skip_steps",
 )  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def read(config: ConfigDict | Mapping) -> Config:
   plain = json.loads(
     config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
   )
-  plain.setdefault("library", "xla")  # that of runs before there was a choice
+  plain = _completed(plain)
   expect("config", plain, SECTIONS)
   expect("checkpoint", plain["checkpoint"], CHECKPOINT)
   expect("log", plain["log"], LOG)
@@ -60,6 +61,14 @@ def read(config: ConfigDict | Mapping) -> Config:
   expect("data.task", plain["data"]["task"], ("kind",))
   _check_sizes(plain)
   return plain
+
+
+def _completed(config: Config) -> Config:
+  """With the keys of before that have a default since."""
+  data = config.get("data")
+  if isinstance(data, dict):
+    data = {"validation_path": ""} | data
+  return {"library": "xla"} | config | {"data": data}
 
 
 def expect(where: str, given: Iterable[str], wanted: Iterable[str]) -> None:
@@ -163,7 +172,7 @@ def fingerprint(config: Mapping) -> str:
 
 def config_in(workdir: str | Path) -> Config:
   """The config a run was started with, read as data."""
-  return _json_in(workdir, "config.json")
+  return _completed(_json_in(workdir, "config.json"))
 
 
 def provenance_in(workdir: str | Path) -> dict:

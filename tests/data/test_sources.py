@@ -71,9 +71,16 @@ def test_a_folder_is_read_to_its_bottom_without_what_is_no_text(tmp_path):
   (folder / "packed.zip").write_bytes(b"PK text")
   (folder / ".git" / "config").write_text("no")
   (folder / "broken").symlink_to(folder / "nowhere")
+  (folder / "linked").symlink_to(folder / "deep")
   source = source_at(folder, tmp_path)
   assert set(texts(source, "train")) == {"b.md", "deep/er/a.py"}
-  assert source.left_out == 3
+  for word in ("1 linked folder (linked;", "1 broken link (broken)",
+               "1 empty (empty.txt)", "1 packed (packed.zip;",
+               "1 binary (image.dat)"):  # fmt: skip
+    assert word in source.left_out
+  # What the message says of a link works.
+  source = source_at(folder / "**" / "*", tmp_path)
+  assert "linked/er/a.py" in texts(source, "train")
 
 
 def test_a_glob_takes_what_matches(shelf, tmp_path):

@@ -436,7 +436,7 @@ def test_a_large_vocabulary_takes_four_bytes(book, tmp_path):
 def test_text_that_is_not_utf8_is_kept_in_bytes_and_counted_otherwise(
   tmp_path, trained
 ):
-  raw = "naïve\n".encode("latin-1") * 90 + b"end\xff\x00\n"
+  raw = "naïve\n".encode("latin-1") * 90 + b"end\xff\x01\n"
   (tmp_path / "x.txt").write_bytes(raw)
   source = source_of(tmp_path / "x.txt", tmp_path, validation=0.0)
   exact = write(tmp_path / "bytes", source)
@@ -460,14 +460,6 @@ def test_yardsticks_are_those_of_the_held_out_bytes(book, tmp_path):
   assert y["bytes"] == len(raw) == store.bytes
   assert y["gzip"] == round(8 * len(gzip.compress(raw, 9)) / len(raw), 4)
   assert y["xz"] == round(8 * len(lzma.compress(raw)) / len(raw), 4)
-
-
-def test_an_empty_split_says_what_to_change(tmp_path):
-  (tmp_path / "x.jsonl").write_text('{"text": "a"}\n')
-  source = source_of(tmp_path / "x.jsonl", tmp_path, validation=1e-9)
-  with pytest.raises(BadData, match="data.validation=1e-09.*hold out more"):
-    write(tmp_path / "s", source, split="validation")
-  assert not (tmp_path / "s.building").exists()
 
 
 def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path):

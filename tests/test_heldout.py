@@ -1,0 +1,109 @@
+"""Held-out text: of one's own, a share of the sources, or none at all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aigc_jax import run
+from configs import text_file
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def texts(tmp_path):
+  """(text to train on, text that is held out)."""
+  paths = tmp_path / "train.txt", tmp_path / "held out.txt"
+  for path, word in zip(paths, ("train", "held"), strict=True):
+    path.write_text("".join(f"{word} line {i}\n" for i in range(200)))
+  return paths
+
+
+def config_of(texts, **changes):
+  config = text_file.get_config()
+  config.data.update(path=str(texts[0]), root=str(texts[0].parent / "root"))
+  config.data.update(batch=4, length=16, **changes)
+  return run.read(config)
+
+
+def text_of(found) -> bytes:
+  store = found.stores[0]
+  return found.tokenizer.decode_bytes(store.read(0, store.tokens))
+
+
+def test_held_out_text_of_ones_own_is_read_whole_and_nothing_else_is(texts):
+  config = config_of(texts, validation_path=str(texts[1]))
+  run.check_evaluators(config)
+  stream = run.open_stream(config, say=lambda text: None)
+  assert text_of(stream) == texts[0].read_bytes()
+  for tokenizer in (None, stream.tokenizer):
+    found = run.open_eval(
+      config, "validation", tokenizer=tokenizer, say=lambda text: None
+    )
+    assert text_of(found) == texts[1].read_bytes()
+    assert found.bytes == texts[1].stat().st_size
+    assert {"gzip", "xz"} == found.yardsticks.keys()
+
+
+def test_a_tokenizer_is_never_trained_on_held_out_text(texts):
+  texts[0].write_text("only these words are read for pieces\n" * 400)
+  config = config_of(
+    texts, validation_path=str(texts[1]), tokenizer="sentencepiece",
+    tokenizer_vocab=300,
+  )  # fmt: skip
+  config["model"]["vocab"] = 300
+  found = run.open_eval(config, "validation", say=lambda text: None)
+  stream = run.open_stream(config, say=lambda text: None)
+  assert found.tokenizer.fingerprint == stream.tokenizer.fingerprint
+
+
+def test_without_held_out_text_its_evaluation_is_left_out(texts):
+  config = config_of(texts, validation=0)
+  assert run.evaluations(config) == {}
+  assert run.evaluations(config_of(texts)).keys() == {"heldout"}
+  own = config_of(texts, validation=0, validation_path=str(texts[1]))
+  assert run.evaluations(own).keys() == {"heldout"}
+  # What asks for other data, or another split, is never left out.
+  for data in ({"split": "train"}, {"split": "all"}):
+    config["evaluate"]["heldout"]["data"] = data
+    run.check_evaluators(config)
+    assert run.evaluations(config).keys() == {"heldout"}
+
+
+def test_a_config_of_before_there_was_such_a_key_is_read(texts):
+  config = config_of(texts)
+  del config["data"]["validation_path"]
+  assert run.read(config)["data"]["validation_path"] == ""
+
+
+def command(name, *flags):
+  done = subprocess.run(
+    [sys.executable, "-m", f"aigc_jax.{name}", *flags],
+    cwd=ROOT, capture_output=True, text=True, timeout=200,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_both_ways_as_typed_at_a_terminal(texts, tmp_path):
+  flags = [
+    "--config=configs/text_file.py", f"--config.data.path={texts[0]}",
+    f"--config.data.root={tmp_path}/root", "--config.steps=2",
+    "--config.data.batch=8", "--config.data.length=32",
+  ]  # fmt: skip
+  without = command(
+    "train", *flags, "--config.data.validation=0", f"--workdir={tmp_path}/a"
+  )
+  assert "evaluate.heldout is left out: data.validation=0" in without
+  assert "eval/" not in without
+  flags.append(f"--config.data.validation_path={texts[1]}")
+  said = command("prepare", *flags)
+  assert "held out (all)" in said and "train (train)" in said
+  own = command("train", *flags, f"--workdir={tmp_path}/b")
+  assert "eval/heldout/bits_per_byte" in own
+  assert "preparing" not in own
+  again = command("evaluate", f"--workdir={tmp_path}/b")
+  assert "bits_per_byte" in again
