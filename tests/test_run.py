@@ -7,6 +7,7 @@ import pytest
 
 from aigc_jax import errors, run, tree
 from configs import skeleton
+from tests.sweep import sweep
 
 ONE = dict(data=1, fsdp=1, expert=1, tensor=1, sequence=1, pipeline=1)
 MESHES = {
@@ -14,6 +15,7 @@ MESHES = {
   "fsdp": ONE | dict(fsdp=8),
   "mixed": ONE | dict(data=2, fsdp=2, tensor=2),
   "sequence": ONE | dict(fsdp=4, sequence=2),
+  "all": ONE | dict(fsdp=2, tensor=2, sequence=2),
 }
 
 
@@ -61,7 +63,9 @@ def one():
   return losses(config(mesh=MESHES["data"]))
 
 
-@pytest.mark.parametrize("name", ["fsdp", "mixed", "sequence"])
+@pytest.mark.parametrize(
+  "name", sweep(["fsdp", "mixed", "sequence", "all"], "all")
+)
 def test_every_mesh_gives_the_same_start_and_the_same_curve(name, one):
   curve, first = losses(config(mesh=MESHES[name]))
   np.testing.assert_array_equal(first, one[1])

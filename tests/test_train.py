@@ -1,9 +1,7 @@
 """The training command, as typed at a terminal."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,17 +10,15 @@ import pytest
 from aigc_jax import run
 from aigc_jax.planning import summary
 from configs import gpt2, llama, quickstart
+from tests import commands
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=tests/faults/tiny.py:"
 
 
 def train(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-  environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-  return subprocess.run(
-    [sys.executable, "-m", "aigc_jax.train", *argv],
-    cwd=cwd, env=environment, capture_output=True, text=True, timeout=200,
-  )  # fmt: skip
+  flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+  return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=flags)
 
 
 @pytest.fixture(scope="module")
