@@ -13,8 +13,9 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from aigc_jax import sharding
+from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig, Refusal, StorageFailure
 from aigc_jax.trainer.loop import COMPILING
 
@@ -34,9 +35,7 @@ def main(
   and a stack trace would not.
   """
   if config:
-    config_flags.DEFINE_config_file(
-      "config", None, "PATH.py or PATH.py:PRESET", lock_config=True
-    )
+    define_config(flags.FLAGS)
   flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0")
   flags.DEFINE_integer("processes", 0, "how many processes run together")
   flags.DEFINE_integer("process", -1, "which of them this one is")
@@ -80,6 +79,35 @@ def text_of(error: BaseException) -> str:
   return str(error).split("\n--------------------")[0]
 
 
+def define_config(values: flags.FlagValues, argv=None) -> None:
+  """--config and its overrides. argv: of the command, the process's own."""
+  what = "PATH.py, PATH.py:PRESET or DIR/config.json"
+  config_flags.DEFINE_config_file(
+    "config", None, what, values, lock_config=True, sys_argv=argv
+  )
+  values["config"].parser = ConfigParser("config")
+
+
+class ConfigParser(ConfigFileFlagParser):
+  """Reads what --config names: a *.py is executed, a *.json is only data.
+
+  Nothing else is opened, whatever is in it.
+  """
+
+  def parse(self, path):
+    if not isinstance(path, str):  # a ConfigDict of a test or a notebook
+      return super().parse(path)
+    name, _, preset = path.partition(":")
+    if name.endswith(".py"):
+      return super().parse(path)
+    if name.endswith(".json") and not preset:
+      return run.config_from(name)
+    raise BadConfig(
+      f"--config={path}: expected a config file PATH.py, PATH.py:PRESET, or "
+      "the config.json of a work directory; nothing else is read as a config"
+    )
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
   """absl's parsing, its errors as one line and exit status 78."""
   try:
@@ -95,6 +123,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     ImportError,
     KeyError,
     OSError,
+    Refusal,
     TypeError,
     ValueError,
   ) as error:

@@ -37,6 +37,7 @@ from aigc_jax.run.load import (
 )
 from aigc_jax.run.settings import (
   Config,
+  config_from,
   config_in,
   fingerprint,
   provenance_in,
@@ -46,7 +47,8 @@ from aigc_jax.run.settings import (
 
 __all__ = [
   "Config", "Loaded", "Place", "Run", "abstract_params", "build",
-  "check_evaluators", "check_inputs", "check_origin", "config_in",
+  "check_evaluators", "check_inputs", "check_origin", "config_from",
+  "config_in",
   "data_arguments", "evaluations", "evaluator", "fingerprint",
   "heldout_arguments", "hf_folder", "load", "make_mesh", "model_of",
   "objective_of", "open_eval", "open_stream", "prepared_data",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from aigc_jax import files, sharding
 from aigc_jax.errors import BadConfig, choose, nearest
@@ -168,6 +169,24 @@ def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
 def fingerprint(config: Mapping) -> str:
   """A hash of all that a config says."""
   return files.sha256_json(config)
+
+
+def config_from(path: str | Path) -> ConfigDict:
+  """The config in a JSON file, as flags may change it: data, never executed.
+
+  Raises BadConfig for what is no such file.
+  """
+  found = files.read_json(Path(path).expanduser(), error=BadConfig)
+  return ConfigDict(_changeable(found)).lock()
+
+
+def _changeable(value):
+  """JSON's values as a config has them: tuples; None may become anything."""
+  if isinstance(value, dict):
+    return {key: _changeable(x) for key, x in value.items()}
+  if isinstance(value, list):
+    return tuple(_changeable(x) for x in value)
+  return placeholder(object) if value is None else value
 
 
 def config_in(workdir: str | Path) -> Config:

@@ -1,0 +1,72 @@
+"""What the commands share: which configs are read, and which are executed."""
+
+import json
+import os
+
+import pytest
+from absl import flags
+
+from aigc_jax import command, run
+from aigc_jax.errors import BadConfig
+from configs import quickstart
+
+TRAP = "open({!r}, 'w').close()\n"
+
+
+def parsed(*words):
+  """The config that these words of a command line give."""
+  argv = ["command", *map(str, words)]
+  values = flags.FlagValues()
+  command.define_config(values, argv)
+  values(argv)
+  return values.config
+
+
+@pytest.fixture
+def kept(tmp_path):
+  """config.json as training leaves it."""
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(run.read(quickstart.get_config())))
+  return path
+
+
+def test_the_config_of_a_run_is_read_as_data_and_says_the_same(kept):
+  config = parsed(f"--config={kept}")
+  assert run.read(config) == run.read(quickstart.get_config())
+
+
+def test_flags_change_a_config_that_was_read(kept):
+  config = run.read(
+    parsed(
+      f"--config={kept}",
+      "--config.optim.decay_steps=7",
+      "--config.data.path=/x",
+      "--config.data.skip_steps=(3, 4)",
+    )  # fmt: skip
+  )
+  assert config["data"]["path"] == "/x"
+  assert config["data"]["skip_steps"] == [3, 4]
+  assert config["optim"]["decay_steps"] == 7
+  with pytest.raises(AttributeError, match="bach"):
+    parsed(f"--config={kept}", "--config.data.bach=3")
+
+
+@pytest.mark.parametrize("name", ["config.json", "config", "x.txt", "x.PY"])
+def test_nothing_but_python_files_is_executed(tmp_path, name):
+  trap = tmp_path / "executed"
+  path = tmp_path / name
+  path.write_text(TRAP.format(str(trap)) + "def get_config(): return {}\n")
+  for words in (
+    [f"--config={path}"],
+    ["--config", path],
+    [f"-config={path}:x"],
+  ):
+    with pytest.raises(BadConfig, match=str(path)):
+      parsed(*words)
+  assert not trap.exists()
+
+
+def test_a_config_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "config.json")
+  with pytest.raises(BadConfig, match="pipe"):
+    parsed(f"--config={tmp_path / 'config.json'}")
