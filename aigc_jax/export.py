@@ -96,6 +96,7 @@ def export(
     if not vocabulary.verify(tokenizer, made):
       say("the tokenizer files are not compared: pip install 'aigc_jax[hf]'")
     found = compare(aside, params, kwargs, dtype)
+    settle_class(tokenizer, aside, made, family, out, say)
     found |= dict(
       family=family.model_type,
       bytes=sum(f.stat().st_size for f in aside.iterdir()),
@@ -108,6 +109,36 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     raise
   return found
+
+
+def settle_class(tokenizer, folder: Path, made, family, out, say) -> None:
+  """Names a class for the tokenizer with which AutoTokenizer gives our ids.
+
+  out: what the folder will be called. Says where it had to be another class,
+  and where there is none.
+  """
+  found = vocabulary.auto(tokenizer, folder)
+  if found is None:
+    return
+  if found.apart:
+    other = vocabulary.plain_class(made, family, found.special)
+    name = "tokenizer_config.json"
+    files.write_text(folder / name, other[name])
+    again = vocabulary.auto(tokenizer, folder)
+    if not again.apart:
+      say(
+        f"note: the tokenizer is written as {vocabulary.PLAIN}: transformers "
+        f"would make {found.kind} of it anew, which gives other ids to "
+        f"{len(found.apart)} of {found.texts} texts"
+      )
+      return
+    files.write_text(folder / name, made[name])
+    say(
+      f"note: AutoTokenizer makes {found.kind} of this folder, which gives "
+      f"other ids than the run's tokenizer to {len(found.apart)} of "
+      f"{found.texts} texts ({found.apart[0][:40]!r}); load it as "
+      f"{vocabulary.PLAIN}.from_pretrained({str(out)!r})"
+    )
 
 
 def _aside(out: Path) -> Path:

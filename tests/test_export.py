@@ -17,6 +17,7 @@ from aigc_jax.hf import card, safetensors
 from aigc_jax.hf.settings import canonical
 from aigc_jax.models import decoder
 from tests import tiny
+from tests.data import test_spelling as spelling
 
 KWARGS = tiny.LLAMA | dict(vocab=257, tied=True)
 
@@ -36,9 +37,8 @@ def made(kwargs):
 
 def exported(params, out, **more):
   kwargs = more.pop("kwargs", KWARGS)
-  return export.export(
-    params, kwargs, tokenizers.Bytes(), out, length=64, **more
-  )
+  tokenizer = more.pop("tokenizer", tokenizers.Bytes())
+  return export.export(params, kwargs, tokenizer, out, length=64, **more)
 
 
 def names(folder):
@@ -158,6 +158,57 @@ def test_what_exists_is_not_written_over(params, tmp_path):
   with pytest.raises(BadConfig, match="do not belong together"):
     exported(params, tmp_path / "new", kwargs=KWARGS | dict(vocab=200))
   assert names(tmp_path) == ["out"]
+
+
+LLAMA3 = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def llama3():
+  """Byte-level pieces, cut as Llama 3 cuts a text."""
+  import tokenizers as library
+
+  cut = library.pre_tokenizers
+  made = library.Tokenizer(library.models.BPE())
+  level = cut.ByteLevel(add_prefix_space=False, use_regex=False)
+  split = cut.Split(library.Regex(LLAMA3), "isolated")
+  made.pre_tokenizer = cut.Sequence([split, level])
+  made.decoder = library.decoders.ByteLevel()
+  trainer = library.trainers.BpeTrainer(
+    vocab_size=300, special_tokens=["</s>"], show_progress=False,
+    initial_alphabet=level.alphabet(),
+  )  # fmt: skip
+  made.train_from_iterator(["123456 .\n\n\n (word IT'S"] * 9, trainer)
+  return made.to_str().encode()
+
+
+def pieces_of(name):
+  """A tokenizer as of a folder that names a class for it."""
+  model = llama3()
+  if name == "LlamaTokenizer":
+    model = spelling.MADE("llama").files()["tokenizer.json"]
+  said = dict(tokenizer_class=name, eos_token="</s>")
+  beside = {"tokenizer_config.json": json.dumps(said).encode()}
+  return tokenizers.HuggingFace(model, "</s>", "x", beside)
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "GPT2Tokenizer"])
+def test_auto_tokenizer_gives_the_ids_that_the_run_had(name, tmp_path):
+  """transformers 5 makes some classes anew, with another cut of the text."""
+  transformers = pytest.importorskip("transformers", reason="needs [parity]")
+  tokenizer, said = pieces_of(name), []
+  kwargs, out = KWARGS | dict(vocab=320), tmp_path / "out"
+  exported(
+    made(kwargs), out, kwargs=kwargs, tokenizer=tokenizer, say=said.append
+  )
+  theirs = transformers.AutoTokenizer.from_pretrained(out)
+  for text in ("a  b", " word hi", "\n12345678", ".\n\n 12 (word", "IT'S", ""):
+    ids = theirs(text, add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer.encode(text).tolist(), text
+  assert theirs.eos_token == "</s>"
+  assert name in said[0] and "PreTrainedTokenizerFast" in said[0]
 
 
 def test_sizes_are_read_as_people_write_them():

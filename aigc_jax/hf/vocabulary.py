@@ -5,7 +5,10 @@ pre-tokenizer cuts it, a model gives ids, a decoder goes back.
 """
 
 import base64
+import dataclasses
 import json
+import os
+from pathlib import Path
 
 from aigc_jax.data import sentences, special, spelling
 from aigc_jax.errors import BadConfig, BadData
@@ -27,6 +30,14 @@ PROBES = (
   "<|endoftext|> <unk> <s> </s> <0x41> [SEP]",
   "aaaaaaa abababababab        ========== ......... 1234567890",
   ("word " * 1200 + "\n") * 3,
+)  # fmt: skip
+
+# Spaces are where classes that make a tokenizer anew differ most.
+SPACED = (
+  "word", " word", "  word", "word ", "\nword", "word\n word", "\tword",
+  "one  two   three", "It's DON'T we'll I'M", "12345 67 8,900.5", "x=1;y<<=2",
+  "<b>bold</b> &amp;", "snake_case camelCase", "\u00e9t\u00e9 e\u0301te\u0301",
+  "\u65e5\u672c\u8a9e\u306e\u6587", "end.",
 )  # fmt: skip
 
 
@@ -307,6 +318,67 @@ def _unigram(proto) -> dict:
 
 
 # Verification.
+
+
+def plain_class(
+  made: dict[str, str], family: Family, more: dict[str, str]
+) -> dict[str, str]:
+  """The same files, naming the class that reads tokenizer.json as it is.
+
+  more: special tokens that another class would have added by itself.
+  """
+  config = more | json.loads(made["tokenizer_config.json"])
+  config = _kept_class(config | {"tokenizer_class": PLAIN}, family)
+  return made | {"tokenizer_config.json": _json(config)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto:
+  """What transformers' AutoTokenizer makes of a folder.
+
+  kind: the name of its class; apart: the texts, of `texts` compared, to which
+  it gives other ids than ours; special: its special tokens by name,
+  those that the tokenizer has.
+  """
+
+  kind: str
+  apart: list[str]
+  texts: int
+  special: dict[str, str]
+
+
+def auto(tokenizer, folder: Path, texts=PROBES + SPACED) -> Auto | None:
+  """Reads a folder as its users will; None where transformers is missing.
+
+  For some folders transformers 5 makes a tokenizer anew, by the class that
+  the folder names, from no more of tokenizer.json than its pieces.
+  """
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+  try:
+    from transformers import AutoTokenizer
+  except ImportError:
+    return None
+  try:
+    theirs = AutoTokenizer.from_pretrained(
+      folder, local_files_only=True, trust_remote_code=False
+    )
+    special = {
+      name: token
+      for name, token in theirs.special_tokens_map.items()
+      if isinstance(token, str) and theirs.vocab[token] < tokenizer.vocab
+    }
+    # Tokens that it looks for in a text are text to ours.
+    words = [t.content for t in theirs.added_tokens_decoder.values()]
+    texts = [text for text in texts if not any(w in text for w in words)]
+    apart = [
+      text
+      for text in texts
+      if theirs(text, add_special_tokens=False)["input_ids"]
+      != tokenizer.encode(text).tolist()
+    ]
+  except Exception as error:  # whatever a class of theirs may raise
+    return Auto(f"nothing ({str(error)[:200]})", list(texts), len(texts), {})
+  return Auto(type(theirs).__name__, apart, len(texts), special)
 
 
 def verify(tokenizer, made: dict[str, str], texts=PROBES) -> bool:

@@ -198,12 +198,26 @@ SPELLED = ["<turn>hi<eos>", "a <bos> b<pad>", "<turn", "<|endoftext|> </s>"]
 
 def talking(folder, name):
   """A tokenizer as chat models have it, of the class `name`, saved."""
-  from tokenizers import Tokenizer, pre_tokenizers, processors, trainers
+  from tokenizers import (
+    Regex,
+    Tokenizer,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+  )
   from tokenizers import models as kinds
 
   tokens = ["<bos>", "<eos>", "<pad>", "<turn>"]
   made = Tokenizer(kinds.BPE())
   made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  if name and name.startswith("Qwen2"):  # as that class makes it anew
+    from transformers.models.qwen2 import tokenization_qwen2 as qwen2
+
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    cut = pre_tokenizers.Split(Regex(qwen2.PRETOKENIZE_REGEX), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([cut, level])
+    made.normalizer = normalizers.NFC()
   made.train_from_iterator(
     TEXTS,
     trainers.BpeTrainer(
