@@ -1,8 +1,11 @@
 """What all commands share: flags, devices, exit codes."""
 
+import contextlib
+import ctypes
 import itertools
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -16,7 +19,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from aigc_jax import run, sharding
-from aigc_jax.errors import BadConfig, Refusal, StorageFailure
+from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
 from aigc_jax.trainer.loop import COMPILING
 
 COMPILED = "~/.cache/aigc_jax/compiled"
@@ -53,12 +56,65 @@ def main(
       sys.stdout.flush()
       print(f"aigc_jax: {text_of(refusal)}", file=sys.stderr, flush=True)
       status = refusal.code
+    except Exception as error:
+      if not _of_another_process(error):
+        raise
+      _left_alone(str(error).split("\n")[0][:300])
     except KeyboardInterrupt:
       print("aigc_jax: interrupted", file=sys.stderr)
       status = 130
     _leave(status or 0)
 
   app.run(guarded, flags_parser=_parse)
+
+
+# What JAX says where a process does not hear from another one any more.
+SILENCE = (
+  "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "closed by peer",
+  "reset by peer", "Socket closed", "heartbeat", "Gloo",
+)  # fmt: skip
+
+
+def _of_another_process(error: Exception) -> bool:
+  """Whether an error is that another process of the run is gone."""
+  if not jax.distributed.is_initialized() or not isinstance(
+    error, RuntimeError | ValueError
+  ):
+    return False
+  return any(word in str(error) for word in SILENCE)
+
+
+def _left_alone(why: str) -> NoReturn:
+  """Ends a process of several: there is no good order without the others."""
+  text = (
+    f"aigc_jax: another process of this run is gone ({why}): look there for "
+    "the reason, and start all of them again by the same line\n"
+  )
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
+    os.write(2, text.encode())
+  os._exit(PeerLost.code)
+
+
+def _name_aborts() -> None:
+  """Gives our status to a process that JAX aborts.
+
+  That is how JAX ends one whose peers are silent, from a thread of its own. A
+  handler of Python's `signal` would be called in the main thread, which is too
+  late; so this is one of C.
+  """
+  global _handler
+  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+  _handler = kind(
+    lambda number: _left_alone("JAX has given up on it, see above")
+  )
+  library = ctypes.CDLL(None)
+  library.signal.argtypes = (ctypes.c_int, kind)
+  library.signal.restype = ctypes.c_void_p
+  library.signal(signal.SIGABRT, _handler)
+
+
+_handler = None  # must live as long as the process
 
 
 def _leave(status: int) -> NoReturn:
@@ -170,6 +226,7 @@ def start_jax() -> None:
     values.process,
     heartbeat_seconds=values.heartbeat,
     start_seconds=values.join_limit,
+    beforehand=_name_aborts,
   )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = Path(COMPILED).expanduser()

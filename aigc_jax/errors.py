@@ -55,6 +55,12 @@ class Hang(Refusal):
   code = 79
 
 
+class PeerLost(Refusal):
+  """Another process of the run is gone, or cannot be reached."""
+
+  code = 79
+
+
 class Diverged(Refusal):
   """Copies of one value differ between devices: one of them computes wrong."""
 

@@ -254,8 +254,11 @@ def start_distributed(
   *,
   heartbeat_seconds: int = 30,
   start_seconds: int = 300,
+  beforehand: Callable[[], None] = lambda: None,
 ) -> None:
   """Joins the processes of one run: by arguments, or where a cluster shows.
+
+  `beforehand` is called first, where there is something to join.
 
   JAX itself detects SLURM, Cloud TPU, GKE and Open MPI. Raises BadConfig where
   only some of the arguments are given.
@@ -274,6 +277,8 @@ def start_distributed(
     # One that ends alone waits for the others, who wait for it.
     shutdown_timeout_seconds=heartbeat_seconds,
   )
+  if all(given) or cluster() or _on_a_tpu_vm():
+    beforehand()
   if all(given):
     jax.distributed.initialize(coordinator, processes, process, **limits)
   elif cluster() or _on_a_tpu_vm():

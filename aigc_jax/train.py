@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from aigc_jax import memory
@@ -43,9 +44,16 @@ from absl import flags, logging
 
 from aigc_jax import chips, command, data, run, tree
 from aigc_jax.planning import summary
-from aigc_jax.trainer import changes, faults, provenance
+from aigc_jax.trainer import changes, faults, history, identity, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
-from aigc_jax.trainer.journal import Journal, wandb_run
+from aigc_jax.trainer.identity import Identity
+from aigc_jax.trainer.journal import (
+  CUT,
+  METRICS,
+  Journal,
+  copy_later,
+  wandb_run,
+)
 from aigc_jax.trainer.lock import Lock
 from aigc_jax.trainer.loop import fit
 from aigc_jax.trainer.profile import Profiler
@@ -163,6 +171,10 @@ def _finished(workdir: Path, config: run.Config) -> bool:
   done = run.result_in(workdir)
   if done.get("step", 0) < config["steps"]:
     return False
+  gone = history.what_is_gone(workdir, done, _identity(workdir))
+  if gone:
+    logging.warning("%s was finished, but %s", workdir, gone)
+    return False
   if command.is_first():
     print(f"The run in {workdir} is finished ({done['step']} steps).")
     print(footer(workdir, done))
@@ -173,15 +185,13 @@ def _rewind(workdir: Path, lock: Lock, step: int) -> None:
   """Goes back to a checkpoint; what came after it is set aside."""
   if not command.is_first():
     return
-  checkpoints = Checkpoints(
-    workdir / "checkpoints",
-    every_steps=0,
-    keep=1,
-    keep_every_steps=0,
-    fence=lock.check,
+  checkpoints = history.checkpoints_in(
+    workdir, _identity(workdir), fence=lock.check
   )
   checkpoints.check_whole(step)
-  # First, so that a run whose end is gone never counts as finished.
+  # Before anything is changed, as there may be no room for them.
+  copy_later(workdir / METRICS, step, workdir / CUT)
+  # Then this, so that a run whose end is gone never counts as finished.
   result = workdir / "result.json"
   try:
     if result.exists():
@@ -207,6 +217,8 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   _alike("versions of the program or of JAX", provenance.program())
   with all_or_none():
     changed = _changed(workdir, config)
+    known = _identity(workdir)
+  _alike("run.json", known.id)
   r = run.build(config, mesh)
   with all_or_none():
     run.check_inputs(config)
@@ -230,10 +242,12 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     **config["checkpoint"],
     fence=lock.check,
     tell=lambda kind, **fields: events.append(dict(kind=kind, **fields)),
+    run=None if "run" in FLAGS.allow_change else known,
   )
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
-  state, manifest = _start(r, checkpoints, stream.tokenizer, say)
+  state, manifest = _start(r, workdir, checkpoints, stream.tokenizer, say)
+  checkpoints.run = _named(known, manifest)
   forked = changes.data_changes(
     manifest, prints, _entries(config), FLAGS.allow_data_change
   )
@@ -250,10 +264,13 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     checkpoints.tell = journal.event
     if forked:
       journal.event("fork", start, old=forked, new=prints)
+    changed = changed + _another_run(known, manifest)
+    if start and not known.id:
+      _note_identity(workdir, checkpoints.run, journal)
     meta, about = _record(
-      r, workdir, stream.tokenizer, prints, start, changed, journal
-    )
-    _same_program(manifest, meta, journal)
+      r, workdir, stream.tokenizer, prints, start, changed, checkpoints.run,
+      manifest, journal,
+    )  # fmt: skip
     if command.is_first():
       data.save(stream.tokenizer, workdir / "tokenizer")
     with (
@@ -311,6 +328,7 @@ def _alike(what: str, text: str) -> None:
 
 def _changed(workdir: Path, config: run.Config) -> list[changes.Change]:
   """What differs from the run that is there; refuses what must not."""
+  history.check_config(workdir)
   if not (workdir / "config.json").is_file():
     return []
   return changes.check(
@@ -328,14 +346,51 @@ def _check_batch(stream, r: run.Run) -> None:
     raise BadConfig(f"the data gives {given}, but the step takes {planned}")
 
 
-def _start(r: run.Run, checkpoints: Checkpoints, tokenizer, say) -> tuple:
+def _identity(workdir: Path) -> Identity:
+  """That of the run which is there, without one where none is noted."""
+  return run.identity_in(workdir) or Identity("")
+
+
+def _named(known: Identity, manifest: Mapping | None) -> Identity:
+  """`known`, or a new one for a run that has none."""
+  if known.id:
+    return known
+  return identity.new(since=manifest["step"] if manifest else None)
+
+
+def _another_run(known: Identity, manifest) -> list[changes.Change]:
+  """The change to journal where another run's checkpoint is gone on from."""
+  if manifest is None or known.owns(manifest):
+    return []
+  return [changes.Change("run", manifest.get("run"), known.id or None)]
+
+
+def _note_identity(workdir: Path, ours: Identity, journal: Journal) -> None:
+  """Gives a run that is older than identities its own, in its run.json."""
+  there = (workdir / "run.json").is_file()
+  about = run.provenance_in(workdir) if there else {}
+  journal.event("identity", ours.since, run=ours.id)
+  journal.write("run.json", about | {"run": ours.as_json()})
+  logging.warning(
+    "this run is from before runs had an identity: it is %s from now on",
+    ours.id,
+  )
+
+
+def _start(
+  r: run.Run, workdir: Path, checkpoints: Checkpoints, tokenizer, say
+) -> tuple:
   """(state, manifest or None): own checkpoint, else init_from, else scratch."""
-  found = checkpoints.restore(r.state)
+  found = checkpoints.restore(
+    r.state,
+    functools.partial(run.check_resumed, r.config["model"], FLAGS.allow_change),
+  )
   if found is not None:
     say(f"continuing from step {found[1]['step']}")
     return found
   where = r.config["init_from"]
   with all_or_none():
+    history.check_nothing_lost(workdir)
     run.check_origin(r.config, tokenizer)
   state = r.init()
   if where:
@@ -362,11 +417,14 @@ def _entries(config: run.Config) -> dict[str, str]:
   }
 
 
-def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:
+def _record(
+  r, workdir, tokenizer, prints, start, changed, ours, manifest, journal
+) -> tuple:
   """config.json, run.json and the restart.
 
-  Returns the checkpoints' meta, and what writes the hash of the compiled step
-  beside the rest. run.json is of the first start, run.<step>.json of a later.
+  Returns the checkpoints' meta, and what notes the hash of the compiled step in
+  it and beside the rest. run.json is of the first start, run.<step>.json of a
+  later one. What is not as it was in `manifest` is journalled.
   """
   config = r.config
   meta = {
@@ -380,6 +438,7 @@ def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:
   about = provenance.describe(
     argv=sys.argv,
     mesh=dict(r.mesh.shape),
+    run=ours.as_json(),
     parameters=tree.count(r.state.params),
     flops_per_token=r.cost.train,
     seed=config["seed"],
@@ -394,33 +453,33 @@ def _record(r, workdir, tokenizer, prints, start, changed, journal) -> tuple:
   journal.event("restart" if start else "start", start, **meta)
   name = f"run.{start}.json" if start else "run.json"
 
+  meta |= {
+    "model": config["model"],
+    "packages": about["packages"],
+    "code_sha256": about["code"]["sha256"],
+    "numerics": provenance.numerics(),
+  }
+
   def with_program(sha256: str) -> None:
+    meta["hlo_sha256"] = sha256
     journal.write(name, about | {"hlo_sha256": sha256})
+    _same_program(manifest, meta, ("hlo_sha256",), journal)
 
   journal.write("config.json", config)
   journal.write(name, about)
-  program = {
-    "packages": about["packages"],
-    "code_sha256": about["code"]["sha256"],
-  }
-  return meta | program, with_program
+  _same_program(
+    manifest, meta, ("packages", "code_sha256", "numerics"), journal
+  )
+  return meta, with_program
 
 
-def _same_program(manifest, meta: dict, journal: Journal) -> None:
+def _same_program(manifest, meta, keys, journal: Journal) -> None:
   """Tells what of the program is not as it was: that may change results."""
   if manifest is None:
     return
-  step, was = manifest["step"], manifest["meta"]
-  known = was.keys() & {"packages", "code_sha256"}
-  found = changes.changes(
-    {k: was[k] for k in known}, {k: meta[k] for k in known}
-  )
-  for change in found:
-    journal.event("change", step, key=change.key, old=change.old,
+  for change in history.program_changes(manifest, meta, keys):
+    journal.event("change", manifest["step"], key=change.key, old=change.old,
                   new=change.new)  # fmt: skip
-  if found:
-    keys = ", ".join(change.key for change in found[:10])
-    logging.warning("not the program of step %d any more: %s", step, keys)
 
 
 def _wandb(workdir: Path, config: run.Config):

@@ -77,7 +77,7 @@ def write(path: Path, found: Sequence[Completion], step: int) -> None:
     parts.append(f"--- prompt {c.index}, sample {c.sample} ({c.finish})\n")
     parts.append(f"{c.prompt}{c.text}\n")
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(parts), "utf-8")
   except OSError as error:
     raise StorageFailure(f"{path}: {error.strerror}") from None

@@ -31,7 +31,9 @@ from aigc_jax.run.inputs import (
 from aigc_jax.run.load import (
   Loaded,
   check_origin,
+  check_resumed,
   hf_folder,
+  identity_in,
   load,
   read_params,
 )
@@ -47,11 +49,10 @@ from aigc_jax.run.settings import (
 
 __all__ = [
   "Config", "Loaded", "Place", "Run", "abstract_params", "build",
-  "check_evaluators", "check_inputs", "check_origin", "config_from",
-  "config_in",
-  "data_arguments", "evaluations", "evaluator", "fingerprint",
-  "heldout_arguments", "hf_folder", "load", "make_mesh", "model_of",
-  "objective_of", "open_eval", "open_stream", "prepared_data",
-  "provenance_in", "read", "read_params", "result_in", "scorer",
-  "tokenizer_of",
+  "check_evaluators", "check_inputs", "check_origin", "check_resumed",
+  "config_from", "config_in", "data_arguments", "evaluations", "evaluator",
+  "fingerprint", "heldout_arguments", "hf_folder", "identity_in", "load",
+  "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
+  "prepared_data", "provenance_in", "read", "read_params", "result_in",
+  "scorer", "tokenizer_of",
 ]  # fmt: skip

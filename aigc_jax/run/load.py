@@ -1,11 +1,13 @@
 """A model and its parameters, from a work directory or hf:FOLDER."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from flax import linen as nn
 
 from aigc_jax import data, hf, sharding, tree
@@ -13,10 +15,16 @@ from aigc_jax.data import special
 from aigc_jax.errors import BadConfig
 from aigc_jax.hf.settings import FREE, canonical
 from aigc_jax.run.build import abstract_params, model_of
-from aigc_jax.run.settings import Config, config_in
+from aigc_jax.run.settings import (
+  Config,
+  config_in,
+  fingerprint,
+  provenance_in,
+)
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
-from aigc_jax.trainer.checkpoint import Checkpoints
+from aigc_jax.trainer import history, identity
+from aigc_jax.trainer.identity import Identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +83,7 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
   """
   folder = hf_folder(where)
   check_step(step, folder)
+  check = None
   if folder is not None:
     imported = hf.load(folder)
     model_config = {"kind": "decoder"} | imported.kwargs | model_changes
@@ -82,13 +91,14 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
     tokenizer = data.load_tokenizer(where)
   else:
     config = config_in(where)
-    config = config | {"model": config["model"] | model_changes}
     tokenizer = data.load(Path(where).expanduser() / "tokenizer")
+    check = functools.partial(check_saved, where, config, tokenizer)
+    config = config | {"model": config["model"] | model_changes}
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
   model = model_of(config)
   with jax.set_mesh(mesh):
     abstract = abstract_params(model, mesh)
-    params, step = read_params(where, abstract, step)
+    params, step = read_params(where, abstract, step, check)
   return Loaded(model, params, tokenizer, config, mesh, step, where)
 
 
@@ -142,8 +152,64 @@ def check_origin(config: Config, tokenizer=None) -> None:
     )
 
 
-def differences(model: Mapping, theirs: Mapping) -> list[str]:
-  """A line for each key of config.model that makes it another model."""
+def check_saved(
+  where: str, config: Config, tokenizer, content: Mapping
+) -> None:
+  """Refuses parameters that were trained as another model than config.json's.
+
+  content: the manifest of their checkpoint, which holds the model and the
+  fingerprint of the tokenizer that they were trained with. tokenizer: that of
+  the work directory, or None where there is none. Raises BadConfig.
+  """
+  step, meta = content["step"], content["meta"]
+  saved = meta.get("model")
+  if saved is not None:
+    lines = differences(config["model"], saved)
+    if lines:
+      raise BadConfig(
+        f"{where}/config.json is not of the model that step {step} was saved "
+        "of:\n  "
+        + "\n  ".join(line.partition(": ")[0] for line in lines)
+        + "\nPut back the config.json of that run (a config.before-STEP.json "
+        "beside it is from before a change)"
+      )
+  elif meta.get("config_sha256") not in (None, fingerprint(config)):
+    logging.warning(
+      "step %d is from before checkpoints held their model, and "
+      "%s/config.json is not as it was then: it is taken as it is", step, where
+    )  # fmt: skip
+  words = meta.get("tokenizer_fingerprint")
+  if tokenizer is None or words in (None, tokenizer.fingerprint):
+    return
+  raise BadConfig(
+    f"{where}/tokenizer is not the tokenizer that step {step} was trained with "
+    f"({tokenizer.fingerprint[:12]}, there it was {words[:12]}): put back that "
+    "of this run"
+  )
+
+
+def check_resumed(
+  model: Mapping, allowed: Iterable[str], content: Mapping
+) -> None:
+  """Refuses to train a checkpoint on as another model than it was saved of.
+
+  model: config.model. allowed: keys that may change. Raises BadConfig.
+  """
+  saved = content["meta"].get("model")
+  if saved is None:
+    return
+  keys = [f"model.{key}" for key in differing(model, saved)]
+  if set(keys) <= set(allowed):
+    return
+  lines, flag = differences(model, saved), f"--allow_change={','.join(keys)}"
+  raise BadConfig(
+    f"the checkpoint of step {content['step']} is of another model than the "
+    "config:\n  " + "\n  ".join(lines) + f"\nor, to change it now, {flag}"
+  )
+
+
+def differing(model: Mapping, theirs: Mapping) -> dict:
+  """{key: their value} of config.model where they are two models."""
   kinds = {m.get("kind", "decoder") for m in (model, theirs)}
   kind = theirs.get("kind", "decoder")
   theirs = {**model, **theirs}
@@ -153,11 +219,17 @@ def differences(model: Mapping, theirs: Mapping) -> list[str]:
     ours, asked = canonical(model), canonical(theirs)
   else:
     ours, asked = model, {k: v for k, v in theirs.items() if k not in FREE}
+  return {
+    key: theirs[key]
+    for key, value in asked.items()
+    if key not in ours or ours[key] != value
+  }
+
+
+def differences(model: Mapping, theirs: Mapping) -> list[str]:
+  """A line for each key of config.model that makes it another model."""
   lines = []
-  for key, value in asked.items():
-    if key in ours and ours[key] == value:
-      continue
-    new = theirs[key]
+  for key, new in differing(model, theirs).items():
     way = f"--config.model.{key}={new}"
     if key == "windows":
       way = f"--config.model.{key}='{tuple(new)}'"
@@ -167,14 +239,28 @@ def differences(model: Mapping, theirs: Mapping) -> list[str]:
   return lines
 
 
-def read_params(where: str, abstract, step: int | None = None):
-  """(parameters, their step) from a work directory or "hf:FOLDER"."""
+def read_params(where: str, abstract, step: int | None = None, check=None):
+  """(parameters, their step) from a work directory or "hf:FOLDER".
+
+  check: is given the manifest of the checkpoint before its arrays are read; by
+  default it must be of the model and tokenizer of its work directory.
+  """
   folder = hf_folder(where)
   if folder is not None:
     laid = jax.tree.map(lambda x: x.sharding, abstract)
     return hf.read_params(folder, abstract, laid), 0
-  folder = Path(where).expanduser() / "checkpoints"
-  found = Checkpoints(
-    folder, every_steps=0, keep=1, keep_every_steps=0
-  ).restore_params(abstract, step)
-  return found[0], int(found[1]["step"])
+  workdir = Path(where).expanduser()
+  if check is None:
+    words = workdir / "tokenizer"
+    tokenizer = data.load(words) if words.is_dir() else None
+    check = functools.partial(check_saved, where, config_in(where), tokenizer)
+  saved = history.checkpoints_in(workdir, identity_in(workdir))
+  params, content = saved.restore_params(abstract, step, check)
+  return params, int(content["step"])
+
+
+def identity_in(workdir: Path) -> Identity | None:
+  """Which run a work directory holds; None where it has no run.json."""
+  if not (workdir / "run.json").is_file():
+    return None
+  return identity.of(provenance_in(workdir))

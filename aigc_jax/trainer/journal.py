@@ -52,6 +52,37 @@ def _parsed(path: Path) -> list[tuple[int, dict]]:
   return found
 
 
+def copy_later(path: Path, step: int, aside: Path) -> int | None:
+  """Adds the rows of `path` after `step` to `aside`; the byte they begin at.
+
+  What `aside` ends with already is not added again. None where there are no
+  such rows. Raises StorageFailure, and leaves `aside` as it was, where that
+  cannot be written: who would drop the rows then loses them.
+  """
+  late = [at for at, row in _parsed(path) if row.get("step", 0) > step]
+  if not late:
+    return None
+  content = path.read_bytes()[late[0] :]
+  if not _ends_with(aside, content):
+    try:
+      faults.hit("journal/copy")
+      files.append(aside, content)
+    except (OSError, StorageFailure) as error:
+      raise StorageFailure(
+        f"the rows after step {step} cannot be kept, so nothing is changed: "
+        f"{error}. Make room and run again"
+      ) from error
+  return late[0]
+
+
+def _ends_with(path: Path, content: bytes) -> bool:
+  if not path.is_file():
+    return False
+  with files.opened(path, StorageFailure) as file:
+    file.seek(max(0, path.stat().st_size - len(content)))
+    return file.read() == content
+
+
 class Lines:
   """A file of JSON lines to which whole lines are appended.
 
@@ -106,14 +137,12 @@ class Lines:
     self._fd = fd
 
   def cut(self, step: int, aside: Path) -> None:
-    """Drops the rows after `step`; they are kept in the file `aside`."""
-    late = [at for at, row in _parsed(self.path) if row.get("step", 0) > step]
-    if not late:
+    """Drops the rows after `step`, which `copy_later` has copied to `aside`."""
+    at = copy_later(self.path, step, aside)
+    if at is None:
       return
     self._open()
-    size = os.fstat(self._fd).st_size
-    files.append(aside, os.pread(self._fd, size - late[0], late[0]))
-    os.ftruncate(self._fd, late[0])
+    os.ftruncate(self._fd, at)
     os.fsync(self._fd)
 
   def close(self, flush: bool = True) -> None:
@@ -311,7 +340,7 @@ class Journal:
   def _ours(self) -> bool:
     try:
       self._fence()
-    except WorkdirInUse:
+    except (WorkdirInUse, StorageFailure):
       return False
     return True
 

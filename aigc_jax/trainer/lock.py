@@ -142,16 +142,23 @@ class Lock:
         logging.warning("the lock %s was not renewed: %s", self.path, error)
 
   def check(self) -> None:
-    """Raises WorkdirInUse if another process took the directory over."""
+    """Raises WorkdirInUse if another process took the directory over.
+
+    StorageFailure where the directory, or the lock in it, is gone.
+    """
     if self._fd < 0:
       return
     try:
       ours, there = os.fstat(self._fd), os.stat(self.path)
-      lost = (ours.st_ino, ours.st_dev) != (there.st_ino, there.st_dev)
-      lost = lost or _record(self._fd).get("token") != self._token
     except FileNotFoundError:
-      lost = True
-    if lost:
+      what = self.path if self.path.parent.is_dir() else self.path.parent
+      raise StorageFailure(
+        f"{what} is gone: somebody deleted or moved it while this run wrote to "
+        "it. Nothing more is written; put it back, or choose another "
+        "--workdir, and run again"
+      ) from None
+    lost = (ours.st_ino, ours.st_dev) != (there.st_ino, there.st_dev)
+    if lost or _record(self._fd).get("token") != self._token:
       raise WorkdirInUse(
         f"{self.path.parent} was taken over by another process while this one "
         "did not move: leaving it to the new one"
@@ -165,7 +172,7 @@ class Lock:
     try:
       self.check()
       os.ftruncate(self._fd, 0)
-    except (WorkdirInUse, OSError):
+    except (WorkdirInUse, StorageFailure, OSError):
       pass
     os.close(self._fd)
     self._fd = -1

@@ -40,6 +40,21 @@ TOKENS = re.compile(
 )
 REDACTED = "[redacted]"
 
+# Settings of JAX and variables of libraries that change the bits of results.
+NUMERIC_SETTINGS = (
+  "jax_default_prng_impl", "jax_threefry_partitionable",
+  "jax_random_seed_offset", "jax_default_matmul_precision", "jax_enable_x64",
+  "jax_numpy_dtype_promotion", "jax_softmax_custom_jvp", "jax_disable_jit",
+  "jax_use_shardy_partitioner",
+)  # fmt: skip
+NUMERIC_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+NUMERIC_WORDS = ("NCCL_ALGO", "NCCL_PROTO", "NVIDIA_TF32_OVERRIDE")
+# Flags of XLA that say what is written, or what the mesh says already.
+SILENT = re.compile(
+  r"xla_dump_\w+|xla_force_host_platform_device_count|xla_hlo_profile"
+  r"|xla_gpu_per_fusion_autotune_cache_dir|xla_gpu_kernel_cache_file"
+)
+
 
 def describe(*, argv: Sequence[str], mesh: Mapping[str, int], **more) -> dict:
   """The state of the world a run starts in, as JSON.
@@ -80,6 +95,44 @@ def describe(*, argv: Sequence[str], mesh: Mapping[str, int], **more) -> dict:
     }
     | more
   )
+
+
+def numerics() -> dict:
+  """What may change the bits of a result beside code, packages and config."""
+  device = jax.devices()[0]
+  settings = {
+    name: value
+    for name in NUMERIC_SETTINGS
+    if isinstance(
+      value := jax.config.values.get(name), str | int | float | bool
+    )
+  }
+  given = {
+    name: flags
+    for name in NUMERIC_VARIABLES
+    if (flags := flags_of(os.environ.get(name, "")))
+  }
+  words = {n: os.environ[n] for n in NUMERIC_WORDS if os.environ.get(n)}
+  found = {"backend": device.platform, "device_kind": device.device_kind}
+  if device.platform == "cpu":  # its programs are made for it and its threads
+    found |= {"processor": _processor(), "cores": _cores()}
+  return redact(found | settings | given | words)
+
+
+def flags_of(text: str) -> dict[str, str]:
+  """{flag: value} of "--flag=value ...", without what changes no number."""
+  found = {}
+  for word in text.split():
+    name, _, value = word.lstrip("-").partition("=")
+    if not SILENT.fullmatch(name):
+      found[name] = value  # the last one counts
+  return found
+
+
+def _cores() -> int:
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 0
 
 
 def packages() -> dict[str, str]:

@@ -238,6 +238,8 @@ class Saver:
     save, self._save = self._save, None
     error = save.error
     if isinstance(error, Refusal):
+      # Of a folder that is deleted meanwhile, no part comes back.
+      shutil.rmtree(save.folder, ignore_errors=True)
       raise error
     if error is None:
       self.failures, self.committed = 0, save.step

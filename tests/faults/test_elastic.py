@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 
-from aigc_jax.errors import BadConfig, Stopped
+from aigc_jax.errors import BadConfig, PeerLost, Stopped
 from tests.faults.conftest import write_texts
 from tests.faults.harness import (
   SLOW,
@@ -112,12 +112,14 @@ def killed(runs, which: int, record) -> None:
   others = [run for run in runs if run is not runs[which]]
   died = runs[which].done(-signal.SIGKILL).ended
   for run in others:
-    assert run.wait(HEARTBEAT + 30) != 0
+    run.done(PeerLost.code, HEARTBEAT + 30)
+    assert "another process of this run is gone" in run.err
   gone = max(run.ended for run in others) - died
   assert gone < HEARTBEAT + 10
   record(
     f"one of {len(runs)} processes dies", f"SIGKILL of process {which}",
-    f"the others are gone after {gone:.1f} s (--heartbeat={HEARTBEAT})", None,
+    f"status 79 of the others after {gone:.1f} s (--heartbeat={HEARTBEAT})",
+    None,
   )  # fmt: skip
 
 
@@ -200,12 +202,12 @@ def test_a_process_that_never_comes(start, workdir, record, which):
   run = start(
     workdir, where, "--processes=2", f"--process={which}", "--join_limit=5"
   )
-  run.done(-signal.SIGABRT)
-  assert "Traceback" in run.err or "DEADLINE_EXCEEDED" in run.err
+  run.done(PeerLost.code)
+  assert "another process of this run is gone" in run.err
   assert not workdir.exists()
   record(
     "one of 2 processes never comes", f"only process {which} is started",
-    "ended by JAX (134), nothing touched (--join_limit=5)",
+    "status 79, nothing touched (--join_limit=5)",
     run.ended - run.began,
   )  # fmt: skip
 
@@ -236,7 +238,8 @@ def test_one_process_fails_alone(start, workdir, record):
   runs = together(start, workdir, 2, plan=plan)
   runs[1].says("injected at boundary")
   failed = runs[1].seconds
-  assert all(run.wait(2 * HEARTBEAT + 30) for run in runs)
+  runs[0].done(PeerLost.code, 2 * HEARTBEAT + 30)
+  assert runs[1].wait(2 * HEARTBEAT + 30)
   gone = max(run.ended for run in runs) - runs[1].began - failed
   record(
     "one of 2 processes fails alone", "an error in the second at step 6",

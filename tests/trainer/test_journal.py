@@ -10,8 +10,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from aigc_jax import files
-from aigc_jax.errors import WorkdirInUse
-from aigc_jax.trainer import journal, provenance
+from aigc_jax.errors import StorageFailure, WorkdirInUse
+from aigc_jax.trainer import faults, journal, provenance
 from aigc_jax.trainer.console import short
 from aigc_jax.trainer.journal import Journal, rows
 
@@ -45,6 +45,25 @@ def test_a_continued_run_cuts_back_and_keeps_what_it_cut(tmp_path):
   kept = path.read_bytes()
   assert before.startswith(kept[: kept.rindex(b'{"step":6')])
   assert len(rows(tmp_path / journal.CUT)) == 6
+
+
+def test_rows_that_cannot_be_kept_are_not_cut(tmp_path, monkeypatch):
+  path = fill(tmp_path)
+  before = path.read_bytes()
+  aside = tmp_path / journal.CUT
+  aside.write_text("kept before\n")
+  (tmp_path / faults.MARK).touch()
+  plan = {"raise_at": [{"site": "journal/copy", "errno": 28}]}
+  faults.enable(tmp_path, {faults.VARIABLE: json.dumps(plan)})
+  with pytest.raises(StorageFailure, match="No space left.*Make room"):
+    written(tmp_path, step=5)
+  assert path.read_bytes() == before
+  assert aside.read_text() == "kept before\n"
+  for _ in range(2):  # what is kept already is not kept twice
+    journal.copy_later(path, 5, aside)
+  with written(tmp_path, step=5):
+    assert len(rows(aside)) == 6
+  assert path.read_bytes() + aside.read_bytes()[12:] == before
 
 
 def test_an_evaluation_that_was_cut_off_counts_as_not_done(tmp_path):

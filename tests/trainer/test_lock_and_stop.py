@@ -2,15 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pytest
 
 from aigc_jax.errors import Hang, Stopped, StorageFailure, WorkdirInUse
+from aigc_jax.evaluators import samples
 from aigc_jax.trainer import lock as lock_module
+from aigc_jax.trainer.checkpoint import Checkpoints
+from aigc_jax.trainer.journal import Journal
 from aigc_jax.trainer.lock import Lock
 from aigc_jax.trainer.stop import Stop
 from aigc_jax.trainer.watchdog import Watchdog
@@ -191,3 +196,30 @@ def test_the_watchdog_is_quiet_while_it_is_fed(tmp_path, monkeypatch):
     dog.feed("step 9")
     wait_for(lambda: barked)
   assert barked[0] == "step 9"
+
+
+def test_a_work_directory_that_is_deleted_is_named_and_not_made_again(tmp_path):
+  workdir = tmp_path / "run"
+  with Lock(workdir) as lock:
+    saved = Checkpoints(
+      workdir / "checkpoints", every_steps=1, keep=1, keep_every_steps=0,
+      fence=lock.check,
+    )  # fmt: skip
+    with Journal(workdir, fence=lock.check) as journal:
+      journal.row(1, {"train/loss": 1.0})
+      shutil.rmtree(workdir)
+      gone = f"{workdir} is gone: somebody deleted"
+      with pytest.raises(StorageFailure, match=gone):
+        journal.row(2, {"train/loss": 1.0})
+      with pytest.raises(StorageFailure, match=gone):
+        saved.save(2, {"params": {"w": jnp.ones(3)}}, {})
+      with pytest.raises(StorageFailure):
+        samples.write(workdir / "samples" / "2.txt", [], 2)
+  assert not workdir.exists()
+
+
+def test_a_lock_that_is_deleted_is_no_takeover(tmp_path):
+  with Lock(tmp_path) as lock:
+    (tmp_path / "LOCK").unlink()
+    with pytest.raises(StorageFailure, match="LOCK is gone"):
+      lock.check()

@@ -1,0 +1,65 @@
+"""What a run's parameters are read as is what they were trained as."""
+
+import json
+
+import pytest
+
+from aigc_jax import run
+from aigc_jax.data import load_tokenizer, sentences
+from aigc_jax.errors import BadConfig
+from aigc_jax.run.load import check_resumed, check_saved
+from tests import tiny
+
+MODEL = json.loads(json.dumps(dict(kind="decoder") | tiny.LLAMA))
+CONFIG = {"model": MODEL, "seed": 0}
+OTHER = {
+  "rotary_base": 5e5, "norm_eps": 1e-6, "activation": "gelu",
+  "windows": [3], "logit_softcap": 30.0, "embed_scale": True,
+}  # fmt: skip
+COMPUTED = {"kernel": "chunked", "remat": "full", "unroll": 0, "dropout": 0.5}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+  return load_tokenizer("bytes")
+
+
+def saved(tokenizer, **changes) -> dict:
+  meta = {"model": MODEL, "tokenizer_fingerprint": tokenizer.fingerprint}
+  return {"step": 12, "meta": meta | changes}
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_config_that_was_edited_is_refused_by_its_key(tokenizer, key):
+  edited = CONFIG | {"model": MODEL | {key: OTHER[key]}}
+  with pytest.raises(BadConfig, match=f"step 12(.|\n)*model.{key}="):
+    check_saved("DIR", edited, tokenizer, saved(tokenizer))
+  with pytest.raises(BadConfig, match=f"--allow_change=model.{key}"):
+    check_resumed(edited["model"], [], saved(tokenizer))
+  check_resumed(edited["model"], [f"model.{key}", "seed"], saved(tokenizer))
+
+
+@pytest.mark.parametrize("key", COMPUTED)
+def test_how_a_model_is_computed_is_free(tokenizer, key):
+  edited = CONFIG | {"model": MODEL | {key: COMPUTED[key]}}
+  check_saved("DIR", edited, tokenizer, saved(tokenizer))
+  check_resumed(edited["model"], [], saved(tokenizer))
+
+
+def test_the_tokenizer_of_another_run_is_refused(tokenizer):
+  text = "def f(a, aa, ab):\n    return a == aa  # the word\n" * 9
+  other = sentences.train([text], 310, "other")
+  with pytest.raises(BadConfig, match="DIR/tokenizer is not the tokenizer"):
+    check_saved("DIR", CONFIG, other, saved(tokenizer))
+  check_saved("DIR", CONFIG, None, saved(tokenizer))  # of images, say
+
+
+def test_an_earlier_checkpoint_is_told_where_its_config_changed(
+  tokenizer, caplog
+):
+  older = saved(tokenizer, config_sha256=run.fingerprint(CONFIG))
+  del older["meta"]["model"]
+  check_saved("DIR", CONFIG, tokenizer, older)
+  assert not caplog.records
+  check_saved("DIR", CONFIG | {"seed": 1}, tokenizer, older)
+  assert "before checkpoints held their model" in caplog.text
