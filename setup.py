@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-HF = ["tokenizers>=0.20"]
+# jinja2: chat templates; older versions let them out of the sandbox.
+HF = ["tokenizers>=0.20", "jinja2>=3.1.6"]
 PLOTS = ["matplotlib>=3.8"]
 PARQUET = ["pyarrow>=15"]
 

@@ -9,6 +9,7 @@ model card. It is written aside, read back and compared with the run, and only
 then renamed to OUT.
 """
 
+import json
 import os
 import re
 import shutil
@@ -52,11 +53,11 @@ def export(
   """Writes a decoder's parameters and tokenizer to the folder `out`.
 
   kwargs: of `models.decoder`. length: what the model was trained to read, told
-  as its longest where its positions set no limit. config, record, metrics: for
-  the model card (see hf.card). Returns the family, the bytes and the
-  largest differences of logits. Raises BadConfig where no family expresses
-  the decoder or `out` exists, BadData where what was written is not the same;
-  nothing is left behind then.
+  as its longest where its positions set no limit and no larger one is named.
+  config, record, metrics: for the model card (see hf.card). Returns the
+  family, the bytes and the largest differences of logits. Raises BadConfig
+  where no family expresses the decoder or `out` exists, BadData where what was
+  written is not the same; nothing is left behind then.
   """
   out = Path(out).expanduser().absolute()
   outgoing.dtype_of(dtype)
@@ -68,8 +69,9 @@ def export(
       f"the tokenizer makes {tokenizer.text_vocab} ids, the model model.vocab="
       f"{kwargs['vocab']}: they do not belong together"
     )
-  if not kwargs["position_length"]:
-    kwargs = dict(kwargs, position_length=length)
+  if kwargs["position"] != "learned":
+    longest = max(kwargs["position_length"], length)
+    kwargs = dict(kwargs, position_length=longest)
   if out.exists():
     raise BadConfig(
       f"--out={out} exists: name a folder that does not, or delete it"
@@ -232,6 +234,18 @@ def last_known(workdir: Path, step: int) -> dict:
   return found
 
 
+def length_of(config: Mapping, tokenizer) -> int:
+  """How much a run's model reads: what it was trained on, or its origin was.
+
+  A folder that a run began from leaves its config.json with its tokenizer.
+  """
+  trained = config["data"]["length"]
+  if not config["init_from"] or tokenizer.kind != "hf":
+    return trained
+  origin = json.loads(tokenizer.beside.get("config.json", b"{}"))
+  return max(trained, origin.get("max_position_embeddings") or 0)
+
+
 def export_run(
   where: str, out: str, *, step: int | None, dtype: str, shard_bytes: int
 ) -> dict:
@@ -250,7 +264,7 @@ def export_run(
       model,
       loaded.tokenizer,
       out,
-      length=loaded.config["data"]["length"] if trained else 0,
+      length=length_of(loaded.config, loaded.tokenizer) if trained else 0,
       step=loaded.step,
       dtype=dtype,
       shard_bytes=shard_bytes,

@@ -4,13 +4,20 @@
   python -m aigc_jax.generate --workdir=hf:FOLDER --prompts_file=in.jsonl \\
       --num_samples=4 --temperature=0.8 --top_p=0.95 --out=out.jsonl
 
+  python -m aigc_jax.generate --workdir=hf:FOLDER --chat --prompt="Hi!"
+
 Prompts come from --prompt (repeatable) or a file: one a line, or JSON lines
 with "prompt"; "-" is standard input. A single continuation is written to the
 terminal as it comes. A prompt's continuations depend on the prompt, the seed
 and their number, not on the other prompts.
+
+With --chat a prompt is a message of a user (or JSON lines with "messages"),
+written as the folder's chat template has it; --special reads special tokens
+that a prompt spells as such, which else are text like any other.
 """
 
 import contextlib
+import functools
 import json
 import sys
 import time
@@ -21,11 +28,18 @@ from absl import flags
 
 from aigc_jax import command, run
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
+from aigc_jax.sampling import chat
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
-from aigc_jax.sampling.text import generate
+from aigc_jax.sampling.text import generate, prompt_ids
 
 FLAGS = flags.FLAGS
+# How a continuation ended, in words.
+ENDS = {
+  "eot": "the model ended the text",
+  "stop": "a stop string came",
+  "length": "--max_tokens reached",
+}
 
 
 def define_flags() -> None:
@@ -34,6 +48,8 @@ def define_flags() -> None:
   flags.DEFINE_integer("step", None, "checkpoint to use; the last by default")
   flags.DEFINE_multi_string("prompt", [], "text to continue; repeatable")
   flags.DEFINE_string("prompts_file", "", "a prompt a line, or JSON lines; -")
+  flags.DEFINE_bool("chat", False, "prompts are messages to a chat model")
+  flags.DEFINE_bool("special", False, "special tokens in prompts are such")
   flags.DEFINE_integer("max_tokens", 64, "tokens to make at most")
   flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token")
   flags.DEFINE_integer("top_k", 0, "choose among the k likeliest; 0 is off")
@@ -62,31 +78,52 @@ def main() -> int:
     raise BadConfig("--stop='': an empty stop string would stop at once")
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
-  prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file)
+  prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file, FLAGS.chat)
   if FLAGS.out:
     command.check_out(FLAGS.out)
   loaded = run.load(FLAGS.workdir, step=FLAGS.step, unroll=0, remat="none")
   note_length(loaded, FLAGS.max_tokens)
+  read = functools.partial(prompt_ids, special=FLAGS.special)
+  if FLAGS.chat:  # the template spells what comes before a text itself
+    prompts = written_out(loaded.tokenizer, prompts)
+    read = functools.partial(prompt_ids, special=True, begin=False)
+  elif not FLAGS.special:
+    note_special(loaded.tokenizer, prompts)
   alone = len(prompts) * FLAGS.num_samples == 1
   with jax.set_mesh(loaded.mesh):
     engine = loaded.engine(sampling, seed=FLAGS.seed, group=32)
     started = time.perf_counter()
-    show = stream_of(prompts) if alone and command.is_first() else None
+    before = "" if FLAGS.chat else prompts[0]
+    show = stream_of(before) if alone and command.is_first() else None
     found = generate(
       engine, loaded.tokenizer, prompts,
       max_tokens=FLAGS.max_tokens, num_samples=FLAGS.num_samples,
       stops=FLAGS.stop, batch=FLAGS.batch, steps=4 if alone else 32, show=show,
+      read=read,
     )  # fmt: skip
   if not command.is_first():
     return 0
-  report(found, engine, time.perf_counter() - started, streamed=alone)
+  seconds = time.perf_counter() - started
+  report(found, engine, seconds, streamed=alone, answers=FLAGS.chat)
   if FLAGS.out:
     write(FLAGS.out, found, loaded)
   return 0
 
 
-def prompts_of(given: list[str], file: str) -> list[str]:
-  """The prompts of the flags; one empty one where there are none."""
+def prompts_of(given: list[str], file: str, chats: bool = False) -> list:
+  """The prompts of the flags; one empty one where there are none.
+
+  With `chats` each is a list of messages, and a text is one of a user.
+  """
+  found = _given(given, file, chats)
+  if not chats:
+    return found
+  return [
+    [{"role": "user", "content": p}] if isinstance(p, str) else p for p in found
+  ]
+
+
+def _given(given: list[str], file: str, chats: bool) -> list:
   if given and file:
     raise BadConfig("--prompt and --prompts_file: give one of them")
   if not file:
@@ -103,7 +140,7 @@ def prompts_of(given: list[str], file: str) -> list[str]:
   lines = lines[:-1] if lines[-1] == "" else lines
   if file.endswith(".jsonl") or text.lstrip().startswith('{"'):
     records = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    lines = [_prompt(file, n, line) for n, line in records]
+    lines = [_prompt(file, n, line, chats) for n, line in records]
   else:
     lines = [line.removesuffix("\r") for line in lines]
   if not lines:
@@ -111,15 +148,49 @@ def prompts_of(given: list[str], file: str) -> list[str]:
   return lines
 
 
-def _prompt(file: str, number: int, line: str) -> str:
+def _prompt(file: str, number: int, line: str, chats: bool) -> str | list:
   try:
-    prompt = json.loads(line)["prompt"]
-    prompt.encode()  # no half characters (lone surrogates)
+    record = json.loads(line)
+    json.dumps(record, ensure_ascii=False).encode()  # no half characters
+    if chats and "messages" in record:
+      return _messages(record["messages"])
+    prompt = record["prompt"]
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     prompt = None
   if not isinstance(prompt, str):
-    raise BadData(f'{file}, line {number}: expected {{"prompt": "..."}}')
+    more = ""
+    if chats:
+      more = ' or {"messages": [{"role": "user", "content": "..."}, ...]}'
+    raise BadData(f'{file}, line {number}: expected {{"prompt": "..."}}{more}')
   return prompt
+
+
+def _messages(found) -> list[dict[str, str]]:
+  """A conversation; ValueError where it is none."""
+  if not isinstance(found, list) or not found:
+    raise ValueError
+  for message in found:
+    if not all(isinstance(message[key], str) for key in ("role", "content")):
+      raise ValueError
+  return found
+
+
+def written_out(tokenizer, conversations: list) -> list[str]:
+  """Conversations as the texts that the model reads."""
+  template, words = chat.template_of(tokenizer)
+  return chat.render(template, words, conversations)
+
+
+def note_special(tokenizer, prompts: list[str]) -> None:
+  """Says where a special token is spelled, and is text."""
+  words = sorted(tokenizer.special_words, key=len, reverse=True)
+  spelled = next((w for w in words if any(w in p for p in prompts)), None)
+  if spelled and command.is_first():
+    print(
+      f"note: {spelled!r} in a prompt is read as text; --special reads it as "
+      "the special token",
+      file=sys.stderr,
+    )
 
 
 def note_length(loaded: run.Loaded, max_tokens: int) -> None:
@@ -133,9 +204,9 @@ def note_length(loaded: run.Loaded, max_tokens: int) -> None:
     )
 
 
-def stream_of(prompts: list[str]):
-  """Prints the prompt before the first new text, and all text as it comes."""
-  waiting = list(prompts)
+def stream_of(before: str):
+  """Prints what stands before the first new text, and all text as it comes."""
+  waiting = [before]
 
   def show(index: int, sample: int, text: str) -> None:
     print("".join(waiting) + text, end="", flush=True)
@@ -144,14 +215,28 @@ def stream_of(prompts: list[str]):
   return show
 
 
-def report(found, engine: Engine, seconds: float, streamed: bool) -> None:
-  """The continuations, where not shown already, and how fast they came."""
+def report(
+  found, engine: Engine, seconds: float, *, streamed: bool, answers: bool
+) -> None:
+  """The continuations, where not shown already, and how fast they came.
+
+  answers: whether they are shown without their prompts.
+  """
   if streamed:
     print()
+    (c,) = found
+    if c.finish != "length":
+      empty = "" if c.text else ", before any text"
+      sys.stdout.flush()
+      print(
+        f"note: {ENDS[c.finish]} after {len(c.tokens)} of {FLAGS.max_tokens} "
+        f"tokens{empty}",
+        file=sys.stderr,
+      )
   else:
     for c in found:
-      print(f"--- prompt {c.index}, sample {c.sample} ({c.finish})")
-      print(c.prompt + c.text)
+      print(f"--- prompt {c.index}, sample {c.sample} ({ENDS[c.finish]})")
+      print(c.text if answers else c.prompt + c.text)
   sys.stdout.flush()
   tokens = sum(len(c.tokens) for c in found)
   speed = f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s"

@@ -211,6 +211,17 @@ def test_auto_tokenizer_gives_the_ids_that_the_run_had(name, tmp_path):
   assert name in said[0] and "PreTrainedTokenizerFast" in said[0]
 
 
+def test_an_export_reads_no_less_than_what_the_run_began_from():
+  beside = {"config.json": b'{"max_position_embeddings": 2048}'}
+  began = tokenizers.HuggingFace(llama3(), "</s>", "x", beside)
+  config = dict(init_from="hf:x", data=dict(length=64))
+  assert export.length_of(config, began) == 2048
+  assert export.length_of(config | dict(init_from=""), began) == 64
+  assert export.length_of(config, tokenizers.Bytes()) == 64
+  config["data"]["length"] = 4096
+  assert export.length_of(config, began) == 4096
+
+
 def test_sizes_are_read_as_people_write_them():
   assert export.bytes_of("5GB") == 5 * 10**9
   assert export.bytes_of("200mb") == 2 * 10**8

@@ -102,6 +102,59 @@ def test_what_cannot_be_done_is_refused(flag, error, message, call, capsys):
   assert capsys.readouterr().out == ""
 
 
+def test_a_special_token_in_a_prompt_is_text_and_that_is_said(call, capsys):
+  line = ("--workdir=x", "--prompt=<|endoftext|>ab", "--max_tokens=2")
+  assert call(*line) == 0
+  said = capsys.readouterr().err
+  assert "'<|endoftext|>' in a prompt is read as text; --special" in said
+  assert call(*line, "--special") == 0
+  assert "is read as text" not in capsys.readouterr().err
+
+
+def test_a_folder_without_a_template_is_not_talked_to(call):
+  with pytest.raises(BadConfig, match="no chat template"):
+    call("--workdir=x", "--prompt=hello", "--chat")
+
+
+def test_conversations_of_files(tmp_path):
+  path = tmp_path / "c.jsonl"
+  talk = [{"role": "user", "content": "a"}]
+  records = [{"messages": talk}, {"prompt": "a"}]
+  path.write_text("".join(json.dumps(r) + "\n" for r in records))
+  assert generate.prompts_of([], str(path), True) == [talk, talk]
+  assert generate.prompts_of(["a"], "", True) == [talk]
+  with pytest.raises(BadData, match='line 1: expected {"prompt": "..."}$'):
+    generate.prompts_of([], str(path))
+  for wrong in (
+    [],
+    [{}],
+    [{"role": "user"}],
+    "a",
+    [{"role": 1, "content": ""}],
+  ):
+    path.write_text(json.dumps({"messages": wrong}))
+    with pytest.raises(BadData, match="messages.*role"):
+      generate.prompts_of([], str(path), True)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_it_is_said_when_the_model_ends_the_text(
+  samples, call, loaded, capsys, monkeypatch
+):
+  """Every id ends it here, so that the first one does."""
+  monkeypatch.setattr(
+    type(loaded.tokenizer), "special", {"eos_token_id": list(range(257))}
+  )
+  line = ("--workdir=x", "--prompt=a", "--max_tokens=9")
+  assert call(*line, f"--num_samples={samples}") == 0
+  said = capsys.readouterr()
+  if samples == 1:
+    words = "the model ended the text after 1 of 9 tokens, before any text"
+    assert words in said.err
+  else:
+    assert "sample 1 (the model ended the text)" in said.out
+
+
 def test_prompts_of_files(tmp_path, monkeypatch):
   path = tmp_path / "p.txt"
   path.write_bytes("one\r\ntwo é\n\nfour\n".encode())

@@ -32,6 +32,7 @@ from aigc_jax.data.tokenizers import (
   Decoder,
   bytes_of,
   check_ids,
+  encode_special,
   load,
   load_tokenizer,
   save,
@@ -39,8 +40,9 @@ from aigc_jax.data.tokenizers import (
 
 __all__ = [
   "Decoder", "EvalSet", "Store", "Stream", "batches", "build", "build_eval",
-  "bytes_of", "check_ids", "check_vocab", "find_tokenizer", "load",
-  "load_tokenizer", "place", "prepare", "prepared", "save",
+  "bytes_of", "check_ids", "check_vocab", "encode_special",
+  "find_tokenizer", "load", "load_tokenizer", "place", "prepare", "prepared",
+  "save",
 ]  # fmt: skip
 
 

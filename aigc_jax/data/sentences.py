@@ -98,6 +98,11 @@ class SentencePiece:
     self.vocab = self.text_vocab = max(pieces, self.eot + 1)
     self.special = special.ids({}, self.eot, self.vocab)
     self._bytes = [self._piece(i) for i in range(self.vocab)]
+    self.special_words = {
+      sp.id_to_piece(i): i for i in range(pieces) if sp.is_control(i)
+    }
+    if self.eot == pieces:
+      self.special_words[EOT] = pieces
     self.byte_lengths = np.array([len(b) for b in self._bytes], np.int32)
     self.fingerprint = hashlib.sha256(b"sentencepiece 1" + model).hexdigest()
     self.lossless = self._keeps(PROBE)

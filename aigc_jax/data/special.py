@@ -35,7 +35,9 @@ KEYS = {
     "repetition_penalty", "temperature", "top_k", "top_p",
   ),
   "chat_template.json": ("chat_template",),
-  "config.json": (*IDS, "model_type", "tokenizer_class"),
+  "config.json": (
+    *IDS, "model_type", "tokenizer_class", "max_position_embeddings",
+  ),
 }  # fmt: skip
 TEMPLATE = "chat_template.jinja"
 
@@ -58,7 +60,7 @@ def read(folder: Path) -> dict[str, bytes]:
       isinstance(kind, str) and re.fullmatch(r"\w+", kind)
     ):
       raise BadData(f"{path}: tokenizer_class={str(kind)[:80]!r}")
-    for key in IDS:
+    for key in (*IDS, "max_position_embeddings"):
       _checked(path, key, values.get(key))
     if values:
       # Compact: indented, deep lists would grow beyond all bounds.

@@ -7,14 +7,16 @@ none), special (ids for config.json, eos_token_id among them, see special.py),
 fingerprint (sha256), lossless, byte_lengths (vocab,), and
   encode(text) -> int32 array without special ids; encode_documents(texts)
   decode(ids) -> str; decode_bytes(ids) -> bytes
-`Decoder` turns ids into text as they come. `save` and `load` keep a tokenizer
-in a folder. Nothing that is loaded is executed.
+special_words: {text: id} of special tokens, which are text to `encode` and ids
+to `encode_special`. `Decoder` turns ids into text as they come. `save` and
+`load` keep a tokenizer in a folder. Nothing that is loaded is executed.
 """
 
 import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.data import special, spelling
 from aigc_jax.data.listing import check_local
-from aigc_jax.data.sentences import SentencePiece
+from aigc_jax.data.sentences import EOT, SentencePiece
 from aigc_jax.errors import BadConfig, BadData, nearest
 
 LARGEST = 256 << 20  # bytes of a tokenizer file
@@ -45,6 +47,7 @@ class Bytes:
   name = "bytes"
   vocab = text_vocab = 257
   eot = 256
+  special_words = {EOT: 256}
   special = special.ids({}, 256, 257)
   start = ()
   lossless = True
@@ -122,6 +125,7 @@ class HuggingFace:
     # Special tokens are not looked for in a text, so that only those that are
     # pieces as well can come from one.
     special_ids = _special_ids(hf)
+    self.special_words = {hf.id_to_token(i): i for i in special_ids}
     made = {
       *hf.get_vocab(with_added_tokens=False).values(), self.eot, *self.start,
       *(i for i in ids.values() if i not in special_ids),
@@ -145,6 +149,16 @@ class HuggingFace:
     texts = [t.encode("utf-8", "replace").decode() for t in texts]
     found = self._hf.encode_batch_fast(texts, add_special_tokens=False)
     return [np.asarray(e.ids, np.int32) for e in found]
+
+  def encode_special(self, text: str) -> np.ndarray:
+    """The ids of a text in which special tokens are looked for."""
+    text = text.encode("utf-8", "replace").decode()
+    self._hf.encode_special_tokens = False
+    try:
+      ids = self._hf.encode(text, add_special_tokens=False).ids
+    finally:
+      self._hf.encode_special_tokens = True
+    return np.asarray(ids, np.int32)
 
   def decode(self, ids) -> str:
     """The text of the ids, without special ones."""
@@ -218,6 +232,20 @@ class Decoder:
 def bytes_of(tokenizer, ids) -> int:
   """How many bytes of text the ids stand for."""
   return int(tokenizer.byte_lengths[np.asarray(ids)].sum(dtype=np.int64))
+
+
+def encode_special(tokenizer, text: str) -> np.ndarray:
+  """The ids of a text in which special tokens are looked for."""
+  if tokenizer.kind == "hf":
+    return tokenizer.encode_special(text)
+  words = tokenizer.special_words
+  cut = re.split(f"({'|'.join(map(re.escape, words))})", text)
+  parts = [
+    [words[part]] if part in words else tokenizer.encode(part)
+    for part in cut
+    if part
+  ]
+  return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32)
 
 
 def check_ids(tokenizer, ids, vocab: int) -> None:

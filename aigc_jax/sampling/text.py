@@ -1,11 +1,12 @@
 """Prompts in, text out: completions, stop strings, text as it comes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from aigc_jax.data import Decoder, check_ids
+from aigc_jax.data import Decoder, check_ids, encode_special
 from aigc_jax.errors import BadConfig
 from aigc_jax.sampling.decode import Engine, Row
 
@@ -26,10 +27,22 @@ class Completion:
   finish: str
 
 
-def prompt_ids(tokenizer, text: str) -> tuple[int, ...]:
-  """A prompt as the model reads it; the empty one begins a new text."""
-  ids = tokenizer.encode(text).tolist() if text else []
-  return (*tokenizer.start, *ids) or (tokenizer.eot,)
+def prompt_ids(
+  tokenizer, text: str, *, special: bool = False, begin: bool = True
+) -> tuple[int, ...]:
+  """A prompt as the model reads it; the empty one begins a new text.
+
+  special: whether special tokens in it are read as such. begin: whether what
+  the tokenizer puts before a text is put there, if it is not there already.
+  """
+  encode = tokenizer.encode
+  if special:
+    encode = functools.partial(encode_special, tokenizer)
+  ids = tuple(encode(text).tolist()) if text else ()
+  start = tuple(tokenizer.start) if begin else ()
+  if not special or ids[: len(start)] != start:
+    ids = (*start, *ids)
+  return ids or (tokenizer.eot,)
 
 
 class Cutter:
@@ -110,6 +123,7 @@ def generate(
   batch: int,
   steps: int,
   keep: int | None = None,
+  read: Callable[..., tuple[int, ...]] = prompt_ids,
   show: Callable[[int, int, str], None] | None = None,
   poll: Callable[[], None] | None = None,
 ) -> list[Completion]:
@@ -117,10 +131,10 @@ def generate(
 
   batch: rows decoded together; steps: tokens between two looks at the text
   (at most the engine's group). keep: how many tokens of a prompt are read at
-  most, its last ones; None is all. show(index, sample, text) is given new text
-  as it comes; poll is called between looks, and may raise. Raises BadConfig
-  for what cannot be done, BadData for a prompt with ids that the model lacks,
-  before doing anything.
+  most, its last ones; None is all. read(tokenizer, prompt) gives its ids.
+  show(index, sample, text) is given new text as it comes; poll is called
+  between looks, and may raise. Raises BadConfig for what cannot be done,
+  BadData for a prompt with ids that the model lacks, before doing anything.
   """
   for name, value in dict(num_samples=num_samples, batch=batch).items():
     if value < 1:
@@ -129,7 +143,7 @@ def generate(
     raise BadConfig("stop='': an empty stop string would stop at once")
   rows = []
   for index, prompt in enumerate(prompts):
-    ids = prompt_ids(tokenizer, prompt)
+    ids = read(tokenizer, prompt)
     check_ids(tokenizer, ids, engine.model.vocab)
     ids = ids if keep is None else ids[-keep:]
     engine.check(len(ids), max_tokens)
