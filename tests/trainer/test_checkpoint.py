@@ -409,6 +409,20 @@ def test_of_two_copies_that_differ_both_are_named(tmp_path):
   }
 
 
+def test_a_copy_that_is_negated_differs():
+  mesh = sharding.make_mesh(
+    data=4, fsdp=2, expert=1, tensor=1, sequence=1, pipeline=1
+  )
+  x = make(5, mesh)["params"]["stack/w"]
+  copies = [
+    -shard.data if shard.device.id == 6 else shard.data
+    for shard in x.addressable_shards
+  ]
+  x = jax.make_array_from_single_device_arrays(x.shape, x.sharding, copies)
+  (devices,) = replicas.differing({"w": x}).values()
+  assert [device.id for device in devices] == [6]
+
+
 def test_one_who_lost_the_directory_commits_nothing(tmp_path):
   def fence():
     raise WorkdirInUse("taken over")

@@ -6,11 +6,13 @@ import shutil
 import jax.numpy as jnp
 import pytest
 
+from aigc_jax import train
 from aigc_jax.errors import BadConfig, StorageFailure
-from aigc_jax.trainer import history, identity, provenance
+from aigc_jax.trainer import faults, history, identity, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.identity import Identity
-from aigc_jax.trainer.journal import Journal
+from aigc_jax.trainer.journal import CUT, METRICS, Journal, rows
+from aigc_jax.trainer.lock import Lock
 
 RUN = Identity("0123456789abcdef")
 
@@ -74,6 +76,23 @@ def test_a_run_that_never_saved_may_begin_again(workdir):
     journal.event("restart", 3)
   with pytest.raises(StorageFailure, match=r"of step 3 \(restart\)"):
     history.check_nothing_lost(workdir)
+
+
+def test_going_back_without_room_for_the_rows_changes_nothing(workdir):
+  (workdir / "result.json").write_text('{"step": 4}')
+  (workdir / faults.MARK).touch()
+  plan = {"raise_at": [{"site": "journal/copy", "errno": 28}]}
+  faults.enable(workdir, {faults.VARIABLE: json.dumps(plan)})
+  before = {p.name: p.stat().st_size for p in workdir.rglob("*")}
+  with Lock(workdir) as lock:
+    with pytest.raises(StorageFailure, match="so nothing is changed.*No space"):
+      train._rewind(workdir, lock, 3)
+    after = {p.name: p.stat().st_size for p in workdir.rglob("*")}
+    assert {name: after[name] for name in before} == before
+    train._rewind(workdir, lock, 3)
+  assert [row["step"] for row in rows(workdir / METRICS)] == [1, 2, 3]
+  assert [row["step"] for row in rows(workdir / CUT)] == [4]
+  assert (workdir / "result.4.rewound.json").is_file()
 
 
 def test_a_result_counts_with_the_checkpoint_it_is_of(workdir):
