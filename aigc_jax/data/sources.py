@@ -23,6 +23,7 @@ from aigc_jax.data.corpora import CORPORA
 from aigc_jax.data.documents import Document, Job, is_held_out, job_size
 from aigc_jax.data.files import Files
 from aigc_jax.data.rows import checked
+from aigc_jax.data.tfds_folders import check_folder, check_name
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
 from aigc_jax.files import locked
 
@@ -67,6 +68,7 @@ class Tfds:
 
   @functools.cached_property
   def _builder(self):
+    check_folder(self.folder)
     try:
       with quiet():
         return tfds.builder_from_directory(self.folder)
@@ -239,6 +241,7 @@ class Corpus(Tfds):
   @functools.cached_property
   def _builder(self):
     self.prepared()
+    check_folder(self.folder)
     with quiet():
       return tfds.builder_from_directory(self.folder)
 
@@ -256,13 +259,15 @@ def _find(name: str) -> Path | str:
   """The folder of a prepared dataset; "" where there is none."""
   if Path(name, "dataset_info.json").is_file():
     return Path(name)
-  find = tfds.core.read_only_builder.builder_from_files
+  check_name(name)
+  # Not builder_from_files, which would open it before it is checked.
+  find = tfds.core.read_only_builder._find_builder_dir
   try:
-    with quiet(), contextlib.suppress(tfds.core.DatasetNotFoundError):
-      return Path(str(find(name).data_dir))
+    with quiet(), tfds.core.utils.error_utils.record_error_context():
+      found = find(name)
   except Exception as e:  # a name that TFDS cannot parse, or found twice
     raise BadConfig(f"tfds {name!r}: {_line(e)}") from e
-  return ""
+  return Path(str(found)) if found else ""
 
 
 def _data_dir() -> str:

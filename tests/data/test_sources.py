@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,6 +321,103 @@ def test_a_wrong_field_or_split_of_a_dataset_is_named(tiny):
     texts(tiny_source(tiny, field="n"), "train")
   with pytest.raises(BadConfig, match="no split 'tset'; did you mean 'test'"):
     tiny_source(tiny).jobs("tset")
+
+
+TRAP = "trap.Feature"
+CORE = "tensorflow_datasets.core.features."
+
+
+def nested(features):
+  features["featuresDict"]["features"]["n"]["pythonClassName"] = TRAP
+
+
+def spelled(features):
+  body = features["featuresDict"]["features"]["body"]
+  body["python_class_name"] = body.pop("pythonClassName")
+  features["featuresDict"]["features"]["x"] = {"python_class_name": TRAP}
+
+
+def legacy(features):
+  features.clear()
+  content = {"x": {"type": TRAP, "content": {}}}
+  features.update(type=f"{CORE}features_dict.FeaturesDict", content=content)
+
+
+def whole(features):
+  features["pythonClassName"] = TRAP
+
+
+def in_the_info(info):
+  info["features"] = {"pythonClassName": TRAP}
+
+
+@pytest.mark.parametrize(
+  ("file", "change"),
+  [
+    ("features.json", nested), ("features.json", spelled),
+    ("features.json", legacy), ("features.json", whole),
+    ("dataset_info.json", in_the_info),
+  ],
+)  # fmt: skip
+def test_no_class_of_a_dataset_is_imported(
+  tiny, tmp_path, monkeypatch, file, change
+):
+  folder = altered(tiny, tmp_path, file, change)
+  (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(BadData, match=r"trap\.Feature.*would run its code"):
+    tiny_source(folder).jobs("train")
+  assert not (tmp_path / "ran").exists()
+
+
+def altered(tiny, tmp_path, file, change):
+  """A copy of the dataset with one of its JSON files changed."""
+  folder = tmp_path / "tiny" / "1.0.0"
+  shutil.copytree(tiny, folder)
+  content = json.loads((folder / file).read_text())
+  change(content)
+  (folder / file).write_text(json.dumps(content))
+  return folder
+
+
+@pytest.mark.parametrize(
+  "template", ["../{SPLIT}", "/etc/passwd", "{SPLIT:>99999999999}", 7]
+)
+def test_no_split_of_a_dataset_leads_out_of_its_folder(
+  tiny, tmp_path, template
+):
+  def change(info):
+    info["splits"][0]["filepathTemplate"] = template
+
+  folder = altered(tiny, tmp_path, "dataset_info.json", change)
+  with pytest.raises(BadData, match="may lead out of the folder"):
+    tiny_source(folder).jobs("train")
+
+
+def test_a_dataset_holds_regular_files_only(tiny, tmp_path):
+  folder = altered(tiny, tmp_path, "features.json", lambda content: None)
+  assert tiny_source(folder).jobs("train")
+  os.mkfifo(folder / "tiny-train.array_record-00001-of-00002")
+  with pytest.raises(BadData, match="FIFO"):
+    tiny_source(folder).jobs("train")
+
+
+@pytest.mark.parametrize("name", ["huggingface:squad", "me:mine", "../x"])
+def test_a_name_that_stands_for_code_elsewhere_is_refused(name):
+  with pytest.raises(BadConfig, match="TFDS catalogue"):
+    open_source(
+      dict(kind="tfds", name=name, split="train", field="text", weight=1.0),
+      validation=0.1, root="/nowhere",
+    )  # fmt: skip
+
+
+def test_a_dataset_of_the_data_directory_is_found_by_name(tiny, monkeypatch):
+  monkeypatch.setattr(
+    tfds.core.utils.file_utils, "list_data_dirs",
+    lambda **_: [Path(tiny).parent.parent],
+  )  # fmt: skip
+  assert tiny_source("tiny").jobs("train")
+  assert tiny_source("tiny:1.0.0").jobs("train")
 
 
 def test_a_dataset_that_is_not_here_says_how_to_get_it():
