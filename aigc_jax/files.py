@@ -268,14 +268,32 @@ def _not_ours(path: Path, found: os.stat_result) -> str:
   )
 
 
+def check_own(path: Path) -> None:
+  """Raises StorageFailure unless `path` may be written as one of ours.
+
+  That is a folder, a regular file without a second name, or nothing yet.
+  """
+  try:
+    found = os.lstat(path)
+  except FileNotFoundError:
+    return
+  except OSError as e:
+    raise StorageFailure(f"{path} cannot be written: {_why(e)}") from e
+  if stat.S_ISDIR(found.st_mode):
+    return
+  if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    raise StorageFailure(_not_ours(path, found))
+
+
 def own_folder(path: Path) -> Path:
   """Makes a folder inside a directory of ours; it may exist, not as a link.
 
-  Raises StorageFailure: what is written or deleted in it would be elsewhere.
+  Its parents are not made. Raises StorageFailure: what is written or deleted
+  in it would be elsewhere.
   """
   path = Path(path)
   try:
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(exist_ok=True)
     found = os.lstat(path)
   except FileExistsError:
     found = os.lstat(path)

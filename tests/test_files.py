@@ -170,7 +170,7 @@ def test_a_lock_is_a_file_of_ours(tmp_path):
 
 
 def test_a_folder_of_ours_is_no_link(tmp_path):
-  assert files.own_folder(tmp_path / "a" / "b").is_dir()
+  assert files.own_folder(tmp_path / "a").is_dir()
   (tmp_path / "c").symlink_to(tmp_path / "a")
   with pytest.raises(StorageFailure, match=f"is a link to {tmp_path / 'a'}"):
     files.own_folder(tmp_path / "c")

@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 from flax import linen as nn
 
+from aigc_jax import files
 from aigc_jax.data.special import stops
-from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.errors import BadConfig
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import Completion, generate
@@ -76,8 +77,5 @@ def write(path: Path, found: Sequence[Completion], step: int) -> None:
   for c in found:
     parts.append(f"--- prompt {c.index}, sample {c.sample} ({c.finish})\n")
     parts.append(f"{c.prompt}{c.text}\n")
-  try:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(parts), "utf-8")
-  except OSError as error:
-    raise StorageFailure(f"{path}: {error.strerror}") from None
+  files.own_folder(path.parent)
+  files.write_text(path, "\n".join(parts))

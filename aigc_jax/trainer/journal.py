@@ -163,13 +163,13 @@ class Board:
   def __init__(self, folder: Path, after: int):
     self._writer: EventsWriter | None = None
     try:
-      folder.mkdir(parents=True, exist_ok=True)
+      files.own_folder(folder)
       suffix = f".{os.getpid()}.{secrets.token_hex(2)}"
       self._writer = EventsWriter(str(folder / "events"), suffix)
       # TensorBoard forgets what an earlier process said about these steps.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._event(step=after + 1, session_log=start)
-    except OSError as error:
+    except (OSError, StorageFailure) as error:
       self._fail(error)
 
   def add(self, step: int, metrics: Mapping[str, float | None]) -> None:

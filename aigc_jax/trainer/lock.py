@@ -12,8 +12,17 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from aigc_jax.errors import StorageFailure, WorkdirInUse
+from aigc_jax import files
+from aigc_jax.errors import BadData, StorageFailure, WorkdirInUse
 from aigc_jax.trainer.together import all_or_none
+
+# What a run writes into its directory, besides LOCK: nothing of it may be a
+# link, for that would change, or delete, what is elsewhere.
+WRITTEN = (
+  "checkpoints", "config.json", "evaluate", "events.jsonl", "hang.0.txt",
+  "metrics.cut.jsonl", "metrics.jsonl", "profile", "result.json", "run.json",
+  "samples", "tensorboard", "tokenizer", "wandb.id",
+)  # fmt: skip
 
 
 class Lock:
@@ -27,7 +36,8 @@ class Lock:
   (a frozen machine) that the directory is no longer its own.
 
   With several processes, process 0 holds the lock for all. Raises WorkdirInUse
-  naming the holder, StorageFailure if the directory cannot be written.
+  naming the holder, StorageFailure if the directory cannot be written or
+  something in it that a run writes is a link or no file of its own.
   """
 
   def __init__(
@@ -60,6 +70,8 @@ class Lock:
   def _acquire(self) -> None:
     try:
       self.path.parent.mkdir(parents=True, exist_ok=True)
+      for name in WRITTEN:
+        files.check_own(self.path.with_name(name))
       fd = self._open_and_lock()
       record = {
         "host": socket.gethostname(),
@@ -83,7 +95,7 @@ class Lock:
     threading.Thread(target=self._renew, daemon=True, name="lock").start()
 
   def _open_and_lock(self) -> int:
-    fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+    fd = files.open_own(self.path, os.O_RDWR)
     for _ in range(20):
       locked, holder = _flock(fd), _record(fd)
       if locked is not False or holder:
@@ -100,9 +112,10 @@ class Lock:
     if self._steal or not self._renewed(fd):
       return self._replace(fd, holder)
     os.close(fd)
+    who = {k: str(holder.get(k, "?"))[:60] for k in ("pid", "host", "since")}
     raise WorkdirInUse(
-      f"{self.path.parent} is in use by process {holder.get('pid', '?')} on "
-      f"{holder.get('host', '?')} since {holder.get('since', '?')}: stop that "
+      f"{self.path.parent} is in use by process {who['pid']} on "
+      f"{who['host']} since {who['since']}: stop that "
       "process or choose another --workdir (a dead holder's lock is free "
       f"{3 * self._heartbeat:.0f} s after its last sign of life)"
     )
@@ -114,16 +127,25 @@ class Lock:
     clocks that differ between machines do not matter.
     """
     probe = self.path.with_name(f"LOCK.{self._token}")
-    probe.write_text("")
+    os.close(files.open_own(probe, os.O_RDWR))
     now = probe.stat().st_mtime
     probe.unlink()
-    return now - os.fstat(fd).st_mtime < 3 * self._heartbeat
+    then = os.fstat(fd).st_mtime
+    if then - now <= self._heartbeat:
+      return now - then < 3 * self._heartbeat
+    # From the future, so its age says nothing: a living holder renews it.
+    logging.warning(
+      "%s was last renewed %.0f s in the future: watching it for %.0f s",
+      self.path, then - now, 2 * self._heartbeat,
+    )  # fmt: skip
+    time.sleep(2 * self._heartbeat)
+    return os.fstat(fd).st_mtime != then
 
   def _replace(self, fd: int, holder: dict) -> int:
     """A new file in place of a stale one, locked before it is visible."""
     os.close(fd)
     aside = self.path.with_name(f"LOCK.{self._token}")
-    fd = os.open(aside, os.O_RDWR | os.O_CREAT, 0o644)
+    fd = files.open_own(aside, os.O_RDWR)
     _flock(fd)
     os.pwrite(fd, json.dumps({"token": self._token}).encode(), 0)
     os.replace(aside, self.path)
@@ -191,10 +213,9 @@ def _flock(fd: int) -> bool | None:
 
 def _record(fd: int) -> dict:
   try:
-    record = json.loads(os.pread(fd, 4096, 0) or b"{}")
-  except ValueError:
+    return files.parse_json(os.pread(fd, 4096, 0) or b"{}", "LOCK")
+  except BadData:
     return {}
-  return record if isinstance(record, dict) else {}
 
 
 def _boot_id() -> str:
@@ -208,7 +229,7 @@ def _boot_id() -> str:
 def _alive(pid: int | None) -> bool:
   try:
     os.kill(int(pid), 0)
-  except (ProcessLookupError, TypeError, ValueError):
+  except (OverflowError, ProcessLookupError, TypeError, ValueError):
     return False
   except PermissionError:
     return True

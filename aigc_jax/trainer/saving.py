@@ -180,7 +180,7 @@ class Saver:
   def _make_room(self, folder: Path, nbytes: int) -> None:
     """The empty folder of a save; OSError where the disk has no room."""
     # Not its parents: a work directory that was deleted stays so.
-    folder.parent.mkdir(exist_ok=True)
+    files.own_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     free = shutil.disk_usage(folder.parent).free
     if free < 1.2 * nbytes:

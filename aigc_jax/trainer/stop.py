@@ -69,7 +69,16 @@ class Stop:
     for fd in self._pipe:
       os.close(fd)
     if self.requested and jax.process_index() == 0:
-      self.file.unlink(missing_ok=True)  # obeyed: the next start goes on
+      self._obeyed()
+
+  def _obeyed(self) -> None:
+    """The next start goes on; what is no file is left to whoever made it."""
+    try:
+      if self.file.is_dir() and not self.file.is_symlink():
+        self.file.rmdir()
+      self.file.unlink(missing_ok=True)
+    except OSError as error:
+      shout(f"{self.file} is still there ({error.strerror}): remove it")
 
   def _comes(self, *_) -> None:
     """In the main thread, which may be here before the one that hears."""

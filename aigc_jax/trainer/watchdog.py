@@ -9,7 +9,8 @@ from pathlib import Path
 
 import jax
 
-from aigc_jax.errors import Hang
+from aigc_jax import files
+from aigc_jax.errors import Hang, StorageFailure
 from aigc_jax.trainer.console import shout
 
 
@@ -68,10 +69,11 @@ class Watchdog:
     path = self._workdir / f"hang.{jax.process_index()}.txt"
     text = f"no progress in time: {what}"
     try:
-      with open(path, "a") as file:
+      fd = files.open_own(path, os.O_WRONLY | os.O_APPEND)
+      with open(fd, "a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
         faulthandler.dump_traceback(file, all_threads=True)
-    except OSError:
+    except (OSError, StorageFailure):
       faulthandler.dump_traceback(sys.stderr, all_threads=True)
     shout(f"{text}; the stacks of all threads are in {path}")
     os._exit(Hang.code)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax.numpy as jnp
@@ -79,6 +80,70 @@ def test_a_holder_on_another_machine_counts_until_it_is_stale(tmp_path):
   held_elsewhere(tmp_path)
   with Lock(tmp_path, steal=True) as lock:
     lock.check()
+
+
+def test_a_lock_from_the_future_is_watched_and_taken_if_nobody_renews_it(
+  tmp_path,
+):
+  held_elsewhere(tmp_path, age=-1e6)
+  with Lock(tmp_path, heartbeat_seconds=0.1) as lock:
+    lock.check()
+
+
+def test_a_lock_from_the_future_that_is_renewed_is_in_use(tmp_path):
+  held_elsewhere(tmp_path, age=-1e6)
+  done = threading.Event()
+
+  def renew():
+    while not done.wait(0.05):
+      held_elsewhere(tmp_path, age=-1e6)
+
+  holder = threading.Thread(target=renew)
+  holder.start()
+  try:
+    with pytest.raises(WorkdirInUse, match="far"):
+      Lock(tmp_path, heartbeat_seconds=0.2).acquire()
+  finally:
+    done.set()
+    holder.join()
+
+
+@pytest.mark.parametrize(
+  "name", ["LOCK", "metrics.jsonl", "samples", "checkpoints", "config.json"]
+)
+def test_a_link_in_a_work_directory_changes_nothing_elsewhere(tmp_path, name):
+  workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+  workdir.mkdir()
+  elsewhere.write_text("precious")
+  (workdir / name).symlink_to(elsewhere)
+  with pytest.raises(StorageFailure, match=f"{name} is a link to {elsewhere}"):
+    Lock(workdir).acquire()
+  (workdir / name).unlink()
+  os.link(elsewhere, workdir / name)
+  with pytest.raises(StorageFailure, match="2 names"):
+    Lock(workdir).acquire()
+  (workdir / name).unlink()
+  os.mkfifo(workdir / name)
+  with pytest.raises(StorageFailure, match="pipe"):
+    Lock(workdir).acquire()
+  assert elsewhere.read_text() == "precious"
+
+
+def test_a_folder_named_stop_stops_once(tmp_path):
+  (tmp_path / "STOP").mkdir()
+  with Stop(tmp_path, poll_seconds=0.01) as stop:
+    deadline = time.monotonic() + 5
+    while not stop.requested and time.monotonic() < deadline:
+      time.sleep(0.01)
+    assert stop.requested
+  assert not (tmp_path / "STOP").exists()
+
+
+def test_a_folder_named_stop_with_something_in_it_is_told(tmp_path, capsys):
+  (tmp_path / "STOP" / "x").mkdir(parents=True)
+  with Stop(tmp_path, poll_seconds=0.01) as stop:
+    stop.request("a test")
+  assert "STOP is still there" in capsys.readouterr().err
 
 
 def test_a_lock_is_kept_by_its_heartbeat(tmp_path):
