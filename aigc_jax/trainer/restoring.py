@@ -52,18 +52,13 @@ def restore(
 
 def _attempt(steps: Steps, step: int, abstract, prefix: str, check: Callable):
   """(state, manifest, "") of a step, or (None, None, why not)."""
-  state, reason = None, "another process could not read it"
-  try:
-    content = _checked(steps, step, abstract, prefix)
-    check(content)
-    faults.hit("restore/read", step)
-    state = arrays.read(steps.folder / str(step) / arrays.NAME, abstract)
-  except PermissionError as error:
-    raise StorageFailure(f"{steps.folder}: {error}") from error
-  except (manifest.Invalid, *arrays.STRANGE) as error:
-    reason = f"{type(error).__name__}: {error}".split("\n")[0][:500]
+  content, reason = _tried(lambda: _checked(steps, step, abstract, prefix))
+  state = None
+  if content is not None:
+    check(content)  # apart: what it raises is no damage of the checkpoint
+    state, reason = _tried(lambda: _read(steps, step, abstract))
   if together.most(state is None):
-    return None, None, reason
+    return None, None, reason or "another process could not read it"
   saved = {leaf["name"]: leaf["digest"] for leaf in content["leaves"]}
   version = manifest.digest_version(content)
   read = np.asarray(digests.whole(digests.of, state, version=version)).tolist()
@@ -75,6 +70,21 @@ def _attempt(steps: Steps, step: int, abstract, prefix: str, check: Callable):
   if damaged:
     return None, None, f"the digests of {', '.join(damaged[:5])} differ"
   return state, content, ""
+
+
+def _tried(f: Callable):
+  """(f(), ""), or (None, why not) where it meets what is damaged."""
+  try:
+    return f(), ""
+  except PermissionError as error:
+    raise StorageFailure(f"a checkpoint cannot be read: {error}") from error
+  except (manifest.Invalid, *arrays.STRANGE) as error:
+    return None, f"{type(error).__name__}: {error}".split("\n")[0][:500]
+
+
+def _read(steps: Steps, step: int, abstract):
+  faults.hit("restore/read", step)
+  return arrays.read(steps.folder / str(step) / arrays.NAME, abstract)
 
 
 def _checked(steps: Steps, step: int, abstract, prefix: str) -> dict:

@@ -583,6 +583,15 @@ def test_a_digest_of_a_later_program_is_refused_and_left_alone(copy):
   assert opened(copy).steps() == [5, 10, 15]
 
 
+def test_an_error_of_who_looks_at_a_manifest_is_no_damage(copy):
+  def look(content):
+    return content["meta"]["nothing of this name"]
+
+  with pytest.raises(KeyError):
+    opened(copy).restore(abstract(make()), look)
+  assert opened(copy).steps() == [5, 10, 15]
+
+
 def test_matrices_that_are_negated_are_no_checkpoint(tmp_path):
   """What arrays hold is replaced by what another state holds, all sound."""
   saved = opened(tmp_path)
