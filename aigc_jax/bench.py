@@ -81,7 +81,7 @@ def main() -> int:
 
 def default_out() -> str:
   """bench-small-bf16.json for --config=configs/bench.py:small,bf16."""
-  path, _, preset = FLAGS["config"].config_filename.partition(":")
+  path, _, preset = command.config_given().partition(":")
   words = ["bench", Path(path).stem, *re.findall(r"[\w.]+", preset)]
   words += ["switches"] * FLAGS.switches
   return "-".join(dict.fromkeys(words)) + ".json"

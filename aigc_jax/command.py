@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import itertools
 import os
 import re
 import signal
@@ -15,11 +14,10 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
+from aigc_jax.presets import skeleton
 from aigc_jax.trainer.loop import COMPILING
 
 COMPILED = "~/.cache/aigc_jax/compiled"
@@ -135,86 +133,91 @@ def text_of(error: BaseException) -> str:
   return str(error).split("\n--------------------")[0]
 
 
-def define_config(values: flags.FlagValues, argv=None) -> None:
-  """--config and its overrides. argv: of the command, the process's own."""
-  what = "PATH.py, PATH.py:PRESET or DIR/config.json"
-  config_flags.DEFINE_config_file(
-    "config", None, what, values, lock_config=True, sys_argv=argv
+def define_config(values: flags.FlagValues) -> None:
+  """--config; `parsed` reads its keys."""
+  what = (
+    "PATH.py, PATH.py:PRESET or DIR/config.json; any key of it: "
+    "--config.section.key=VALUE"
   )
-  values["config"].parser = ConfigParser("config")
+  flags.DEFINE(_Configs(), "config", None, what, values)
 
 
-class ConfigParser(ConfigFileFlagParser):
-  """Reads what --config names: a *.py is executed, a *.json is only data.
+class _Configs(flags.ArgumentParser):
+  """What --config names, with each --config.KEY=VALUE of the line."""
 
-  Nothing else is opened, whatever is in it.
-  """
+  settings: list[tuple[str, str | None]] = []
+  given = ""
 
-  def parse(self, path):
-    if not isinstance(path, str):  # a ConfigDict of a test or a notebook
-      return super().parse(path)
-    name, _, preset = path.partition(":")
-    if name.endswith(".py"):
-      return super().parse(path)
-    if name.endswith(".json") and not preset:
-      return run.config_from(name)
-    raise BadConfig(
-      f"--config={path}: expected a config file PATH.py, PATH.py:PRESET, or "
-      "the config.json of a work directory; nothing else is read as a config"
-    )
+  def parse(self, argument):
+    self.given = argument
+    return run.configured(argument, self.settings)
+
+  def flag_type(self):
+    return "config file"
+
+
+def config_given() -> str:
+  """PATH.py:PRESET, as it stands on the command line."""
+  return flags.FLAGS["config"].parser.given
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
   """absl's parsing, its errors as one line and exit status 78."""
   try:
-    # Both --config=PATH and --config PATH, with one dash or two.
-    for arg, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
-      name, equals, value = arg.partition("=")
-      if name in ("--config", "-config") and (equals or after):
-        _importable((value if equals else after).partition(":")[0])
-    return flags.FLAGS(argv)
-  except (
-    flags.Error,
-    AttributeError,
-    ImportError,
-    KeyError,
-    OSError,
-    Refusal,
-    TypeError,
-    ValueError,
-  ) as error:
-    print(f"aigc_jax: {_flag_error(error)}", file=sys.stderr)
-    sys.exit(BadConfig.code)
+    return parsed(flags.FLAGS, argv)
+  except Refusal as refusal:
+    message, status = text_of(refusal), refusal.code
+  except flags.UnrecognizedFlagError as error:
+    message, status = f"{error}{_as_key(error)}", BadConfig.code
+  except (flags.Error, OSError) as error:
+    message, status = " ".join(str(error).split()), BadConfig.code
+  print(f"aigc_jax: {message}", file=sys.stderr)
+  sys.exit(status)
 
 
-def _importable(path: str) -> None:
-  """A config in a package may import from it, from whatever folder this runs.
+def parsed(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+  """The words that are no flags; absl's parsing, with keys of the config."""
+  if "config" in values:
+    words = values.read_flags_from_files(argv[1:], force_gnu=False)
+    argv, values["config"].parser.settings = _without_keys([argv[0], *words])
+  return values(argv)
 
-  In a plain folder a file could stand before a library of the same name.
+
+KEY = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+
+
+def _without_keys(argv: Sequence[str]) -> tuple[list[str], list]:
+  """(the other words, [(key, text or None)]) of a command line.
+
+  A key and its value stand together, --config.KEY=VALUE, or one after the
+  other; a key of yes and no may stand alone, as --config.KEY or --noconfig.KEY.
   """
-  if not Path(path).is_file():
-    raise OSError(f"--config={path}: there is no such file")
-  package = Path(path).absolute().parent
-  while (package.parent / "__init__.py").is_file():
-    package = package.parent
-  if (package / "__init__.py").is_file():
-    sys.path.insert(0, str(package.parent))
+  left, settings, words = [], [], list(argv)
+  while words:
+    word = words.pop(0)
+    found = KEY.fullmatch(word)
+    if word == "--":
+      return left + [word, *words], settings
+    if not found:
+      left.append(word)
+      continue
+    no, key, value = found.groups()
+    if no:
+      value = "false"
+    elif value is None and words and not re.match(r"--?[a-z]", words[0]):
+      value = words.pop(0)
+    settings.append((key, value))
+  return left, settings
 
 
-def _flag_error(error: Exception) -> str:
-  if isinstance(error, ImportError):
-    return f"--config imports what is not here: {error}"
-  if isinstance(error, AttributeError | KeyError):
-    key = re.search(r"'(\w+)\\?'", str(error))
-    close = re.search(r'Did you mean "(\w+)"', str(error))
-    hint = f"; did you mean {close[1]!r}?" if close else ""
-    name = key[1] if key else str(error)
-    return f"config key {name!r} is unknown{hint} (--print_config lists them)"
-  lines = [line.strip() for line in str(error).splitlines()]
-  # Of an error inside the config file, its own last words.
-  worded = [x for x in lines if x and not x.startswith(("Pass --help", "File"))]
-  last = worded[-1] if worded else type(error).__name__
-  return last.removeprefix("ValueError: ")
+def _as_key(error: flags.UnrecognizedFlagError) -> str:
+  """Where a flag that is none is the name of a key of the config: that key."""
+  name = error.flagname.strip("-")
+  key = run.section_of(name, skeleton()) if "config" in flags.FLAGS else None
+  if key is None:
+    return ""
+  value = error.flagvalue.partition("=")[2] or "VALUE"
+  return f" It is a key of the config: --config.{key}={value}"
 
 
 def start_jax() -> None:

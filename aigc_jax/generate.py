@@ -81,7 +81,7 @@ def main() -> int:
   prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file, FLAGS.chat)
   if FLAGS.out:
     command.check_out(FLAGS.out)
-  loaded = run.load(FLAGS.workdir, step=FLAGS.step, unroll=0, remat="none")
+  loaded = run.load(FLAGS.workdir, step=FLAGS.step, unroll=None, remat="none")
   note_length(loaded, FLAGS.max_tokens)
   read = functools.partial(prompt_ids, special=FLAGS.special)
   if FLAGS.chat:  # the template spells what comes before a text itself

@@ -56,7 +56,7 @@ def register() -> None:
           raise BadConfig(f"--model_args {key}={value}: expected a number")
       if str(batch_size).isdecimal() and int(batch_size) > 1:
         batch = int(batch_size)  # 1 is what the harness says by itself
-      loaded = run.load(str(workdir), step=step, unroll=0, remat="none")
+      loaded = run.load(str(workdir), step=step, unroll=None, remat="none")
       jax.set_mesh(loaded.mesh)
       length = int(length) or loaded.length or LENGTH
 

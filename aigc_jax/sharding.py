@@ -13,8 +13,10 @@ import os
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from absl import logging
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aigc_jax.errors import BadConfig
@@ -40,15 +42,15 @@ _told: set[tuple] = set()
 
 def make_mesh(
   *,
-  data: int,
-  fsdp: int,
-  expert: int,
-  tensor: int,
-  sequence: int,
-  pipeline: int,
+  data: int | None,
+  fsdp: int | None,
+  expert: int | None,
+  tensor: int | None,
+  sequence: int | None,
+  pipeline: int | None,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """The mesh of all devices; one axis may be -1 and takes the rest.
+  """The mesh of all devices; one axis may be None and takes the rest.
 
   Raises BadConfig where the sizes do not multiply to the number of devices.
   """
@@ -57,29 +59,55 @@ def make_mesh(
   )
   devices = list(devices or jax.devices())
   for name, size in sizes.items():
-    if not isinstance(size, int) or (size < 1 and size != -1):
+    if size is not None and (not isinstance(size, int) or size < 1):
       raise BadConfig(
-        f"mesh.{name}={size!r}: expected a positive size, or -1 for the rest"
+        f"mesh.{name}={size!r}: expected a positive size, or None for the rest"
       )
-  free = [name for name, size in sizes.items() if size == -1]
+  free = [name for name, size in sizes.items() if size is None]
   if len(free) > 1:
-    raise BadConfig(f"mesh: only one axis may be -1, got {', '.join(free)}")
-  fixed = math.prod(size for size in sizes.values() if size != -1)
-  if free and len(devices) % fixed == 0:
-    sizes[free[0]] = len(devices) // fixed
+    raise BadConfig(f"mesh: only one axis may be None, got {', '.join(free)}")
+  fixed = math.prod(size for size in sizes.values() if size is not None)
+  for name in free:  # 1 where the others do not fit, to be refused below
+    sizes[name] = max(1, len(devices) // fixed)
   if math.prod(sizes.values()) != len(devices):
     shape = " x ".join(f"{n}={s}" for n, s in sizes.items() if s != 1) or "1"
     raise BadConfig(
       f"mesh {shape} does not fit {len(devices)} device(s): the sizes must "
-      "multiply to it (--config.mesh.fsdp=-1 takes what is left; on a CPU, "
+      "multiply to it (--config.mesh.fsdp=None takes what is left; on a CPU, "
       "XLA_FLAGS=--xla_force_host_platform_device_count=N gives N devices)"
     )
-  return jax.make_mesh(
-    tuple(sizes.values()),
-    AXES,
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
+  try:
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+  except NotImplementedError:  # no whole axes of the devices' torus fit
+    return Mesh(_split_torus(shape, devices), AXES, axis_types=types)
+
+
+def _split_torus(shape: tuple[int, ...], devices: list) -> np.ndarray:
+  """The devices as an array, axes of their torus split between those of it.
+
+  Raises BadConfig, naming the sizes that fit, where that cannot be either.
+  """
+  try:
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  except (NotImplementedError, ValueError, AssertionError):
+    named = " x ".join(
+      f"{n}={s}" for n, s in zip(AXES, shape, strict=True) if s != 1
+    )
+    torus = "x".join(str(n) for n in _torus(devices))
+    raise BadConfig(
+      f"mesh {named} cannot be laid out on {len(devices)} x "
+      f"{devices[0].device_kind}, a torus of {torus}: let each size divide an "
+      "axis of it, or be a product of such sizes"
+    ) from None
+
+
+def _torus(devices: list) -> list[int]:
+  """How many devices lie along each axis of the network."""
+  coords = [getattr(d, "coords", (i,)) for i, d in enumerate(devices)]
+  return [len(set(along)) for along in zip(*coords, strict=True)]
 
 
 def mesh_of(device: jax.Device) -> Mesh:

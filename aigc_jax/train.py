@@ -522,7 +522,7 @@ def _evaluate(evaluators, steps: int, step: int, state) -> dict | None:
   found = {}
   for every, evaluator in evaluators.values():
     at_end = step == steps
-    if at_end or (every > 0 and step > 0 and step % every == 0):
+    if at_end or (every and step > 0 and step % every == 0):
       try:
         found |= evaluator(step, state)
       except StorageFailure as error:

@@ -2,5 +2,6 @@
 
 The preset stands after a colon, `--config=configs/gpt2.py:small`, and any key
 can be set with `--config.section.key=value`. Every config starts from
-`skeleton.py`, where every key is listed with what it means.
+`aigc_jax.presets.skeleton()`; README.md beside this file lists every key with
+what it means.
 """

@@ -11,7 +11,7 @@ layers of the 8 B model).
 Nothing is read from disk: the benchmark makes its own ids.
 """
 
-from configs.skeleton import skeleton
+from aigc_jax.presets import skeleton
 
 GPT = dict(
   norm="layer", norm_eps=1e-5, activation="gelu", gated=False,
@@ -24,9 +24,9 @@ LLAMA = dict(
 
 # name -> (batch, length, tokens of a piece of the loss, model)
 SIZES = {
-  "tiny": (12, 64, 0, dict(GPT, layers=4, dim=128, heads=4, vocab=256)),
-  "small": (16, 256, 0, dict(GPT, layers=6, dim=384, heads=6, vocab=256)),
-  "big": (4, 512, 0, dict(GPT, layers=6, dim=512, heads=8, vocab=32_000)),
+  "tiny": (12, 64, None, dict(GPT, layers=4, dim=128, heads=4, vocab=256)),
+  "small": (16, 256, None, dict(GPT, layers=6, dim=384, heads=6, vocab=256)),
+  "big": (4, 512, None, dict(GPT, layers=6, dim=512, heads=8, vocab=32_000)),
   "gpt2_124m": (
     64, 1024, 8192, dict(GPT, layers=12, dim=768, heads=12, vocab=50_304)
   ),
@@ -79,13 +79,7 @@ def get_config(preset="small"):
   config = skeleton()
   config.steps = 10_000
   config.data.update(batch=batch, length=length, tokenizer="bytes")
-  model = dict(model)
-  model.setdefault("kv_heads", model["heads"])
-  model.setdefault("mlp_dim", 4 * model["dim"])
-  model["head_dim"] = model["dim"] // model["heads"]
-  if model["position"] == "learned":
-    model["position_length"] = length
-  config.model.update(model, remat="none", unroll=0, **DTYPES[kind])
+  config.model.update(model, remat="none", unroll=None, **DTYPES[kind])
   config.objective.chunk = chunk
   if size not in CPU and kind == "bf16":
     config.objective.logits = "bfloat16"  # as of other codes in bfloat16
@@ -93,5 +87,5 @@ def get_config(preset="small"):
   config.steps_per_call = 20 if size == "tiny" else 1
   config.library = "onednn" if size in ("small", "big") else "xla"
   config.evaluate = dict()
-  config.checkpoint.every_steps = 0
+  config.checkpoint.every_steps = None
   return config

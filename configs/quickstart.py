@@ -6,18 +6,17 @@ A small Llama-like decoder on the source of Python's standard library, with a
 SentencePiece tokenizer trained on it; the files held out are never seen.
 """
 
-from configs.skeleton import skeleton
+from aigc_jax.presets import skeleton
 
 
-def get_config(preset=""):
+def get_config():
   config = skeleton()
   config.steps = 400
   config.data.update(batch=16, length=128, tokenizer_vocab=2048)
   config.model.update(
-    vocab=2048, layers=4, dim=128, heads=4, kv_heads=2, head_dim=32,
-    mlp_dim=384, unroll=0,
+    vocab=2048, layers=4, dim=128, heads=4, kv_heads=2, unroll=None,
   )  # fmt: skip
-  config.objective.chunk = 0
+  config.objective.chunk = None
   config.optim.update(
     learning_rate=4e-3, schedule="linear", warmup_steps=40, final_fraction=0.0
   )
@@ -25,7 +24,7 @@ def get_config(preset=""):
   config.evaluate.samples = dict(
     kind="samples", prompts=("def main(", "import ", "class "), max_tokens=64,
     temperature=0.8,
-    top_p=0.95, num_samples=1, every_steps=0,
+    top_p=0.95, num_samples=1, every_steps=None,
   )  # fmt: skip
   config.checkpoint.every_steps = 200
   return config

@@ -9,10 +9,10 @@ with a field "text". The last 5 % are held out, or a file of your own instead
 Presets: bytes (the default) has a vocabulary of the 256 bytes and works for any
 amount of text; sentencepiece trains 4096 pieces on the text, for a few
 megabytes or more. Sized for a laptop; on an accelerator make it wider:
---config.model.dim=512 --config.model.mlp_dim=1536 and so on.
+--config.model.dim=512 --config.model.heads=8, and what follows does.
 """
 
-from configs.skeleton import skeleton
+from aigc_jax.presets import skeleton
 
 # "bytes" has the 256 bytes and the end of a text.
 VOCABS = {"bytes": 257, "sentencepiece": 4096}
@@ -22,7 +22,7 @@ def get_config(preset="bytes"):
   if preset not in VOCABS:
     raise ValueError(f"preset {preset!r}: expected one of {', '.join(VOCABS)}")
   config = skeleton()
-  config.data.update(sources=(), path="", tokenizer=preset, validation=0.05)
+  config.data.update(sources=(), path=None, tokenizer=preset, validation=0.05)
   config.model.vocab = VOCABS[preset]
   config.optim.learning_rate = 1e-3
   config.evaluate.heldout.every_steps = 250

@@ -26,7 +26,7 @@ SWITCHES = {
   "chunked loss": {"objective.chunk": 24},
   "remat full": {"model.remat": "full"},
   "remat dots": {"model.remat": "dots"},
-  "unrolled": {"model.unroll": 0},
+  "unrolled": {"model.unroll": None},
   "steps in a call": {"steps_per_call": 5},
   "microbatches": {"microbatches": 2},
   "joined projections": {"model.fuse_projections": True},
@@ -44,7 +44,7 @@ SWITCHES = {
   "bf16 in float32": {"model.products": "bf16"},
   "bf16 in float32, all together": {
     "model.products": "bf16", "cast_once": True, "microbatches": 2,
-    "model.remat": "dots", "model.unroll": 0, "model.kernel": "blocks",
+    "model.remat": "dots", "model.unroll": None, "model.kernel": "blocks",
     "objective.chunk": 24, "model.fuse_projections": True,
   },
   "bf16 in float32, on a mesh": {
@@ -58,7 +58,7 @@ SWITCHES = {
   "fp8, bfloat16": {"model.products": "fp8", "model.dtype": "bfloat16"},
   "fp8, all together": {
     "model.products": "fp8", "model.dtype": "bfloat16", "cast_once": True,
-    "microbatches": 2, "model.remat": "dots", "model.unroll": 0,
+    "microbatches": 2, "model.remat": "dots", "model.unroll": None,
     "model.kernel": "blocks", "objective.chunk": 24,
     "model.fuse_projections": True,
   },
@@ -82,7 +82,7 @@ SWITCHES = {
   "first moment bfloat16": {"optim.mu_dtype": "bfloat16"},
   "library: onednn": {"library": "onednn"},
   "library: onednn, blocks, joined": {
-    "library": "onednn", "model.kernel": "blocks", "model.unroll": 0,
+    "library": "onednn", "model.kernel": "blocks", "model.unroll": None,
     "model.fuse_projections": True, "objective.chunk": 32,
   },
   "library: onednn, products of bfloat16": {
@@ -164,7 +164,7 @@ def test_a_switch_gives_the_loss_of_the_plain_program(name):
 FOR_A_GPU = {
   "embedding's gradient sorted": {"model.embed_gradient": "sorted"},
   "projections joined, layers unrolled": {
-    "model.fuse_projections": True, "model.unroll": 0, "objective.chunk": 24,
+    "model.fuse_projections": True, "model.unroll": None, "objective.chunk": 24,
   },
   "bfloat16": {"model.dtype": "bfloat16", "objective.logits": "bfloat16"},
   "bfloat16, on a mesh": {
@@ -294,7 +294,7 @@ def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):
   monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_000)
   monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
   config = tiny({
-    "model.kernel": "auto", "model.unroll": 0, "data.length": 136,
+    "model.kernel": "auto", "model.unroll": None, "data.length": 136,
     "model.position_length": 136, **low,
   })  # fmt: skip
   monkeypatch.setattr(sharding, "platform", lambda: "gpu")
@@ -359,7 +359,7 @@ WINDOWS = {
 
 @pytest.mark.parametrize("told", list(WINDOWS))
 def test_the_kernels_of_attention_are_told_by_layer(told):
-  plain = {"model.kernel": "auto", "model.unroll": 0}
+  plain = {"model.kernel": "auto", "model.unroll": None}
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     r = run.build(tiny(plain | WINDOWS[told]), mesh)

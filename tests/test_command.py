@@ -17,8 +17,8 @@ def parsed(*words):
   """The config that these words of a command line give."""
   argv = ["command", *map(str, words)]
   values = flags.FlagValues()
-  command.define_config(values, argv)
-  values(argv)
+  command.define_config(values)
+  command.parsed(values, argv)
   return values.config
 
 
@@ -47,7 +47,7 @@ def test_flags_change_a_config_that_was_read(kept):
   assert config["data"]["path"] == "/x"
   assert config["data"]["skip_steps"] == [3, 4]
   assert config["optim"]["decay_steps"] == 7
-  with pytest.raises(AttributeError, match="bach"):
+  with pytest.raises(BadConfig, match="bach"):
     parsed(f"--config={kept}", "--config.data.bach=3")
 
 

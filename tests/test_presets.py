@@ -7,8 +7,8 @@ from flax import linen as nn
 
 from aigc_jax import flops, tree
 from aigc_jax.models import MODELS
-from configs import gemma, gpt2, gpt3, llama, mistral, qwen, text_file
-from configs.skeleton import skeleton
+from aigc_jax.presets import gemma, gpt2, gpt3, llama, mistral, qwen, skeleton
+from configs import text_file
 
 FAMILIES = dict(
   gpt2=gpt2, gpt3=gpt3, llama=llama, mistral=mistral, qwen=qwen, gemma=gemma
@@ -86,7 +86,7 @@ def closed_formula(m):
   ups = 2 if m.gated else 1
   mlp = (ups + 1) * D * m.mlp_dim + (ups * m.mlp_dim + D) * m.mlp_bias
   layer = attention + mlp + norm * (4 if m.post_norm else 2)
-  tables = m.vocab * (1 if m.tied else 2) + m.position_length
+  tables = m.vocab * (1 if m.tied else 2) + (m.position_length or 0)
   return tables * D + m.layers * layer + norm
 
 

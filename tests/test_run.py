@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import errors, run, tree
-from configs import skeleton
+from aigc_jax.presets import skeleton
 from tests.sweep import sweep
 
 ONE = dict(data=1, fsdp=1, expert=1, tensor=1, sequence=1, pipeline=1)
@@ -21,7 +21,7 @@ MESHES = {
 
 def config(**changes):
   """A tiny config; changes are "section.key" with "__" for the dot."""
-  c = skeleton.skeleton()
+  c = skeleton()
   c.steps = 20
   c.data.update(batch=8, length=8, tokenizer="bytes")
   c.model.update(
@@ -95,7 +95,10 @@ def test_the_curve_depends_on_the_seed(one):
     (dict(objective__logits="bf16"), "objective.logits 'bf16'"),
     (dict(model__embed_gradient="atuo"), "did you mean 'auto'"),
     (dict(model__heads=3), "kv_heads"),
-    (dict(model__head_dim=0, model__heads=3, model__kv_heads=3), "15 and 18"),
+    (
+      dict(model__head_dim=None, model__heads=3, model__kv_heads=3),
+      "15 and 18",
+    ),
     (dict(model__dtype="bf16"), "bfloat16"),
     (dict(mesh__tensor=3), "8 device"),
     (dict(data__length=9, mesh__sequence=2), "data.length=9"),

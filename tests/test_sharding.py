@@ -1,7 +1,10 @@
 """One table from letters to mesh axes gives every layout."""
 
+import dataclasses
+
 import jax
 import pytest
+from jax._src import sharding_impls
 from jax.sharding import PartitionSpec as P
 
 from aigc_jax import errors, sharding
@@ -44,8 +47,8 @@ def test_positions_take_the_sequence_axis():
   assert sharding.spec("BTD", (8, 6, 4), m) == P("fsdp", "sequence", None)
 
 
-def test_minus_one_takes_the_rest():
-  assert mesh(fsdp=-1, tensor=2).shape["fsdp"] == jax.device_count() // 2
+def test_none_takes_the_rest():
+  assert mesh(fsdp=None, tensor=2).shape["fsdp"] == jax.device_count() // 2
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,8 @@ def test_minus_one_takes_the_rest():
     (dict(fsdp=3), "8 device"),
     (dict(fsdp=16), "does not fit"),
     (dict(fsdp=2), "does not fit"),
-    (dict(fsdp=-1, data=-1), "only one"),
-    (dict(fsdp=-1, tensor=3), "does not fit"),
+    (dict(fsdp=None, data=None), "only one"),
+    (dict(fsdp=None, tensor=3), "does not fit"),
     (dict(fsdp=0), "mesh.fsdp=0"),
     (dict(fsdp=-2), "mesh.fsdp=-2"),
     (dict(fsdp="4"), "mesh.fsdp='4'"),
@@ -86,3 +89,40 @@ def test_a_cluster_shows_in_the_environment(environ, expected):
 def test_flags_of_a_cluster_belong_together():
   with pytest.raises(errors.BadConfig, match="belong together"):
     sharding.start_distributed("127.0.0.1:1234", 2, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A described chip of a TPU v6e, as far as a mesh looks at it."""
+
+  id: int
+  coords: tuple[int, int, int]
+  device_kind: str = "TPU v6 lite"
+  platform: str = "tpu"
+  core_on_chip: int = 0
+  process_index: int = 0
+  slice_index: int = 0
+
+
+CHIPS = [Chip(8 * y + x, (x, y, 0)) for y in range(8) for x in range(8)]
+
+
+@pytest.mark.parametrize(
+  "sizes", [dict(fsdp=16, tensor=4), dict(fsdp=64), dict(data=2, fsdp=16,
+  tensor=2), dict(fsdp=8, tensor=8)],
+)  # fmt: skip
+def test_a_torus_of_8_x_8_takes_sizes_that_are_none_of_its_axes(
+  sizes, monkeypatch
+):
+  for module in (sharding, sharding_impls):  # a mesh is of real devices
+    monkeypatch.setattr(module, "Mesh", lambda laid, *_, **__: laid)
+  shape = dict.fromkeys(sharding.AXES, 1) | sizes
+  laid = sharding.make_mesh(**shape, devices=CHIPS)
+  assert laid.shape == tuple(shape.values())
+  assert {chip.id for chip in laid.flat} == set(range(64))
+
+
+def test_sizes_that_no_torus_takes_are_told_with_those_it_does():
+  odd = [Chip(i, (i % 6, i // 6, 0)) for i in range(36)]
+  with pytest.raises(errors.BadConfig, match="fsdp=18 x tensor=2.*of 6x6"):
+    sharding._split_torus((1, 18, 1, 2, 1, 1), odd[:35] + odd[:1])

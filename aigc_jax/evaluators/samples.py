@@ -19,8 +19,8 @@ class Samples:
 
   The prompts are continued with the same seed each time, so that files differ
   by the model alone. positions: how many the model has, 0 for no limit;
-  unrolled: whether it was built with unroll=0. Only the first process writes;
-  all of them take part.
+  unrolled: whether it was built with unroll=None. Only the first process
+  writes; all of them take part.
   """
 
   def __init__(

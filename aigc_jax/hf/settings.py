@@ -191,6 +191,9 @@ def canonical(kwargs: Mapping) -> dict:
   if k["position"] != "rotary":
     k |= dict(rotary_base=0.0, rotary_scaling=None, rotary_local_base=0.0)
   k["rotary_scaling"] = dict(k["rotary_scaling"] or {})
+  # Whoever writes 0.0 for "none" and whoever writes None mean the same.
+  for key in ("rotary_local_base", "attention_softcap", "logit_softcap"):
+    k[key] = k[key] or 0.0
   same = k["rotary_local_base"] == k["rotary_base"] and not k["rotary_scaling"]
   if same or not any(k["windows"]):
     k["rotary_local_base"] = 0.0

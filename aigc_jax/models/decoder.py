@@ -120,15 +120,56 @@ def _dtype(name: str) -> jnp.dtype:
   return jnp.dtype(name)
 
 
+def _at_least_1(name: str, value: object) -> None:
+  if not isinstance(value, int) or value < 1:
+    raise errors.BadConfig(f"model.{name}={value!r}: expected at least 1")
+
+
+def widths(
+  *,
+  dim: int,
+  heads: int,
+  kv_heads: int | None,
+  head_dim: int | None,
+  mlp_dim: int | None,
+  gated: bool,
+) -> dict[str, int]:
+  """kv_heads, head_dim and mlp_dim, derived where they are None.
+
+  As many key heads as query heads; heads that span the stream; an MLP of 4
+  times the stream, or where it is gated and so has a matrix more, of 8/3
+  (arXiv:2002.05202), rounded up to what divides well: a multiple of 128, or of
+  8 below a dim of 128. Raises BadConfig for what is no width.
+  """
+  _at_least_1("dim", dim)
+  _at_least_1("heads", heads)
+  if not head_dim and dim % heads:
+    raise errors.BadConfig(
+      f"model.dim={dim} is not divisible by model.heads={heads}: the nearest "
+      f"widths that are: {dim // heads * heads} and {-(-dim // heads) * heads} "
+      "(or set model.head_dim)"
+    )
+  step = 128 if dim >= 128 else 8
+  wanted = 8 * dim // 3 if gated else 4 * dim
+  found = dict(
+    kv_heads=heads if kv_heads is None else kv_heads,
+    head_dim=head_dim or dim // heads,
+    mlp_dim=-(-wanted // step) * step if mlp_dim is None else mlp_dim,
+  )
+  for name, value in found.items():
+    _at_least_1(name, value)
+  return found
+
+
 def decoder(
   *,
   vocab: int,
   layers: int,
   dim: int,
   heads: int,
-  kv_heads: int,
-  head_dim: int,
-  mlp_dim: int,
+  kv_heads: int | None,
+  head_dim: int | None,
+  mlp_dim: int | None,
   activation: str,
   gated: bool,
   norm: str,
@@ -141,21 +182,21 @@ def decoder(
   post_norm: bool,
   qk_norm: bool,
   position: str,
-  position_length: int,
+  position_length: int | None,
   rotary_base: float,
-  rotary_local_base: float,
+  rotary_local_base: float | None,
   rotary_scaling: Mapping | None,
   windows: tuple[int | None, ...],
-  attention_scale: float,
-  attention_softcap: float,
-  logit_softcap: float,
+  attention_scale: float | None,
+  attention_softcap: float | None,
+  logit_softcap: float | None,
   embed_scale: bool,
   tied: bool,
-  init_std: float,
+  init_std: float | None,
   dropout: float,
   dtype: str,
   remat: str,
-  unroll: int,
+  unroll: int | None,
   kernel: str,
   # Work directories of before have no such keys.
   fuse_projections: bool = True,
@@ -164,19 +205,23 @@ def decoder(
 ) -> Decoder:
   """A Decoder from plain values; the keys of `config.model`.
 
-  A head_dim of 0 means dim / heads.
-  Raises BadConfig where they cannot go together.
+  None is what follows by itself: see `widths`, and presets/keys.py for the
+  others. Raises BadConfig where they cannot go together.
   """
-  for name, value in dict(
-    vocab=vocab, layers=layers, dim=dim, heads=heads, kv_heads=kv_heads,
-    mlp_dim=mlp_dim,
-  ).items():  # fmt: skip
-    if not isinstance(value, int) or value < 1:
-      raise errors.BadConfig(f"model.{name}={value!r}: expected at least 1")
-  if head_dim < 0:
-    raise errors.BadConfig(
-      f"model.head_dim={head_dim}: expected a width, or 0 for dim / heads"
-    )
+  found = widths(
+    dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+    mlp_dim=mlp_dim, gated=gated,
+  )  # fmt: skip
+  kv_heads, head_dim, mlp_dim = found.values()
+  for name, value in dict(vocab=vocab, layers=layers).items():
+    _at_least_1(name, value)
+  # The layers take 0 for what is not there.
+  attention_scale, init_std = attention_scale or 0.0, init_std or 0.0
+  attention_softcap, logit_softcap = (
+    attention_softcap or 0.0,
+    logit_softcap or 0.0,
+  )
+  unroll = unroll or 0
   if not 0 <= dropout < 1:
     raise errors.BadConfig(f"model.dropout={dropout}: expected 0 to below 1")
   if any(w is not None and w < 1 for w in windows):
@@ -188,18 +233,11 @@ def decoder(
       f"model.position={position!r}{errors.nearest(position, POSITIONS)} "
       f"(there are: {', '.join(POSITIONS)})"
     )
-  if position == "learned" and position_length < 1:
+  if position == "learned" and (position_length or 0) < 1:
     raise errors.BadConfig(
       "model.position='learned' needs model.position_length, the number of "
       f"positions, got {position_length}"
     )
-  if head_dim == 0 and dim % heads:
-    raise errors.BadConfig(
-      f"model.dim={dim} is not divisible by model.heads={heads}: the nearest "
-      f"widths that are: {dim // heads * heads} and {-(-dim // heads) * heads} "
-      "(or set model.head_dim)"
-    )
-  head_dim = head_dim or dim // heads
   if position == "rotary" and head_dim % 2:
     raise errors.BadConfig(
       f"model.head_dim={head_dim}: rotary positions turn pairs, so it must be "

@@ -39,14 +39,14 @@ def tokens(
   batch: Batch,
   *,
   z_loss: float,
-  chunk: int,
+  chunk: int | None,
   logits: str = "float32",
 ) -> dict[str, Mean]:
   """Negative log likelihood of "targets" (B, T) under "weights" (B, T).
 
   Returns "nll" (nats per token) and "loss" = nll + z_loss * log(Z)**2
   (arXiv:2204.02311, section 5). `chunk` is how many tokens' logits exist at
-  once on a device; 0 means all of them. `logits` is what they are rounded
+  once on a device; None means all of them. `logits` is what they are rounded
   to, in evaluation too: in bfloat16 half of the bytes move, as in models under
   autocast.
 

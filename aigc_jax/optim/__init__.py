@@ -46,7 +46,7 @@ def build(
   decay_steps: int | None,
   final_fraction: float,
   weight_decay: float,
-  clip: float,
+  clip: float | None,
   b1: float,
   b2: float,
   eps: float,
@@ -58,9 +58,9 @@ def build(
   """The optimizer of a run of `steps`, and its learning rate by step.
 
   params: the parameters or their shapes, for the paths that `groups` match.
-  clip: the largest global norm of the gradients; 0 is none. The optimizer
-  counts the updates it has made, so after `skipped` skipped steps the rate in
-  use at a step is schedule(step - skipped). Raises BadConfig.
+  clip: the largest global norm of the gradients; None is no clipping. The
+  optimizer counts the updates it has made, so after `skipped` skipped steps
+  the rate in use at a step is schedule(step - skipped). Raises BadConfig.
   """
   rate = schedules.build(
     kind=schedule,
@@ -77,9 +77,9 @@ def build(
       raise BadConfig(f"optim.{name}={value}: expected from 0 to below 1")
   if not eps > 0:
     raise BadConfig(f"optim.eps={eps}: expected a positive number")
-  if not clip >= 0:
+  if clip is not None and not clip >= 0:
     raise BadConfig(
-      f"optim.clip={clip}: expected the largest norm, or 0 for none"
+      f"optim.clip={clip}: expected the largest norm, or None for no clipping"
     )
   treat = treatments(params, groups, weight_decay)
   frozen = {n for n, t in treat.items() if t.learning_rate_factor == 0}

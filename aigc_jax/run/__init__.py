@@ -1,6 +1,7 @@
 """Config to Run: the only part of the package that reads a config.
 
-settings (read, check) -> build (mesh, model, objective, optimizer, step),
+script (the file), overrides (the command line), settings (read, check),
+spelling (of before) -> build (mesh, model, objective, optimizer, step),
 inputs (data), evaluation (evaluators), load (parameters that are there)
 """
 
@@ -37,9 +38,9 @@ from aigc_jax.run.load import (
   load,
   read_params,
 )
+from aigc_jax.run.overrides import configured, section_of
 from aigc_jax.run.settings import (
   Config,
-  config_from,
   config_in,
   fingerprint,
   provenance_in,
@@ -50,9 +51,9 @@ from aigc_jax.run.settings import (
 __all__ = [
   "Config", "Loaded", "Place", "Run", "abstract_params", "build",
   "check_evaluators", "check_inputs", "check_origin", "check_resumed",
-  "config_from", "config_in", "data_arguments", "evaluations", "evaluator",
+  "config_in", "configured", "data_arguments", "evaluations", "evaluator",
   "fingerprint", "heldout_arguments", "hf_folder", "identity_in", "load",
   "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
   "prepared_data", "provenance_in", "read", "read_params", "result_in",
-  "scorer", "tokenizer_of",
+  "scorer", "section_of", "tokenizer_of",
 ]  # fmt: skip

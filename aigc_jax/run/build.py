@@ -5,7 +5,6 @@ Nothing is computed: training, planning and benchmarks compile this same step.
 
 import dataclasses
 import functools
-import inspect
 import math
 import warnings
 import zlib
@@ -23,11 +22,20 @@ from aigc_jax.layers.products import copies, with_copies
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.objectives.tokens import LOGITS
-from aigc_jax.run.settings import Config, call, expect, kind_of
+from aigc_jax.run.settings import Config
+from aigc_jax.signature import (
+  EMPTY,
+  call,
+  check_call,
+  check_types,
+  keys_of,
+  kind_of,
+)
 from aigc_jax.trainer.state import State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
 
-SPIKES = ("spike_sigma", "spike_window")  # of optim, for the step
+# Of optim, for the step.
+SPIKES = {"spike_sigma": float | None, "spike_window": int}
 
 # How the program of fresh parameters is compiled, by platform: on a CPU less
 # optimised, which takes a third of the time and gives the same bits as fast.
@@ -151,12 +159,9 @@ def objective_of(config: Config) -> Callable:
   Work directories of before have no key for a setting with a default.
   """
   f, rest = kind_of("objective", config["objective"], OBJECTIVES)
-  keys = inspect.signature(f).parameters.values()
-  keys = {p.name: p.default for p in keys if p.kind is p.KEYWORD_ONLY}
-  rest = {
-    k: v for k, v in keys.items() if v is not inspect.Parameter.empty
-  } | rest
-  expect("objective", rest, keys)
+  check_call(f, "objective", rest)
+  keys = {k: p.default for k, p in keys_of(f).items()}
+  rest = {k: v for k, v in keys.items() if v is not EMPTY} | rest
   if "logits" in rest:
     choose(rest["logits"], LOGITS, "objective.logits")
   return functools.partial(f, **rest)
@@ -186,6 +191,7 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
   params = abstract_params(model, mesh)
   settings = dict(config["optim"])
   spikes = {key: _take(settings, key) for key in SPIKES}
+  check_types("optim", spikes, SPIKES)
   optimizer, schedule = call(
     optim.build, "optim", settings, steps=config["steps"], params=params
   )
@@ -195,7 +201,7 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
     optimizer,
     schedule,
     config["microbatches"],
-    spikes["spike_sigma"],
+    spikes["spike_sigma"] or 0.0,
     functools.partial(copies, dtype=model.operand_dtype)
     if config["cast_once"]
     else None,

@@ -11,9 +11,11 @@ from aigc_jax.evaluators.loss import Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.inputs import holds_nothing_out, open_eval, sources_of
-from aigc_jax.run.settings import Config, call, check_call, expect, kind_of
+from aigc_jax.run.settings import Config
+from aigc_jax.signature import call, check_call, expect, keys_of, kind_of
 
 SPLITS = ("train", "validation", ALL)
+WHOLE = {"split": "validation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,8 @@ def check_evaluators(config: Config) -> None:
   for name, entry in config["evaluate"].items():
     section, make, rest = _parts(name, entry)
     check_call(make, section, rest, "place")
+    # The defaults are for another kind on the command line alone.
+    expect(section, rest, [key for key in keys_of(make) if key != "place"])
     if make is _loss:
       _check_set(name, **rest)
       _check_split(name, rest["data"], config)
@@ -79,17 +83,22 @@ def _check_split(name: str, data: Mapping, config: Config) -> None:
     )
 
 
-def _check_set(name: str, *, data: Mapping, batches: int) -> None:
+def _check_set(name: str, *, data: Mapping, batches: int | None) -> None:
   wanted = ("split", "sources") if "sources" in data else ("split",)
   expect(f"evaluate.{name}.data", data, wanted)
-  if batches == 0 or batches < -1:
+  if batches is not None and batches < 1:
     raise BadConfig(
-      f"evaluate.{name}.batches={batches}: expected how many, or -1 for the "
+      f"evaluate.{name}.batches={batches}: expected how many, or None for the "
       "whole set"
     )
 
 
-def _loss(*, data: Mapping, batches: int, place: Place) -> Loss:
+def _loss(
+  *,
+  data: Mapping = WHOLE,
+  batches: int | None = None,
+  place: Place,
+) -> Loss:
   """Loss, perplexity and bits per byte of a held-out set.
 
   data: {"split": ...}, of the training sources; with "sources", of those.
@@ -108,18 +117,18 @@ def _loss(*, data: Mapping, batches: int, place: Place) -> Loss:
 
 def _samples(
   *,
-  prompts: list[str],
-  max_tokens: int,
-  temperature: float,
-  top_p: float,
-  num_samples: int,
+  prompts: list[str] = ("",),
+  max_tokens: int = 64,
+  temperature: float = 0.8,
+  top_p: float = 1.0,
+  num_samples: int = 1,
   place: Place,
 ) -> Samples:
   """Texts the model writes, below DIR/samples."""
   config = place.run.config
   return Samples(
     # Unrolled, a token costs no loop; parameters are the same either way.
-    model_of(config | {"model": config["model"] | {"unroll": 0}}),
+    model_of(config | {"model": config["model"] | {"unroll": None}}),
     place.tokenizer,
     place.run.mesh,
     place.workdir / "samples",
@@ -129,7 +138,7 @@ def _samples(
     top_p=top_p,
     num_samples=num_samples,
     seed=config["seed"],
-    positions=config["model"]["position_length"],
+    positions=config["model"]["position_length"] or 0,
     unrolled=True,
     poll=place.poll,
   )

@@ -92,7 +92,7 @@ def open_stream(config: Config, say=print, progress=None):
 def open_eval(
   config: Config,
   split: str,
-  batches: int = -1,
+  batches: int | None = None,
   *,
   tokenizer=None,
   sources: list[dict] | None = None,
@@ -119,7 +119,7 @@ def open_eval(
     say=say,
   )
   data.check_vocab(found, config["model"]["vocab"])
-  return found.first(batches)
+  return found if batches is None else found.first(batches)
 
 
 def prepared_data(config: Config) -> list[dict] | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from aigc_jax import data, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.errors import BadConfig
 from aigc_jax.hf.settings import FREE, canonical
+from aigc_jax.run import spelling
 from aigc_jax.run.build import abstract_params, model_of
 from aigc_jax.run.settings import (
   Config,
@@ -42,7 +44,7 @@ class Loaded:
   @property
   def length(self) -> int:
     """How many tokens the model was made to read at once; 0 if it is unsaid."""
-    made = self.config["model"]["position_length"]
+    made = self.config["model"]["position_length"] or 0
     if made or "data" not in self.config:
       return made
     return self.config["data"]["length"]
@@ -57,7 +59,7 @@ class Loaded:
       sampling=sampling,
       stop_ids=special.stops(self.tokenizer),
       positions=model["position_length"] if learned else 0,
-      unrolled=model["unroll"] == 0,
+      unrolled=not model["unroll"],
       group=group,
       seed=seed,
     )
@@ -71,7 +73,7 @@ def hf_folder(where: str) -> str | None:
 def everywhere(config: Config) -> Config:
   """The config with a mesh of whatever devices there are here."""
   sizes = {axis: 1 for axis in sharding.AXES}
-  return config | {"mesh": sizes | {sharding.REST: -1}}
+  return config | {"mesh": sizes | {sharding.REST: None}}
 
 
 def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
@@ -87,7 +89,7 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
   if folder is not None:
     imported = hf.load(folder)
     model_config = {"kind": "decoder"} | imported.kwargs | model_changes
-    config = {"model": model_config}
+    config = {"model": spelling.modern_section("model", model_config)}
     tokenizer = data.load_tokenizer(where)
   else:
     config = config_in(where)
@@ -130,7 +132,8 @@ def check_origin(config: Config, tokenizer=None) -> None:
   folder = hf_folder(where)
   if folder is not None:
     imported = hf.load(folder)
-    theirs, words = imported.kwargs, imported.tokenizer
+    theirs = spelling.modern_section("model", imported.kwargs)
+    words = imported.tokenizer
   else:
     theirs = config_in(where)["model"]
     words = str(Path(where).expanduser() / "tokenizer")
@@ -230,11 +233,9 @@ def differences(model: Mapping, theirs: Mapping) -> list[str]:
   """A line for each key of config.model that makes it another model."""
   lines = []
   for key, new in differing(model, theirs).items():
-    way = f"--config.model.{key}={new}"
-    if key == "windows":
-      way = f"--config.model.{key}='{tuple(new)}'"
-    elif new is None or isinstance(new, Mapping):  # no flag can say these
-      way = f"config.model.{key} = {new} in the config file"
+    if isinstance(new, list | tuple):
+      new = tuple(new)
+    way = f"--config.model.{key}={shlex.quote(str(new))}"
     lines.append(f"model.{key}={model.get(key)!r}, there it is {new!r}: {way}")
   return lines
 

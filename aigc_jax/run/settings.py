@@ -4,87 +4,140 @@ A config is checked against the keyword arguments of what it configures, so a
 missing or unknown key is an error that names the nearest one.
 """
 
-import inspect
-import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from aigc_jax import files, sharding
-from aigc_jax.errors import BadConfig, choose, nearest
+from aigc_jax.errors import BadConfig
+from aigc_jax.models import DERIVED, MODELS
+from aigc_jax.run import spelling
+from aigc_jax.signature import (
+  check_call,
+  check_type,
+  check_types,
+  expect,
+  keys_of,
+  kind_of,
+)
 
 Config = dict[str, Any]  # plain JSON values, nested by section
 
-# Sections whose keys are not all keyword arguments of one function.
-SECTIONS = (
-  "seed",
-  "steps",
-  "total_tokens",
-  "microbatches",
-  "steps_per_call",
-  "cast_once",
-  "library",
-  "mesh",
-  "data",
-  "model",
-  "objective",
-  "optim",
-  "evaluate",
-  "checkpoint",
-  "log",
-  "init_from",
-)
-CHECKPOINT = ("every_steps", "keep", "keep_every_steps")
-LOG = ("every_steps",)
-DATA = (
-  "sources", "path", "field", "tokenizer", "tokenizer_vocab", "task", "batch",
-  "length", "segments", "shuffle", "validation", "validation_path", "root",
-  "skip_steps",
-)  # fmt: skip
+# The keys whose values are not all keyword arguments of one function, and the
+# types of their values.
+SECTIONS = {
+  "seed": int,
+  "steps": int,
+  "total_tokens": int | None,
+  "microbatches": int,
+  "steps_per_call": int,
+  "cast_once": bool,
+  "library": str,
+  "mesh": Mapping,
+  "data": Mapping,
+  "model": Mapping,
+  "objective": Mapping,
+  "optim": Mapping,
+  "evaluate": Mapping,
+  "checkpoint": Mapping,
+  "log": Mapping,
+  "init_from": str | None,
+}
+CHECKPOINT = {
+  "every_steps": int | None,
+  "keep": int,
+  "keep_every_steps": int | None,
+}
+LOG = {"every_steps": int}
+MESH = dict.fromkeys(sharding.AXES, int | None)
+DATA = {
+  "sources": Sequence[Mapping],
+  "path": str | None,
+  "field": str,
+  "tokenizer": str,
+  "tokenizer_vocab": int,
+  "task": Mapping,
+  "batch": int,
+  "length": int,
+  "segments": bool,
+  "shuffle": bool,
+  "validation": float,
+  "validation_path": str | None,
+  "root": str,
+  "skip_steps": Sequence[Sequence[int] | int],
+}
 
 
 def read(config: ConfigDict | Mapping) -> Config:
-  """The config as plain values, with `steps` settled; raises BadConfig."""
-  plain = json.loads(
-    config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
-  )
-  plain = _completed(plain)
-  expect("config", plain, SECTIONS)
-  expect("checkpoint", plain["checkpoint"], CHECKPOINT)
-  expect("log", plain["log"], LOG)
-  expect("mesh", plain["mesh"], sharding.AXES)
-  expect("data", plain["data"], DATA)
+  """The config as plain values, with `steps` and widths settled.
+
+  Raises BadConfig, naming the key.
+  """
+  plain = spelling.modern(plain_of(config))
+  expect("config", plain, SECTIONS, among=SECTIONS)
+  check_types("", plain, SECTIONS)
+  for section, types in (
+    ("checkpoint", CHECKPOINT), ("log", LOG), ("mesh", MESH), ("data", DATA),
+  ):  # fmt: skip
+    expect(section, plain[section], types)
+    check_types(section, plain[section], types)
   expect("data.task", plain["data"]["task"], ("kind",))
+  make, rest = kind_of("model", plain["model"], MODELS)
+  check_call(make, "model", rest)
+  _settle_widths(plain)
   _check_sizes(plain)
   return plain
 
 
-def _completed(config: Config) -> Config:
-  """With the keys of before that have a default since."""
-  data = config.get("data")
-  if isinstance(data, dict):
-    data = {"validation_path": ""} | data
-  return {"library": "xla"} | config | {"data": data}
+def plain_of(config: ConfigDict | Mapping) -> Config:
+  """The config as dicts and lists. Raises BadConfig for other values."""
+  return _plain("config", config)
 
 
-def expect(where: str, given: Iterable[str], wanted: Iterable[str]) -> None:
-  """Raises BadConfig unless `given` are just the keys `wanted`."""
-  given, wanted = list(given), list(wanted)
-  prefix = "" if where == "config" else f"{where}."
-  for key in given:
-    if key not in wanted:
-      raise BadConfig(
-        f"config key {prefix}{key} is unknown{nearest(key, wanted)} "
-        f"(there are: {', '.join(wanted)})"
-      )
-  for key in wanted:
-    if key not in given:
-      raise BadConfig(f"config key {prefix}{key} is missing")
+def _plain(where: str, value: Any) -> Any:
+  """Lists, dicts and JSON's values; BadConfig for what a config cannot hold."""
+  if isinstance(value, ConfigDict | Mapping):
+    prefix = "" if where == "config" else f"{where}."
+    return {str(k): _plain(f"{prefix}{k}", value[k]) for k in value}
+  if isinstance(value, list | tuple):
+    return [_plain(f"{where}[{i}]", x) for i, x in enumerate(value)]
+  value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  raise BadConfig(
+    f"{where}={value!r}: a config holds numbers, texts, True, False, None, "
+    "lists and dicts of them"
+  )
+
+
+def _settle_widths(config: Config) -> None:
+  """Puts numbers for the widths that are None, and tells of odd ones."""
+  model = config["model"]
+  derive = DERIVED.get(model["kind"])
+  if derive is not None:
+    model |= derive(**{key: model[key] for key in keys_of(derive)})
+    dim, mlp, span = (
+      model["dim"], model["mlp_dim"], model["heads"] * model["head_dim"],
+    )  # fmt: skip
+    if mlp < dim:
+      logging.warning(
+        "model.mlp_dim=%d is narrower than model.dim=%d: None follows it",
+        mlp, dim,
+      )  # fmt: skip
+    if span < dim:
+      logging.warning(
+        "model.heads=%d of model.head_dim=%d span %d of model.dim=%d: a "
+        "head_dim of None follows it",
+        model["heads"], model["head_dim"], span, dim,
+      )  # fmt: skip
+  learned = "position" in model and model["position"] == "learned"
+  if learned and model["position_length"] is None:
+    model["position_length"] = config["data"]["length"]
 
 
 def _check_sizes(config: Config) -> None:
@@ -102,15 +155,20 @@ def _check_sizes(config: Config) -> None:
       raise BadConfig(f"{name}={value!r}: expected a positive integer")
   if not 0 <= config["seed"] < 2**32:
     raise BadConfig(f"seed={config['seed']}: expected 0 to {2**32 - 1}")
-  at_least_0 = {"total_tokens": config["total_tokens"]}
+  optional = {"total_tokens": config["total_tokens"]}
   if "chunk" in config["objective"]:
-    at_least_0["objective.chunk"] = config["objective"]["chunk"]
-  for name, value in at_least_0.items():
-    if value < 0:
-      raise BadConfig(f"{name}={value}: expected 0 or more")
+    optional["objective.chunk"] = config["objective"]["chunk"]
+  for key in ("every_steps", "keep_every_steps"):
+    optional[f"checkpoint.{key}"] = config["checkpoint"][key]
   for name, entry in config["evaluate"].items():
+    check_types("evaluate", {name: entry}, {name: Mapping})
     if "every_steps" not in entry:
       raise BadConfig(f"config key evaluate.{name}.every_steps is missing")
+    optional[f"evaluate.{name}.every_steps"] = entry["every_steps"]
+  for name, value in optional.items():
+    check_type(name, value, int | None)
+    if value is not None and value < 1:
+      raise BadConfig(f"{name}={value}: expected 1 or more, or None")
   if config["checkpoint"]["keep"] < 1:
     keep = config["checkpoint"]["keep"]
     raise BadConfig(f"checkpoint.keep={keep}: expected at least 1")
@@ -129,41 +187,11 @@ def _check_sizes(config: Config) -> None:
       },
     }
     for name, value in intervals.items():
-      if value > 0 and value % call:
+      if value and value % call:
         raise BadConfig(
           f"{name}={value} is not a multiple of steps_per_call={call}: the "
           "host acts only between calls"
         )
-
-
-def call(f: Callable, section: str, values: Mapping, /, **more):
-  """f(**values, **more); keys that do not fit are BadConfig, by name."""
-  check_call(f, section, values, *more)
-  return f(**values, **more)
-
-
-def check_call(f: Callable, section: str, values: Mapping, /, *more: str):
-  """Raises BadConfig unless f takes `values` and what `more` names."""
-  signature = inspect.signature(f).parameters.values()
-  known = [p for p in signature if p.kind is p.KEYWORD_ONLY]
-  wanted = [p.name for p in known if p.name not in more]
-  for key in values:
-    if key not in wanted:
-      raise BadConfig(
-        f"config key {section}.{key} is unknown{nearest(key, wanted)} "
-        f"(there are: {', '.join(wanted)})"
-      )
-  for p in known:
-    if p.default is p.empty and p.name not in values and p.name not in more:
-      raise BadConfig(f"config key {section}.{p.name} is missing")
-
-
-def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
-  """(table[kind], the other keys) of a section that has a kind."""
-  if "kind" not in values:
-    raise BadConfig(f"config key {section}.kind is missing")
-  rest = {k: v for k, v in values.items() if k != "kind"}
-  return choose(values["kind"], table, f"{section}.kind"), rest
 
 
 def fingerprint(config: Mapping) -> str:
@@ -171,27 +199,9 @@ def fingerprint(config: Mapping) -> str:
   return files.sha256_json(config)
 
 
-def config_from(path: str | Path) -> ConfigDict:
-  """The config in a JSON file, as flags may change it: data, never executed.
-
-  Raises BadConfig for what is no such file.
-  """
-  found = files.read_json(Path(path).expanduser(), error=BadConfig)
-  return ConfigDict(_changeable(found)).lock()
-
-
-def _changeable(value):
-  """JSON's values as a config has them: tuples; None may become anything."""
-  if isinstance(value, dict):
-    return {key: _changeable(x) for key, x in value.items()}
-  if isinstance(value, list):
-    return tuple(_changeable(x) for x in value)
-  return placeholder(object) if value is None else value
-
-
 def config_in(workdir: str | Path) -> Config:
-  """The config a run was started with, read as data."""
-  return _completed(_json_in(workdir, "config.json"))
+  """The config a run was started with, read as data, as it is spelt today."""
+  return spelling.modern(_json_in(workdir, "config.json"))
 
 
 def provenance_in(workdir: str | Path) -> dict:

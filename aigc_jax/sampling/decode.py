@@ -61,7 +61,7 @@ def bucket(n: int, smallest: int = SMALLEST) -> int:
 class Engine:
   """Compiled decoding for one model, its parameters, and one way to choose.
 
-  unrolled: whether the model was built with unroll=0. Then each layer's
+  unrolled: whether the model was built with unroll=None. Then each layer's
   parameters and cache are arrays of their own, which saves copying them at
   each token. positions: how many the model has (learned ones), 0 for no limit.
   group: the most tokens one dispatch makes.

@@ -13,14 +13,14 @@ from aigc_jax.layers.visible import Visible
 def attention_kernels(r: run.Run) -> str:
   """The kernels that attention uses, and in how many of the layers."""
   m, length = r.config["model"], r.config["data"]["length"]
-  width = m["head_dim"] or m["dim"] // m["heads"]
+  width = m["head_dim"]
   heads, key_heads = (
     jax.ShapeDtypeStruct((1, length, n, width), r.model.operand_dtype)
     for n in (m["heads"], m["kv_heads"])
   )
   windows = m["windows"] or (None,)
   pattern = [windows[i % len(windows)] for i in range(m["layers"])]
-  looped = m["unroll"] not in (0, m["layers"]) and len(set(pattern)) > 1
+  looped = m["unroll"] not in (None, m["layers"]) and len(set(pattern)) > 1
   segments = jnp.zeros((1, 1)) if r.config["data"]["segments"] else None
 
   def kernel(window) -> str:

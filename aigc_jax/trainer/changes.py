@@ -26,7 +26,7 @@ DATA = ("data/*",)
 # What a run did whose config is from before there was such a key.
 BEFORE = {
   "model/products": "plain", "model/embed_gradient": "auto", "library": "xla",
-  "objective/logits": "float32", "data/validation_path": "",
+  "objective/logits": "float32", "data/validation_path": None,
 }  # fmt: skip
 
 

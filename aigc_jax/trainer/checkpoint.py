@@ -27,11 +27,11 @@ from aigc_jax.trainer.saving import Saver
 class Checkpoints:
   """The checkpoints of one run.
 
-  Kept are the newest `keep`, every step divisible by `keep_every_steps` (0 for
-  none), and the one this process was restored from, the last whose digest was
-  proven. `fence` is called before each commit and deletion and raises when the
-  directory is no longer ours; `tell(kind, step=, ...)` takes each event and may
-  be changed later, as `run`, the run that they must be of (None: of any).
+  Kept are the newest `keep`, every step divisible by `keep_every_steps` (None
+  for none), and the one this process was restored from, the last whose digest
+  was proven. `fence` is called before each commit and deletion and raises when
+  the directory is no longer ours; `tell(kind, step=, ...)` takes each event and
+  may be changed later, as `run`, the run that they must be of (None: of any).
 
   Saving runs in the background; a failure surfaces at the next `check`. Then
   training goes on and the next interval tries again; after `retries` failures
@@ -45,9 +45,9 @@ class Checkpoints:
     self,
     folder: str | Path,
     *,
-    every_steps: int,
+    every_steps: int | None,
     keep: int,
-    keep_every_steps: int,
+    keep_every_steps: int | None,
     fence: Callable[[], None] = lambda: None,
     tell: Callable = quiet,
     run: Identity | None = None,
@@ -123,7 +123,7 @@ class Checkpoints:
 
   def due(self, step: int) -> bool:
     """Whether `step` is one to save at."""
-    return self.every_steps > 0 and step > 0 and step % self.every_steps == 0
+    return bool(self.every_steps) and step > 0 and step % self.every_steps == 0
 
   def save(self, step: int, state, meta: Mapping) -> bool:
     """Begins to save; False if this step is saved, under way, or skipped.

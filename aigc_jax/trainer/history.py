@@ -16,7 +16,7 @@ AFTER_A_SAVE = ("save", "stopped", "finished", "rewind")
 
 def checkpoints_in(workdir: Path, run: Identity | None, **changed):
   """The checkpoints of a work directory, to be read; none is ever due."""
-  settings = dict(every_steps=0, keep=1, keep_every_steps=0) | changed
+  settings = dict(every_steps=None, keep=1, keep_every_steps=None) | changed
   return Checkpoints(workdir / "checkpoints", run=run, **settings)
 
 

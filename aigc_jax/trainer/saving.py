@@ -56,7 +56,7 @@ class Saver:
     steps: Steps,
     *,
     keep: int,
-    keep_every_steps: int,
+    keep_every_steps: int | None,
     retries: int,
     patience_seconds: float,
     finite: tuple[str, ...],

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from aigc_jax import data, run
-from configs.skeleton import skeleton
+from aigc_jax.presets import skeleton
 
 SOURCES = Path(os.__file__).parent  # Python's own library: real text
 PREPARE = [sys.executable, "-m", "aigc_jax.prepare", "--tokenizer=bytes"]

@@ -4,7 +4,7 @@ Dropout, micro-batches, a mixture of two sources, two held-out sets, samples.
 The preset is the folder with the two texts, and the token stores afterwards.
 """
 
-from configs.skeleton import skeleton
+from aigc_jax.presets import skeleton
 
 STEPS = 20
 SAVE = 5
@@ -27,15 +27,15 @@ def get_config(folder=""):
   )  # fmt: skip
   config.model.update(
     vocab=257, layers=1, dim=16, heads=2, kv_heads=2, head_dim=8, mlp_dim=24,
-    dropout=0.1, unroll=0,
+    dropout=0.1, unroll=None,
   )  # fmt: skip
-  config.objective.chunk = 0
+  config.objective.chunk = None
   config.optim.update(
     learning_rate=1e-2, warmup_steps=4, spike_sigma=8.0, spike_window=8
   )
   heldout = dict(kind="loss", data=dict(split="validation"))
   config.evaluate = dict(
-    heldout=dict(heldout, every_steps=EVALUATE, batches=-1),
+    heldout=dict(heldout, every_steps=EVALUATE, batches=None),
     first=dict(heldout, every_steps=EVALUATE - 2, batches=1),
     samples=dict(
       kind="samples", prompts=("a", "e"), max_tokens=4, temperature=1.0,

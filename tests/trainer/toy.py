@@ -105,7 +105,7 @@ def batches(start: int, stop: int, k: int, seed: int, mesh, delay: float):
 
 def run(options) -> dict:
   faults.enable(options.workdir)
-  mesh = sharding.make_mesh(data=options.data, fsdp=-1, **AXES)
+  mesh = sharding.make_mesh(data=options.data, fsdp=None, **AXES)
   k = options.steps_per_call
   with (
     Lock(options.workdir, heartbeat_seconds=options.heartbeat) as lock,

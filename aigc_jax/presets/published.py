@@ -4,7 +4,7 @@ import difflib
 
 from ml_collections import ConfigDict
 
-from configs.skeleton import skeleton
+from aigc_jax.presets.keys import skeleton
 
 # Sources by the second word of a preset, as in configs/gpt2.py:small,c4.
 DATASETS = dict(

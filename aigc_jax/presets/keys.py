@@ -1,0 +1,137 @@
+"""Every key that a config has, and what it means. Not a run by itself.
+
+Configs start from `skeleton()` and change what they want: a key that is not
+here is an error. Sizes are those of no published model. None is what follows
+by itself: derived from other keys, all there is, or nothing at all, as the
+comment of a key says. The table of all keys in configs/README.md is made from
+this file.
+"""
+
+from ml_collections import ConfigDict
+
+
+def skeleton() -> ConfigDict:
+  config = ConfigDict()
+  config.seed = 0  # of parameters, dropout and the order of the data
+  config.steps = 1000  # updates in the whole run
+  config.total_tokens = None  # instead of steps; None: steps counts
+  config.microbatches = 1  # pieces of a batch, one after the other
+  config.steps_per_call = 1  # steps in one call of the device
+  # Whether weights go to model.dtype once a step, not at each of their uses.
+  config.cast_once = True
+  # Who multiplies matrices in a step: xla, or on a single CPU also onednn. That
+  # is faster for large models, and compiles at every start.
+  config.library = "xla"
+  config.init_from = None  # another run's parameters, or hf:FOLDER; None: fresh
+  # How many devices along each axis; one of them may be None, for the rest.
+  config.mesh = dict(
+    data=1, fsdp=None, expert=1, tensor=1, sequence=1, pipeline=1
+  )
+  config.data = dict(
+    sources=(  # mixed by weight
+      dict(kind="corpus", name="stdlib", split="train", weight=1.0),
+    ),
+    path=None,  # instead of sources: a file, a folder or a glob of text
+    field="text",  # of the records, where path leads to JSON lines or Parquet
+    tokenizer="sentencepiece",  # trained here; or bytes, x.model, hf:FOLDER
+    tokenizer_vocab=4096,  # pieces of a sentencepiece trained here
+    task=dict(kind="next_token"),  # what of a window is input, what is target
+    batch=32,  # rows of all devices together
+    length=256,  # tokens in a row
+    segments=False,  # whether documents in a row see only themselves
+    shuffle=True,  # whether windows come in a random order, new in each epoch
+    # Share held out where a source has no such split; 0 with text of one's own
+    # is training without held-out text.
+    validation=0.02,
+    validation_path=None,  # instead: a file, folder or glob of held-out text
+    root="~/.cache/aigc_jax",  # where token stores are kept
+    skip_steps=(),  # steps whose batches are left out, after a loss spike
+  )
+  config.model = dict(
+    kind="decoder",  # the architecture
+    vocab=4096,  # rows of the embedding: at least the tokenizer's ids
+    layers=4,  # blocks of attention and MLP
+    dim=128,  # width of the residual stream
+    heads=4,  # of queries
+    kv_heads=None,  # of keys and values; None: heads
+    head_dim=None,  # width of a head; None: dim / heads
+    # Width of the MLP. None: 8/3 dim where it is gated, else 4 dim, rounded up
+    # to a multiple of 128 (of 8, below a dim of 128).
+    mlp_dim=None,
+    activation="silu",  # or gelu (exact), gelu_tanh, relu, relu2
+    gated=True,  # whether the MLP is act(gate) * up or act(up)
+    norm="rms",  # or layer
+    norm_eps=1e-6,  # added to the variance
+    norm_offset=0.0,  # 1.0 multiplies by 1 + scale, as Gemma does
+    norm_bias=False,  # whether norms add a bias
+    attention_bias=False,  # of query, key and value
+    out_bias=False,  # of attention's output
+    mlp_bias=False,  # of the MLP's matrices
+    post_norm=False,  # norms after attention and MLP too, as in Gemma 2
+    qk_norm=False,  # norms of queries and keys, as in Qwen 3
+    position="rotary",  # or learned, sinusoidal, none
+    position_length=None,  # rows of learned positions; None: data.length
+    rotary_base=10_000.0,  # wavelength of the slowest plane, over 2 pi
+    rotary_local_base=None,  # of layers with a window; None: rotary_base
+    # dict(kind="linear", factor=f), or kind="llama3" as in presets/llama.py;
+    # None: frequencies as they are
+    rotary_scaling=None,
+    windows=(),  # by layer, repeated: (512, None) is every other layer local
+    attention_scale=None,  # of the scores; None: head_dim**-0.5
+    attention_softcap=None,  # of the scores; None: no cap
+    logit_softcap=None,  # of the logits; None: no cap
+    embed_scale=False,  # whether embeddings are multiplied by sqrt(dim)
+    tied=True,  # whether the embedding is also the head
+    init_std=None,  # of all weights; None: by fan-in
+    dropout=0.0,  # share of activations set to zero in training
+    dtype="float32",  # of activations; parameters are float32
+    # plain: of operands in dtype; bf16: in bfloat16, whatever dtype is; fp8: in
+    # 8 bits, those of the blocks with weights
+    products="plain",
+    remat="none",  # what is computed again: none, dots, all_dots (less), full
+    unroll=1,  # layers in one turn of the loop; None: all
+    kernel="auto",  # of attention: xla, chunked, blocks, cudnn, splash
+    fuse_projections=True,  # q, k and v, or gate and up, as one, on one device
+    embed_gradient="auto",  # or scatter, product, sorted: layers/lookup.py
+  )
+  config.objective = dict(
+    kind="tokens",  # cross entropy of the targets
+    z_loss=0.0,  # weight of log(Z)**2
+    chunk=1024,  # tokens whose logits exist at once; None: all
+    logits="float32",  # or bfloat16, what logits are rounded to
+  )
+  config.optim = dict(
+    kind="adamw",  # or lion, adafactor, sgd, muon
+    learning_rate=3e-4,  # the peak
+    schedule="cosine",  # or constant, linear, rsqrt, wsd
+    warmup_steps=100,  # until the peak
+    # Of the decay. None: from the warm-up to the end; of wsd, the last fifth.
+    decay_steps=None,
+    final_fraction=0.1,  # of the peak, at the end
+    weight_decay=0.1,  # not on norms, biases, embeddings
+    clip=1.0,  # largest global norm of the gradient; None: no clipping
+    b1=0.9,  # decay of the first moment
+    b2=0.95,  # decay of the second moment
+    eps=1e-8,  # added to the root of the second moment
+    # dict(patterns=["head/*"], weight_decay=0.0, learning_rate_factor=1.0)
+    groups=(),
+    mu_dtype="float32",  # or bfloat16, of the first moment
+    spike_sigma=None,  # skip a step this many deviations above; None: never
+    spike_window=128,  # of that many steps before it
+  )
+  # One entry for each evaluation, under a name of its own.
+  config.evaluate = dict(
+    heldout=dict(
+      kind="loss",  # or samples: texts that the model writes
+      data=dict(split="validation"),  # and sources=(...), of other data
+      every_steps=500,  # None: at the end only, where each of them runs
+      batches=None,  # how many of the set; None: all
+    )
+  )
+  config.checkpoint = dict(
+    every_steps=500,  # None: at the end only, where one is always saved
+    keep=3,  # how many of the newest stay
+    keep_every_steps=None,  # multiples of it stay for ever; None: none do
+  )
+  config.log = dict(every_steps=10)  # rows of metrics.jsonl
+  return config

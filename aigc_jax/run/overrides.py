@@ -1,0 +1,262 @@
+"""Keys set on the command line: --config.optim.learning_rate=1e-3.
+
+A value is read by the type of what it replaces; where that is None, a list or
+a dict, as a Python literal. A kind is set before the other keys and brings its
+own with it, so that those can be set by the same line.
+"""
+
+import ast
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from aigc_jax.data.sources import SOURCES
+from aigc_jax.data.tasks import TASKS
+from aigc_jax.errors import BadConfig, nearest
+from aigc_jax.models import MODELS
+from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.optim import OPTIMIZERS
+from aigc_jax.run import script
+from aigc_jax.run.evaluation import EVALUATORS
+from aigc_jax.run.settings import plain_of
+from aigc_jax.signature import EMPTY, keys_of
+
+Path = tuple[str | int, ...]
+FALSE, TRUE = ("false", "no", "off", "0"), ("true", "yes", "on", "1")
+
+# Sections with a kind: pattern of the path -> what there is by name.
+KINDS: dict[str, Mapping[str, Any]] = {
+  r"model": MODELS,
+  r"objective": OBJECTIVES,
+  r"optim": OPTIMIZERS,
+  r"data\.task": TASKS,
+  r"evaluate\.[^.]+": EVALUATORS,
+  r"data\.sources\[\d+\]": SOURCES,
+  r"evaluate\.[^.]+\.data\.sources\[\d+\]": SOURCES,
+}
+# A source's keys are named beside its maker, without defaults.
+SOURCE = {"split": "train", "field": "text", "weight": 1.0}
+
+
+def configured(given: str, settings: Sequence[tuple[str, str | None]]) -> dict:
+  """The plain config of "PATH.py:PRESET" with the keys of the line set."""
+  return apply(plain_of(script.load(given)), settings)
+
+
+def apply(config: dict, given: Sequence[tuple[str, str | None]]) -> dict:
+  """The plain `config` with keys set, each "section.key" to a text.
+
+  A text of None is a flag without a value, as of --config.data.shuffle.
+  Raises BadConfig, naming the key and the nearest right one.
+  """
+  config = copy.deepcopy(config)
+  settings = [(_path(key), key, text) for key, text in given]
+  for path, key, text in sorted(settings, key=lambda s: s[0][-1] != "kind"):
+    _set(config, path, key, text)
+  return config
+
+
+def _path(key: str) -> Path:
+  """ "a.b[1].c" as ("a", "b", 1, "c")."""
+  if not re.fullmatch(r"\w+(\[\d+\])*(\.\w+(\[\d+\])*)*", key):
+    raise BadConfig(
+      f"--config.{key}: expected --config.section.key=VALUE, or "
+      "--config.section.key[0].key=VALUE in a list"
+    )
+  return tuple(_parts(key))
+
+
+def _parts(key: str):
+  for word in key.split("."):
+    name, *numbers = re.split(r"[\[\]]+", word)
+    yield name
+    yield from (int(n) for n in numbers if n)
+
+
+def _set(config: dict, path: Path, key: str, text: str | None) -> None:
+  """Puts one value where the path leads."""
+  section: Any = config
+  for i in range(len(path) - 1):
+    section = _at(config, section, path, i, text)
+  last = path[-1]
+  if isinstance(last, int) or not _accepts(section, path, last):
+    _at(config, section, path, len(path) - 1, text)
+  old = section[last] if isinstance(last, int) else section.get(last)
+  if isinstance(old, Mapping) and not (text or "").startswith(("{", "dict(")):
+    inner = "kind" if "kind" in old else next(iter(old), "KEY")
+    raise BadConfig(
+      f"--config.{key}={text}: {key} is a section: set a key of it, as in "
+      f"--config.{key}.{inner}={text}"
+    )
+  new = value_of(key, text, old)
+  if last == "kind" and isinstance(old, str) and new != old:
+    _change_kind(section, path[:-1], old, new)
+  section[last] = new
+
+
+def _at(config: dict, section: Any, path: Path, i: int, text) -> Any:
+  """section[path[i]], or a BadConfig that says what there is."""
+  part, here = path[i], _named(path[:i])
+  if isinstance(part, int):
+    if not isinstance(section, list | tuple):
+      raise BadConfig(f"config key {here} is no list: [{part}] is not in it")
+    if part >= len(section):
+      there = f"0 to {len(section) - 1}" if section else "nothing"
+      raise BadConfig(
+        f"config key {here}[{part}] is not there: {here} has {there}"
+      )
+  elif not isinstance(section, Mapping):
+    raise BadConfig(f"config key {here} has no keys: it is {section!r}")
+  elif part not in section:
+    raise BadConfig(_unknown(config, section, path, i, text))
+  return section[part]
+
+
+def _unknown(config: dict, section: Mapping, path: Path, i: int, text) -> str:
+  """The message about a key that is not there, with the nearest that is."""
+  prefix = f"{_named(path[:i])}." if i else ""
+  found = f"config key {prefix}{path[i]} is unknown"
+  elsewhere = [p for p in _all_paths(config) if p.split(".")[-1] == path[-1]]
+  if len(path) == i + 1 and elsewhere:
+    value = "" if text is None else f"={text}"
+    return f"{found}; did you mean --config.{elsewhere[0]}{value}?"
+  words = list(section)
+  return (
+    f"{found}{nearest(str(path[i]), words)} (there are: {', '.join(words)})"
+  )
+
+
+def _all_paths(section: Mapping, prefix: str = ""):
+  """The dotted names of all keys of the config and of its sections."""
+  for key, value in section.items():
+    yield f"{prefix}{key}"
+    if isinstance(value, Mapping):
+      yield from _all_paths(value, f"{prefix}{key}.")
+
+
+def section_of(key: str, config: ConfigDict) -> str | None:
+  """Where in the config a key of this name is: "steps", "optim.b1"."""
+  paths = _all_paths(plain_of(config))
+  paths = [path for path in paths if path.split(".")[-1] == key]
+  return paths[0] if paths else None
+
+
+def _named(path: Path) -> str:
+  """The path as it is written on a command line."""
+  text = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
+  return text.removeprefix(".")
+
+
+def _own(section: str, kind: object) -> dict[str, Any] | None:
+  """{key: default or EMPTY} of a kind in a section that has kinds."""
+  for pattern, table in KINDS.items():
+    if re.fullmatch(pattern, section):
+      if kind not in table:
+        return None  # refused by name, with what there is, where it is read
+      made = table[kind]
+      if isinstance(made, tuple):
+        return {k: SOURCE.get(k, EMPTY) for k in (*made[1], "weight")}
+      return {k: p.default for k, p in keys_of(made).items()}
+  return None
+
+
+def _accepts(section: Any, path: Path, key: str) -> bool:
+  """Whether a key may be set: it is there, or its section's kind has it."""
+  if not isinstance(section, Mapping):
+    return False
+  own = _own(_named(path[:-1]), section.get("kind")) or {}
+  return key in section or key in own
+
+
+def _change_kind(section: dict, path: Path, old: str, new: object) -> None:
+  """Leaves out the keys of the old kind alone, and fills those of the new."""
+  where = _named(path)
+  was, own = _own(where, old), _own(where, new)
+  if was is None or own is None:
+    return
+  for key in was:
+    if key not in own:
+      section.pop(key, None)
+  for key, default in own.items():
+    if default is not EMPTY:
+      section.setdefault(key, default)
+
+
+def value_of(key: str, text: str | None, old: Any) -> Any:
+  """The value that a text means in the place of `old`. Raises BadConfig."""
+  if text is None:
+    if isinstance(old, bool):
+      return True
+    raise BadConfig(f"--config.{key} needs a value: --config.{key}={old}")
+  if text == "None":
+    return None
+  for kind, read in READERS.items():
+    if type(old) is kind:
+      return read(key, text)
+  if isinstance(old, list | tuple | Mapping):
+    return _literal(key, text, f"something like {_example(old)}")
+  try:  # the place of None: whatever the text looks like
+    return _literal(key, text, "")
+  except BadConfig:
+    return text
+
+
+def _bool(key: str, text: str) -> bool:
+  if text.lower() not in (*FALSE, *TRUE):
+    raise BadConfig(f"--config.{key}={text}: expected true or false")
+  return text.lower() in TRUE
+
+
+def _int(key: str, text: str) -> int:
+  try:
+    number = float(text.replace("_", "")) if "e" in text.lower() else int(text)
+    if number == int(number):
+      return int(number)
+  except (ValueError, OverflowError):
+    pass
+  raise BadConfig(f"--config.{key}={text}: expected a whole number")
+
+
+def _float(key: str, text: str) -> float:
+  try:
+    return float(text)
+  except ValueError:
+    raise BadConfig(f"--config.{key}={text}: expected a number") from None
+
+
+READERS: dict[type, Callable] = {
+  bool: _bool, int: _int, float: _float, str: lambda key, text: text,
+}  # fmt: skip
+
+
+def _example(old: Any) -> str:
+  if isinstance(old, Mapping):
+    return "dict(key=1) or None"
+  if old and isinstance(old[0], Mapping):
+    return "(dict(kind='...'),)"
+  return "(1, 2) or ()"
+
+
+def _literal(key: str, text: str, expected: str) -> Any:
+  """A Python literal, or dict(key=literal); nothing is executed."""
+  try:
+    return _read(ast.parse(text, mode="eval").body)
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
+    raise BadConfig(f"--config.{key}={text}: expected {expected}") from None
+
+
+def _read(node: ast.expr) -> Any:
+  if isinstance(node, ast.Tuple | ast.List):
+    return [_read(x) for x in node.elts]
+  if isinstance(node, ast.Dict) and None not in node.keys:
+    return {
+      ast.literal_eval(k): _read(v)
+      for k, v in zip(node.keys, node.values, strict=True)
+    }
+  named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+  if named and node.func.id == "dict" and not node.args:
+    return {word.arg or "": _read(word.value) for word in node.keywords}
+  return ast.literal_eval(node)

@@ -1,0 +1,122 @@
+"""A config file: run, asked for its config, its faults told by line.
+
+PATH.py defines `get_config()` or `get_config(preset)`, and the preset stands
+after a colon: PATH.py:PRESET. The file is code of the user's own.
+"""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+import types
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from aigc_jax import files
+from aigc_jax.errors import BadConfig, Refusal, nearest
+
+NAME = "aigc_jax_config"  # of the module that a config file becomes
+
+
+def load(given: str) -> ConfigDict | Mapping:
+  """The config of "PATH.py", "PATH.py:PRESET" or "DIR/config.json".
+
+  A *.py is executed, a *.json is only data; nothing else is opened, whatever
+  is in it. Raises BadConfig.
+  """
+  path, colon, preset = given.partition(":")
+  where = f"--config={path}"
+  if path.endswith(".json") and not colon:
+    return files.read_json(Path(path).expanduser(), error=BadConfig)
+  if not path.endswith(".py"):
+    raise BadConfig(
+      f"--config={given}: expected a config file PATH.py, PATH.py:PRESET, or "
+      "the config.json of a work directory; nothing else is read as a config"
+    )
+  module = _module(path, where)
+  make = getattr(module, "get_config", None)
+  if not callable(make):
+    raise BadConfig(
+      f"{where}: the file defines no get_config(): def get_config(): ... that "
+      "returns a config, from aigc_jax.presets.skeleton() for instance"
+      f"{nearest('get_config', [n for n in vars(module) if n[0] != '_'])}"
+    )
+  takes = inspect.signature(make).parameters.values()
+  if colon and not takes:
+    raise BadConfig(
+      f"{where}:{preset}: its get_config() takes no preset: leave "
+      f"':{preset}' out"
+    )
+  if not colon and any(p.default is p.empty for p in takes):
+    raise BadConfig(
+      f"{where}: its get_config() needs a preset after a colon, as in "
+      f"{where}:PRESET"
+    )
+  try:
+    config = make(preset) if colon else make()
+  except Exception as error:
+    raise _refusal(error, path, where) from error
+  if not isinstance(config, ConfigDict | Mapping):
+    returned = "nothing" if config is None else repr(config)
+    raise BadConfig(
+      f"{where}: its get_config() returns {returned} instead of a config: end "
+      "it with `return config`"
+    )
+  return config
+
+
+def _module(path: str, where: str) -> types.ModuleType:
+  """The file run as a module, with what it imports."""
+  file = Path(path).expanduser()
+  if not file.is_file():
+    raise BadConfig(
+      f"{where}: there is no such file (a clone has some in its configs/; an "
+      "own one begins with: from aigc_jax.presets import skeleton)"
+    )
+  _let_import(file)
+  spec = importlib.util.spec_from_file_location(NAME, file.absolute())
+  if spec is None or spec.loader is None:
+    raise BadConfig(f"{where}: expected a Python file, PATH.py")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except ImportError as error:
+    raise BadConfig(f"{where} imports what is not here: {error}") from error
+  except Exception as error:
+    raise _refusal(error, path, where) from error
+  return module
+
+
+def _let_import(file: Path) -> None:
+  """A config may import its package, and the files that lie beside it.
+
+  Those come last: none may stand before a library of the same name.
+  """
+  package = file.absolute().parent
+  while (package.parent / "__init__.py").is_file():
+    package = package.parent
+  if (package / "__init__.py").is_file():
+    sys.path.insert(0, str(package.parent))
+  sys.path.append(str(file.absolute().parent))
+
+
+def _refusal(error: Exception, path: str, where: str) -> BadConfig:
+  """What went wrong in a config file, in a line, with its place in the file."""
+  if isinstance(error, Refusal):
+    return BadConfig(f"{where}: {error}")
+  if isinstance(error, SyntaxError):
+    place = f"line {error.lineno}" if error.filename else "somewhere"
+    line = f": {error.text.strip()}" if error.text else ""
+    return BadConfig(f"{where}, {place}: {error.msg}{line}")
+  text = " ".join(str(error).split())
+  if isinstance(error, ValueError) and text.startswith("preset "):
+    return BadConfig(text)  # of ours, who say which preset there is
+  file = str(Path(path).expanduser().absolute())
+  frames = [
+    f for f in traceback.extract_tb(error.__traceback__) if f.filename == file
+  ]
+  place = f", line {frames[-1].lineno}" if frames else ""
+  line = f" ({frames[-1].line})" if frames and frames[-1].line else ""
+  return BadConfig(f"{where}{place}: {type(error).__name__}: {text}{line}")

@@ -1,0 +1,77 @@
+"""Spellings of before: 0, 0.0, "" and -1 where it is None today."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+
+from aigc_jax import tree
+
+# Key -> what once stood for "derived", "all" or "none" there.
+BEFORE: dict[str, object] = {
+  "total_tokens": 0,
+  "init_from": "",
+  "mesh/*": -1,
+  "data/path": "",
+  "data/validation_path": "",
+  "model/head_dim": 0,
+  "model/position_length": 0,
+  "model/rotary_local_base": 0,
+  "model/attention_scale": 0,
+  "model/attention_softcap": 0,
+  "model/logit_softcap": 0,
+  "model/init_std": 0,
+  "model/unroll": 0,
+  "objective/chunk": 0,
+  "optim/clip": 0,
+  "optim/spike_sigma": 0,
+  "evaluate/*/every_steps": 0,
+  "evaluate/*/batches": -1,
+  "checkpoint/every_steps": 0,
+  "checkpoint/keep_every_steps": 0,
+}
+# Keys that came later, and what runs did before.
+LATER = {"library": "xla"}
+LATER_DATA = {"validation_path": None}
+
+_told: set[str] = set()
+
+
+def modern(config: Mapping[str, Any]) -> dict[str, Any]:
+  """A config, also one from before, as it is spelt today; told once."""
+  old: list[str] = []
+  found = _modern(LATER | dict(config), "", old)
+  if isinstance(found.get("data"), dict):
+    found["data"] = LATER_DATA | found["data"]
+  new = [line for line in old if line not in _told]
+  if new:
+    _told.update(new)
+    logging.warning("read as None, as it is written today: %s", ", ".join(new))
+  return found
+
+
+def modern_section(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+  """One section that is no user's, such as a Hugging Face folder's model."""
+  return _modern(values, f"{name}/", [])
+
+
+def _modern(section: Mapping, prefix: str, old: list[str]) -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  for key, value in section.items():
+    path = f"{prefix}{key}"
+    if isinstance(value, Mapping):
+      value = _modern(value, f"{path}/", old)
+    elif _is_old(path, value):
+      old.append(f"{path.replace('/', '.')}={value!r}")
+      value = None
+    found[key] = value
+  return found
+
+
+def _is_old(path: str, value: object) -> bool:
+  if isinstance(value, bool) or value is None:
+    return False
+  return any(
+    tree.match((pattern,), path) and value == old
+    for pattern, old in BEFORE.items()
+  )

@@ -1,0 +1,138 @@
+"""Keyword arguments from a config, checked by name and by type.
+
+What a section configures says by its signature which keys there are, of what
+type each is, and which have a default.
+"""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from aigc_jax.errors import BadConfig, choose, nearest
+
+EMPTY = inspect.Parameter.empty
+
+# How a message names a type.
+WORDS = {
+  bool: "True or False",
+  int: "a whole number",
+  float: "a number",
+  str: "text",
+  type(None): "None",
+}
+
+
+def keys_of(f: Callable) -> dict[str, inspect.Parameter]:
+  """The keyword-only parameters of f by name: the keys of its section."""
+  parameters = inspect.signature(f).parameters.values()
+  return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def call(f: Callable, section: str, values: Mapping, /, **more):
+  """f(**values, **more); keys and types that do not fit are BadConfig."""
+  check_call(f, section, values, *more)
+  return f(**values, **more)
+
+
+def check_call(f: Callable, section: str, values: Mapping, /, *more: str):
+  """Raises BadConfig unless f takes `values` and what `more` names."""
+  known = {k: p for k, p in keys_of(f).items() if k not in more}
+  given = set(values)
+  needed = [k for k, p in known.items() if p.default is EMPTY or k in given]
+  expect(section, values, needed, among=known)
+  for key, value in values.items():
+    check_type(f"{section}.{key}", value, known[key].annotation)
+
+
+def expect(
+  where: str,
+  given: Iterable[str],
+  wanted: Iterable[str],
+  *,
+  among: Iterable[str] = (),
+) -> None:
+  """Raises BadConfig unless `given` are just the keys `wanted`.
+
+  where: the section, "config" for the config itself. among: all keys that
+  there are, where some of them may be absent.
+  """
+  given, wanted = list(given), list(wanted)
+  prefix = "" if where == "config" else f"{where}."
+  known = list(among) or wanted
+  for key in given:
+    if key not in known:
+      raise BadConfig(
+        f"config key {prefix}{key} is unknown{nearest(key, known)} "
+        f"(there are: {', '.join(known)})"
+      )
+  for key in wanted:
+    if key not in given:
+      raise BadConfig(f"config key {prefix}{key} is missing")
+
+
+def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
+  """(table[kind], the other keys) of a section that has a kind."""
+  if "kind" not in values:
+    raise BadConfig(f"config key {section}.kind is missing")
+  rest = {k: v for k, v in values.items() if k != "kind"}
+  return choose(values["kind"], table, f"{section}.kind"), rest
+
+
+def check_types(section: str, values: Mapping, wanted: Mapping) -> None:
+  """Raises BadConfig for the first value that is not of its type."""
+  prefix = f"{section}." if section else ""
+  for key, value in values.items():
+    if key in wanted:
+      check_type(f"{prefix}{key}", value, wanted[key])
+
+
+def check_type(name: str, value: object, wanted: Any) -> None:
+  """Raises BadConfig unless a plain value is of an annotated type.
+
+  Types that no config can hold are not looked at: code passes those.
+  """
+  if not fits(value, wanted):
+    raise BadConfig(f"{name}={value!r}: expected {in_words(wanted)}")
+
+
+def fits(value: object, wanted: Any) -> bool:
+  """Whether a plain value may stand for an annotated type."""
+  origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
+  if origin in (typing.Union, types.UnionType):
+    return any(fits(value, one) for one in inner)
+  kind = origin or wanted
+  if kind is None or kind is type(None):
+    return value is None
+  if kind is bool or kind is str:
+    return isinstance(value, kind)
+  if kind is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  if kind is float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+  if kind in (list, tuple, Sequence):
+    return isinstance(value, list | tuple) and all(
+      fits(x, inner[0]) for x in value if inner
+    )
+  if kind in (dict, Mapping):
+    return isinstance(value, Mapping)
+  return True
+
+
+def in_words(wanted: Any) -> str:
+  """ "a whole number or None" for int | None."""
+  origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
+  if origin in (typing.Union, types.UnionType):
+    return " or ".join(in_words(one) for one in inner)
+  kind = origin or wanted
+  if kind is None:
+    return WORDS[type(None)]
+  if kind in (list, tuple, Sequence):
+    of = f" of which each is {in_words(inner[0])}" if inner else ""
+    return f"a list such as (a, b){of}"
+  if kind in (dict, Mapping):
+    return "a dict such as dict(kind='...')"
+  return WORDS.get(kind, str(kind))

@@ -1,0 +1,103 @@
+"""A config file of one's own: found, run, and its faults told by line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from setuptools import find_packages
+
+from aigc_jax import run
+from aigc_jax.errors import BadConfig
+
+ROOT = Path(__file__).parents[1]
+OWN = """
+from aigc_jax.presets import skeleton
+
+def get_config():
+  config = skeleton()
+  config.model.dim = 256
+  return config
+"""
+
+
+def written(folder: Path, text: str, name: str = "mine.py") -> str:
+  (folder / name).write_text(text)
+  return str(folder / name)
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("x = 1\n", r"mine\.py: the file defines no get_config\(\)"),
+    ("def get_confg():\n  return {}\n", "did you mean 'get_confg'"),
+    ("def get_config():\n  x = 1\n", "returns nothing instead of a config"),
+    ("def get_config():\n  return 3\n", "returns 3 instead of a config"),
+    ("def get_config()\n  return {}\n", r"line 1: expected ':'"),
+    ("\ndef get_config():\n  return 1 / 0\n", r"line 3: ZeroDivisionError"),
+    ("import nowhere_at_all\n", "imports what is not here.*nowhere_at_all"),
+    (OWN.replace("config.model.dim", "config.modl.dim"), r"line 6: Attrib"),
+    (OWN.replace("model.dim", "dimm"), "config key dimm is unknown"),
+    (OWN.replace("dim = 256", "rotary_scaling = print"), "built-in.*a config"),
+    ("def get_config(preset):\n  return {}\n", "needs a preset"),
+  ],
+)
+def test_a_fault_of_the_file_is_told_by_name_and_line(tmp_path, text, words):
+  with pytest.raises(BadConfig, match=words):
+    run.read(run.configured(written(tmp_path, text), []))
+
+
+def test_a_preset_that_a_file_does_not_take_is_refused():
+  quickstart = f"{ROOT}/configs/quickstart.py"
+  assert run.configured(quickstart, [])["steps"] == 400
+  with pytest.raises(BadConfig, match="takes no preset: leave ':huge' out"):
+    run.configured(f"{quickstart}:huge", [])
+
+
+def test_a_missing_file_is_told_where_configs_are():
+  with pytest.raises(BadConfig, match="no such file.*aigc_jax.presets"):
+    run.configured("nowhere.py", [])
+
+
+def test_a_config_imports_its_sibling_but_never_in_place_of_a_library(tmp_path):
+  written(tmp_path, "DIM = 384\n", "my_widths.py")
+  written(tmp_path, "raise SystemExit('not me')\n", "optax.py")
+  path = written(
+    tmp_path, "import optax\nimport my_widths\n" + OWN.replace("256",
+    "my_widths.DIM"),
+  )  # fmt: skip
+  before = list(sys.path)
+  try:
+    assert run.configured(path, [])["model"]["dim"] == 384
+  finally:
+    sys.path[:] = before
+
+
+def test_an_own_config_needs_the_installed_package_alone(tmp_path):
+  """Installed is what setup.py names; the clone's configs/ is not."""
+  found = find_packages(str(ROOT), include=["aigc_jax", "aigc_jax.*"])
+  assert "aigc_jax.presets" in found
+  site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+  site.mkdir(), elsewhere.mkdir()
+  (site / "aigc_jax").symlink_to(ROOT / "aigc_jax")
+  written(
+    elsewhere,
+    "from aigc_jax.presets import llama\n"
+    "import mine\n"
+    "def get_config():\n"
+    "  config = llama.get_config('llama32_1b,stdlib')\n"
+    "  config.model.dim = mine.get_config().model.dim\n"
+    "  return config\n",
+    "his.py",
+  )
+  written(elsewhere, OWN)
+  done = subprocess.run(
+    [sys.executable, "-m", "aigc_jax.train", "--config=his.py",
+     "--print_config"],
+    cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(site)},
+    capture_output=True, text=True, timeout=200,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert json.loads(done.stdout)["model"]["dim"] == 256

@@ -1,0 +1,142 @@
+"""Keys set on the command line, and what is said where they cannot be."""
+
+import pytest
+
+from aigc_jax import command, run
+from aigc_jax.errors import BadConfig
+from aigc_jax.presets import skeleton
+from aigc_jax.run import overrides
+from aigc_jax.run.settings import plain_of
+
+
+def changed(*words: str) -> dict:
+  left, settings = command._without_keys(["train", *words])
+  assert left == ["train"]
+  return overrides.apply(plain_of(skeleton()), settings)
+
+
+@pytest.mark.parametrize(
+  ("word", "path", "value"),
+  [
+    ("--config.steps=7", "steps", 7),
+    ("--config.steps=2e3", "steps", 2000),
+    ("-config.optim.learning_rate=1", "optim.learning_rate", 1.0),
+    ("--config.optim.decay_steps=None", "optim.decay_steps", None),
+    ("--config.optim.decay_steps=50", "optim.decay_steps", 50),
+    ("--config.optim.clip=None", "optim.clip", None),
+    ("--config.data.shuffle=no", "data.shuffle", False),
+    ("--noconfig.data.shuffle", "data.shuffle", False),
+    ("--config.data.segments", "data.segments", True),
+    ("--config.data.path=a b/*.md", "data.path", "a b/*.md"),
+    ("--config.model.remat=none", "model.remat", "none"),
+    ("--config.model.windows=(512, None)", "model.windows", [512, None]),
+    ("--config.data.skip_steps=((3, 5),)", "data.skip_steps", [[3, 5]]),
+    (
+      "--config.model.rotary_scaling=dict(kind='linear', factor=2.0)",
+      "model.rotary_scaling",
+      dict(kind="linear", factor=2.0),
+    ),
+  ],
+)
+def test_a_value_is_read_by_the_type_of_what_it_replaces(word, path, value):
+  found = changed(word)
+  for part in path.split("."):
+    found = found[part]
+  assert found == value and type(found) is type(value)
+
+
+def test_key_and_value_may_stand_apart():
+  assert changed("--config.steps", "7")["steps"] == 7
+  both = changed("--config.data.segments", "--config.steps=3")
+  assert both["data"]["segments"] is True and both["steps"] == 3
+
+
+def test_a_key_of_a_list_is_set_by_its_number():
+  found = changed("--config.data.sources[0].weight=0.5")
+  assert found["data"]["sources"][0]["weight"] == 0.5
+
+
+@pytest.mark.parametrize(
+  ("word", "words"),
+  [
+    ("data.sources[1].weight=0.5", r"data\.sources\[1\] is not there: .* 0 to"),
+    ("data.batch[0]=1", r"data\.batch is no list"),
+    ("data.batch.x=1", "data.batch has no keys"),
+    ("data.bach=3", "did you mean 'batch'"),
+    ("learning_rate=3", r"did you mean --config\.optim\.learning_rate=3\?"),
+    ("model.batch=3", r"did you mean --config\.data\.batch=3\?"),
+    ("optim=adam", r"optim is a section: .*--config\.optim\.kind=adam"),
+    ("data.shuffle=maybe", "expected true or false"),
+    ("steps=many", "steps=many: expected a whole number"),
+    ("steps=1.5", "steps=1.5: expected a whole number"),
+    ("optim.b1=x", "optim.b1=x: expected a number"),
+    ("model.windows=512,", None),
+    ("model.windows=512 or", r"model.windows=512 or: expected something like"),
+    ("steps", "needs a value: --config.steps=1000"),
+    ("a..b=3", "expected --config.section.key=VALUE"),
+    ("model.windows=__import__('os')", "expected something like"),
+  ],
+)
+def test_what_cannot_be_set_is_said_in_our_own_words(word, words):
+  if words is None:
+    assert changed(f"--config.{word}")
+    return
+  with pytest.raises(BadConfig, match=words):
+    changed(f"--config.{word}")
+
+
+@pytest.mark.parametrize(
+  ("word", "words"),
+  [
+    ("model.rotary_scaling=linear", "rotary_scaling='linear': expected a dict"),
+    ("optim.learning_rate=None", "learning_rate=None: expected a number"),
+    ("optim.learning_rate=nan", "learning_rate=nan: expected a number"),
+    (
+      "optim.decay_steps=soon",
+      "decay_steps='soon': expected a whole",
+    ),
+    ("model.dim=None", "model.dim=None: expected a whole number"),
+    ("data.batch=None", "data.batch=None: expected a whole number"),
+    ("data.shuffle=None", "data.shuffle=None: expected True or False"),
+    ("data.skip_steps=((1.5, 2),)", "skip_steps=.*expected a list"),
+    ("evaluate.heldout.every_steps=0.5", "expected a whole number"),
+    ("model.heads=7", "model.dim=128 is not divisible by model.heads=7"),
+  ],
+)
+def test_a_value_of_another_type_is_refused_by_name(word, words):
+  with pytest.raises(BadConfig, match=words):
+    run.build(run.read(changed(f"--config.{word}")))
+
+
+def test_another_kind_brings_its_own_keys(monkeypatch):
+  def other(predict, batch, *, z_loss: float, margin: float = 0.5):
+    """An objective with a key that tokens has not."""
+
+  monkeypatch.setitem(overrides.OBJECTIVES, "other", other)
+  found = changed(
+    "--config.objective.margin=2", "--config.objective.kind=other"
+  )
+  assert found["objective"] == dict(kind="other", z_loss=0.0, margin=2)
+  found = changed("--config.objective.kind=other")["objective"]
+  assert found["margin"] == 0.5 and "chunk" not in found
+  with pytest.raises(BadConfig, match="margin is unknown"):
+    changed("--config.objective.margin=2")
+
+
+def test_another_kind_of_evaluation_or_source_brings_its_own_keys():
+  found = changed("--config.evaluate.heldout.kind=samples")
+  entry = found["evaluate"]["heldout"]
+  assert entry["max_tokens"] == 64 and "batches" not in entry
+  run.check_evaluators(run.read(found))
+  found = changed(
+    "--config.data.sources[0].kind=text", "--config.data.sources[0].path=x.txt"
+  )
+  assert found["data"]["sources"] == [
+    dict(kind="text", path="x.txt", split="train", field="text", weight=1.0)
+  ]
+
+
+def test_a_flag_that_is_a_key_is_told_where_it_is():
+  assert run.section_of("learning_rate", skeleton()) == "optim.learning_rate"
+  assert run.section_of("steps", skeleton()) == "steps"
+  assert run.section_of("workdir", skeleton()) is None
