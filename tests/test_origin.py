@@ -126,3 +126,11 @@ def test_the_tokenizer_is_that_of_the_folder_where_it_has_one(folder, tmp_path):
   run.check_origin(config(whole), load_tokenizer(f"hf:{whole}"))
   with pytest.raises(BadConfig, match=f"data.tokenizer=hf:{whole}"):
     run.check_origin(config(whole), load_tokenizer("bytes"))
+
+
+def test_what_follows_from_other_values_is_not_listed_as_a_difference():
+  ours = dict(kind="decoder") | tiny.LLAMA | dict(head_dim=0, dim=48)
+  theirs = dict(kind="decoder") | tiny.LLAMA | dict(head_dim=0)
+  lines = differences(ours, theirs)
+  assert [line.split("=")[0] for line in lines] == ["model.dim"]
+  assert not differences(dict(theirs, windows=[3]), dict(theirs, windows=(3,)))

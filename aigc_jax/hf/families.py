@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from aigc_jax.errors import BadConfig, BadData, choose, nearest
+from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
 from aigc_jax.hf.llama import LLAMA, MISTRAL
@@ -29,8 +29,8 @@ def family_of(config: Mapping, where: str) -> Family:
   kind = named.value("model_type")
   if not isinstance(kind, str) or kind not in FAMILIES:
     raise BadData(
-      f"{where}: model_type={str(kind)[:80]!r} is not one that can be read"
-      f"{nearest(str(kind)[:80], FAMILIES)} (there are: "
+      f"{where}: model_type={str(kind)[:80]!r} is not one that can be read "
+      f"(there are: "
       f"{', '.join(sorted(FAMILIES))})"
     )
   if "quantization_config" in named:

@@ -212,7 +212,10 @@ def check_resumed(
 
 
 def differing(model: Mapping, theirs: Mapping) -> dict:
-  """{key: their value} of config.model where they are two models."""
+  """{key: their value} of config.model where they are two models.
+
+  Of a value that follows from others, only those others.
+  """
   kinds = {m.get("kind", "decoder") for m in (model, theirs)}
   kind = theirs.get("kind", "decoder")
   theirs = {**model, **theirs}
@@ -225,7 +228,8 @@ def differing(model: Mapping, theirs: Mapping) -> dict:
   return {
     key: theirs[key]
     for key, value in asked.items()
-    if key not in ours or ours[key] != value
+    if (key not in ours or ours[key] != value)
+    and (key not in model or _plain(model[key]) != _plain(theirs[key]))
   }
 
 
@@ -238,6 +242,13 @@ def differences(model: Mapping, theirs: Mapping) -> list[str]:
     way = f"--config.model.{key}={shlex.quote(str(new))}"
     lines.append(f"model.{key}={model.get(key)!r}, there it is {new!r}: {way}")
   return lines
+
+
+def _plain(value):
+  """Tuples and lists are one: a config file has but lists."""
+  if isinstance(value, list | tuple):
+    return [_plain(v) for v in value]
+  return value
 
 
 def read_params(where: str, abstract, step: int | None = None, check=None):

@@ -106,6 +106,62 @@ def test_meteor_is_nltks_with_synonyms_of_wordnet(tmp_path):
   assert theirs == pytest.approx([1 - (1 / 3) ** 3 / 2, 0.25, 0.0])
 
 
+# "The cat ..." and "The dog ...", or words to that effect.
+WRITTEN = {
+  "han": ("猫坐在垫子上。", "狗坐在垫子上。"),
+  "kana": ("猫はマットの上", "犬はマットの上"),
+  "other": ("แมวนั่งบนเสื่อ", "หมานั่งบนเสื่อ"),
+  "spaced": ("кошка сидит на ковре", "собака сидит на ковре"),
+  "latin": ("le chat est là et dort", "le chien est là et dort"),
+}
+
+
+@pytest.mark.parametrize("script", WRITTEN)
+def test_equal_texts_score_all_there_is_in_every_script(script):
+  pytest.importorskip("sacrebleu", reason="needs [scores]")
+  pytest.importorskip("rouge_score", reason="needs [scores]")
+  text, other = WRITTEN[script]
+  assert text_scores.script_of([[text], [other]]) == script
+  same = [text, other]
+  references = [[t] for t in same]
+  found = text_scores.corpus_scores(same, references)
+  found |= text_scores.rouge(same, references)
+  for name, estimate in found.items():
+    whole = 1.0 if name.startswith("rouge") else 100.0
+    assert estimate.value == pytest.approx(whole), name
+  apart = text_scores.corpus_scores(same[::-1], references)
+  apart |= text_scores.rouge(same[::-1], references)
+  for name, estimate in apart.items():
+    assert 0 < estimate.value < 0.97 * found[name].value or name == "bleu"
+  names = {"han": "tok:zh", "other": "tok:char", "spaced": "tok:13a"}
+  assert names.get(script, "tok:") in found["bleu"].signature
+  assert bool(found["rouge1"].signature) == (script != "latin")
+
+
+def test_words_are_characters_where_there_are_no_spaces():
+  words = text_scores.words_of("猫坐 Two  words, x1。")
+  assert words == ["猫", "坐", "two", "words", "x1"]
+  assert text_scores.words_of("นั่ง") == ["นั่", "ง"]
+  assert text_scores.words_of("ข किताब") == ["ข", "किताब"]
+
+
+def test_meteor_reads_characters_where_there_are_no_spaces(tmp_path):
+  pytest.importorskip("nltk", reason="needs [scores]")
+  wordnet(tmp_path)
+  text, other = WRITTEN["han"]
+  code = CODE.replace("r.split()", "list(r[:-1])").replace(
+    "text.split()", "list(text[:-1])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code, json.dumps([[text], [[other]]])],
+    capture_output=True, text=True, timeout=120,
+    env=os.environ | {"NLTK_DATA": str(tmp_path)},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  value, _, _, theirs = json.loads(done.stdout)
+  assert value == pytest.approx(theirs[0]) and 0.5 < value < 1
+
+
 def test_meteor_without_its_data_says_how_to_get_it():
   nltk = pytest.importorskip("nltk", reason="needs [scores]")
   try:

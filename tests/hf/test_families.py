@@ -95,6 +95,14 @@ def test_a_family_asked_for_by_name_is_used_or_refused():
     hf.choose_family(LLAMA, "lama")
 
 
+def test_another_model_type_is_no_misspelling():
+  for kind in ("gemma3", "llama4", "qwen2_moe", "gpt_neo"):
+    with pytest.raises(BadData, match="is not one that can be read") as fault:
+      hf.families.family_of({"model_type": kind}, "config.json")
+    assert "did you mean" not in str(fault.value)
+    assert "gemma3_text" in str(fault.value), "what there is, is listed"
+
+
 def presets():
   for name in ("gemma", "gpt2", "gpt3", "llama", "mistral", "qwen"):
     module = importlib.import_module(f"configs.{name}")
