@@ -29,8 +29,8 @@ if __name__ == "__main__":
 import jax
 from absl import flags
 
-from aigc_jax import chips, command, run
-from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax import chips, command, files, run
+from aigc_jax.errors import BadConfig
 from aigc_jax.planning.summary import headline
 from aigc_jax.timing import embedding, machine
 from aigc_jax.timing.program import attention_kernels, residual_bytes
@@ -71,10 +71,7 @@ def main() -> int:
       print(report(found))
   if out and command.is_first():
     text = json.dumps(without_nan(found), indent=2, allow_nan=False)
-    try:
-      Path(out).expanduser().write_text(text + "\n")
-    except OSError as error:
-      raise StorageFailure(f"--out={out}: {error.strerror}") from None
+    files.write_out(out, text + "\n")
     print(f"numbers in {out}")
   return 0
 

@@ -253,10 +253,12 @@ def check_out(out: str | Path, *, make: bool = False) -> None:
     folder = folder.parent
   if not folder.is_dir():
     raise StorageFailure(f"--out={out}: there is no folder {folder}")
-  if path.exists() and not make:  # written in place: a file or a device
-    if os.access(path, os.W_OK):
+  if path.exists():
+    if not os.access(path, os.W_OK):
+      raise StorageFailure(f"--out={out} cannot be written: name another file")
+    if not path.is_file():  # a pipe or a device is written to as it is
       return
-    raise StorageFailure(f"--out={out} cannot be written: name another file")
+    folder = path.resolve().parent  # written beside it, and renamed
   try:
     with tempfile.TemporaryFile(dir=folder):  # several processes may ask
       pass

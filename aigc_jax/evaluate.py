@@ -205,20 +205,20 @@ def default_out(loaded: run.Loaded) -> str:
 def save(path: Path, loaded: run.Loaded, scores: dict[str, Scores]) -> None:
   """The scores as JSON; those of other sets in the file stay."""
   content = {"model": loaded.name, "step": loaded.step, "scores": {}}
+  if path == Path(default_out(loaded)):
+    files.own_folder(path.parent)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-      with contextlib.suppress(ValueError):
-        old = json.loads(path.read_text("utf-8"))
-        if {k: old.get(k) for k in ("model", "step")} == {
-          k: content[k] for k in ("model", "step")
-        }:
-          content["scores"] = dict(old["scores"])
-    for name, values in scores.items():
-      content["scores"][name] = {k: as_json(e) for k, e in values.items()}
-    files.write_json(path, content)
   except OSError as error:
     raise StorageFailure(f"--out={path}: {error.strerror}") from None
+  with contextlib.suppress(BadData):
+    old = files.read_json(path)
+    same = all(old.get(key) == content[key] for key in ("model", "step"))
+    if same and isinstance(old.get("scores"), dict):
+      content["scores"] = old["scores"]
+  for name, values in scores.items():
+    content["scores"][name] = {k: as_json(e) for k, e in values.items()}
+  files.write_out(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
   print(f"written to {path}")
 
 

@@ -26,8 +26,8 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from aigc_jax import command, run
-from aigc_jax.errors import BadConfig, BadData, StorageFailure
+from aigc_jax import command, files, run
+from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.sampling import chat
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
@@ -259,10 +259,7 @@ def write(out: str, found, loaded: run.Loaded) -> None:
     )
     for c in found
   ]  # fmt: skip
-  try:
-    Path(out).expanduser().write_text("\n".join(lines) + "\n", "utf-8")
-  except OSError as error:
-    raise StorageFailure(f"--out={out}: {error.strerror}") from None
+  files.write_out(out, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

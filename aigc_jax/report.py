@@ -27,13 +27,12 @@ exit status 1 where it leaves their band.
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 from absl import flags
 
-from aigc_jax import command
-from aigc_jax.errors import BadConfig, StorageFailure, choose
+from aigc_jax import command, files
+from aigc_jax.errors import BadConfig, choose
 from aigc_jax.scaling import compare, curves, page, pictures, reference, table
 from aigc_jax.scaling.ablation import Ablation, ablation
 from aigc_jax.scaling.arms import EACH_RUN, Arm, arms_of
@@ -90,7 +89,7 @@ def html(words: list[str]) -> int:
     found = refusal  # the page says so, and shows the curves
   title = flags.FLAGS.title or "Report"
   metrics = list(dict.fromkeys([*flags.FLAGS.metrics, flags.FLAGS.metric]))
-  _write(out, page.page(title, arms, found, metrics, _style()))
+  files.write_out(out, page.page(title, arms, found, metrics, _style()))
   print(out)
   return 0
 
@@ -106,7 +105,9 @@ def reference_(words: list[str]) -> int:
       f"{len(arms)} arms: {names}"
     )
   made = reference.reference_of(arms[0].runs, flags.FLAGS.metrics)
-  _write(out, json.dumps(table.plain(made), indent=1, allow_nan=False) + "\n")
+  files.write_out(
+    out, json.dumps(table.plain(made), indent=1, allow_nan=False) + "\n"
+  )
   print(out)
   return 0
 
@@ -174,19 +175,6 @@ def _lines(arms: list[Arm]) -> list[curves.Line]:
   return [curves.Line(arm.name, arm.runs) for arm in arms]
 
 
-def _write(out: str, text: str) -> None:
-  """The whole file or none of it."""
-  path = Path(out).expanduser()
-  aside = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    aside.write_text(text)
-    os.replace(aside, path)
-  except OSError as error:
-    raise StorageFailure(f"{out} cannot be written: {error}") from None
-  finally:
-    aside.unlink(missing_ok=True)
-
-
 def _as_json(found: Ablation) -> str:
   return json.dumps(table.as_json(found), indent=1, allow_nan=False) + "\n"
 
@@ -196,9 +184,9 @@ def _as_page(found: Ablation) -> str:
 
 
 WRITERS = {
-  ".md": lambda found, out: _write(out, table.markdown(found) + "\n"),
-  ".json": lambda found, out: _write(out, _as_json(found)),
-  ".html": lambda found, out: _write(out, _as_page(found)),
+  ".md": lambda found, out: files.write_out(out, table.markdown(found) + "\n"),
+  ".json": lambda found, out: files.write_out(out, _as_json(found)),
+  ".html": lambda found, out: files.write_out(out, _as_page(found)),
   ".png": table.forest,
   ".pdf": table.forest,
   ".svg": table.forest,

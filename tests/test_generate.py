@@ -195,3 +195,18 @@ def test_learned_positions_are_the_limit_of_an_engine(loaded):
   with pytest.raises(Refusal, match="12 positions"):
     engine.check(5, 8)
   assert other.length == 12
+
+
+def test_an_output_that_cannot_be_finished_leaves_the_old_one(
+  call, tmp_path, monkeypatch
+):
+  out = tmp_path / "out.jsonl"
+  out.write_text("old")
+
+  def full(fd):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("os.fsync", full)
+  with pytest.raises(StorageFailure, match=f"--out={out}.*No space left"):
+    call("--workdir=x", "--prompt=a", "--max_tokens=1", f"--out={out}")
+  assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
