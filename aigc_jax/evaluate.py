@@ -16,6 +16,7 @@ import gzip
 import json
 import lzma
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -24,17 +25,20 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from aigc_jax import command, files, run
+from aigc_jax import command, files, records, run
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 from aigc_jax.evaluators.loss import Loss, results
+from aigc_jax.records import COUNT
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
 
 FLAGS = flags.FLAGS
 Scores = dict[str, Estimate]
+# What a file of them holds.
+SCORES = {"model": str, "step": COUNT, "scores": {str: {str: dict}}}
 
 
 def define_flags() -> None:
@@ -211,15 +215,29 @@ def save(path: Path, loaded: run.Loaded, scores: dict[str, Scores]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise StorageFailure(f"--out={path}: {error.strerror}") from None
-  with contextlib.suppress(BadData):
-    old = files.read_json(path)
-    same = all(old.get(key) == content[key] for key in ("model", "step"))
-    if same and isinstance(old.get("scores"), dict):
-      content["scores"] = old["scores"]
+  if path.is_file():
+    content["scores"] = _kept(path, content)
   for name, values in scores.items():
     content["scores"][name] = {k: as_json(e) for k, e in values.items()}
   files.write_out(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
   print(f"written to {path}")
+
+
+def _kept(path: Path, content: dict) -> dict:
+  """The scores in a file of the same model and step.
+
+  A file that holds no scores is set aside: it is not ours to overwrite.
+  """
+  path = Path(os.path.realpath(path))  # a link is what the user chose
+  try:
+    old = records.check(files.read_json(path), SCORES, str(path))
+  except BadData as error:
+    aside = path.with_name(f"{path.name}.unreadable")
+    os.replace(path, aside)
+    print(f"note: {error}; it is {aside} now", file=sys.stderr)
+    return {}
+  same = all(old[key] == content[key] for key in ("model", "step"))
+  return old["scores"] if same else {}
 
 
 def as_json(e: Estimate) -> dict:

@@ -269,7 +269,7 @@ def export_run(
       dtype=dtype,
       shard_bytes=shard_bytes,
       config=loaded.config,
-      record=files.read_json(folder / "run.json") if has_record else {},
+      record=run.provenance_in(folder) if has_record else {},
       metrics=last_known(folder, loaded.step) if trained else {},
     )
 
@@ -306,4 +306,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
   define_flags()
-  command.main(main, alone=True)
+  command.main(main)

@@ -9,7 +9,8 @@ A form says what is expected:
   (a, b)                       one of these forms
   [a]                          a list, each entry of form a
   {"key": a, "other?": b}      an object with these keys; ? may be absent
-Keys that a form does not name are left alone.
+  {"key": a, str: b}           whose other values are all of form b
+Without such an entry, keys that a form does not name are left alone.
 """
 
 import math
@@ -40,7 +41,12 @@ def check(value, form, where: str, error: type[Exception] = BadData) -> Any:
   if isinstance(form, Mapping):
     if not isinstance(value, dict):
       raise error(f"{where}: expected an object, got {shown(value)}")
+    named = {key.removesuffix("?") for key in form if key is not str}
     for key, inner in form.items():
+      if key is str:
+        for other in value.keys() - named:
+          check(value[other], inner, f"{where}: {shown(other)}", error)
+        continue
       name = key.removesuffix("?")
       if name in value:
         check(value[name], inner, f"{where}: {name}", error)

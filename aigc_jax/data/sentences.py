@@ -76,6 +76,11 @@ class Unescaper:
     return self._text.decode(unescape(data[:cut]), final)
 
 
+def fingerprint(model: bytes) -> str:
+  """sha256 of all that decides the ids, known before the model is read."""
+  return hashlib.sha256(b"sentencepiece 1" + model).hexdigest()
+
+
 class SentencePiece:
   """A SentencePiece model; see the module.
 
@@ -104,7 +109,7 @@ class SentencePiece:
     if self.eot == pieces:
       self.special_words[EOT] = pieces
     self.byte_lengths = np.array([len(b) for b in self._bytes], np.int32)
-    self.fingerprint = hashlib.sha256(b"sentencepiece 1" + model).hexdigest()
+    self.fingerprint = fingerprint(model)
     self.lossless = self._keeps(PROBE)
 
   def __reduce__(self):

@@ -72,10 +72,12 @@ FORM = {
   "replaced": COUNT,
   "max_token": IDS,
   "fingerprint": SHA256,
-  "yardsticks": {"gzip?": float, "xz?": float, "bytes?": COUNT},
+  "yardsticks": dict,
   "shards": [SHARD],
   "seal": SHA256,
 }
+# Of held-out text; of other text there are none.
+YARDSTICKS = {"gzip": float, "xz": float, "bytes": COUNT}
 # The checked files of a store: its seal, and {file name: State}.
 CHECKED = {"seal": SHA256, "files": dict}
 
@@ -323,6 +325,8 @@ def read_manifest(folder: Path) -> dict:
     m = records.check(found, FORM, str(path))
     if seal(m) != m["seal"]:
       raise BadData(f"{path}: not what was written: its seal is another")
+    if m["yardsticks"]:
+      records.check(m["yardsticks"], YARDSTICKS, f"{path}: yardsticks")
     shards = m["shards"]
     totals = {k: sum(s[k] for s in shards) for k in ("tokens", "documents")}
     tokenizer = m["tokenizer"]

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_jax import files
-from aigc_jax.data import special, spelling
+from aigc_jax import files, records
+from aigc_jax.data import sentences, special, spelling
 from aigc_jax.data.listing import check_local
 from aigc_jax.data.sentences import EOT, SentencePiece
 from aigc_jax.errors import BadConfig, BadData, nearest
@@ -133,9 +133,7 @@ class HuggingFace:
     self.text_vocab = max(made) + 1
     self.lossless = False  # depends on its normaliser; not promised
     self.byte_lengths = _lengths(hf, ids, self.vocab)
-    self.fingerprint = hashlib.sha256(
-      f"hf 1 {eot}\n".encode() + model
-    ).hexdigest()
+    self.fingerprint = _hf_fingerprint(model, eot)
 
   def __reduce__(self):
     return type(self), (self._model, self._eot, self.name, self.beside)
@@ -331,38 +329,58 @@ def save(tokenizer, folder) -> None:
   files.write_json(folder / "manifest.json", manifest)
 
 
+def _hf_fingerprint(model: bytes, eot: str) -> str:
+  """sha256 of all that decides the ids, known before the model is read."""
+  return hashlib.sha256(f"hf 1 {eot}\n".encode() + model).hexdigest()
+
+
+# kind -> (its file; fingerprint, tokenizer of that file's bytes and a manifest)
 LOADERS = {
-  "bytes": lambda folder, m: Bytes(),
-  "sentencepiece": lambda folder, m: SentencePiece(
-    _bytes(folder / "tokenizer.model"), m["name"]
+  "bytes": ("", lambda model, m: Bytes.fingerprint, lambda *_: Bytes()),
+  "sentencepiece": (
+    "tokenizer.model",
+    lambda model, m: sentences.fingerprint(model),
+    lambda model, m, folder: SentencePiece(model, m["name"]),
   ),
-  "hf": lambda folder, m: HuggingFace(
-    _bytes(folder / "tokenizer.json"),
-    m["eot_text"],
-    m["name"],
-    special.read(Path(os.path.realpath(folder))),
-  ),  # fmt: skip
+  "hf": (
+    "tokenizer.json",
+    lambda model, m: _hf_fingerprint(model, m["eot_text"]),
+    lambda model, m, folder: HuggingFace(
+      model, m["eot_text"], m["name"], special.read(folder)
+    ),
+  ),
+}  # fmt: skip
+MANIFEST = {
+  "kind": str,
+  "name": str,
+  "vocab": range(1, 2**31),
+  "eot": range(2**31),
+  "eot_text": str,
+  "fingerprint": records.SHA256,
 }
 
 
 def load(folder):
-  """The tokenizer that `save` wrote. Raises BadData if it is another now."""
+  """The tokenizer that `save` wrote. Raises BadData if it is another now.
+
+  Other bytes than were saved are refused before any library reads them.
+  """
   folder = Path(folder)
   where = folder / "manifest.json"
   manifest = files.parse_json(_bytes(where), str(where))
-  for key in ("kind", "name", "eot_text", "fingerprint"):
-    if not isinstance(manifest.get(key, ""), str):
-      raise BadData(f"{where}: {key}={manifest[key]!r}: expected a text")
-  if manifest.get("kind") not in LOADERS:
-    raise BadData(f"{folder}: unknown tokenizer kind {manifest.get('kind')!r}")
-  try:
-    tokenizer = LOADERS[manifest["kind"]](folder, manifest)
-    expected = manifest["fingerprint"]
-  except KeyError as e:
-    raise BadData(f"{folder}/manifest.json: no {e}") from e
-  if tokenizer.fingerprint != expected:
+  records.check(manifest, {"kind": str}, str(where))
+  if manifest["kind"] not in LOADERS:
     raise BadData(
-      f"{folder}: the tokenizer is not the one that its manifest names; "
-      "delete the folder and run again"
+      f"{folder}: unknown tokenizer kind {records.shown(manifest['kind'])}"
     )
-  return tokenizer
+  records.check(manifest, MANIFEST, str(where))
+  name, fingerprint, make = LOADERS[manifest["kind"]]
+  model = _bytes(folder / name) if name else b""
+  if fingerprint(model, manifest) == manifest["fingerprint"]:
+    tokenizer = make(model, manifest, Path(os.path.realpath(folder)))
+    if all(getattr(tokenizer, k) == manifest[k] for k in ("vocab", "eot")):
+      return tokenizer
+  raise BadData(
+    f"{folder}: the tokenizer is not the one that its manifest names; "
+    "delete the folder and run again"
+  )

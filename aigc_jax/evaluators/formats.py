@@ -5,11 +5,11 @@ The prompts are those of the tasks of the same name in lm-evaluation-harness
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from aigc_jax import files
 from aigc_jax.errors import BadData
 
 
@@ -183,13 +183,7 @@ def format_of(record: Mapping, path: str | Path) -> str:
 
 
 def _record(path, number: int, line: str) -> dict:
-  try:
-    record = json.loads(line)
-  except (ValueError, RecursionError) as error:
-    raise BadData(f"{path}, line {number}: not JSON: {error}") from None
-  if not isinstance(record, dict):
-    raise BadData(f"{path}, line {number}: expected a JSON object")
-  return record
+  return files.parse_json(line.encode(), f"{path}, line {number}")
 
 
 def _item(name: str, path, number: int, record: Mapping) -> Item | Reference:

@@ -20,8 +20,8 @@ from aigc_jax.run.build import abstract_params, model_of
 from aigc_jax.run.settings import (
   Config,
   config_in,
+  fingerprint,
   provenance_in,
-  written_fingerprint,
 )
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
@@ -155,14 +155,6 @@ def check_origin(config: Config, tokenizer=None) -> None:
     )
 
 
-def saved_model(content: Mapping) -> dict | None:
-  """config.model of when a checkpoint was saved; None where it has none."""
-  saved = content["meta"].get("model")
-  if not isinstance(saved, Mapping):
-    return None
-  return spelling.modern_section("model", saved)
-
-
 def check_saved(
   where: str, config: Config, tokenizer, content: Mapping
 ) -> None:
@@ -173,7 +165,7 @@ def check_saved(
   the work directory, or None where there is none. Raises BadConfig.
   """
   step, meta = content["step"], content["meta"]
-  saved = saved_model(content)
+  saved = meta.get("model")
   if saved is not None:
     lines = differences(config["model"], saved)
     if lines:
@@ -184,7 +176,7 @@ def check_saved(
         + "\nPut back the config.json of that run (a config.before-STEP.json "
         "beside it is from before a change)"
       )
-  elif meta.get("config_sha256") not in (None, written_fingerprint(where)):
+  elif meta.get("config_sha256") not in (None, fingerprint(config)):
     logging.warning(
       "step %d is from before checkpoints held their model, and "
       "%s/config.json is not as it was then: it is taken as it is", step, where
@@ -206,7 +198,7 @@ def check_resumed(
 
   model: config.model. allowed: keys that may change. Raises BadConfig.
   """
-  saved = saved_model(content)
+  saved = content["meta"].get("model")
   if saved is None:
     return
   keys = [f"model.{key}" for key in differing(model, saved)]

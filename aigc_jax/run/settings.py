@@ -13,9 +13,10 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from aigc_jax import files, sharding
+from aigc_jax import files, records, sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.models import DERIVED, MODELS
+from aigc_jax.records import COUNT
 from aigc_jax.run import spelling
 from aigc_jax.signature import (
   check_call,
@@ -71,6 +72,33 @@ DATA = {
   "root": str,
   "skip_steps": Sequence[Sequence[int] | int],
 }
+
+
+# What files of a work directory are, so far as anything here looks into them.
+# Of a config only what is read before `read` has looked at it.
+STORED = {
+  "seed?": int,
+  "steps?": (int, None),
+  "data?": {"path?": (str, None), "sources?": [dict], "length?": COUNT,
+            "batch?": COUNT},
+  "model?": {"kind?": str},
+  "optim?": dict,
+  "evaluate?": {str: dict},
+}  # fmt: skip
+NAMED = {str: (str, float, bool, None)}
+PROVENANCE = {
+  "seed?": int,
+  "code?": {"dirty?": bool, "commit?": (str, None), "sha256?": str},
+  "packages?": NAMED,
+  "environment?": NAMED,
+  "jax?": {"mesh?": NAMED, "config?": NAMED},
+  "argv?": [str],
+  "data_fingerprint?": str,
+  "tokenizer_fingerprint?": str,
+  "heldout_fingerprints?": {str: str},
+  "heldout_entries?": {str: str},
+}
+RESULT = {"step": COUNT, str: (float, str, bool, None)}
 
 
 def read(config: ConfigDict | Mapping) -> Config:
@@ -201,29 +229,26 @@ def fingerprint(config: Mapping) -> str:
 
 def config_in(workdir: str | Path) -> Config:
   """The config a run was started with, read as data, as it is spelt today."""
-  return spelling.modern(_json_in(workdir, "config.json"))
-
-
-def written_fingerprint(workdir: str | Path) -> str:
-  """The hash of a run's config as it is written, however that is spelt."""
-  return fingerprint(_json_in(workdir, "config.json"))
+  return spelling.modern(_json_in(workdir, "config.json", STORED))
 
 
 def provenance_in(workdir: str | Path) -> dict:
   """What a run recorded of its code, data and machine."""
-  return _json_in(workdir, "run.json")
+  return _json_in(workdir, "run.json", PROVENANCE)
 
 
 def result_in(workdir: str | Path) -> dict:
   """What a finished run left as its result."""
-  return _json_in(workdir, "result.json")
+  return _json_in(workdir, "result.json", RESULT)
 
 
-def _json_in(workdir: str | Path, name: str) -> dict:
+def _json_in(workdir: str | Path, name: str, form: Mapping) -> dict:
+  """A file of a work directory; BadConfig unless it is of this form."""
   path = Path(workdir).expanduser() / name
   if not os.path.lexists(path):
     raise BadConfig(
       f"{workdir} holds no run: there is no {name} in it "
       "(expected the --workdir that training was given)"
     )
-  return files.read_json(path, error=BadConfig)
+  found = files.read_json(path, error=BadConfig)
+  return records.check(found, form, str(path), BadConfig)

@@ -5,7 +5,6 @@ The reference is JSON: {"metrics": {name: {"n", "step", "mean", "sigma"}},
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from aigc_jax import files, records
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.records import COUNT
 from aigc_jax.scaling.curves import Line, Style, averaged
 from aigc_jax.scaling.runs import FINISHED, Record
 
@@ -21,6 +22,13 @@ BAND = 0.99  # the chance that another seed lies within, at any one step
 MOST_OUTSIDE = 0.05  # of the steps: beyond that a curve has left the band
 ROUNDING = 2e-5  # relative: what two meshes may differ by
 MOST_BYTES = 64 << 20
+CURVE = {
+  "n": range(2, 1 << 31), "step": [COUNT], "mean": [float], "sigma": [float],
+}  # fmt: skip
+FORM = {
+  "metrics": {str: CURVE},
+  "about?": ({"heldout_fingerprints?": ({str: str}, None)}, None),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,30 +92,16 @@ def read_reference(path: str | Path) -> dict:
   path = Path(path).expanduser()
   if not path.is_file():
     raise BadConfig(f"{path}: there is no such file")
-  if path.stat().st_size > MOST_BYTES:
-    raise BadData(f"{path} is larger than {MOST_BYTES} bytes: not read")
   try:
-    found = json.loads(path.read_text())
+    found = records.check(files.read_json(path, MOST_BYTES), FORM, str(path))
     metrics = found["metrics"]
     for name, curve in metrics.items():
-      step, mean, sigma = (
-        np.asarray(curve[k], np.float64) for k in ("step", "mean", "sigma")
-      )
-      good = (
-        step.ndim == 1
-        and len(step)
-        and step.shape == mean.shape == sigma.shape
-        and np.isfinite([step, mean, sigma]).all()
-        and (sigma >= 0).all()
-        and int(curve["n"]) >= 2
-      )
-      if not good:
-        raise ValueError(f"{name}: no steps, means and sigmas of 2 seeds")
-  except (
-    ValueError, TypeError, KeyError, AttributeError, RecursionError,
-  ) as error:  # fmt: skip
+      step, mean, sigma = (curve[k] for k in ("step", "mean", "sigma"))
+      if not (len(step) == len(mean) == len(sigma) > 0 <= min(sigma)):
+        raise BadData(f"{path}: {name}: no steps, means and sigmas of 2 seeds")
+  except BadData as error:
     raise BadData(
-      f"{path} holds no reference ({error}): python -m aigc_jax.report "
+      f"{error}: it holds no reference; python -m aigc_jax.report "
       "reference DIR [DIR ...] --out=reference.json makes one"
     ) from None
   if not metrics:
@@ -155,7 +149,7 @@ def _one(run: Record, metric: str, curve: dict) -> Against:
   ):
     if step not in value:
       continue
-    room = max(reach * sigma, ROUNDING * abs(mean))
+    room = max(reach * sigma, ROUNDING * abs(mean)) or math.ulp(0.0)
     found = value[step]
     steps.append(int(step))
     away.append((found - mean) / room if math.isfinite(found) else math.inf)

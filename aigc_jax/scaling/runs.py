@@ -10,7 +10,7 @@ import numpy as np
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig, nearest
-from aigc_jax.trainer.journal import EVENTS, METRICS, rows
+from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, rows
 
 # What a row says of how far the run has come.
 AXES = ("step", "tokens", "examples", "flops", "seconds")
@@ -101,7 +101,7 @@ class Record:
       return DIVERGED
     if losses and _finite(losses[0]) and losses[-1] > 1.1 * abs(losses[0]):
       return DIVERGED
-    events = rows(self.path / EVENTS)
+    events = rows(self.path / EVENTS, EVENT)
     if events and events[-1].get("event") == "non_finite":
       return DIVERGED
     if not self.rows:

@@ -23,9 +23,6 @@ def shout(text: str) -> None:
     pass
 
 
-YARDSTICKS = ("/gzip_bits_per_byte", "/xz_bits_per_byte")
-
-
 class Console:
   """A bar with step, loss, tokens a second and time left.
 
@@ -55,12 +52,7 @@ class Console:
       self._bar.start()
 
   def row(self, row: Mapping) -> None:
-    # What gzip and xz reach never changes: it stands among the results.
-    evals = {
-      name: x
-      for name, x in row.items()
-      if name.startswith("eval/") and not name.endswith(YARDSTICKS)
-    }
+    evals = {name: x for name, x in row.items() if name.startswith("eval/")}
     if evals:
       self.say(f"step {row['step']}: {_listed(evals)}")
     if "train/loss" not in row:

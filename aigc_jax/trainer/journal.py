@@ -22,34 +22,47 @@ import jax
 from absl import logging
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboardX.proto.tensor_pb2 import TensorProto
+from tensorboardX.proto.summary_pb2 import Summary
 
-from aigc_jax import files
-from aigc_jax.errors import BadConfig, StorageFailure, WorkdirInUse
+from aigc_jax import files, records
+from aigc_jax.errors import (
+  BadConfig,
+  BadData,
+  StorageFailure,
+  WorkdirInUse,
+)
+from aigc_jax.records import COUNT
 from aigc_jax.trainer import faults
 from aigc_jax.trainer.console import Console
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
 CUT = "metrics.cut.jsonl"
+# A row of METRICS: numbers, of which some may not have been finite.
+ROW = {"step": COUNT, str: (float, None)}
+EVENT = {"event": str, "step?": (COUNT, None)}
 
 
-def rows(path: str | Path) -> list[dict]:
-  """The rows of a file of JSON lines; broken ones are left out, and told."""
-  return [row for _, row in _parsed(Path(path))]
+def rows(path: str | Path, form: Mapping = ROW) -> list[dict]:
+  """The rows of a file of JSON lines; what is none is left out, and told."""
+  return [row for _, row in _parsed(Path(path), form)]
 
 
-def _parsed(path: Path) -> list[tuple[int, dict]]:
-  """(offset, row) of each whole line."""
+def _parsed(path: Path, form: Mapping = ROW) -> list[tuple[int, dict]]:
+  """(offset, row) of each line that holds a row of this form."""
   found = []
   for line in files.read_lines(path) if os.path.lexists(path) else ():
+    fault = line.fault
     if line.row is not None:
-      found.append((line.offset, line.row))
-    else:
-      logging.warning(
-        "%s: a broken line at byte %d: %s", path, line.offset, line.fault
-      )
+      try:
+        records.check(line.row, form, "it")
+        found.append((line.offset, line.row))
+        continue
+      except BadData as error:
+        fault = str(error)
+    logging.warning(
+      "%s: a broken line at byte %d: %s", path, line.offset, fault
+    )
   return found
 
 
@@ -154,10 +167,6 @@ class Lines:
       self._fd = -1
 
 
-# Columns of a row that say where it stands, and no curve.
-NO_TAGS = ("step", "tokens", "flops", "seconds", "data/batch_hash")
-
-
 class Board:
   """Scalars for TensorBoard, below one folder; a failure is told once.
 
@@ -181,22 +190,10 @@ class Board:
     values = [
       Summary.Value(tag=name, simple_value=value)
       for name, value in metrics.items()
-      if isinstance(value, int | float) and name not in NO_TAGS
+      if isinstance(value, int | float)
     ]
     try:
       self._event(step=step, summary=Summary(value=values))
-    except OSError as error:
-      self._fail(error)
-
-  def text(self, step: int, name: str, text: str) -> None:
-    """A text under its own tag, which TensorBoard shows as Markdown."""
-    content = TensorProto(dtype="DT_STRING", string_val=[text.encode()])
-    content.tensor_shape.dim.add(size=1)
-    about = SummaryMetadata()
-    about.plugin_data.plugin_name = "text"
-    value = Summary.Value(tag=name, metadata=about, tensor=content)
-    try:
-      self._event(step=step, summary=Summary(value=[value]))
     except OSError as error:
       self._fail(error)
 
@@ -328,12 +325,6 @@ class Journal:
   def progress(self, step: int) -> None:
     if self._console:
       self._console.move(step)
-
-  def config(self, step: int, config: Mapping) -> None:
-    """The config, for whoever looks at the curves in TensorBoard."""
-    if self._board:
-      lines = json.dumps(config, indent=2).splitlines()
-      self._board.text(step, "config", "\n".join(f"    {x}" for x in lines))
 
   def sync(self) -> None:
     """Everything said so far is on the disk, as far as that works."""

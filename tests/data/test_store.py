@@ -315,7 +315,12 @@ def test_a_changed_manifest_is_refused(store, change, message):
 
 
 @pytest.mark.parametrize(
-  "change", [dict(bytes=1), dict(replaced=1), dict(yardsticks={"gzip": 1.0})]
+  "change",
+  [
+    dict(bytes=1),
+    dict(replaced=1),
+    dict(yardsticks=dict(gzip=1.0, xz=1.0, bytes=1)),
+  ],
 )
 def test_all_of_a_manifest_is_sealed(store, change):
   """Twice the bytes would halve bits per byte."""

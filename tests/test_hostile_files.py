@@ -1,0 +1,452 @@
+"""No file, however damaged or strange, ends a command in a traceback.
+
+A row of FORMATS is a file of a good folder and what reads it. The file is
+damaged again and again, as bytes (flips, cuts, insertions) and, where it is
+JSON, as values (other types, sizes, keys). The reader may give a result or
+refuse; any other error is a fault. Case i of a format is the same in every run.
+"""
+
+import contextlib
+import copy
+import gzip
+import io
+import json
+import logging
+import os
+import random
+import shutil
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from aigc_jax import data, evaluate, run, train
+from aigc_jax.data import sentences, writer
+from aigc_jax.data.sources import open_source
+from aigc_jax.errors import Refusal
+from aigc_jax.evaluators import formats
+from aigc_jax.evaluators.choices import Estimate
+from aigc_jax.hf import card
+from aigc_jax.presets import skeleton
+from aigc_jax.run import settings
+from aigc_jax.scaling import compare, curves
+from aigc_jax.scaling.ablation import ablation
+from aigc_jax.scaling.arms import arms_of
+from aigc_jax.scaling.reference import against, read_reference
+from aigc_jax.scaling.runs import open_runs
+from aigc_jax.scaling.table import markdown
+from aigc_jax.trainer import changes, journal, provenance
+from tests.data.texts import prose, text_source
+
+# cases of each format; AIGC_JAX_CASES is for a search of one's own
+FEW, MANY = 150, int(os.environ.get("AIGC_JAX_CASES", "10000"))
+
+
+class Format(NamedTuple):
+  """good: writes a whole folder; file: what is damaged in it; read: the reader
+  of the folder."""
+
+  good: Callable[[Path], None]
+  file: str
+  read: Callable[[Path], object]
+
+
+# Token stores.
+
+
+def good_store(folder: Path) -> None:
+  (folder / "x.txt").write_text(prose(1, 40))
+  source = open_source(text_source(folder / "x.txt"), validation=0.0,
+                       root=folder)  # fmt: skip
+  tokenizer = data.load_tokenizer("bytes")
+  writer.write(
+    folder / "store", source, "all", tokenizer, workers=0, say=silent
+  )
+  data.Store(folder / "store").check()
+  (folder / "store.checked").write_text(
+    json.dumps(
+      {"seal": data.Store(folder / "store").manifest["seal"],
+       "files": {"tokens-00000.npy": [1, 2, 3, 4]}}
+    )
+  )  # fmt: skip
+
+
+def silent(text) -> None:
+  """Says nothing."""
+
+
+def read_store(folder: Path) -> None:
+  store = data.Store(folder / "store")
+  store._large, store._checked = True, store._remembered()
+  store.check()
+  found = store.read(0, store.tokens)
+  assert found.size == store.tokens and found.max() <= store.max_token
+  store.document(store.documents - 1)
+  task = dict(kind="next_token")
+  data.EvalSet([store], data.load_tokenizer("bytes"), task=task, batch=2,
+               length=8, segments=False).rows(0, slice(None))  # fmt: skip
+
+
+# Text.
+
+ROWS = [{"text": f"row {i} é", "n": i} for i in range(20)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def texts(name: str, content: bytes) -> Format:
+  def good(folder: Path) -> None:
+    (folder / name).write_bytes(content)
+
+  def read(folder: Path) -> None:
+    source = open_source(text_source(folder / name), validation=0.1,
+                         root=folder)  # fmt: skip
+    for split in source.splits:
+      for job in source.jobs(split):
+        list(source.read(job, split))
+    writer._nothing(source, "train")
+
+  return Format(good, name, read)
+
+
+def parquet() -> bytes:
+  from pyarrow import Table
+  from pyarrow import parquet as pq
+
+  out = io.BytesIO()
+  pq.write_table(Table.from_pylist(ROWS), out)
+  return out.getvalue()
+
+
+def read_fingerprint(folder: Path) -> None:
+  source = open_source(text_source(folder / "x.txt"), validation=0.1,
+                       root=folder / "root")  # fmt: skip
+  shutil.copy(folder / "kept.json", folder / "root" / "fingerprints" /
+              f"{source._state()[:32]}.json")  # fmt: skip
+  assert len(source.fingerprint) == 64
+
+
+def good_fingerprint(folder: Path) -> None:
+  (folder / "root" / "fingerprints").mkdir(parents=True)
+  (folder / "x.txt").write_text(prose(1, 20))
+  (folder / "kept.json").write_text(json.dumps({"content": "0" * 64}))
+
+
+# Tokenizers.
+
+
+def good_tokenizer(folder: Path) -> None:
+  made = sentences.train([prose(seed, 200) for seed in range(4)], 400, "prose")
+  data.save(made, folder)
+
+
+# Work directories.
+
+
+def good_run(folder: Path) -> None:
+  for name, shift in (("one", 0.0), ("two", 0.25)):
+    workdir = folder / name
+    workdir.mkdir()
+    config = run.read(skeleton())
+    config["seed"] = int(4 * shift)
+    config["steps"] = 6
+    files = {
+      "config.json": config,
+      "result.json": {"step": 6, "digest": "1f", "eval/heldout/loss": 2.5},
+      "run.json": about(config),
+      "evaluate/6.json": {
+        "model": "one", "step": 6,
+        "scores": {"heldout": {"loss": {"value": 2.5, "items": 9}}},
+      },
+    }  # fmt: skip
+    (workdir / "evaluate").mkdir()
+    for file, content in files.items():
+      (workdir / file).write_text(json.dumps(content, indent=1))
+    rows = [
+      {"step": i, "tokens": 32 * i, "flops": 1e6 * i, "seconds": 0.5 * i,
+       "train/loss": 3.0 - i / 8 + shift, "data/batch_hash": 77 + i}
+      for i in range(1, 7)
+    ]  # fmt: skip
+    rows[-1] |= {"eval/heldout/loss": 2.5 + shift, "norm/grad": None}
+    events = [{"time": "t", "event": "start", "step": None},
+              {"time": "t", "event": "finished", "step": 6}]  # fmt: skip
+    for file, found in (("metrics", rows), ("events", events)):
+      text = "".join(json.dumps(row) + "\n" for row in found)
+      (workdir / f"{file}.jsonl").write_text(text)
+  (folder / "reference.json").write_text(
+    json.dumps(
+      {
+        "metrics": {
+          "train/loss": {"n": 3, "step": [1, 2, 3], "mean": [3.0, 2.9, 2.8],
+                         "sigma": [0.1, 0.1, 0.2]}
+        },
+        "about": {"code": None, "heldout_fingerprints": {"evaluate.heldout":
+                  "ab"}, "seeds": [0, 1, 2], "config": {}},
+      }
+    )
+  )  # fmt: skip
+
+
+def about(config) -> dict:
+  found = provenance.describe(
+    argv=["train"], mesh={"data": 1}, parameters=3, flops_per_token=1.0,
+    seed=config["seed"], data_fingerprint="ab", tokenizer_fingerprint="cd",
+    heldout_fingerprints={"evaluate.heldout": "ab"},
+    heldout_entries={"evaluate.heldout": "ef"},
+  )  # fmt: skip
+  found["packages"] = {"jax": "0.1"}
+  found["jax"]["config"] = {"jax_enable_x64": False}
+  return found
+
+
+def read_reports(folder: Path) -> None:
+  one, two = folder / "one", folder / "two"
+  print(compare.as_text(compare.compare(one, two)))
+  runs = open_runs([str(one), str(two)])
+  for r in runs:
+    assert r.status
+    r.series("train/loss", "tokens")
+  arms = arms_of(runs)
+  print(markdown(ablation(arms, metric="train/loss")))
+  for r in runs:
+    against(r, read_reference(folder / "reference.json"))
+
+
+def read_journal(folder: Path) -> None:
+  with journal.Journal(folder / "one", step=4, tensorboard=False) as found:
+    found.evaluated(4)
+
+
+def read_result(folder: Path) -> None:
+  print(train.footer(folder / "one", run.result_in(folder / "one")))
+
+
+def read_record(folder: Path) -> None:
+  found = run.provenance_in(folder / "one")
+  card.write(
+    name="x", architecture="y", parameters=3, dtype="float32", step=6,
+    metrics={}, record=found, config={},
+  )  # fmt: skip
+
+
+def read_config(folder: Path) -> None:
+  found = run.config_in(folder / "one")
+  run.fingerprint(found)
+  changes.changes(found, run.config_in(folder / "two"))
+
+
+def read_whole_config(folder: Path) -> None:
+  config = run.read(run.config_in(folder / "one"))
+  run.check_evaluators(config)
+  run.objective_of(config)
+  run.model_of(config)
+  run.make_mesh(config)
+
+
+class Loaded(NamedTuple):
+  name: str
+  step: int
+
+
+def read_scores(folder: Path) -> None:
+  loss = {"heldout": {"loss": Estimate(1.0, 0.1, 9)}}
+  evaluate.save(folder / "one/evaluate/6.json", Loaded("one", 6), loss)
+
+
+def in_run(file: str, read) -> Format:
+  return Format(good_run, file, read)
+
+
+TASK = [
+  {"context": "a b", "choices": ["c", "d"], "label": 1},
+  {"context": "e", "choices": ["f", "g", "h"], "label": 0, "between": ""},
+]
+
+
+def good_task(folder: Path) -> None:
+  lines = (json.dumps(row) + "\n" for row in TASK)
+  (folder / "task.jsonl").write_text("".join(lines))
+
+
+FORMATS = {
+  "store manifest": Format(good_store, "store/manifest.json", read_store),
+  "store tokens": Format(good_store, "store/tokens-00000.npy", read_store),
+  "store offsets": Format(good_store, "store/offsets-00000.npy", read_store),
+  "store checked": Format(good_store, "store.checked", read_store),
+  "text jsonl": texts("x.jsonl", LINES),
+  "text jsonl.gz": texts("x.jsonl.gz", gzip.compress(LINES, mtime=0)),
+  "text json": texts("x.json", json.dumps(ROWS).encode()),
+  "text json lines": texts("x.json", LINES),
+  "text parquet": texts("x.parquet", parquet()),
+  "text fingerprint": Format(good_fingerprint, "kept.json", read_fingerprint),
+  "tokenizer manifest": Format(good_tokenizer, "manifest.json", data.load),
+  "tokenizer model": Format(good_tokenizer, "tokenizer.model", data.load),
+  "metrics in reports": in_run("one/metrics.jsonl", read_reports),
+  "metrics in a journal": in_run("one/metrics.jsonl", read_journal),
+  "events": in_run("one/events.jsonl", read_reports),
+  "result": in_run("one/result.json", read_result),
+  "result in reports": in_run("one/result.json", read_reports),
+  "run in reports": in_run("one/run.json", read_reports),
+  "run in a card": in_run("one/run.json", read_record),
+  "reference": in_run("reference.json", read_reports),
+  "config": in_run("one/config.json", read_config),
+  "config read again": in_run("one/config.json", read_whole_config),
+  "config in reports": in_run("one/config.json", read_reports),
+  "scores": in_run("one/evaluate/6.json", read_scores),
+  "task": Format(
+    good_task, "task.jsonl", lambda folder: formats.read(folder / "task.jsonl")
+  ),
+}
+
+
+# Damage.
+
+STRANGE = (
+  None, True, False, 0, 1, -1, 2**31, 2**53, 2**63, 10**40, 10**400, 0.5, -0.0,
+  1e-320, 1e308, float("nan"), float("inf"), "", "x", "\0", "\ud800", "NaN",
+  "1", "../../x", "[/x]", "\x1b[2J", "a" * 5000, [], {}, [[]], [1], ["a"],
+  [None], {"a": 1}, {"": []}, [{"kind": 3}],
+)  # fmt: skip
+
+
+def places(value, path=()) -> list[tuple]:
+  """Paths of all values below one."""
+  found = [path] if path else []
+  entries = ()
+  if isinstance(value, dict):
+    entries = value.items()
+  elif isinstance(value, list):
+    entries = enumerate(value)
+  for key, inner in entries:
+    found += places(inner, (*path, key))
+  return found
+
+
+def strange(draw: random.Random):
+  """One of STRANGE, that may be changed."""
+  return copy.deepcopy(draw.choice(STRANGE))
+
+
+def another(value, draw: random.Random):
+  """The value with something in it exchanged, removed, added or renamed."""
+  where = places(value)
+  if not where or draw.random() < 0.02:
+    return strange(draw)
+  path = draw.choice(where)
+  inside = value
+  for key in path[:-1]:
+    inside = inside[key]
+  how = draw.random()
+  if how < 0.6:
+    inside[path[-1]] = strange(draw)
+  elif how < 0.75:
+    del inside[path[-1]]
+  elif how < 0.85 and isinstance(inside, dict):
+    inside[draw.choice(("", "step", "kind", "\ud800", "x" * 99))] = draw.choice(
+      STRANGE
+    )
+  elif how < 0.9 and isinstance(inside, list):
+    inside.insert(draw.randrange(len(inside) + 1), strange(draw))
+  elif isinstance(inside[path[-1]], int | float):
+    with contextlib.suppress(OverflowError):
+      inside[path[-1]] *= draw.choice((-1, 0, 2, 10**18, 0.5))
+  else:
+    inside[path[-1]] = [inside[path[-1]]]
+  return value
+
+
+def damaged_bytes(good: bytes, draw: random.Random) -> bytes:
+  found = bytearray(good)
+  for _ in range(draw.choice((1, 1, 2, 5))):
+    at = draw.randrange(len(found) + 1)
+    how = draw.randrange(6)
+    if how == 0 and at < len(found):
+      found[at] ^= 1 << draw.randrange(8)
+    elif how == 1:
+      found[at : at + draw.randrange(1, 40)] = b""
+    elif how == 2:
+      found[at:at] = draw.randbytes(draw.randrange(1, 20))
+    elif how == 3:
+      found[at:at] = found[at : at + draw.randrange(1, 60)]
+    elif how == 4:
+      del found[at:]
+    elif at < len(found):
+      found[at] = draw.choice(b'0123456789-{}[]",:.e\n\0\xff ')
+  return bytes(found)
+
+
+def damaged(good: bytes, draw: random.Random) -> bytes:
+  """A damaged copy; of JSON, one in three as bytes."""
+  if good[:1] not in b"[{" or draw.random() < 1 / 3:
+    return damaged_bytes(good, draw)
+  try:
+    value = json.loads(good)
+  except ValueError:  # JSON lines
+    lines = good.splitlines()
+    i = draw.randrange(len(lines))
+    lines[i] = json.dumps(another(json.loads(lines[i]), draw)).encode()
+    return b"\n".join(lines) + b"\n"
+  for _ in range(draw.choice((1, 1, 1, 3))):
+    value = another(value, draw)
+  manifest = isinstance(value, dict) and "seal" in value
+  if manifest and draw.random() < 0.5:  # by somebody who knows the seal
+    with contextlib.suppress(ValueError):
+      value["seal"] = data.store.seal(value)
+  return json.dumps(value).encode()
+
+
+def try_all(name: str, folder: Path, count: int) -> None:
+  form = FORMATS[name]
+  form.good(folder)
+  whole = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+  form.read(folder)
+  path, faults = folder / form.file, {}
+  for i in range(count):
+    for other, content in whole.items():
+      if not other.exists() or other.stat().st_size != len(content):
+        other.write_bytes(content)
+    path.write_bytes(damaged(whole[path], random.Random(f"{name} {i}")))
+    try:
+      form.read(folder)
+    except Refusal as refusal:
+      assert str(refusal), "a refusal without a word"
+    except BaseException as error:
+      place = traceback.extract_tb(error.__traceback__)[-1]
+      faults.setdefault((type(error).__name__, place.filename, place.lineno),
+                        (i, traceback.format_exc()))  # fmt: skip
+  shown = "\n".join(f"case {i}:\n{text}" for i, text in faults.values())
+  assert not faults, f"{len(faults)} kinds of errors\n{shown}"
+
+
+@pytest.fixture
+def unheard(monkeypatch, capsys):
+  """Warnings about broken lines are right, and too many to read."""
+  monkeypatch.setattr("absl.logging.warning", lambda *args: None)
+  logging.disable(logging.CRITICAL)
+  yield
+  logging.disable(logging.NOTSET)
+  capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_file_is_read_or_refused(name, tmp_path, unheard):
+  try_all(name, tmp_path, FEW)
+
+
+def test_a_careless_reader_is_found(tmp_path, unheard, monkeypatch):
+  def careless(folder):
+    return json.loads((folder / "one/result.json").read_text())["step"] + 1
+
+  monkeypatch.setitem(FORMATS, "careless", in_run("one/result.json", careless))
+  with pytest.raises(AssertionError, match="kinds of errors"):
+    try_all("careless", tmp_path, FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_ten_thousand_damaged_files_are_read_or_refused(
+  name, tmp_path, unheard
+):
+  try_all(name, tmp_path, MANY)
