@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+# What the commands that a run names at its end need, so in the core.
 # jinja2: chat templates; older versions let them out of the sandbox.
 HF = ["tokenizers>=0.20", "jinja2>=3.1.6"]
 PLOTS = ["matplotlib>=3.8"]
@@ -26,7 +27,10 @@ setup(
     "rich>=13",
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
+    "tensorboard>=2.18",
     "tensorflow-datasets>=4.9.9",
+    *HF,
+    *PLOTS,
   ],
   # The harness's command by its own two names, with our models added to it.
   # pip installs what a package needs before the package itself, so that ours

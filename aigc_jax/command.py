@@ -20,6 +20,8 @@ from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer.loop import COMPILING
 
+# The flags of several processes.
+TOGETHER = ("coordinator", "processes", "process", "heartbeat", "join_limit")
 COMPILED = "~/.cache/aigc_jax/compiled"
 
 
@@ -28,27 +30,31 @@ def main(
   *,
   config: bool = False,
   words: bool = False,
+  alone: bool = False,
 ) -> None:
   """Runs `command` with the flags parsed; a refusal becomes its exit status.
 
-  config: it has --config. words: it takes the words that are no flags.
+  config: it has --config. words: it takes the words that are no flags. alone:
+  it is the work of one process, which waits for no others.
   A refusal prints its message and nothing else: it tells the user what to do,
   and a stack trace would not.
   """
   if config:
     define_config(flags.FLAGS)
-  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0")
+  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, of several")
   flags.DEFINE_integer("processes", 0, "how many processes run together")
-  flags.DEFINE_integer("process", -1, "which of them this one is")
+  flags.DEFINE_integer("process", -1, "which of them this one is, from 0")
   flags.DEFINE_integer("heartbeat", 30, "seconds until a silent one is dead")
   flags.DEFINE_integer("join_limit", 300, "seconds to wait for all of them")
+  for name in ("config",) * config + TOGETHER:  # in --help, not only --helpfull
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   logging.set_verbosity(logging.WARNING)
 
   def guarded(argv):
     try:
       if argv[1:] and not words:
         raise BadConfig(f"unexpected {argv[1]!r}: flags look like --name=value")
-      start_jax()
+      start_jax(alone)
       status = command(argv[1:]) if words else command()
     except Refusal as refusal:
       sys.stdout.flush()
@@ -220,13 +226,21 @@ def _as_key(error: flags.UnrecognizedFlagError) -> str:
   return f" It is a key of the config: --config.{key}={value}"
 
 
-def start_jax() -> None:
-  """Joins the other processes, and remembers compiled programs on the disk."""
+def start_jax(alone: bool = False) -> None:
+  """Joins the other processes, and remembers compiled programs on the disk.
+
+  alone: there are none to be joined.
+  """
   values = flags.FLAGS
+  if alone and (values.coordinator or values.processes > 1):
+    raise BadConfig(
+      "this command is the work of one process: leave --coordinator, "
+      "--processes and --process out"
+    )
   sharding.start_distributed(
     values.coordinator,
-    values.processes,
-    values.process,
+    1 if alone else values.processes,
+    0 if alone else values.process,
     heartbeat_seconds=values.heartbeat,
     start_seconds=values.join_limit,
     beforehand=_name_aborts,

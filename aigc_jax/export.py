@@ -306,4 +306,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
   define_flags()
-  command.main(main)
+  command.main(main, alone=True)

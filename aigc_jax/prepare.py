@@ -195,4 +195,4 @@ def main() -> int:
 
 if __name__ == "__main__":
   define_flags()
-  command.main(main, config=True)
+  command.main(main, config=True, alone=True)

@@ -227,4 +227,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
   define_flags()
-  command.main(main, words=True)
+  command.main(main, words=True, alone=True)

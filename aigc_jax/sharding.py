@@ -243,11 +243,13 @@ def length_shards(mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in RULES["T"])
 
 
+COORDINATOR = "JAX_COORDINATOR_ADDRESS"
+
 # Variables whose presence says that several processes work together, and what
 # else must be there for JAX to find the others by itself.
 _CLUSTERS = {
-  "JAX_COORDINATOR_ADDRESS": None,
-  "SLURM_NTASKS": "SLURM_JOB_ID",
+  # Of a step of srun; an allocation alone, or its shell, starts one process.
+  "SLURM_STEP_NUM_TASKS": "SLURM_STEP_NODELIST",
   "OMPI_COMM_WORLD_SIZE": "OMPI_MCA_orte_hnp_uri",
   "TPU_WORKER_HOSTNAMES": None,
   "MEGASCALE_COORDINATOR_ADDRESS": None,
@@ -261,7 +263,7 @@ def cluster(environ=os.environ) -> str | None:
     value = environ.get(name)
     if not value or (needed and needed not in environ):
       continue
-    if name.endswith(("NTASKS", "SIZE")) and int(value) < 2:
+    if name.endswith(("TASKS", "SIZE")) and int(value) < 2:
       continue
     if name == "TPU_WORKER_HOSTNAMES" and "," not in value:
       continue
@@ -288,14 +290,32 @@ def start_distributed(
 
   `beforehand` is called first, where there is something to join.
 
-  JAX itself detects SLURM, Cloud TPU, GKE and Open MPI. Raises BadConfig where
-  only some of the arguments are given.
+  JAX itself detects SLURM, Cloud TPU, GKE and Open MPI. The coordinator may
+  stand in JAX_COORDINATOR_ADDRESS; processes=1 stays alone wherever it is.
+  Raises BadConfig where only some of the arguments are given.
   """
+  if processes == 1 and process in (-1, 0):
+    return
+  told = os.environ.get(COORDINATOR, "")
+  if told and not coordinator:
+    if processes > 0 or process >= 0:
+      coordinator = told
+    elif not cluster() and not _on_a_tpu_vm():
+      raise BadConfig(
+        f"{COORDINATOR}={told} says where process 0 is, but nothing says how "
+        "many processes there are: add --processes=N --process=I (0 to N-1), "
+        f"or run alone with --processes=1 or without {COORDINATOR}"
+      )
   given = (bool(coordinator), processes > 0, process >= 0)
   if any(given) and not all(given):
     raise BadConfig(
-      "--coordinator, --processes and --process belong together: got "
-      f"{coordinator!r}, {processes}, {process}"
+      "--coordinator=HOST:PORT, --processes=N and --process=I belong together: "
+      f"got {coordinator!r}, {processes}, {process}"
+    )
+  if all(given) and process >= processes:
+    raise BadConfig(
+      f"--process={process} of --processes={processes}: expected 0 to "
+      f"{processes - 1}"
     )
   # It would swallow a signal that comes before anybody asks for it.
   jax.config.update("jax_enable_preemption_service", False)

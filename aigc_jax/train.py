@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -177,7 +178,7 @@ def _finished(workdir: Path, config: run.Config) -> bool:
     return False
   if command.is_first():
     print(f"The run in {workdir} is finished ({done['step']} steps).")
-    print(footer(workdir, done))
+    print(footer(workdir, done, config))
   return True
 
 
@@ -302,7 +303,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
         if manifest
         else 0,
       )
-  say(footer(workdir, result))
+  say(footer(workdir, result, config))
   return result
 
 
@@ -466,6 +467,7 @@ def _record(
     _same_program(manifest, meta, ("hlo_sha256",), journal)
 
   journal.write("config.json", config)
+  journal.config(start, config)
   journal.write(name, about)
   _same_program(
     manifest, meta, ("packages", "code_sha256", "numerics"), journal
@@ -530,14 +532,27 @@ def _evaluate(evaluators, steps: int, step: int, state) -> dict | None:
   return found or None
 
 
+def _prompt(config: run.Config) -> str:
+  """The flag of a prompt that fits the data: one of the run's own samples.
+
+  Without any, nothing: then the model begins by itself.
+  """
+  for entry in config["evaluate"].values():
+    for prompt in entry["prompts"] if "prompts" in entry else ():
+      if prompt:
+        return f" --prompt={shlex.quote(prompt)}"
+  return ""
+
+
 def _samples_line(workdir: Path) -> list[str]:
   if not (workdir / "samples").is_dir():
     return []
   return [f"  {workdir}/samples                text it wrote"]
 
 
-def footer(workdir: Path, result: dict) -> str:
-  """Results, where things are, what to try next."""
+def footer(workdir: Path, result: dict, config: run.Config) -> str:
+  """Results, where things are, what to try next: as one would type it."""
+  quoted = shlex.quote(str(workdir))
   lines = ["", "Results"]
   for name, value in result.items():
     if name.startswith("eval/") and isinstance(value, int | float):
@@ -548,10 +563,11 @@ def footer(workdir: Path, result: dict) -> str:
     f"  {workdir}/checkpoints            {result['step']} is the last step",
     *_samples_line(workdir),
     "Next",
-    f"  python -m aigc_jax.generate --workdir={workdir} --prompt='def main('",
-    f"  python -m aigc_jax.evaluate --workdir={workdir}",
-    f"  python -m aigc_jax.export --workdir={workdir} --out={workdir}/hf",
-    f"  tensorboard --logdir={workdir}",
+    f"  python -m aigc_jax.generate --workdir={quoted}{_prompt(config)}",
+    f"  python -m aigc_jax.evaluate --workdir={quoted}",
+    f"  python -m aigc_jax.export --workdir={quoted} "
+    f"--out={shlex.quote(str(workdir / 'hf'))}",
+    f"  tensorboard --logdir={quoted}",
   ]
   return "\n".join(lines)
 

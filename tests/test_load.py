@@ -55,11 +55,13 @@ def test_the_tokenizer_of_another_run_is_refused(tokenizer):
 
 
 def test_an_earlier_checkpoint_is_told_where_its_config_changed(
-  tokenizer, caplog
+  tokenizer, caplog, tmp_path
 ):
   older = saved(tokenizer, config_sha256=run.fingerprint(CONFIG))
   del older["meta"]["model"]
-  check_saved("DIR", CONFIG, tokenizer, older)
+  (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+  check_saved(tmp_path, CONFIG, tokenizer, older)
   assert not caplog.records
-  check_saved("DIR", CONFIG | {"seed": 1}, tokenizer, older)
+  (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"seed": 1}))
+  check_saved(tmp_path, CONFIG, tokenizer, older)
   assert "before checkpoints held their model" in caplog.text

@@ -73,9 +73,13 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, words):
   ("environ", "expected"),
   [
     ({}, None),
-    ({"SLURM_NTASKS": "2"}, None),
-    ({"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}, "SLURM_NTASKS"),
-    ({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"}, None),
+    # An allocation, or the shell of one: nothing was started beside this.
+    ({"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}, None),
+    ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1",
+      "SLURM_STEP_NODELIST": "a"}, None),
+    ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "a,b"},
+     "SLURM_STEP_NUM_TASKS"),
+    ({"JAX_COORDINATOR_ADDRESS": "a:1"}, None),
     ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_MCA_orte_hnp_uri": "1;tcp"},
      "OMPI_COMM_WORLD_SIZE"),
     ({"TPU_WORKER_HOSTNAMES": "a,b"}, "TPU_WORKER_HOSTNAMES"),
@@ -89,6 +93,42 @@ def test_a_cluster_shows_in_the_environment(environ, expected):
 def test_flags_of_a_cluster_belong_together():
   with pytest.raises(errors.BadConfig, match="belong together"):
     sharding.start_distributed("127.0.0.1:1234", 2, -1)
+  with pytest.raises(errors.BadConfig, match="--process=2 .*expected 0 to 1"):
+    sharding.start_distributed("127.0.0.1:1234", 2, 2)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+  """What JAX was asked to join, instead of joining."""
+  found = []
+  monkeypatch.setattr(
+    jax.distributed, "initialize", lambda *args, **_: found.append(args)
+  )
+  monkeypatch.setattr(jax.config, "update", lambda *_: None)
+  return found
+
+
+def test_a_coordinator_alone_is_told_what_is_missing(monkeypatch, joined):
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1234")
+  with pytest.raises(errors.BadConfig, match="--processes=N --process=I"):
+    sharding.start_distributed()
+  sharding.start_distributed(processes=1)
+  assert joined == []
+  sharding.start_distributed(processes=2, process=1)
+  assert joined == [("127.0.0.1:1234", 2, 1)]
+
+
+def test_a_command_inside_an_allocation_waits_for_nobody(monkeypatch, joined):
+  monkeypatch.setenv("SLURM_JOB_ID", "7")
+  monkeypatch.setenv("SLURM_NTASKS", "2")
+  sharding.start_distributed()
+  assert joined == []
+  monkeypatch.setenv("SLURM_STEP_NODELIST", "a,b")
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+  sharding.start_distributed(processes=1, process=0)
+  assert joined == []
+  sharding.start_distributed()
+  assert joined == [()]
 
 
 @dataclasses.dataclass(frozen=True)

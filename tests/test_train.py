@@ -1,6 +1,7 @@
 """The training command, as typed at a terminal."""
 
 import json
+import shlex
 import subprocess
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aigc_jax import run
+from aigc_jax import train as training
 from aigc_jax.planning import summary
 from configs import gpt2, llama, quickstart
 from tests import commands
@@ -148,3 +150,18 @@ def test_a_dry_run_of_a_large_model_allocates_nothing():
 def test_the_quickstart_is_a_config_like_any_other():
   plain = run.read(quickstart.get_config())
   assert plain["data"]["sources"][0]["name"] == "stdlib"
+
+
+def test_the_commands_a_run_prints_can_be_typed_as_they_stand():
+  config = run.read(quickstart.get_config())
+  workdir = Path("/tmp/my runs/a'b")
+  text = training.footer(workdir, {"step": 3}, config)
+  lines = [line.strip() for line in text.splitlines()]
+  typed = [shlex.split(x) for x in lines[lines.index("Next") + 1 :]]
+  assert all(
+    f"--workdir={workdir}" in words or f"--logdir={workdir}" in words
+    for words in typed
+  )
+  assert "--prompt=def main(" in typed[0]
+  config["evaluate"] = {}  # nothing is known of what the text is like
+  assert "--prompt" not in training.footer(workdir, {"step": 3}, config)

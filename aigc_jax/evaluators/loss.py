@@ -10,6 +10,8 @@ from aigc_jax import data
 from aigc_jax.errors import BadData
 from aigc_jax.metrics import Mean
 
+Sums = dict[str, tuple[float, float]]  # name -> summed values and weights
+
 AHEAD = 2  # batches in flight: the device waits for no host, memory is bounded
 
 
@@ -17,7 +19,8 @@ class Loss:
   """evaluate(step, state) -> {"eval/<name>/loss": ...} on `mesh`.
 
   score(params, batch, key) -> {name: Mean} as in training; its "nll" counts
-  (or "loss", without one), so no auxiliary loss is in the result. `poll` is
+  (or "loss", without one), so no auxiliary loss is in the result. Every other
+  mean of the objective, such as an accuracy, is given by its name. `poll` is
   called between batches and may raise, as Stop.check does.
 
   loss is in nats per token; perplexity is exp(loss); bits_per_byte is loss in
@@ -47,8 +50,8 @@ class Loss:
 
   def measure(self, params) -> dict[str, float]:
     """The metrics of these parameters. Raises BadData if a target is missed."""
-    total, weight = 0.0, 0.0
-    pending: list[Mean] = []
+    sums: Sums = {}
+    pending: list[dict[str, Mean]] = []
     with (
       jax.set_mesh(self.mesh),
       data.batches(self.eval_set, self.mesh, 0, self.eval_set.batches) as it,
@@ -57,18 +60,24 @@ class Loss:
         self._poll()
         pending.append(self._score(params, batch))
         if len(pending) > AHEAD:
-          total, weight = _add(total, weight, pending.pop(0))
-    for mean in pending:
-      total, weight = _add(total, weight, mean)
+          _add(sums, pending.pop(0))
+    for means in pending:
+      _add(sums, means)
+    total, weight = sums.pop("nll", (0.0, 0.0))
     if weight != self.eval_set.tokens:
       raise BadData(
         f"evaluation {self.name!r} counted {weight:.0f} targets of "
         f"{self.eval_set.tokens}"
       )
-    return results(total, weight, self.eval_set.bytes) | {
-      f"{kind}_bits_per_byte": value
-      for kind, value in self.eval_set.yardsticks.items()
-    }
+    others = {name: s / w if w else math.nan for name, (s, w) in sums.items()}
+    return (
+      results(total, weight, self.eval_set.bytes)
+      | others
+      | {
+        f"{kind}_bits_per_byte": value
+        for kind, value in self.eval_set.yardsticks.items()
+      }
+    )
 
 
 def results(nats: float, tokens: float, bytes: int) -> dict[str, float]:
@@ -84,16 +93,20 @@ def results(nats: float, tokens: float, bytes: int) -> dict[str, float]:
   return found
 
 
-def _counted(score: Callable, params, batch) -> Mean:
-  means = score(params, batch, None)
-  return means["nll"] if "nll" in means else means["loss"]
+def _counted(score: Callable, params, batch) -> dict[str, Mean]:
+  """All means of the objective; "nll" is what counts as the loss."""
+  means = dict(score(params, batch, None))
+  loss = means.pop("loss")
+  return {"nll": loss} | means
 
 
-def _add(total: float, weight: float, mean: Mean) -> tuple[float, float]:
-  return (
-    total + float(np.asarray(mean.sum, np.float64)),
-    weight + float(np.asarray(mean.weight, np.float64)),
-  )
+def _add(sums: Sums, means: dict[str, Mean]) -> None:
+  for name, mean in means.items():
+    total, weight = sums.get(name, (0.0, 0.0))
+    sums[name] = (
+      total + float(np.asarray(mean.sum, np.float64)),
+      weight + float(np.asarray(mean.weight, np.float64)),
+    )
 
 
 def _go_on() -> None:

@@ -20,8 +20,8 @@ from aigc_jax.run.build import abstract_params, model_of
 from aigc_jax.run.settings import (
   Config,
   config_in,
-  fingerprint,
   provenance_in,
+  written_fingerprint,
 )
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
@@ -155,6 +155,14 @@ def check_origin(config: Config, tokenizer=None) -> None:
     )
 
 
+def saved_model(content: Mapping) -> dict | None:
+  """config.model of when a checkpoint was saved; None where it has none."""
+  saved = content["meta"].get("model")
+  if not isinstance(saved, Mapping):
+    return None
+  return spelling.modern_section("model", saved)
+
+
 def check_saved(
   where: str, config: Config, tokenizer, content: Mapping
 ) -> None:
@@ -165,7 +173,7 @@ def check_saved(
   the work directory, or None where there is none. Raises BadConfig.
   """
   step, meta = content["step"], content["meta"]
-  saved = meta.get("model")
+  saved = saved_model(content)
   if saved is not None:
     lines = differences(config["model"], saved)
     if lines:
@@ -176,7 +184,7 @@ def check_saved(
         + "\nPut back the config.json of that run (a config.before-STEP.json "
         "beside it is from before a change)"
       )
-  elif meta.get("config_sha256") not in (None, fingerprint(config)):
+  elif meta.get("config_sha256") not in (None, written_fingerprint(where)):
     logging.warning(
       "step %d is from before checkpoints held their model, and "
       "%s/config.json is not as it was then: it is taken as it is", step, where
@@ -198,7 +206,7 @@ def check_resumed(
 
   model: config.model. allowed: keys that may change. Raises BadConfig.
   """
-  saved = content["meta"].get("model")
+  saved = saved_model(content)
   if saved is None:
     return
   keys = [f"model.{key}" for key in differing(model, saved)]

@@ -232,6 +232,11 @@ def config_in(workdir: str | Path) -> Config:
   return spelling.modern(_json_in(workdir, "config.json", STORED))
 
 
+def written_fingerprint(workdir: str | Path) -> str:
+  """The hash of a run's config as it is written, however that is spelt."""
+  return fingerprint(_json_in(workdir, "config.json"))
+
+
 def provenance_in(workdir: str | Path) -> dict:
   """What a run recorded of its code, data and machine."""
   return _json_in(workdir, "run.json", PROVENANCE)

@@ -23,6 +23,9 @@ def shout(text: str) -> None:
     pass
 
 
+YARDSTICKS = ("/gzip_bits_per_byte", "/xz_bits_per_byte")
+
+
 class Console:
   """A bar with step, loss, tokens a second and time left.
 
@@ -52,7 +55,12 @@ class Console:
       self._bar.start()
 
   def row(self, row: Mapping) -> None:
-    evals = {name: x for name, x in row.items() if name.startswith("eval/")}
+    # What gzip and xz reach never changes: it stands among the results.
+    evals = {
+      name: x
+      for name, x in row.items()
+      if name.startswith("eval/") and not name.endswith(YARDSTICKS)
+    }
     if evals:
       self.say(f"step {row['step']}: {_listed(evals)}")
     if "train/loss" not in row:

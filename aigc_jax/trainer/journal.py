@@ -22,7 +22,8 @@ import jax
 from absl import logging
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboardX.proto.tensor_pb2 import TensorProto
 
 from aigc_jax import files, records
 from aigc_jax.errors import (
@@ -167,6 +168,10 @@ class Lines:
       self._fd = -1
 
 
+# Columns of a row that say where it stands, and no curve.
+NO_TAGS = ("step", "tokens", "flops", "seconds", "data/batch_hash")
+
+
 class Board:
   """Scalars for TensorBoard, below one folder; a failure is told once.
 
@@ -190,10 +195,22 @@ class Board:
     values = [
       Summary.Value(tag=name, simple_value=value)
       for name, value in metrics.items()
-      if isinstance(value, int | float)
+      if isinstance(value, int | float) and name not in NO_TAGS
     ]
     try:
       self._event(step=step, summary=Summary(value=values))
+    except OSError as error:
+      self._fail(error)
+
+  def text(self, step: int, name: str, text: str) -> None:
+    """A text under its own tag, which TensorBoard shows as Markdown."""
+    content = TensorProto(dtype="DT_STRING", string_val=[text.encode()])
+    content.tensor_shape.dim.add(size=1)
+    about = SummaryMetadata()
+    about.plugin_data.plugin_name = "text"
+    value = Summary.Value(tag=name, metadata=about, tensor=content)
+    try:
+      self._event(step=step, summary=Summary(value=[value]))
     except OSError as error:
       self._fail(error)
 
@@ -325,6 +342,12 @@ class Journal:
   def progress(self, step: int) -> None:
     if self._console:
       self._console.move(step)
+
+  def config(self, step: int, config: Mapping) -> None:
+    """The config, for whoever looks at the curves in TensorBoard."""
+    if self._board:
+      lines = json.dumps(config, indent=2).splitlines()
+      self._board.text(step, "config", "\n".join(f"    {x}" for x in lines))
 
   def sync(self) -> None:
     """Everything said so far is on the disk, as far as that works."""

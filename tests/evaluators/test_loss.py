@@ -11,6 +11,7 @@ import pytest
 from aigc_jax import data, sharding
 from aigc_jax.errors import BadData, Stopped
 from aigc_jax.evaluators.loss import Loss, results
+from aigc_jax.metrics import Mean
 from tests import tiny
 
 WORDS = dict(vocab=257, layers=1)
@@ -133,3 +134,23 @@ def test_bits_per_byte_from_nats():
   assert found["perplexity"] == pytest.approx(4.0)
   assert "bits_per_byte" not in results(1.0, 1, 0)
   assert math.isfinite(results(1e9, 1, 1)["perplexity"])
+
+
+def test_every_mean_of_the_objective_is_given(model, eval_set):
+  """An accuracy, say: of all rows together, whatever batch they are in."""
+  score = tiny.score_of(model[0])
+
+  def with_more(params, batch, key):
+    right = batch["weights"] * (batch["targets"] % 2)
+    more = Mean(jnp.sum(right), jnp.sum(batch["weights"]))
+    return score(params, batch, key) | {"accuracy": more}
+
+  found = eval_set(4, 16)
+  loss = Loss(with_more, found, mesh_of(), name="held")
+  values = loss(3, types.SimpleNamespace(params=model[1]))
+  right = total = 0.0
+  for index in range(found.batches):
+    batch = found.rows(index, slice(None))
+    right += float((batch["weights"] * (batch["targets"] % 2)).sum())
+    total += float(batch["weights"].sum())
+  assert values["eval/held/accuracy"] == pytest.approx(right / total)

@@ -12,7 +12,7 @@ from tensorboardX.proto import event_pb2
 from aigc_jax import files
 from aigc_jax.errors import StorageFailure, WorkdirInUse
 from aigc_jax.trainer import faults, journal, provenance
-from aigc_jax.trainer.console import short
+from aigc_jax.trainer.console import Console, short
 from aigc_jax.trainer.journal import Journal, rows
 
 
@@ -183,3 +183,33 @@ def test_secrets_are_not_recorded(monkeypatch):
   assert found["config"]["tokens"] == 5
   assert found["environment"]["XLA_FLAGS"] == "--xla_something=1"
   assert found["packages"]["jax"] and len(found["code"]["sha256"]) == 64
+
+
+def events_in(folder):
+  """The events of the one file of a TensorBoard folder."""
+  (path,) = folder.iterdir()
+  data, found = path.read_bytes(), []
+  while data:
+    size = int.from_bytes(data[:8], "little")
+    found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+    data = data[16 + size :]
+  return found
+
+
+def test_tensorboard_has_curves_and_the_config_and_no_columns(tmp_path):
+  with Journal(tmp_path) as journal:
+    journal.config(0, {"seed": 3})
+    journal.row(1, {"train/loss": 1.0, "data/batch_hash": 77}, tokens=8)
+  values = [
+    v for e in events_in(tmp_path / "tensorboard") for v in e.summary.value
+  ]
+  assert [v.tag for v in values] == ["config", "train/loss"]
+  assert values[0].metadata.plugin_data.plugin_name == "text"
+  assert b'"seed": 3' in values[0].tensor.string_val[0]
+
+
+def test_gzip_and_xz_are_no_progress(tmp_path, capsys):
+  console = Console(total_steps=2, step=0, every_seconds=0)
+  rows = {"eval/a/loss": 2.0, "eval/a/gzip_bits_per_byte": 1.0}
+  console.row({"step": 1} | rows | {"eval/a/xz_bits_per_byte": 1.0})
+  assert capsys.readouterr().err == "step 1: a/loss 2\n"
