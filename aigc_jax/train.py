@@ -391,8 +391,13 @@ def _start(
     return found
   where = r.config["init_from"]
   with all_or_none():
-    history.check_nothing_lost(workdir)
+    begun = history.check_nothing_lost(workdir)
     run.check_origin(r.config, tokenizer)
+  if begun:
+    say(
+      "this run ended before its first checkpoint: it begins again from step 0 "
+      f"({begun} rows are kept in {CUT})"
+    )
   state = r.init()
   if where:
     params, step = run.read_params(where, r.state.params)

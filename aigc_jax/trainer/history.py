@@ -34,10 +34,11 @@ def check_config(workdir: Path) -> None:
     )
 
 
-def check_nothing_lost(workdir: Path) -> None:
+def check_nothing_lost(workdir: Path) -> int:
   """Raises StorageFailure where a run without checkpoints has saved some.
 
-  It would begin again from step 0, and its rows would be cut.
+  It would begin again from step 0, and its rows would be cut. Returns how many
+  rows there are of a run that ended before its first checkpoint.
   """
   told = _told_of_a_save(workdir)
   if told:
@@ -46,6 +47,8 @@ def check_nothing_lost(workdir: Path) -> None:
       "or choose another --workdir: a run never begins again by itself. (To "
       "begin again here, move everything in this folder away)"
     )
+  rows = journal.rows(workdir / journal.METRICS)
+  return sum(1 for row in rows if row.get("step"))
 
 
 def _told_of_a_save(workdir: Path) -> str:

@@ -71,7 +71,7 @@ def test_a_run_that_saved_and_has_no_checkpoint_never_begins_again(
 def test_a_run_that_never_saved_may_begin_again(workdir):
   shutil.rmtree(workdir / "checkpoints")
   forget(workdir / "events.jsonl", "save")
-  history.check_nothing_lost(workdir)
+  assert history.check_nothing_lost(workdir) == 4
   with Journal(workdir, tensorboard=False) as journal:
     journal.event("restart", 3)
   with pytest.raises(StorageFailure, match=r"of step 3 \(restart\)"):
