@@ -15,6 +15,7 @@ CONFIG = {"model": MODEL, "seed": 0}
 OTHER = {
   "rotary_base": 5e5, "norm_eps": 1e-6, "activation": "gelu",
   "windows": [3], "logit_softcap": 30.0, "embed_scale": True,
+  "rotary_scaling": {"kind": "linear", "factor": 2.0},
 }  # fmt: skip
 COMPUTED = {"kernel": "chunked", "remat": "full", "unroll": 0, "dropout": 0.5}
 

@@ -175,12 +175,16 @@ def check_saved(
   step, meta = content["step"], content["meta"]
   saved = saved_model(content)
   if saved is not None:
-    lines = differences(config["model"], saved)
+    model = config["model"]
+    lines = [
+      f"model.{key}={model.get(key)!r}, there it is {value!r}"
+      for key, value in differing(model, saved).items()
+    ]
     if lines:
       raise BadConfig(
         f"{where}/config.json is not of the model that step {step} was saved "
         "of:\n  "
-        + "\n  ".join(line.partition(": ")[0] for line in lines)
+        + "\n  ".join(lines)
         + "\nPut back the config.json of that run (a config.before-STEP.json "
         "beside it is from before a change)"
       )
