@@ -5,6 +5,7 @@ The parts in import order; each may import itself and those before it:
   errors      refusals, each with its exit status
   files       read within bounds, written whole or not at all
   records     what a JSON value must be
+  terminal    what is shown does nothing but appear
   tree        pytrees by path: names, match, mask, count, cast, digest
   metrics     Mean(sum, weight) and merge
   chips       peaks of known devices; unknown is unknown

@@ -15,7 +15,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from aigc_jax import run, sharding
+from aigc_jax import run, sharding, terminal
 from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer.loop import COMPILING
@@ -39,6 +39,7 @@ def main(
   A refusal prints its message and nothing else: it tells the user what to do,
   and a stack trace would not.
   """
+  terminal.guard()
   if config:
     define_config(flags.FLAGS)
   flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, of several")

@@ -24,8 +24,9 @@ import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from aigc_jax import command, files, records, run
+from aigc_jax import command, files, records, run, terminal
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
@@ -87,9 +88,10 @@ def main() -> int:
     if not texts and not tasks:
       scores = heldout(loaded)
   if command.is_first():
-    Console().print(table_of(loaded, scores))
     if out:
       save(Path(out).expanduser(), loaded, scores)
+    screen = Console(file=terminal.plain(sys.stdout))
+    screen.print(table_of(loaded, scores))
   return 0
 
 
@@ -181,22 +183,30 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
 
 def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
   """All scores, a row each."""
-  table = Table(title=f"{loaded.name}, step {loaded.step}")
+  table = Table(title=_text(f"{loaded.name}, step {loaded.step}"))
   for name in ("set", "score", "value", "± error", "items"):
     justify = "left" if name in ("set", "score") else "right"
     table.add_column(name, justify=justify, overflow="fold")
   for name, values in scores.items():
     for score, e in values.items():
       error = "" if math.isnan(e.error) else f"{e.error:.4f}"
-      table.add_row(name, score, f"{e.value:.4f}", error, f"{e.items:,}")
+      table.add_row(
+        _text(name), _text(score), f"{e.value:.4f}", error, f"{e.items:,}"
+      )
       name = ""
+  captions = []
   for values in scores.values():
     for score, e in values.items():
       if e.signature:
-        table.caption = "\n".join(
-          filter(None, (table.caption, f"{score}: {e.signature}"))
-        )
+        captions.append(f"{score}: {e.signature}")
+  if captions:
+    table.caption = _text("\n".join(captions))
   return table
+
+
+def _text(text: str) -> Text:
+  """For rich: brackets are brackets, and nothing moves the cursor."""
+  return Text(terminal.shown(text))
 
 
 def default_out(loaded: run.Loaded) -> str:

@@ -16,7 +16,7 @@ import sys
 import jax
 from absl import logging
 
-from aigc_jax import run
+from aigc_jax import run, terminal
 from aigc_jax.errors import BadConfig, Refusal, nearest
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 
@@ -76,6 +76,7 @@ def register() -> None:
 def main_of_the_harness() -> int:
   """The harness's own command, which knows our models; the exit status."""
   logging.set_verbosity(logging.WARNING)
+  terminal.guard()
   try:
     register()
     from lm_eval.__main__ import cli_evaluate

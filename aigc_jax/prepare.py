@@ -10,6 +10,7 @@ interrupted run finished is used. A training run with the same data settings
 and the same root finds the stores.
 """
 
+import sys
 from collections.abc import Iterable
 
 from absl import flags
@@ -23,7 +24,7 @@ from rich.progress import (
   TransferSpeedColumn,
 )
 
-from aigc_jax import command, data, run
+from aigc_jax import command, data, run, terminal
 from aigc_jax.errors import BadConfig, BadData, Stopped
 
 FLAGS = {
@@ -50,13 +51,14 @@ def stores(
   The arguments are the data settings of a config; a tokenizer may be one that
   is there already. Returns the stores.
   """
-  console = Console(stderr=True)
-  columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-             TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
+  console = Console(file=terminal.plain(sys.stderr))
+  columns = (TextColumn("{task.description}", markup=False), BarColumn(),
+             DownloadColumn(), TransferSpeedColumn(),
+             TimeRemainingColumn())  # fmt: skip
   found = []
   for split in splits:
     with Progress(*columns, console=console, transient=True) as bar:
-      task = bar.add_task(split or "train", total=None)
+      task = bar.add_task(terminal.shown(split or "train"), total=None)
       made = data.prepare(
         sources=sources,
         tokenizer=tokenizer,
@@ -67,8 +69,12 @@ def stores(
         workers=workers,
         download=download,
         say=lambda text, bar=bar: bar.console.print(
-          text, style="dim", soft_wrap=True, highlight=False, markup=False
-        ),
+          terminal.shown(text),
+          style="dim",
+          soft_wrap=True,
+          markup=False,
+          highlight=False,
+        ),  # fmt: skip
         progress=lambda done, total, bar=bar, task=task: bar.update(
           task, completed=done, total=total
         ),

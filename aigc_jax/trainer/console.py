@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from rich import console, progress
 
+from aigc_jax import terminal
+
 
 def short(value: float) -> str:
   """1234567 as "1.23M"."""
@@ -46,7 +48,7 @@ class Console:
         progress.BarColumn(bar_width=None),
         progress.TextColumn("{task.fields[text]}"),
         progress.TimeRemainingColumn(elapsed_when_finished=True),
-        console=console.Console(stderr=True),
+        console=console.Console(file=terminal.plain(sys.stderr)),
         refresh_per_second=4,
       )
       self._task = self._bar.add_task(
@@ -84,7 +86,8 @@ class Console:
   def say(self, text: str) -> None:
     try:
       if self._bar:
-        self._bar.console.print(text, markup=False, highlight=False)
+        shown = terminal.shown(text)
+        self._bar.console.print(shown, markup=False, highlight=False)
       else:
         print(text, file=sys.stderr, flush=True)
     except OSError:

@@ -1,0 +1,68 @@
+"""What is shown on a terminal does nothing there but appear.
+
+Documents, prompts, pieces of tokenizers, names of files and messages about all
+of them may hold control sequences: they would move the cursor, set the title,
+paste into the clipboard, or show text in another order than it is in. Every
+command writes through `Shown`; files and pipes get the text as it is.
+"""
+
+import sys
+from typing import TextIO
+
+from absl import logging
+
+KEPT = "\n\t"
+# Visible signs of the control characters, the rest as Python writes them.
+_SIGNS = {i: chr(0x2400 + i) for i in range(32)} | {0x7F: "\u2421"}
+_C1 = {i: f"\\x{i:02x}" for i in range(0x80, 0xA0)}
+# Embeddings, overrides and isolates of direction, and their ends.
+_ORDER = {
+  i: f"\\u{i:04x}" for i in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+_HALVES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # cannot be encoded
+_TABLE = {
+  code: sign
+  for code, sign in (_SIGNS | _C1 | _ORDER | _HALVES).items()
+  if chr(code) not in KEPT
+}
+
+
+def shown(text: str) -> str:
+  """The text with control characters made visible; lines and tabs stay."""
+  return text.translate(_TABLE)
+
+
+class Shown:
+  """A stream to which everything is written as `shown`."""
+
+  def __init__(self, stream: TextIO):
+    self.plain = stream
+
+  def write(self, text: str) -> int:
+    self.plain.write(shown(text))
+    return len(text)
+
+  def writelines(self, lines) -> None:
+    for line in lines:
+      self.write(line)
+
+  def __getattr__(self, name):
+    return getattr(self.plain, name)
+
+
+def guard() -> None:
+  """From here on stderr, and stdout on a terminal, show what they are given."""
+  if not isinstance(sys.stderr, Shown):
+    sys.stderr = Shown(sys.stderr)
+    logging.get_absl_handler().python_handler.stream = sys.stderr
+  if sys.stdout.isatty() and not isinstance(sys.stdout, Shown):
+    sys.stdout = Shown(sys.stdout)
+
+
+def plain(stream: TextIO) -> TextIO:
+  """The stream itself, for a bar or a table that moves the cursor on purpose.
+
+  What comes from elsewhere goes through `shown` before it is written there,
+  and to rich as Text or with markup=False.
+  """
+  return stream.plain if isinstance(stream, Shown) else stream

@@ -1,0 +1,107 @@
+"""Nothing that comes from elsewhere does more on a terminal than appear."""
+
+import io
+import sys
+
+import pytest
+from absl import logging
+from rich.console import Console
+
+from aigc_jax import evaluate, run, terminal
+from aigc_jax.evaluators.choices import Estimate
+from aigc_jax.trainer import console
+
+WICKED = {
+  "clears the screen": "\x1b[2J",
+  "sets the title": "\x1b]0;x\x07",
+  "writes the clipboard": "\x1b]52;c;eA==\x1b\\",
+  "one of C1": "\x9b2J",
+  "goes back": "abc\rx\b",
+  "another direction": "a\u202eb\u2066c",
+  "half a character": "\ud800",
+  "delete": "\x7f",
+}
+
+
+class Screen(io.StringIO):
+  """A terminal that keeps what it is told."""
+
+  def isatty(self):
+    return True
+
+
+def screens_of(monkeypatch):
+  """(stdout, stderr) as terminals, guarded; put back afterwards."""
+  handler = logging.get_absl_handler().python_handler
+  monkeypatch.setattr(handler, "stream", handler.stream)
+  monkeypatch.setattr(sys, "stdout", Screen())
+  monkeypatch.setattr(sys, "stderr", Screen())
+  out, err = sys.stdout, sys.stderr
+  terminal.guard()
+  return out, err
+
+
+def harmless(text: str) -> bool:
+  """Whether a terminal would only show it."""
+  text.encode()
+  return not any(
+    c < " " and c not in "\n\t" or "\x7f" <= c <= "\x9f" or c in "\u202e\u2066"
+    for c in text
+  )
+
+
+@pytest.mark.parametrize("name", WICKED)
+def test_control_sequences_become_visible(name):
+  assert harmless(terminal.shown(WICKED[name]))
+  assert terminal.shown(WICKED[name]) != WICKED[name]
+
+
+def test_text_of_any_language_stays_as_it_is():
+  text = "a\tb\n\u00e9 \u4e2d \u05e9\u05dc \U0001f469\u200d\U0001f52c \u200e"
+  assert terminal.shown(text) == text
+
+
+@pytest.mark.parametrize("name", WICKED)
+def test_every_stream_of_a_command_shows_what_it_is_given(name, monkeypatch):
+  screens = screens_of(monkeypatch)
+  text = WICKED[name]
+  print(text, end="")
+  print(text, file=sys.stderr)
+  sys.stderr.writelines([text, "\n"])
+  logging.error("a file named %s", text)
+  console.shout(text)
+  terminal.guard()  # once is enough
+  for screen in screens:
+    assert screen.getvalue() and harmless(screen.getvalue())
+
+
+def test_a_pipe_gets_the_text_as_it_is(monkeypatch):
+  pipe = io.StringIO()
+  monkeypatch.setattr(sys, "stdout", pipe)
+  monkeypatch.setattr(sys, "stderr", io.StringIO())
+  handler = logging.get_absl_handler().python_handler
+  monkeypatch.setattr(handler, "stream", handler.stream)
+  terminal.guard()
+  print("\x1b[2J", end="")
+  assert pipe.getvalue() == "\x1b[2J"
+
+
+@pytest.mark.parametrize("name", ["r[/x]", "[red]r", "[link=x]r", "\x1b[2Jr"])
+def test_a_table_of_scores_takes_any_name(name):
+  loaded = run.Loaded(None, None, None, {}, None, 7, name)
+  scores = {name: {name: Estimate(1.0, 0.5, 3, signature=name)}}
+  screen = Screen()
+  Console(file=screen, width=200, color_system=None).print(
+    evaluate.table_of(loaded, scores)
+  )
+  text = screen.getvalue()
+  assert text.count(terminal.shown(name)) == 5 and harmless(text)
+
+
+def test_the_live_bar_says_what_it_is_told(monkeypatch):
+  screens = screens_of(monkeypatch)
+  bar = console.Console(10, 0)
+  bar.say("[/x] \x1b]0;title\x07")
+  bar.close()
+  text = screens[1].getvalue()
+  assert "[/x] \u241b]0;title\u2407" in text and "\x1b]0" not in text
