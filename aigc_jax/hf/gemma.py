@@ -29,9 +29,10 @@ def settings1(c: Settings) -> dict:
   name, table = "hidden_act", ACTIVATIONS1
   if "hidden_activation" in c:  # the newer key
     name, table = "hidden_activation", ACTIVATIONS
+  found = llama.body(c, head_dim=256, kv_heads=16)
   return (
-    llama.body(c, head_dim=256, kv_heads=16)
-    | llama.rotary(c)
+    found
+    | llama.rotary_or_yarn(c, found["head_dim"])
     | dict(
       activation=c.among(name, table, "gelu_pytorch_tanh"),
       tied=c.flag("tie_word_embeddings", True),

@@ -3,6 +3,7 @@
 `rows`, `body` and `rotary` also serve the families that grew out of Llama.
 """
 
+import math
 from collections.abc import Mapping
 
 from aigc_jax.hf.settings import (
@@ -72,19 +73,81 @@ SCALINGS = {
     "original_length": "original_max_position_embeddings",
   },
 }
+# Others turn by an angle alone; this one makes queries and keys longer too.
+YARN = {
+  "factor": ("factor",),
+  "fast": ("beta_fast", 32.0),
+  "slow": ("beta_slow", 1.0),
+}
 _KINDS = {"default": None, "linear": "linear", "llama3": "llama3"}
 
 
 def rotary(c: Settings, base: float = 10000.0) -> dict:
   """rotary_base and rotary_scaling, by the older keys or the newer."""
   c.only("partial_rotary_factor", 1, 1.0)
+  return _base(c, base) | dict(rotary_scaling=scaling(_scale(c)))
+
+
+def _scale(c: Settings) -> Settings:
+  """What slows rotary planes, by the older key or the newer."""
   both = "rope_parameters" in c
-  scale = c.part("rope_parameters") if both else c.part("rope_scaling")
+  return c.part("rope_parameters") if both else c.part("rope_scaling")
+
+
+def _base(c: Settings, base: float) -> dict:
   outer = c.number("rope_theta", base)
-  return dict(
-    rotary_base=scale.number("rope_theta", outer) if both else outer,
-    rotary_scaling=scaling(scale),
+  if "rope_parameters" in c:
+    outer = _scale(c).number("rope_theta", outer)
+  return dict(rotary_base=outer)
+
+
+def rotary_or_yarn(c: Settings, head_dim: int) -> dict:
+  """As `rotary`, or what a config.json means that asks for YaRN.
+
+  Queries and keys are both longer by attention_factor, so that products are
+  by its square.
+  """
+  scale = _scale(c)
+  if "yarn" not in (scale.value("rope_type"), scale.value("type")):
+    return rotary(c)
+  for part in (c, scale):
+    part.only("partial_rotary_factor", 1, 1.0)
+  found = {ours: scale.number(*theirs) for ours, theirs in YARN.items()}
+  if not found["slow"] < found["fast"]:
+    raise scale.fault("beta_slow", "less than beta_fast")
+  original = "original_max_position_embeddings"
+  length = scale.integer(original, 0) or c.integer(
+    "max_position_embeddings", 2048
   )
+  found |= dict(original_length=length, whole=scale.flag("truncate", True))
+  longer = scale.number("attention_factor", 0.0)
+  if not longer:
+    names = ("mscale", "mscale_all_dim")
+    above, below = (scale.number(name, 0.0, zero=True) for name in names)
+    longer = _longer(found["factor"], above if above and below else 1.0)
+    if above and below:
+      longer /= _longer(found["factor"], below)
+  return _base(c, 10000.0) | dict(
+    rotary_scaling=dict(kind="yarn", **found),
+    attention_scale=longer**2 * head_dim**-0.5,
+  )
+
+
+def _longer(factor: float, weight: float) -> float:
+  """By how much YaRN makes queries and keys longer, if it is not said."""
+  return 1.0 + (0.1 * weight * math.log(factor) if factor > 1 else 0.0)
+
+
+def their_yarn(k: Mapping) -> dict:
+  """`rotary_or_yarn` backwards, for YaRN."""
+  found = k["rotary_scaling"]
+  scale = k["attention_scale"] or k["head_dim"] ** -0.5
+  return dict(
+    rope_type="yarn",
+    original_max_position_embeddings=found["original_length"],
+    truncate=found["whole"],
+    attention_factor=math.sqrt(scale * k["head_dim"] ** 0.5),
+  ) | {theirs: found[ours] for ours, (theirs, *_) in YARN.items()}
 
 
 def scaling(scale: Settings) -> dict | None:
@@ -103,10 +166,10 @@ def scaling(scale: Settings) -> dict | None:
 
 
 def their_scaling(found: Mapping | None) -> dict | None:
-  """`scaling` backwards."""
-  if not found:
+  """`scaling` backwards; what it does not know is left out."""
+  if not found or found["kind"] not in SCALINGS:
     return None
-  keys = SCALINGS.get(found["kind"], {})
+  keys = SCALINGS[found["kind"]]
   return dict(rope_type=found["kind"]) | {
     theirs: found[ours] for ours, theirs in keys.items() if ours in found
   }
@@ -162,9 +225,10 @@ def plain(
   c: Settings, *, head_dim: int | None = None, kv_heads: int | None = None
 ) -> dict:
   """A Llama without biases, of which others differ a little; see `body`."""
+  found = body(c, head_dim=head_dim, kv_heads=kv_heads)
   return (
-    body(c, head_dim=head_dim, kv_heads=kv_heads)
-    | rotary(c)
+    found
+    | rotary_or_yarn(c, found["head_dim"])
     | dict(
       activation=c.among("hidden_act", ACTIVATIONS, "silu"),
       tied=c.flag("tie_word_embeddings", False),
@@ -174,10 +238,12 @@ def plain(
 
 def their_plain(k: Mapping) -> dict:
   """`plain` backwards."""
+  found = k["rotary_scaling"]
+  yarns = found and found["kind"] == "yarn"
   return their_body(k) | dict(
     hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
     rope_theta=k["rotary_base"],
-    rope_scaling=their_scaling(k["rotary_scaling"]),
+    rope_scaling=their_yarn(k) if yarns else their_scaling(found),
   )
 
 

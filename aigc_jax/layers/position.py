@@ -55,7 +55,40 @@ def _llama3(
   return (1 - blend) * radians / factor + blend * radians
 
 
-SCALINGS = {"linear": _linear, "llama3": _llama3}
+def _yarn(
+  radians: np.ndarray,
+  *,
+  factor: float,
+  fast: float,
+  slow: float,
+  original_length: int,
+  whole: bool,
+) -> np.ndarray:
+  """Planes that turn less than `slow` times slowed, more than `fast` kept.
+
+  Turns are those within `original_length`; between the two a blend, linear in
+  the number of the plane, whose ends are whole numbers where `whole` says so.
+  YaRN, arXiv:2309.00071, section 3.2; the temperature of its section 3.4 is
+  part of the attention's scale.
+  """
+  planes = len(radians)
+  rate = -np.log(radians[1]) if planes > 1 else 1.0
+  rate = rate or 1e-30  # a base of 1: all planes are one
+
+  def plane(turns: float) -> float:
+    return math.log(original_length / (turns * 2 * math.pi)) / rate
+
+  first, last = plane(fast), plane(slow)
+  if whole:
+    first, last = math.floor(first), math.ceil(last)
+  first, last = max(first, 0), min(last, 2 * planes - 1)
+  if first == last:
+    last += 0.001
+  slowed = np.clip((np.arange(planes) - first) / (last - first), 0.0, 1.0)
+  return slowed * radians / factor + (1 - slowed) * radians
+
+
+SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
 
 
 def rotation(positions_BT: jax.Array, radians: np.ndarray) -> Rotation:

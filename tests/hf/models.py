@@ -26,6 +26,22 @@ LLAMA3 = dict(
   ),
 )  # fmt: skip
 LINEAR = dict(rope_scaling=dict(rope_type="linear", factor=4.0))
+YARN = dict(
+  rope_theta=1e3,
+  rope_scaling=dict(
+    rope_type="yarn", factor=4.0, original_max_position_embeddings=64
+  ),
+)
+YARN_RATIO = dict(
+  rope_scaling=YARN["rope_scaling"] | dict(mscale=0.7, mscale_all_dim=1.4)
+)
+YARN_ALL = dict(
+  rope_theta=5e2,
+  rope_scaling=dict(
+    rope_type="yarn", factor=8.0, original_max_position_embeddings=32,
+    beta_fast=6.0, beta_slow=0.5, attention_factor=1.3, truncate=False,
+  ),
+)  # fmt: skip
 LATE = dict(use_sliding_window=True, sliding_window=13)
 
 # name: (model_type, config)
@@ -46,6 +62,9 @@ CASES = {
     ),
   ),
   "llama3": ("llama", BODY | LLAMA3),
+  "llama_yarn": ("llama", BODY | YARN),
+  "mistral_yarn": ("mistral", BODY | YARN_RATIO | dict(sliding_window=19)),
+  "qwen2_yarn": ("qwen2", BODY | YARN_ALL),
   "llama_linear": ("llama", BODY | LINEAR),
   "mistral": ("mistral", BODY | dict(sliding_window=19)),
   "mistral_no_window": (

@@ -3,12 +3,14 @@
 import importlib
 import math
 
+import numpy as np
 import pytest
 
 from aigc_jax import hf
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import families, incoming, table
 from aigc_jax.hf.settings import Settings, canonical, windows_of
+from aigc_jax.layers.position import frequencies
 from tests import tiny
 
 LLAMA = tiny.LLAMA | dict(position_length=64)
@@ -93,6 +95,28 @@ def test_a_family_asked_for_by_name_is_used_or_refused():
     hf.choose_family(LLAMA, "gpt2")
   with pytest.raises(BadConfig, match="did you mean 'llama'"):
     hf.choose_family(LLAMA, "lama")
+
+
+def test_yarn_is_an_attention_scale_and_slower_planes():
+  """arXiv:2309.00071: sqrt(1/t) = 0.1 ln(s) + 1 for queries and keys both."""
+  asked = dict(
+    rope_type="yarn", factor=16.0, original_max_position_embeddings=64
+  )
+  config = hf.families.write_config(hf.FAMILIES["llama"], LLAMA)
+  config |= dict(rope_scaling=asked, rope_theta=1e4)
+  read = hf.families.read_config(hf.FAMILIES["llama"], config, "config.json")
+  longer = 0.1 * math.log(16) + 1
+  scale = longer**2 * LLAMA["head_dim"] ** -0.5
+  assert read["attention_scale"] == pytest.approx(scale)
+  assert hf.choose_family(read).model_type == "llama"
+  again = hf.families.write_config(hf.FAMILIES["llama"], read)["rope_scaling"]
+  assert again["attention_factor"] == pytest.approx(longer)
+  plain = frequencies(64, 1e4, None)
+  slowed = frequencies(64, 1e4, read["rotary_scaling"])
+  turns = 64 * plain / (2 * math.pi)
+  np.testing.assert_allclose(slowed[turns < 0.5], plain[turns < 0.5] / 16)
+  kept = slowed[:2] / plain[:2]
+  assert kept[0] == 1 and np.all(np.diff(slowed) < 0)
 
 
 def test_another_model_type_is_no_misspelling():
