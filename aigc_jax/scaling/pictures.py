@@ -101,13 +101,28 @@ def format_axis(axis, kind: str, *, log: bool = False) -> None:
   from matplotlib import ticker
 
   if log:
-    axis.set_major_locator(ticker.LogLocator(base=10, subs=(1.0, 3.0)))
+    axis.set_major_locator(_LogLocator())
     axis.set_minor_formatter(ticker.NullFormatter())
   elif kind == "seconds":
     # Steps of 60 rather than of 100: 5 min, 10 min.
     axis.set_major_locator(_TimeLocator())
   write = FORMATS.get(kind, short)
   axis.set_major_formatter(ticker.FuncFormatter(write))
+
+
+def _LogLocator():
+  from matplotlib import ticker
+
+  class Decades(ticker.LogLocator):
+    """1 and 3 of each decade, or of many decades as many as fit."""
+
+    def tick_values(self, low, high):
+      decades = math.log10(high / low) if 0 < low < high else 1.0
+      few = (1.0, 3.0) if decades < 3 else (1.0,)
+      locator = ticker.LogLocator(base=10, subs=few, numticks=9)
+      return locator.tick_values(low, high)
+
+  return Decades(base=10)
 
 
 def _TimeLocator():

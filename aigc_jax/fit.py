@@ -1,0 +1,235 @@
+"""Laws of loss, fitted to runs or to a CSV.
+
+  python -m aigc_jax.fit POINTS.csv --law=chinchilla [--columns=params=N,...]
+    [--where=setting=a] [--holdout=5] [--bootstrap=400] [--budgets=1e21,1e22]
+    [--out=fit.json,fit.png]
+  python -m aigc_jax.fit DIR [DIR ...] --law=isoflop
+  python -m aigc_jax.fit fit.json --budgets=1e24 --out=fit.png
+
+Laws: chinchilla (approach 3), isoflop (2), envelope (1), kaplan (of params and
+tokens, or --of one of them), power (--of params, tokens or flops),
+data_constrained (repeated data; the CSV has unique_tokens). A CSV has the
+columns params, tokens, flops, loss; --columns=params=N says what they are
+called otherwise; tokens or FLOPs that are missing follow from C = 6 N D. DIR is
+the work directory of a run or a folder of such.
+
+fit.json holds the constants with standard errors and intervals, the objective,
+how many starts agreed, the points with their hash, what was predicted, and
+where all of it comes from; predictions and pictures are made from it alone.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import flags
+
+from aigc_jax import command
+from aigc_jax.errors import BadConfig, BadData, StorageFailure, choose
+from aigc_jax.scaling import (
+  fit_pictures,
+  fit_text,
+  fits,
+  frontier,
+  laws,
+  pictures,
+  points,
+  run_points,
+  table,
+)
+from aigc_jax.trainer import provenance
+
+LAWS = (
+  "chinchilla", "data_constrained", "envelope", "isoflop", "kaplan", "power",
+)  # fmt: skip
+PARAMETRIC = {
+  "chinchilla": lambda of: laws.CHINCHILLA,
+  "data_constrained": lambda of: laws.DATA_CONSTRAINED,
+  "kaplan": lambda of: laws.kaplan_of(of) if of else laws.KAPLAN,
+  "power": lambda of: laws.power_of(of or "flops"),
+}
+FRONTIER = ("isoflop", "envelope")
+MOST_BYTES = 256 << 20
+
+
+def main(words: list[str]) -> int:
+  """The command; the exit status."""
+  values = flags.FLAGS
+  if not words:
+    raise BadConfig(
+      "name a CSV or work directories: python -m aigc_jax.fit POINTS.csv "
+      "--law=chinchilla"
+    )
+  for out in values.out:
+    if not out.endswith(".json"):
+      pictures.check_kind(out)
+    command.check_out(out)
+  if words[0].endswith(".json"):
+    result = _again(words)
+  else:
+    result = _fitted(words)
+  result = table.plain(result)
+  print(fit_text.as_text(result))
+  for out in values.out:
+    if out.endswith(".json"):
+      _write(out, result)
+    else:
+      fit_pictures.draw(result, out)
+    print(out)
+  return 0
+
+
+def _fitted(words: list[str]) -> dict:
+  values = flags.FLAGS
+  choose(values.law, dict.fromkeys(LAWS), "--law")
+  found = _points(words)
+  budgets = [_number("budgets", b) for b in values.budgets]
+  shared = dict(
+    resamples=values.bootstrap, holdout=values.holdout, budgets=budgets
+  )
+  if values.law == "isoflop":
+    result = frontier.by_parabolas(found, near=values.near, **shared)
+  elif values.law == "envelope":
+    result = frontier.by_envelope(found, **shared)
+  else:
+    law = PARAMETRIC[values.law](values.of)
+    fix = {k: _number(k, v) for k, v in _pairs("fix", values.fix).items()}
+    result = fits.parametric(
+      found,
+      laws.free(law, fix, values.tie),
+      kind=values.objective,
+      delta=values.delta,
+      unique=values.unique_tokens,
+      **shared,
+    )
+  code = provenance.code(Path(__file__).parent)
+  result["provenance"] = {
+    "data_sha256": found.sha256,
+    "source": found.source,
+    "code": {k: v for k, v in code.items() if k != "diff"},
+    "packages": {
+      name: version
+      for name, version in provenance.packages().items()
+      if name in ("aigc_jax", "numpy", "scipy")
+    },
+    "command": provenance.redact_flags(sys.argv[1:]),
+  }
+  return result
+
+
+def _points(words: list[str]) -> points.Points:
+  values = flags.FLAGS
+  files = [w for w in words if not Path(w).expanduser().is_dir()]
+  if files:
+    if len(words) > 1:
+      raise BadConfig("a fit takes one CSV, or work directories")
+    return points.from_csv(
+      files[0], _pairs("columns", values.columns), values.where
+    )
+  if values.columns or values.where:
+    raise BadConfig("--columns and --where are for a CSV")
+  return run_points.from_runs(
+    words,
+    metric=values.metric,
+    embeddings=values.embeddings,
+    curves=values.law == "envelope",
+    unfinished=values.allow_unfinished or values.law == "envelope",
+  )
+
+
+def _again(words: list[str]) -> dict:
+  """A fit that was written before, with other budgets."""
+  path = Path(words[0]).expanduser()
+  if not path.is_file():
+    raise BadConfig(f"{path}: there is no such file")
+  if path.stat().st_size > MOST_BYTES:
+    raise BadData(f"{path} is larger than {MOST_BYTES} bytes: not read")
+  budgets = [_number("budgets", b) for b in flags.FLAGS.budgets]
+  try:
+    result = json.loads(path.read_text())
+    name = result["law"]
+    result["points"]["columns"], result["constants"], result["replicates"]
+    if not budgets:
+      return result
+    if name in FRONTIER:
+      result["predictions"] = frontier.predictions(result, budgets)
+      return result
+    kind, _, of = name.partition(" of ")
+    law = PARAMETRIC[kind](of or None)
+    unique = flags.FLAGS.unique_tokens
+    result["predictions"] = fits.predictions(result, law, budgets, unique)
+  except (ValueError, KeyError, TypeError, IndexError) as error:
+    raise BadData(
+      f"{path} is no fit that this command wrote ({type(error).__name__}: "
+      f"{error})"
+    ) from None
+  return result
+
+
+def _pairs(flag: str, words: list[str]) -> dict[str, str]:
+  found: dict[str, str] = {}
+  for word in words:
+    name, equals, value = word.partition("=")
+    if not (name and equals and value) or name in found:
+      raise BadConfig(f"--{flag}={word}: expected NAME=VALUE, each name once")
+    found[name] = value
+  return found
+
+
+def _number(flag: str, text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value < float("inf"):
+    raise BadConfig(f"--{flag}: {text!r} is no number, 0 or more")
+  return value
+
+
+def _write(out: str, result: Mapping) -> None:
+  """The whole file or none of it."""
+  path = Path(out).expanduser()
+  aside = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    aside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    os.replace(aside, path)
+  except OSError as error:
+    raise StorageFailure(f"{out} cannot be written: {error}") from None
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_string("law", "chinchilla", ", ".join(LAWS))
+  flags.DEFINE_enum(
+    "of", None, ["params", "tokens", "flops"], "the one size of a power"
+  )
+  flags.DEFINE_list("columns", [], "OURS=THEIRS names of a CSV's columns")
+  flags.DEFINE_list("where", [], "COLUMN=VALUE (or != < <= > >=): rows to keep")
+  flags.DEFINE_list("out", [], "files to write: x.json, x.png")
+  flags.DEFINE_string(
+    "holdout", "", "points a second fit predicts: 5, 0.2, flops>1e21; 0 is none"
+  )
+  flags.DEFINE_integer("bootstrap", 400, "resamples", lower_bound=0)
+  flags.DEFINE_list("budgets", [], "FLOPs to predict the best sizes for")
+  flags.DEFINE_float("unique_tokens", None, "of those: the data there is")
+  flags.DEFINE_list("fix", [], "NAME=VALUE of constants that are known")
+  flags.DEFINE_list("tie", [], "two exponents that are one: alpha,beta")
+  flags.DEFINE_float(
+    "near", None, "isoflop: sizes at most this factor from the best count"
+  )
+  flags.DEFINE_enum(
+    "objective", "huber", ["huber", "squares"], "of ln L, or squares of L"
+  )
+  flags.DEFINE_float("delta", 1e-3, "where Huber's loss becomes a line")
+  flags.DEFINE_string("metric", "eval/heldout/loss", "of work directories")
+  flags.DEFINE_bool("embeddings", True, "count them among the parameters")
+  flags.DEFINE_bool("allow_unfinished", False, "runs not at their end count")
+
+
+if __name__ == "__main__":
+  define_flags()
+  command.main(main, words=True)

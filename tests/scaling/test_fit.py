@@ -1,0 +1,235 @@
+"""The command `fit`: points that are read strictly, a JSON that says it all."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from absl import flags
+
+from aigc_jax import fit
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.scaling import points, run_points
+from configs import quickstart
+from tests.scaling.made import made_run
+from tests.scaling.test_laws import chinchilla_points
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+  """fit's main with flags as on a command line; returns what it printed."""
+
+  def run(*words):
+    mine = flags.FlagValues()
+    with monkeypatch.context() as patch:
+      patch.setattr(flags, "FLAGS", mine)
+      for name in ("bool", "string", "list", "enum", "integer", "float"):
+        define = getattr(flags, f"DEFINE_{name}")
+        patch.setattr(
+          flags, f"DEFINE_{name}",
+          lambda *args, define=define, **kw: define(
+            *args, flag_values=mine, **kw
+          ),
+        )  # fmt: skip
+      fit.define_flags()
+      assert fit.main(mine(["fit", *words])[1:]) == 0
+    return capsys.readouterr().out
+
+  return run
+
+
+def write(path, header, rows):
+  lines = [header, *(",".join(map(str, row)) for row in rows)]
+  path.write_text("\n".join(lines) + "\n")
+  return path
+
+
+@pytest.fixture
+def power_csv(tmp_path):
+  flops = np.geomspace(1e17, 1e21, 12)
+  draw = np.random.default_rng(0)
+  loss = (1.7 + 200 * flops**-0.12) * np.exp(0.002 * draw.normal(size=12))
+  return write(tmp_path / "x.csv", "C,val", zip(flops, loss, strict=True))
+
+
+def test_a_fit_is_a_json_from_which_all_else_follows(call, power_csv, tmp_path):
+  out, png = tmp_path / "fit.json", tmp_path / "fit.png"
+  words = ["--law=power", "--columns=flops=C,loss=val", "--bootstrap=30"]
+  printed = call(str(power_csv), *words, "--budgets=1e22", f"--out={out},{png}")
+  found = json.loads(out.read_text())
+  assert png.read_bytes().startswith(b"\x89PNG")
+  for name, c in found["constants"].items():
+    assert {"value", "stderr", "low", "high"} <= c.keys()
+    assert c["low"] <= c["value"] <= c["high"] and c["stderr"] > 0
+    assert name in printed
+  assert found["starts"]["tried"] == 150 and found["starts"]["agreed"] > 15
+  assert "of 150 starts came to it" in printed
+  assert len(found["provenance"]["data_sha256"]) == 64
+  assert found["provenance"]["code"]["sha256"]
+  assert "diff" not in found["provenance"]["code"]
+  power_csv.unlink()  # nothing of it is needed any more
+  again = tmp_path / "again.json"
+  call(str(out), "--budgets=1e22,1e24", f"--out={again}")
+  more = json.loads(again.read_text())["predictions"]
+  assert more[0] == found["predictions"][0] and more[1]["flops"] == 1e24
+  assert more[1]["outside"] == ["flops"]
+  c = {k: v["value"] for k, v in found["constants"].items()}
+  wanted = c["E"] + c["A"] * 1e24 ** -c["alpha"]
+  assert more[1]["loss"]["value"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+  "bad, message",
+  [
+    ("", "loss is empty"),
+    ("nan", "line 3: loss='nan' is no loss"),
+    ("-2.1", "line 3: loss='-2.1'"),
+    ("0", "a finite number above 0"),
+    ("inf", "loss='inf'"),
+    ("2.x", "loss='2.x'"),
+    ("2.0,7", "line 3: 4 fields, where the header has 3"),
+  ],
+)
+def test_a_line_that_is_no_point_is_refused_by_its_number(
+  tmp_path, bad, message
+):
+  path = write(
+    tmp_path / "x.csv", "params,tokens,loss",
+    [(1e7, 1e9, 3.0), (2e7, 1e9, bad), (3e7, 1e9, 2.5)],
+  )  # fmt: skip
+  with pytest.raises(BadData, match=message):
+    points.from_csv(path)
+
+
+def test_the_ways_out_that_refusals_name_work(tmp_path):
+  path = write(
+    tmp_path / "x.csv", "params,tokens,loss",
+    [(1e7, 1e9, 3.0), (2e7, 1e9, "nan"), (3e7, 1e9, ""), (4e7, 1e9, "inf"),
+     (5e7, 1e9, 2.5)],
+  )  # fmt: skip
+  with pytest.raises(BadData, match="--where='loss>0,loss<inf'"):
+    points.from_csv(path)
+  found = points.from_csv(path, where=["loss>0", "loss<inf"])
+  assert found.names == ("line 2", "line 6")
+  assert "2 of 5 rows kept by loss>0 and loss<inf" in found.notes
+
+
+def test_columns_are_named_with_the_nearest_there_is(tmp_path):
+  path = write(tmp_path / "x.csv", "parms,tokens,loss", [(1e7, 1e9, 3.0)])
+  found = points.from_csv(path)
+  with pytest.raises(
+    BadConfig, match="params is not there.*--columns=params=N"
+  ):
+    found.need(("params", "loss"), "chinchilla")
+  with pytest.raises(BadConfig, match="did you mean 'parms'"):
+    points.from_csv(path, {"params": "parm"})
+  with pytest.raises(BadConfig, match="did you mean 'params'"):
+    points.from_csv(path, {"param": "parms"})
+  with pytest.raises(BadConfig, match="did you mean 'tokens'"):
+    points.from_csv(path, where=["token=3"])
+  with pytest.raises(BadConfig, match="no row is left"):
+    points.from_csv(path, where=["tokens=3"])
+  twice = write(tmp_path / "y.csv", "loss,loss", [(1, 2)])
+  with pytest.raises(BadData, match="two columns"):
+    points.from_csv(twice)
+  with pytest.raises(BadData, match="no rows"):
+    points.from_csv(write(tmp_path / "z.csv", "loss", []))
+
+
+def test_flops_of_another_convention_are_pointed_at(tmp_path):
+  rows = [(n, 1e9, 6 * n * 1e9, 3.0 - n / 1e9) for n in (1e7, 2e7, 3e7, 4e7)]
+  rows[2] = (3e7, 1e9, 2 * 3e7 * 1e9, 2.9)
+  path = write(tmp_path / "x.csv", "params,tokens,flops,loss", rows)
+  notes = " ".join(points.from_csv(path).notes)
+  assert "1 of 4 points" in notes and "forward alone is 3" in notes
+  assert "the odd ones are line 4" in notes
+
+
+def test_settings_that_one_fit_would_mix_and_repeated_lines_are_told(tmp_path):
+  rows = [("a", 1e7, 3.0), ("b", 2e7, 2.9), ("a", 3e7, 2.8), ("a", 1e7, 3.0)]
+  path = write(tmp_path / "x.csv", "setting,params,loss", rows)
+  notes = " ".join(points.from_csv(path).notes)
+  assert "column 'setting' has 2 values" in notes
+  assert "line 5 repeats line 2" in notes
+  kept = points.from_csv(path, where=["setting=b"])
+  assert len(kept) == 1 and "column" not in " ".join(kept.notes)
+
+
+def test_what_is_no_fit_or_no_law_is_refused(call, power_csv, tmp_path):
+  with pytest.raises(BadConfig, match="did you mean 'chinchilla'"):
+    call(str(power_csv), "--law=chinchila")
+  (tmp_path / "x.json").write_text("[1]")
+  with pytest.raises(BadData, match="no fit that this command wrote"):
+    call(str(tmp_path / "x.json"))
+  with pytest.raises(BadConfig, match="no such file"):
+    call(str(tmp_path / "nowhere.csv"))
+  with pytest.raises(BadConfig, match="such as x.png"):
+    call(str(power_csv), "--out=x.txt")
+  with pytest.raises(BadConfig, match="NAME=VALUE"):
+    call(str(power_csv), "--fix=alpha")
+  with pytest.raises(BadConfig, match="name a CSV"):
+    call()
+
+
+def ladder(folder, count=8, **more):
+  """Runs whose last losses follow a law of tokens and params."""
+  made = chinchilla_points(count)
+  for i in range(count):
+    c = {k: float(v[i]) for k, v in made.columns.items()}
+    path = made_run(
+      folder / f"run{i}",
+      final={"eval/heldout/loss": c["loss"]},
+      about={"parameters": round(c["params"])},
+      **more,
+    )
+    file = path / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+      share = row["step"] / 40
+      row["tokens"], row["flops"] = c["tokens"] * share, c["flops"] * share
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return made
+
+
+def test_work_directories_give_the_points_they_recorded(tmp_path):
+  made = ladder(tmp_path)
+  found = run_points.from_runs([str(tmp_path)])
+  for name in ("params", "tokens", "flops", "loss"):
+    assert found.columns[name] == pytest.approx(made.columns[name], rel=1e-6)
+  assert any("with embeddings" in note for note in found.notes)
+  curves = run_points.from_runs([str(tmp_path)], curves=True)
+  assert len(curves) == 4 * len(found)
+
+
+def test_runs_that_no_law_may_mix_are_refused(tmp_path):
+  ladder(tmp_path / "good", count=3)
+  good = str(tmp_path / "good")
+  made_run(
+    tmp_path / "other",
+    about={"heldout_fingerprints": {"evaluate.heldout": "h1"}, "parameters": 9},
+  )
+  with pytest.raises(BadConfig, match="different held-out data"):
+    run_points.from_runs([good, str(tmp_path / "other")])
+  short = made_run(
+    tmp_path / "short", finished=False, steps=20, config={"steps": 40},
+    about={"parameters": 9},
+  )  # fmt: skip
+  with pytest.raises(BadConfig, match="unfinished.*--allow_unfinished"):
+    run_points.from_runs([good, str(short)])
+  assert len(run_points.from_runs([good, str(short)], unfinished=True)) == 4
+  bent = {"optim.schedule": "cosine", "optim.decay_steps": 80,
+          "optim.warmup_steps": 0}  # fmt: skip
+  made_run(tmp_path / "bent", config=bent, about={"parameters": 9})
+  with pytest.raises(BadConfig, match="ends at step 80.*Chinchilla's pitfall"):
+    run_points.from_runs([good, str(tmp_path / "bent")])
+
+
+def test_parameters_are_counted_with_and_without_embeddings(tmp_path):
+  config = quickstart.get_config().to_dict()
+  path = made_run(tmp_path / "a")
+  (path / "config.json").write_text(json.dumps(config))
+  (run,) = run_points.open_runs([str(path)])
+  both = run_points.parameters(run, True)
+  without = run_points.parameters(run, False)
+  assert both - without == 2048 * 128
+  assert math.isclose(both, 1_033_000, rel_tol=0.2)
