@@ -25,6 +25,7 @@ setup(
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
     "rich>=13",
+    "scipy>=1.11",
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorboard>=2.18",

@@ -25,5 +25,6 @@ The parts in import order; each may import itself and those before it:
   scaling     sweeps, fits, reports
   timing      steps in turns, the machine, the program
 
-and the commands: prepare train evaluate generate export bench report lm_eval.
+and the commands: prepare train evaluate generate export bench report fit
+lm_eval.
 """

@@ -19,15 +19,14 @@ where all of it comes from; predictions and pictures are made from it alone.
 """
 
 import json
-import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
 
-from aigc_jax import command
-from aigc_jax.errors import BadConfig, BadData, StorageFailure, choose
+from aigc_jax import command, files, records
+from aigc_jax.errors import BadConfig, BadData, choose
+from aigc_jax.records import COUNT, SHA256
 from aigc_jax.scaling import (
   fit_pictures,
   fit_text,
@@ -52,6 +51,29 @@ PARAMETRIC = {
 }
 FRONTIER = ("isoflop", "envelope")
 MOST_BYTES = 256 << 20
+KNOWN = (float, None)
+CONSTANT = {"value": float, "stderr": KNOWN, "low": KNOWN, "high": KNOWN}
+# What a fit.json must be for predictions and pictures to be made from it.
+FORM = {
+  "law": str,
+  "form": str,
+  "constants": {str: CONSTANT},
+  "derived?": {str: CONSTANT},
+  "objective": {"kind": str, "value": float},
+  "starts": {"tried": COUNT, "agreed": COUNT},
+  "points": {
+    "source": str,
+    "sha256": SHA256,
+    "names": [str],
+    "columns": {"run?": [str], str: [KNOWN]},
+  },
+  "not_identified": {str: str},
+  "outliers": [{"point": str, "deviations": float}],
+  "predictions": [{"flops": float, "outside": [str]}],
+  "replicates": [[KNOWN]],
+  "resamples": COUNT,
+  "warnings": [str],
+}
 
 
 def main(words: list[str]) -> int:
@@ -74,7 +96,8 @@ def main(words: list[str]) -> int:
   print(fit_text.as_text(result))
   for out in values.out:
     if out.endswith(".json"):
-      _write(out, result)
+      text = json.dumps(result, indent=1, allow_nan=False)
+      files.write_out(out, text + "\n")
     else:
       fit_pictures.draw(result, out)
     print(out)
@@ -142,28 +165,26 @@ def _points(words: list[str]) -> points.Points:
 def _again(words: list[str]) -> dict:
   """A fit that was written before, with other budgets."""
   path = Path(words[0]).expanduser()
-  if not path.is_file():
+  if len(words) > 1:
+    raise BadConfig("one fit.json at a time")
+  if not path.exists():
     raise BadConfig(f"{path}: there is no such file")
-  if path.stat().st_size > MOST_BYTES:
-    raise BadData(f"{path} is larger than {MOST_BYTES} bytes: not read")
   budgets = [_number("budgets", b) for b in flags.FLAGS.budgets]
   try:
-    result = json.loads(path.read_text())
+    result = records.check(files.read_json(path, MOST_BYTES), FORM, str(path))
     name = result["law"]
-    result["points"]["columns"], result["constants"], result["replicates"]
-    if not budgets:
-      return result
-    if name in FRONTIER:
+    if budgets and name in FRONTIER:
       result["predictions"] = frontier.predictions(result, budgets)
-      return result
-    kind, _, of = name.partition(" of ")
-    law = PARAMETRIC[kind](of or None)
-    unique = flags.FLAGS.unique_tokens
-    result["predictions"] = fits.predictions(result, law, budgets, unique)
-  except (ValueError, KeyError, TypeError, IndexError) as error:
+    elif budgets:
+      kind, _, of = name.partition(" of ")
+      law = PARAMETRIC[kind](of or None)
+      unique = flags.FLAGS.unique_tokens
+      result["predictions"] = fits.predictions(result, law, budgets, unique)
+    fit_text.as_text(result)  # says now whether it can be shown
+  except (BadData, ValueError, KeyError, TypeError, IndexError) as error:
     raise BadData(
-      f"{path} is no fit that this command wrote ({type(error).__name__}: "
-      f"{error})"
+      f"{path} is no fit that this command wrote ({error}): fit again from "
+      "the CSV or the work directories"
     ) from None
   return result
 
@@ -186,19 +207,6 @@ def _number(flag: str, text: str) -> float:
   if not 0 <= value < float("inf"):
     raise BadConfig(f"--{flag}: {text!r} is no number, 0 or more")
   return value
-
-
-def _write(out: str, result: Mapping) -> None:
-  """The whole file or none of it."""
-  path = Path(out).expanduser()
-  aside = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    aside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    os.replace(aside, path)
-  except OSError as error:
-    raise StorageFailure(f"{out} cannot be written: {error}") from None
-  finally:
-    aside.unlink(missing_ok=True)
 
 
 def define_flags() -> None:
@@ -232,4 +240,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
   define_flags()
-  command.main(main, words=True)
+  command.main(main, words=True, alone=True)

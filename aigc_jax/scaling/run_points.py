@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aigc_jax import run, sharding, tree
+from aigc_jax import run, tree
 from aigc_jax.errors import BadConfig
+from aigc_jax.run.load import everywhere
 from aigc_jax.scaling import comparable
 from aigc_jax.scaling.points import Points
 from aigc_jax.scaling.runs import FINISHED, Record, open_runs
@@ -103,8 +104,7 @@ def parameters(r: Record, embeddings: bool) -> int:
   if embeddings and isinstance(r.about.get("parameters"), int):
     return r.about["parameters"]
   try:
-    axes = {axis: 1 for axis in sharding.AXES} | {sharding.REST: -1}
-    mesh = sharding.make_mesh(**axes)
+    mesh = run.make_mesh(everywhere(r.config))
     abstract = run.abstract_params(run.model_of(r.config), mesh)
   except (BadConfig, KeyError, TypeError, ValueError) as error:
     raise BadConfig(
