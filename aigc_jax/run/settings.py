@@ -234,7 +234,7 @@ def config_in(workdir: str | Path) -> Config:
 
 def written_fingerprint(workdir: str | Path) -> str:
   """The hash of a run's config as it is written, however that is spelt."""
-  return fingerprint(_json_in(workdir, "config.json"))
+  return fingerprint(_json_in(workdir, "config.json", STORED))
 
 
 def provenance_in(workdir: str | Path) -> dict:
