@@ -48,6 +48,9 @@ def define_flags() -> None:
   flags.DEFINE_integer("step", None, "checkpoint to use; the last by default")
   flags.DEFINE_list("tasks", [], "NAME=FILE.jsonl,...")
   flags.DEFINE_multi_string("text", [], "text file to read; repeatable")
+  flags.DEFINE_bool(
+    "prepare", False, "make the run's held-out stores where they are missing"
+  )
   flags.DEFINE_string("out", "", "JSON file; below --workdir by default")
   flags.DEFINE_integer("batch", 8, "rows scored together")
   flags.DEFINE_integer("length", 0, "tokens read at once; 0 as trained")
@@ -169,6 +172,7 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
       config,
       batches=entry["batches"],
       tokenizer=loaded.tokenizer,
+      make=FLAGS.prepare,
       **entry["data"],
     )
     loss = Loss(score, eval_set, loaded.mesh, name=name)

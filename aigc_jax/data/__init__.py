@@ -108,8 +108,12 @@ def build_eval(
   say=print,
   workers: int = 0,
   progress=None,
+  make: bool = True,
 ) -> EvalSet:
-  """`split` of all the sources as a set that is read exactly once."""
+  """`split` of all the sources as a set that is read exactly once.
+
+  make: prepare stores that are missing; without, they are a BadData.
+  """
   found, stores = open_stores(
     sources=sources,
     tokenizer=tokenizer,
@@ -120,6 +124,7 @@ def build_eval(
     workers=workers,
     say=say,
     progress=progress,
+    make=make,
   )
   return EvalSet(
     stores, found, task=task, batch=batch, length=length, segments=segments

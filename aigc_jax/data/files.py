@@ -54,6 +54,7 @@ class Files:
   splits = ("train", "validation")
   split = "train"  # what is left of the held-out part
   present = True
+  remembers = True  # keeps its fingerprint on the disk
 
   def __init__(self, path: str, field: str, validation: float, cache: Path):
     listing.check_local(path, "data.path")
@@ -103,7 +104,8 @@ class Files:
     content = _remembered(kept)
     if not content:
       content = self._content()
-      _remember(kept, content)
+      if self.remembers:
+        _remember(kept, content)
     return hashlib.sha256(f"{content} {self.field}".encode()).hexdigest()
 
   def _state(self) -> str:

@@ -97,11 +97,13 @@ def open_eval(
   tokenizer=None,
   sources: list[dict] | None = None,
   say=print,
+  make: bool = True,
 ):
   """A held-out set of the sources of a config, or of others.
 
   tokenizer: of the run, where it is at hand; other sources need it, for a
-  tokenizer trained on those of the config knows nothing of them.
+  tokenizer trained on those of the config knows nothing of them. make:
+  prepare what is missing; without, it is a BadData and nothing is written.
   """
   d = config["data"]
   arguments = data_arguments(config)
@@ -117,6 +119,7 @@ def open_eval(
     **arguments,
     **{name: d[name] for name in names},
     say=say,
+    make=make,
   )
   data.check_vocab(found, config["model"]["vocab"])
   return found if batches is None else found.first(batches)

@@ -501,3 +501,12 @@ def test_stores_of_names_with_dots_do_not_meet(tmp_path):
 def test_no_source_is_refused(root):
   with pytest.raises(BadConfig, match="data.sources is empty"):
     build(None, root, sources=[])
+
+
+def test_nothing_is_prepared_where_that_was_not_asked_for(book, tmp_path):
+  root = tmp_path / "root"
+  with pytest.raises(BadData, match="is not prepared.*add --prepare"):
+    build_eval(book, root, make=False)
+  assert not root.exists()
+  made = build_eval(book, root)
+  assert build_eval(book, root, make=False).fingerprint == made.fingerprint
