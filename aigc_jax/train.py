@@ -139,6 +139,7 @@ def _prepared() -> tuple | None:
     return None
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
+  run.check_workdir(config, FLAGS.workdir)
   workdir = Path(FLAGS.workdir).expanduser().absolute()
   if FLAGS.rewind is None and _finished(workdir, config):
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aigc_jax import run
+from aigc_jax.errors import BadConfig
 from configs import text_file
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +76,19 @@ def test_without_held_out_text_its_evaluation_is_left_out(texts):
 def test_a_config_of_before_there_was_such_a_key_is_read(texts):
   config = config_of(texts)
   del config["data"]["validation_path"]
-  assert run.read(config)["data"]["validation_path"] == ""
+  assert run.read(config)["data"]["validation_path"] is None
+
+
+def test_a_work_directory_is_neither_its_text_nor_a_bucket(texts):
+  config = config_of(texts)
+  config["data"]["path"] = str(texts[0].parent)
+  with pytest.raises(BadConfig, match="the folder of the text itself") as told:
+    run.check_workdir(config, f"{texts[0].parent}/.")
+  advice = str(told.value).partition("use --workdir=")[2]
+  run.check_workdir(config, advice)
+  for check in (lambda where: run.check_workdir(config, where), run.load):
+    with pytest.raises(BadConfig, match="--workdir=gs://b/run: only files on"):
+      check("gs://b/run")
 
 
 def command(name, *flags):

@@ -22,6 +22,7 @@ from aigc_jax.run.evaluation import (
 )
 from aigc_jax.run.inputs import (
   check_inputs,
+  check_workdir,
   data_arguments,
   heldout_arguments,
   open_eval,
@@ -51,9 +52,9 @@ from aigc_jax.run.settings import (
 __all__ = [
   "Config", "Loaded", "Place", "Run", "abstract_params", "build",
   "check_evaluators", "check_inputs", "check_origin", "check_resumed",
-  "config_in", "configured", "data_arguments", "evaluations", "evaluator",
-  "fingerprint", "heldout_arguments", "hf_folder", "identity_in", "load",
-  "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
+  "check_workdir", "config_in", "configured", "data_arguments", "evaluations",
+  "evaluator", "fingerprint", "heldout_arguments", "hf_folder", "identity_in",
+  "load", "make_mesh", "model_of", "objective_of", "open_eval", "open_stream",
   "prepared_data", "provenance_in", "read", "read_params", "result_in",
   "scorer", "section_of", "tokenizer_of",
 ]  # fmt: skip

@@ -1,7 +1,10 @@
 """The data a config names: training stream, held-out sets, their stores."""
 
+import os
+
 from aigc_jax import data
 from aigc_jax.data.documents import ALL
+from aigc_jax.data.listing import check_local
 from aigc_jax.data.tasks import make_task
 from aigc_jax.errors import BadConfig
 from aigc_jax.run.settings import Config
@@ -58,6 +61,22 @@ def holds_nothing_out(config: Config) -> bool:
   if d["validation"] or d["validation_path"]:
     return False
   return all(source["kind"] == "text" for source in sources_of(config))
+
+
+def check_workdir(config: Config, workdir: str) -> None:
+  """Raises BadConfig for a work directory that is its own data, or a URL.
+
+  One below a folder of text is left out when that is read.
+  """
+  check_local(workdir, "--workdir")
+  place = os.path.realpath(os.path.expanduser(workdir))
+  for source in sources_of(config):
+    path = source["path"] if source["kind"] == "text" else ""
+    if path and os.path.realpath(os.path.expanduser(path)) == place:
+      raise BadConfig(
+        f"--workdir={workdir} is the folder of the text itself: the run would "
+        f"train on what it writes; use --workdir={os.path.join(workdir, 'run')}"
+      )
 
 
 def check_inputs(config: Config) -> None:

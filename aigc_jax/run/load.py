@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from aigc_jax import data, hf, sharding, tree
 from aigc_jax.data import special
+from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig
 from aigc_jax.hf.settings import FREE, canonical
 from aigc_jax.run import spelling
@@ -83,6 +84,7 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
   such as unroll. Raises BadConfig where there is none, StorageFailure where
   no checkpoint is valid.
   """
+  check_local(where, "--workdir")
   folder = hf_folder(where)
   check_step(step, folder)
   check = None
