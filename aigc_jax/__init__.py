@@ -3,6 +3,8 @@
 The parts in import order; each may import itself and those before it:
 
   errors      refusals, each with its exit status
+  signature   keyword arguments from a config, checked by name and type
+  presets     the skeleton of configs, published architectures
   files       read within bounds, written whole or not at all
   records     what a JSON value must be
   terminal    what is shown does nothing but appear
