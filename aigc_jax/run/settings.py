@@ -98,7 +98,12 @@ PROVENANCE = {
   "heldout_fingerprints?": {str: str},
   "heldout_entries?": {str: str},
 }
-RESULT = {"step": COUNT, str: (float, str, bool, None)}
+RESULT = {
+  "step": COUNT,
+  "digest?": ([COUNT], None),
+  "goodput?": {str: float},
+  str: (float, str, bool, None),
+}
 
 
 def read(config: ConfigDict | Mapping) -> Config:
