@@ -1,4 +1,7 @@
-"""What a step costs, counted from shapes.
+"""What a step costs: counted from the traced program, or from shapes.
+
+`count` counts any function. For a decoder `per_token` gives the same in closed
+form, and the count by PaLM's convention.
 
 A multiply-add is 2 FLOPs; the backward pass is twice the forward pass. Counted:
 the matrix products with parameters and the two products of attention, over
@@ -12,13 +15,71 @@ with context the mean number of positions attended to. PaLM's convention
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import jax
+
 from aigc_jax import tree
+from aigc_jax.layers.forms import counted_products
+from aigc_jax.layers.visible import Visible
 
 HEAD = "head/table"
 EMBED = "embed/table"
+
+
+def count(f: Callable, *args) -> int:
+  """FLOPs of f(*args), traced and not run; args may be abstract.
+
+  Those of products and convolutions, loops included. Attention counts the pairs
+  of positions that see each other, nothing counts twice for being computed
+  again. Of a branch the most expensive one counts. Raises ValueError for a loop
+  whose length is not known.
+  """
+  with counted_products():
+    # A function of its own, or JAX would return what it traced outside.
+    jaxpr = jax.make_jaxpr(lambda *args: f(*args))(*args)
+  return 2 * _multiply_adds(jaxpr.jaxpr)
+
+
+def _multiply_adds(jaxpr) -> int:
+  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation) -> int:
+  name, params = equation.primitive.name, equation.params
+  shapes = [x.aval.shape for x in equation.invars if hasattr(x.aval, "shape")]
+  if name == "dot_general":
+    (summed, _), _ = params["dimension_numbers"]
+    out = math.prod(equation.outvars[0].aval.shape)
+    return out * math.prod(shapes[0][i] for i in summed)
+  if name == "conv_general_dilated":
+    # Each output reads one patch of the channels of its group.
+    kernel = params["dimension_numbers"].rhs_spec
+    out = math.prod(equation.outvars[0].aval.shape)
+    return out * math.prod(shapes[1]) // shapes[1][kernel[0]]
+  if name.startswith("ragged_dot"):
+    # Each row meets the matrix of its group alone.
+    return (
+      math.prod(shapes[0])
+      * math.prod(shapes[1])
+      // (shapes[1][0] * shapes[0][-1])
+    )
+  inner = [
+    _multiply_adds(getattr(x, "jaxpr", x))
+    for value in params.values()
+    for x in (value if isinstance(value, tuple | list) else (value,))
+    if hasattr(getattr(x, "jaxpr", x), "eqns")
+  ]
+  if name == "while" and sum(inner):
+    raise ValueError("products in a loop of unknown length cannot be counted")
+  if name == "cond":
+    return max(inner)
+  if name == "shard_map":  # the program of one device
+    mesh = params["mesh"]
+    devices = math.prod(mesh.shape[axis] for axis in params["manual_axes"])
+    return devices * sum(inner)
+  return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
 
 
 @dataclass(frozen=True)
@@ -95,9 +156,6 @@ def context(length: int, window: int | None, causal: bool) -> float:
   """The mean number of positions that a query sees, its own included.
 
   A causal window of w shows at most the last w positions: its first queries
-  see 1, 2, ..., w - 1 of them.
+  see 1, 2, ..., w - 1 of them. Without causality it has both sides.
   """
-  if not causal:
-    return float(length if window is None else min(window, length))
-  seen = length if window is None else min(window, length)
-  return seen - seen * (seen - 1) / (2 * length)
+  return Visible(causal, window).pairs(length, length) / length

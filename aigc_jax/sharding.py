@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from absl import logging
 from flax import linen as nn
+from flax import struct
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -173,9 +174,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def named(init: Callable, letters: str) -> Callable:
-  """`init` whose result carries its letters, for `of_tree` to read."""
-  return nn.with_logical_partitioning(init, tuple(letters))
+@struct.dataclass
+class Declared(nn.LogicallyPartitioned):
+  """A fresh parameter with its letters, and the deviation it was drawn with."""
+
+  deviation: float = struct.field(default=0.0, pytree_node=False)
+
+
+def named(init: Callable, letters: str, deviation: float = 0.0) -> Callable:
+  """`init` whose result carries its letters, for `of_tree` to read.
+
+  deviation: of the numbers it draws; 0 where all are the same.
+  """
+
+  def declared(*args, **kwargs):
+    value = init(*args, **kwargs)
+    return Declared(value, tuple(letters), deviation=deviation)
+
+  return declared
 
 
 def of_tree(boxed, mesh: Mesh):

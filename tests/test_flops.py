@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aigc_jax import flops
+from aigc_jax import flops, run
+from aigc_jax.layers.visible import Visible
+from configs import quickstart
+from tests.test_presets import FAMILIES
 
 
 def decoder(
@@ -93,16 +96,79 @@ def test_gpt2_small_to_the_last_flop():
 @pytest.mark.parametrize("causal", [True, False])
 def test_context_is_the_mean_over_a_mask_that_is_counted(window, causal):
   length = 7
-  if causal:
-    seen = sum(
-      1
-      for t in range(length)
-      for s in range(t + 1)
-      if window is None or t - s < window
-    )
-    assert flops.context(length, window, causal) == pytest.approx(seen / length)
-  else:
-    assert flops.context(length, window, causal) == min(window or 7, length)
+  seen_TS = Visible(causal, window).mask(length, length)
+  seen = length**2 if seen_TS is None else int(seen_TS.sum())
+  assert flops.context(length, window, causal) == pytest.approx(seen / length)
+
+
+def test_products_are_counted_where_they_are_and_as_often_as_they_run():
+  x, w = jnp.ones((3, 5)), jnp.ones((5, 5))
+
+  def looped(x, w):
+    return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=4)[0]
+
+  assert flops.count(looped, x, w) == 4 * 2 * 3 * 5 * 5
+  grad = jax.grad(lambda x, w: looped(x, w).sum(), argnums=(0, 1))
+  assert flops.count(grad, x, w) == 3 * 4 * 2 * 3 * 5 * 5
+  # What no gradient reaches has no backward products.
+  grad = jax.grad(lambda x, w: looped(jax.lax.stop_gradient(x) @ w, w).sum())
+  assert flops.count(grad, x, w) == 2 * 75 * 1 + 4 * 2 * 75
+  branch = lambda x, w: jax.lax.cond(  # noqa: E731
+    x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w
+  )
+  assert flops.count(branch, x, w) == 2 * 2 * 75
+  images, kernel = jnp.ones((2, 8, 8, 6)), jnp.ones((3, 3, 3, 10))
+  convolved = lambda a, b: jax.lax.conv_general_dilated(  # noqa: E731
+    a, b, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=2,
+  )  # fmt: skip
+  assert flops.count(convolved, images, kernel) == 2 * 2 * 4 * 4 * 10 * 9 * 3
+  experts = lambda x, w, n: jax.lax.ragged_dot(x, w, n)  # noqa: E731
+  of_three = jnp.ones((3, 5, 7)), jnp.array([1, 2, 0])
+  assert flops.count(experts, x, *of_three) == 2 * 3 * 5 * 7
+
+
+def test_a_loop_of_unknown_length_is_refused_if_it_multiplies():
+  x = jnp.ones((5, 5))
+  until = lambda x: jax.lax.while_loop(  # noqa: E731
+    lambda x: x[0, 0] < 9, lambda x: x @ x, x
+  )
+  with pytest.raises(ValueError, match="unknown length"):
+    flops.count(until, x)
+
+
+def counted(config) -> float:
+  """The count of the traced gradient against the closed formula."""
+  config.mesh.fsdp = 1
+  r = run.build(run.read(config))
+
+  def loss(params, batch):
+    return r.score(params, batch, jax.random.key(0))["loss"].sum
+
+  gradient = jax.value_and_grad(loss)
+  return flops.count(gradient, r.state.params, r.batch) / r.flops_per_step
+
+
+def presets():
+  """One of each family, the others of them among the slow tests."""
+  for family, config in FAMILIES.items():
+    for i, size in enumerate(config.SIZES):
+      marks = [pytest.mark.slow] if i else []
+      yield pytest.param(config, size, marks=marks, id=f"{family}:{size}")
+
+
+@pytest.mark.parametrize("config, size", presets())
+def test_the_traced_gradient_costs_what_the_formula_says(config, size):
+  assert counted(config.get_config(size)) == pytest.approx(1, abs=1e-3)
+
+
+def test_speed_switches_do_not_change_what_a_step_costs():
+  config = quickstart.get_config()
+  config.model.update(
+    remat="full", kernel="blocks", unroll=2, windows=(16, None)
+  )
+  config.microbatches = 2
+  assert counted(config) == pytest.approx(1, abs=1e-3)
 
 
 def test_windows_repeat_over_the_layers():

@@ -16,15 +16,20 @@ from aigc_jax.layers.rounding import rounded
 _CUT = 0.87962566103423978
 
 
-def scaled_init(fan_in: int, std: float, factor: float = 1.0) -> Callable:
-  """A truncated normal of deviation `std`, or fan_in**-0.5 where std is 0."""
+def drawn(
+  letters: str, fan_in: int, std: float, factor: float = 1.0
+) -> Callable:
+  """Fresh weights named by `letters`: a truncated normal.
+
+  Of deviation `std`, or fan_in**-0.5 where std is 0, times `factor`.
+  """
   deviation = factor * (std or 1.0 / math.sqrt(fan_in))
 
   def init(key, shape, dtype=jnp.float32):
     draw = jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
     return draw * (deviation / _CUT)
 
-  return init
+  return sharding.named(init, letters, deviation)
 
 
 class Einsum(nn.Module):
@@ -48,8 +53,8 @@ class Einsum(nn.Module):
     (_, letters), out = sharding.split(self.equation)
     sizes = dict(zip(letters, self.shape, strict=True))
     fan_in = math.prod(n for a, n in sizes.items() if a not in out)
-    init = scaled_init(fan_in, self.std, self.factor)
-    w = self.param("w", sharding.named(init, letters), self.shape)
+    init = drawn(letters, fan_in, self.std, self.factor)
+    w = self.param("w", init, self.shape)
     if not self.bias:
       return w, None
     kept = "".join(a for a in letters if a in out)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax import sharding
-from aigc_jax.layers.einsum import scaled_init
+from aigc_jax.layers.einsum import drawn
 from aigc_jax.layers.lookup import lookup
 
 
@@ -22,7 +22,7 @@ class Embed(nn.Module):
   @nn.compact
   def __call__(self, ids_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The vectors (B, T, D) and the table (V, D), for a tied readout."""
-    init = sharding.named(scaled_init(self.dim, self.std), "VD")
+    init = drawn("VD", self.dim, self.std)
     table_VD = self.param("table", init, (self.vocab, self.dim))
     x_BTD = lookup(table_VD, ids_BT, self.dtype, self.gradient)
     if self.scale != 1.0:

@@ -13,6 +13,7 @@ from aigc_jax import sharding
 from aigc_jax.layers.cpu import FORMS
 
 _plain = contextvars.ContextVar("plain_formulas", default=False)
+_counted = contextvars.ContextVar("counted_products", default=False)
 
 
 @contextlib.contextmanager
@@ -33,7 +34,26 @@ def plain_formulas() -> Iterator[None]:
 
 def are_plain() -> bool:
   """Whether `plain_formulas` is in force."""
-  return _plain.get()
+  return _plain.get() or _counted.get()
+
+
+@contextlib.contextmanager
+def counted_products() -> Iterator[None]:
+  """What is traced in here has each product of the model once, as a formula.
+
+  Nothing is computed again, and attention multiplies only where positions see
+  each other. To be counted, not run (see `flops.count`).
+  """
+  token = _counted.set(True)
+  try:
+    yield
+  finally:
+    _counted.reset(token)
+
+
+def are_counted() -> bool:
+  """Whether `counted_products` is in force."""
+  return _counted.get()
 
 
 def form(name: str, formula: Callable) -> Callable:

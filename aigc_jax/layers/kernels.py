@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from aigc_jax import errors, sharding
 from aigc_jax.layers import splash
 from aigc_jax.layers.cpu import blocks
-from aigc_jax.layers.forms import are_plain
+from aigc_jax.layers.forms import are_counted, are_plain
 from aigc_jax.layers.products import product
 from aigc_jax.layers.visible import Visible
 
@@ -34,10 +34,30 @@ def attend(
   A kernel asked for by name is used or refused (BadConfig), never replaced, but
   among plain formulas, where it is the formula.
   """
+  if are_counted():
+    return counted(q_BTNH, k_BSKH, v_BSKH, visible)
   if kernel == "auto" or are_plain():
     kernel = resolve(q_BTNH, k_BSKH, visible, softcap)
   run = errors.choose(kernel, KERNELS, "model.kernel")
   return run(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap)
+
+
+def counted(q_BTNH, k_BSKH, v_BSKH, visible: Visible) -> jax.Array:
+  """What has the multiplications of attention, and no other sense.
+
+  For `flops.count`, which traces it and never runs it: both products once for
+  each pair of positions that see each other (P), exact under windows.
+  """
+  B, T, N, H = q_BTNH.shape
+  pairs = visible.pairs(T, k_BSKH.shape[1])
+  q_BNH = q_BTNH[:, 0]
+  k_BNPH, v_BNPH = (
+    jnp.broadcast_to(x[:, :1, :1].swapaxes(1, 2), (B, N, pairs, H))
+    for x in (k_BSKH, v_BSKH)
+  )
+  weights_BNP = jnp.einsum("BNH,BNPH->BNP", q_BNH, k_BNPH)
+  y_BNH = jnp.einsum("BNP,BNPH->BNH", weights_BNP, v_BNPH)
+  return jnp.broadcast_to(y_BNH[:, None], (B, T, N, H))
 
 
 def check_kernel(kernel: str) -> None:
@@ -130,7 +150,7 @@ def _cudnn_lacks(q_BTNH, k_BSKH, visible: Visible, softcap: float) -> str:
   if H % 8 or H > 256:
     return f"head_dim {H}: it takes multiples of 8 up to 256"
   if not visible.structured:
-    return "segments, a cache, or windows under a scan: unroll all the layers"
+    return "segments, or a cache"
   if softcap:
     return f"softcap {softcap}"
   lacks = _gpu_lacks(H)
@@ -162,8 +182,6 @@ def _blocks_lacks(q_BTNH, k_BSKH, visible: Visible) -> str:
     return "queries that are not all the positions, seen causally"
   if visible.positions_BT is not None or visible.positions_BS is not None:
     return "explicit positions, as of a cache"
-  if not (visible.window is None or isinstance(visible.window, int)):
-    return "windows under a scan: unroll all the layers"
   return ""
 
 
@@ -187,7 +205,10 @@ def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
     raise errors.BadConfig(
       f"model.kernel='cudnn' cannot do {lacks} (--config.model.kernel=auto)"
     )
-  window = None if visible.window is None else (visible.window - 1, 0)
+  window = None
+  if visible.window is not None:
+    behind = visible.window - 1
+    window = (behind, 0 if visible.causal else behind)
   return jax.nn.dot_product_attention(
     q_BTNH, k_BSKH, v_BSKH,
     scale=scale, is_causal=visible.causal, local_window_size=window,

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers.einsum import scaled_init
+from aigc_jax.layers.einsum import drawn
 from aigc_jax.layers.forms import are_plain
 from aigc_jax.layers.lookup import lookup
 
@@ -123,7 +123,7 @@ class LearnedPositions(nn.Module):
   @nn.compact
   def __call__(self, positions_BT: jax.Array, fixed: bool) -> jax.Array:
     """(B or 1, T, D); `fixed` says that the positions are 0, 1, ..., T-1."""
-    init = sharding.named(scaled_init(self.dim, self.std), "TD")
+    init = drawn("TD", self.dim, self.std)
     table = self.param("table", init, (self.length, self.dim))
     T = positions_BT.shape[-1]
     if T > self.length:

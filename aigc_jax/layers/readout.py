@@ -6,7 +6,7 @@ from flax import linen as nn
 from flax import struct
 
 from aigc_jax import sharding
-from aigc_jax.layers.einsum import scaled_init
+from aigc_jax.layers.einsum import drawn
 from aigc_jax.layers.products import product
 
 
@@ -41,5 +41,5 @@ class Head(nn.Module):
 
   @nn.compact
   def __call__(self) -> jax.Array:
-    init = sharding.named(scaled_init(self.dim, self.std), "VD")
+    init = drawn("VD", self.dim, self.std)
     return self.param("table", init, (self.vocab, self.dim))

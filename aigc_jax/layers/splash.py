@@ -17,8 +17,6 @@ def lacks(q_BTNH, k_BSKH, visible: Visible) -> str:
     return f"{T} queries of {S} keys: both the same multiple of {LANES}"
   if not visible.causal or visible.positions_BT is not None:
     return "explicit positions, or attention that is not causal"
-  if not (visible.window is None or isinstance(visible.window, int)):
-    return "windows under a scan: unroll all the layers"
   return sharding.heads_apart(q_BTNH.shape, k_BSKH.shape)
 
 

@@ -1,6 +1,8 @@
 """Stack: one block many times, its parameters stacked on a leading axis L."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -11,7 +13,7 @@ from flax import struct
 from aigc_jax import errors
 from aigc_jax.layers.attention import Cache
 from aigc_jax.layers.block import Block, Scene
-from aigc_jax.layers.forms import are_plain
+from aigc_jax.layers.forms import are_counted, are_plain
 
 _P = jax.checkpoint_policies
 # What the backward pass may keep of a layer; "none" means no rematerialisation.
@@ -58,7 +60,6 @@ class Layer:
   params: dict
   key: jax.Array | None
   cache: Cache | None
-  window: jax.Array | None
 
 
 class Stack(nn.Module):
@@ -66,7 +67,8 @@ class Stack(nn.Module):
 
   unroll: how many layers one trip of the loop holds; 0 means all, no loop.
   windows: a pattern of attention windows repeated over the layers, None for a
-  layer that sees everything; () for no window at all.
+  layer that sees everything; () for no window at all. A trip of the loop holds
+  whole patterns, so that the window of each layer is known to its kernel.
   Whatever the two say, parameters have one layout and results are the same.
   """
 
@@ -93,14 +95,10 @@ class Stack(nn.Module):
     params = self._params(block, x_BTD, scene)
     if self.is_initializing():  # drawn; what comes after asks for a shape only
       return x_BTD, caches
-    dropping = self.has_rng("dropout")
     keys = None
-    if dropping:
+    if self.has_rng("dropout"):
       keys = jax.random.split(self.make_rng("dropout"), self.layers)
-    pattern = [
-      self.windows[i % len(self.windows)] if self.windows else None
-      for i in range(self.layers)
-    ]
+    pattern = self.windows or (None,)
 
     def apply(x, layer, window):
       rngs = {} if layer.key is None else {"dropout": layer.key}
@@ -109,29 +107,43 @@ class Stack(nn.Module):
         {"params": layer.params}, x, seen, layer.cache, rngs=rngs
       )
 
-    if self.unroll == 0 or self.unroll == self.layers:
-      each = unstack(params)
+    def in_turn(x, layers: list[Layer]):
+      """Some layers from the pattern's first on; their caches as a list."""
       news = []
-      for i, window in enumerate(pattern):
-        at = lambda tree, i=i: jax.tree.map(lambda a: a[i], tree)  # noqa: E731
-        layer = Layer(each[i], at(keys), at(caches), None)
-        run = self._rematted(lambda x, l, w=window: apply(x, l, w))  # noqa: E741
-        x_BTD, new = run(x_BTD, layer)
+      for layer, window in zip(layers, itertools.cycle(pattern), strict=False):
+        run = self._rematted(functools.partial(apply, window=window))
+        x, new = run(x, layer)
         news.append(new)
-      if caches is not None:
-        caches = jax.tree.map(lambda *a: jnp.stack(a), *news)
-      return x_BTD, caches
+      return x, news
 
-    varied = len(set(pattern)) > 1
-    windows = jnp.array([w or 0 for w in pattern]) if varied else None
+    # Layers that are only counted are traced once for each of the pattern.
+    unrolled = self.unroll in (0, self.layers) and not are_counted()
+    if unrolled:
+      each = [
+        Layer(p, *_at((keys, caches), i)) for i, p in enumerate(unstack(params))
+      ]
+      x_BTD, news = in_turn(x_BTD, each)
+      return x_BTD, _stack(news)
 
-    def body(x, layer):
-      window = layer.window if varied else pattern[0]
-      return self._rematted(lambda x, l: apply(x, l, window))(x, layer)  # noqa: E741
-
-    return jax.lax.scan(
-      body, x_BTD, Layer(params, keys, caches, windows), unroll=self.unroll
+    P = min(len(pattern), self.layers)
+    whole = self.layers - self.layers % P
+    every = Layer(params, keys, caches)
+    x_BTD, news = jax.lax.scan(
+      lambda x, group: _stacked_caches(in_turn(x, _members(group, P))),
+      x_BTD,
+      _in_groups(every, whole, P),
+      unroll=max(1, self.unroll // P),
     )
+    if P > 1:
+      news = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), news)
+    if whole == self.layers:
+      return x_BTD, news
+    rest = [_at(every, i) for i in range(whole, self.layers)]
+    x_BTD, last = in_turn(x_BTD, rest)
+    if caches is None:
+      return x_BTD, None
+    join = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
+    return x_BTD, jax.tree.map(join, news, _stack(last))
 
   def _params(self, block: Block, x_BTD, scene) -> dict:
     """The blocks' parameters, directly below this module's name."""
@@ -144,7 +156,7 @@ class Stack(nn.Module):
     return nn.unbox(dict(self.variables["params"]))
 
   def _rematted(self, run):
-    if self.remat == "none":
+    if self.remat == "none" or are_counted():
       return run
     return jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False)
 
@@ -164,16 +176,38 @@ def _stacked(block: Block, layers: int, key, x_BTD, scene: Scene) -> dict:
   )
 
 
-def _windowed(scene: Scene, window) -> Scene:
-  """The scene as a layer with this window sees it; 0 or None is no window."""
+def _at(tree, i: int):
+  """Entry i of the leading axis of each leaf."""
+  return jax.tree.map(lambda a: a[i], tree)
+
+
+def _stack(caches: list):
+  """Caches of single layers with a leading axis L; None where there is none."""
+  return jax.tree.map(lambda *a: jnp.stack(a), *caches)
+
+
+def _in_groups(every: Layer, whole: int, P: int) -> Layer:
+  """The first `whole` layers, P neighbours at a time: (L/P, P, ...)."""
+  if P == 1:
+    return every
+  return jax.tree.map(
+    lambda a: a[:whole].reshape(whole // P, P, *a.shape[1:]), every
+  )
+
+
+def _members(group: Layer, P: int) -> list[Layer]:
+  return [group] if P == 1 else [_at(group, i) for i in range(P)]
+
+
+def _stacked_caches(found: tuple[jax.Array, list]):
+  x, news = found
+  return x, news[0] if len(news) == 1 else _stack(news)
+
+
+def _windowed(scene: Scene, window: int | None) -> Scene:
+  """The scene as a layer with this window sees it; None is no window."""
   if window is None:
     return scene
   visible = dataclasses.replace(scene.visible, window=window)
-  turn = scene.turn
-  if scene.local_turn is not None:
-    local = (jnp.asarray(window) > 0) if not isinstance(window, int) else True
-    turn = jax.tree.map(
-      lambda a, b: a if local is True else jnp.where(local, a, b),
-      scene.local_turn, scene.turn,
-    )  # fmt: skip
+  turn = scene.turn if scene.local_turn is None else scene.local_turn
   return dataclasses.replace(scene, visible=visible, turn=turn)

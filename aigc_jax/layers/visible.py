@@ -4,19 +4,20 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Visible:
   """Which of the positions S each of the positions T may read.
 
-  causal: only positions up to its own. window: only the last `window` of
-  those, itself included; an int, or a traced scalar where 0 means all.
+  causal: only positions up to its own. window: only those less than `window`
+  positions away, on both sides of it where not causal.
   positions and segments are None where they are 0, 1, ... and all the same.
   """
 
   causal: bool = True
-  window: int | jax.Array | None = None
+  window: int | None = None
   positions_BT: jax.Array | None = None
   positions_BS: jax.Array | None = None
   segments_BT: jax.Array | None = None
@@ -24,15 +25,27 @@ class Visible:
 
   @property
   def structured(self) -> bool:
-    """Whether causal and a constant window say it all."""
+    """Whether causal and the window say it all."""
     arrays = (
       self.positions_BT,
       self.positions_BS,
       self.segments_BT,
       self.segments_BS,
     )
-    fixed = self.window is None or isinstance(self.window, int)
-    return fixed and all(a is None for a in arrays)
+    return all(a is None for a in arrays)
+
+  def pairs(self, T: int, S: int) -> int:
+    """How many pairs of a position of T and one of S see each other.
+
+    In a row of one segment, positions 0, 1, ... on both sides.
+    """
+    t, w = np.arange(T), self.window
+    first = np.zeros(T, int) if w is None else np.maximum(0, t - w + 1)
+    last = t if self.causal else np.full(T, S - 1)
+    if w is not None:
+      last = np.minimum(last, t + w - 1)
+    seen = np.minimum(last, S - 1) - first + 1
+    return int(np.maximum(seen, 0).sum())
 
   def mask(self, T: int, S: int, start: int | jax.Array = 0):
     """Booleans (B or 1, T, S) for positions from `start`; None if all see all.
@@ -50,10 +63,8 @@ class Visible:
     seen = jnp.ones((), bool)
     if self.causal:
       seen = behind >= 0
-    if isinstance(self.window, int):
-      seen = seen & (behind < self.window)
-    elif self.window is not None:
-      seen = seen & ((behind < self.window) | (self.window == 0))
+    if self.window is not None:
+      seen = seen & (jnp.abs(behind) < self.window)
     if self.segments_BT is not None:
       same = self.segments_BT[:, :, None] == self.segments_BS[:, None, :]
       seen = seen & same

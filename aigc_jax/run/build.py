@@ -123,10 +123,15 @@ def model_of(config: Config) -> nn.Module:
   return call(make, "model", rest)
 
 
+def declared_params(model: nn.Module):
+  """Shapes of the parameters, each a `sharding.Declared`; nothing is computed."""
+  tokens = {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+  return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+
+
 def abstract_params(model: nn.Module, mesh: jax.sharding.Mesh):
   """Shapes and shardings of the parameters; nothing is computed."""
-  tokens = {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
-  boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+  boxed = declared_params(model)
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     nn.unbox(boxed),
