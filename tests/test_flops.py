@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aigc_jax import flops, run
+from aigc_jax import flops, run, sharding
 from aigc_jax.layers.visible import Visible
 from configs import quickstart
 from tests.test_presets import FAMILIES
@@ -139,8 +139,8 @@ def test_a_loop_of_unknown_length_is_refused_if_it_multiplies():
 
 def counted(config) -> float:
   """The count of the traced gradient against the closed formula."""
-  config.mesh.fsdp = 1
-  r = run.build(run.read(config))
+  mesh = sharding.mesh_of(jax.devices()[0])
+  r = run.build(run.read(config), mesh)
 
   def loss(params, batch):
     return r.score(params, batch, jax.random.key(0))["loss"].sum

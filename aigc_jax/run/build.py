@@ -124,7 +124,7 @@ def model_of(config: Config) -> nn.Module:
 
 
 def declared_params(model: nn.Module):
-  """Shapes of the parameters, each a `sharding.Declared`; nothing is computed."""
+  """Shapes of the parameters, each a `sharding.Declared`."""
   tokens = {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
   return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
 
