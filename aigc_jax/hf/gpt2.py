@@ -86,7 +86,7 @@ def config(k: Mapping) -> dict:
     n_embd=k["dim"],
     n_head=k["heads"],
     n_inner=k["mlp_dim"],
-    n_positions=max(k["position_length"], 1),
+    n_positions=k["position_length"] or 1,
     activation_function=_NAMES.get(k["activation"], k["activation"]),
     layer_norm_epsilon=k["norm_eps"],
     tie_word_embeddings=k["tied"],

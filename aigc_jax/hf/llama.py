@@ -207,7 +207,7 @@ def their_body(k: Mapping) -> dict:
     head_dim=k["head_dim"],
     intermediate_size=k["mlp_dim"],
     rms_norm_eps=k["norm_eps"],
-    max_position_embeddings=max(k["position_length"], 1),
+    max_position_embeddings=k["position_length"] or 1,
     initializer_range=k["init_std"] or 0.02,
     tie_word_embeddings=k["tied"],
     attention_dropout=0.0,
