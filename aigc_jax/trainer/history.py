@@ -56,10 +56,10 @@ def _told_of_a_save(workdir: Path) -> str:
   if (workdir / "result.json").exists():
     return "a result.json says that the run was finished"
   begun = False
-  for row in journal.rows(workdir / journal.EVENTS):
+  for row in journal.rows(workdir / journal.EVENTS, journal.EVENT):
     kind, step = row.get("event"), row.get("step")
     begun |= kind in ("start", "restart")
-    later = kind == "restart" and isinstance(step, int) and step > 0
+    later = kind == "restart" and bool(step)
     if kind in AFTER_A_SAVE or later:
       return f"{journal.EVENTS} tells of one of step {step} ({kind})"
   rows = journal.rows(workdir / journal.METRICS)
