@@ -56,7 +56,7 @@ from aigc_jax.trainer.journal import (
   wandb_run,
 )
 from aigc_jax.trainer.lock import Lock
-from aigc_jax.trainer.loop import fit
+from aigc_jax.trainer.loop import check_calls, fit
 from aigc_jax.trainer.profile import Profiler
 from aigc_jax.trainer.stop import Stop
 from aigc_jax.trainer.together import all_or_none, same
@@ -141,7 +141,7 @@ def _prepared() -> tuple | None:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
   run.check_workdir(config, FLAGS.workdir)
   workdir = Path(FLAGS.workdir).expanduser().absolute()
-  if FLAGS.rewind is None and _finished(workdir, config):
+  if FLAGS.rewind is None and _finished(workdir, config, mesh):
     return None
   _make(workdir)
   faults.enable(workdir)
@@ -161,17 +161,17 @@ def _make(workdir: Path) -> None:
     ) from None
 
 
-def _finished(workdir: Path, config: run.Config) -> bool:
+def _finished(workdir: Path, config: run.Config, mesh) -> bool:
   """Whether the run is done already; says so."""
   if not all((workdir / f"{x}.json").is_file() for x in ("result", "config")):
     return False
-  changes.check(
+  found = changes.check(
     changes.changes(run.config_in(workdir), config),
     FLAGS.allow_change,
     FLAGS.allow_data_change,
   )
   done = run.result_in(workdir)
-  if done.get("step", 0) < config["steps"]:
+  if not run.reached(config, mesh, done):
     return False
   gone = history.what_is_gone(workdir, done, _identity(workdir))
   if gone:
@@ -179,6 +179,8 @@ def _finished(workdir: Path, config: run.Config) -> bool:
     return False
   if command.is_first():
     print(f"The run in {workdir} is finished ({done['step']} steps).")
+    for change in filter(changes.moved, found):
+      print(f"Data that lies elsewhere now was not compared: {change}")
     print(footer(workdir, done, config))
   return True
 
@@ -229,7 +231,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       run.check_origin(config)  # before the data, which may take long
   stop.check()
   say(summary.headline(r))
-  advance = r.advance()  # refuses a library that is not there, before the data
+  r.advance()  # refuses a library that is not there, before the data
   with all_or_none():
     stream = run.open_stream(config, say=say, progress=_preparing(stop))
     _check_batch(stream, r)
@@ -250,14 +252,20 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   watchdog.feed("restoring", watchdog.compile_seconds)
   state, manifest = _start(r, workdir, checkpoints, stream.tokenizer, say)
   checkpoints.run = _named(known, manifest)
-  forked = changes.data_changes(
-    manifest, prints, _entries(config), FLAGS.allow_data_change
-  )
   start = int(state.step)
+  told, since = _told_before(workdir, manifest, changed)
+  forked = changes.data_changes(
+    told, prints, _entries(config), FLAGS.allow_data_change, since
+  )
+  at = run.going_on(workdir, manifest, r, stream)
+  r, stream = at.run, at.stream
+  check_calls(start, r.steps, config["steps_per_call"])
+  say(at.epochs())
+  advance = r.advance()
   with Journal(
     workdir,
     step=start,
-    total_steps=config["steps"],
+    total_steps=r.steps,
     fence=lock.check,
     wandb=_wandb(workdir, config),
   ) as journal:
@@ -269,6 +277,8 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     changed = changed + _another_run(known, manifest)
     if start and not known.id:
       _note_identity(workdir, checkpoints.run, journal)
+    if at.derived:
+      journal.event("derived", start, **at.derived)
     meta, about = _record(
       r, workdir, stream.tokenizer, prints, start, changed, checkpoints.run,
       manifest, journal,
@@ -277,35 +287,45 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       data.save(stream.tokenizer, workdir / "tokenizer")
     with (
       data.batches(
-        stream, mesh, start, config["steps"], per_call=config["steps_per_call"]
+        stream, mesh, start, r.steps, per_call=config["steps_per_call"]
       ) as batches,
       Profiler(workdir / "profile", FLAGS.profile_steps) as profiler,
     ):
       state, result = fit(
         state,
         start=start,
-        steps=config["steps"],
+        steps=r.steps,
         steps_per_call=config["steps_per_call"],
         advance=advance,
         before_call=profiler.before,
         compiled=about,
         batches=batches,
-        evaluate=functools.partial(_evaluate, evaluators, config["steps"]),
+        evaluate=functools.partial(_evaluate, evaluators, r.steps),
         checkpoints=checkpoints,
-        meta=meta,
+        meta=lambda n: meta | at.meta(n),
         journal=journal,
         stop=stop,
         watchdog=watchdog,
         log_every_steps=config["log"]["every_steps"],
-        tokens_per_step=r.tokens_per_step,
-        flops_per_step=r.flops_per_step,
+        each=r.each,
         peak_flops=chips.peak_flops(mesh),
-        skipped_in_a_row=manifest["meta"]["skipped_in_a_row"]
-        if manifest
-        else 0,
+        before=at.before,
       )
   say(footer(workdir, result, config))
   return result
+
+
+def _told_before(workdir: Path, manifest, changed) -> tuple[dict | None, str]:
+  """(what was recorded of the data, since when).
+
+  By the checkpoint; without one by run.json, where the data was moved.
+  """
+  if manifest is not None:
+    return manifest["meta"], f"step {manifest['step']}"
+  moved = any(map(changes.moved, changed))
+  if not moved or not (workdir / "run.json").is_file():
+    return None, ""
+  return run.provenance_in(workdir), "the start"
 
 
 def _preparing(stop: Stop):
@@ -440,7 +460,7 @@ def _record(
     "heldout_fingerprints": {k: x for k, x in prints.items() if k != "data"},
     "heldout_entries": _entries(config),
     "tokenizer_fingerprint": tokenizer.fingerprint,
-    "tokens_per_step": r.tokens_per_step,
+    "each_step": r.each.as_meta(),
   }
   about = provenance.describe(
     argv=sys.argv,

@@ -7,6 +7,7 @@ import pytest
 
 from aigc_jax import errors, run, tree
 from aigc_jax.presets import skeleton
+from aigc_jax.trainer.consumed import Consumed
 from tests.sweep import sweep
 
 ONE = dict(data=1, fsdp=1, expert=1, tensor=1, sequence=1, pipeline=1)
@@ -81,9 +82,11 @@ def test_the_curve_depends_on_the_seed(one):
   ("changes", "words"),
   [
     (dict(data__batch=7), "nearest batches that do: 8"),
-    (dict(microbatches=3), "6 and 9"),
+    (dict(microbatches=3), "6 and 9.*--config.microbatches=1"),
+    (dict(microbatches=6), "--config.microbatches=2"),
     (dict(data__batch=0), "data.batch=0"),
     (dict(steps_per_call=3), "not a multiple of steps_per_call=3"),
+    (dict(steps_per_call=8), "--config.steps_per_call=4, which fits"),
     (dict(stepz=3), "did you mean 'steps'"),
     (dict(model__layrs=3), "did you mean 'layers'"),
     (dict(data__bach=3), "did you mean 'batch'"),
@@ -121,8 +124,89 @@ def test_a_missing_key_is_refused_by_name(section):
     run.build(run.read(c))
 
 
-def test_total_tokens_stand_in_for_steps():
-  assert run.read(config(total_tokens=641))["steps"] == 11
+def settled(**changes) -> int:
+  return run.build(run.read(config(**changes))).steps
+
+
+@pytest.mark.parametrize(
+  ("changes", "steps"),
+  [
+    (dict(total_tokens=641), 11),
+    (dict(total_tokens=640), 10),
+    (dict(total_tokens=1e3), 16),
+    (dict(total_examples=81.0), 11),
+    (dict(total_tokens=641, steps_per_call=5, evaluate={}), 15),
+  ],
+)
+def test_a_total_stands_in_for_steps(changes, steps):
+  assert settled(steps=0, **changes) == steps
+
+
+def test_a_total_of_flops_or_by_parameters_is_of_the_model():
+  r = run.build(run.read(config()))
+  each, count = r.each, tree.count(r.state.params)
+  assert each.units == {"examples": 8, "tokens": 64}
+  assert settled(steps=0, total_flops=7 * each.flops) == 7
+  assert settled(steps=0, total_flops=7 * each.flops + 1) == 8
+  ratio = 10 * 64 / count
+  assert settled(steps=None, tokens_per_parameter=ratio) == 10
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    (dict(total_tokens=1000), "steps=20 and total_tokens=1000 both"),
+    (dict(steps=0, total_tokens=9, total_flops=9), "total_flops=None"),
+    (dict(steps=0, total_tokens=1.5), "total_tokens=1.5"),
+    (dict(steps=0, total_tokens=-1), "total_tokens=-1"),
+    (dict(steps=0, tokens_per_parameter=-1.0), "tokens_per_parameter=-1"),
+    (dict(optim__warmup_fraction=0.1), "--config.optim.warmup_steps=None"),
+    (dict(optim__warmup_fraction=2.0), "from 0 to 1"),
+  ],
+)
+def test_an_end_or_a_warm_up_that_is_said_twice_is_refused(changes, words):
+  with pytest.raises(errors.BadConfig, match=words):
+    run.build(run.read(config(**changes)))
+
+
+def test_what_is_left_is_settled_from_what_was_consumed():
+  """Ten steps of 64 tokens; after six, the batch is twice as large."""
+  twice = config(steps=0, total_tokens=640, data__batch=16)
+  r = run.build(run.read(twice))
+  assert r.steps == 5
+  done = Consumed({"examples": 48, "tokens": 384}, 1)
+  goes_on = r.going_on(6, done)
+  assert goes_on.steps == 8  # two of 128
+  assert r.going_on(9, Consumed({"examples": 99, "tokens": 999}, 1)).steps == 9
+  # The schedule ends where the run does.
+  assert float(goes_on.schedule(8)) == pytest.approx(1e-3)
+  assert float(goes_on.schedule(6)) > 1.5e-3
+
+
+def test_a_total_is_reached_by_what_was_consumed_and_not_by_steps():
+  plain = run.read(config(steps=0, total_tokens=768))
+  mesh = run.make_mesh(plain)
+  assert not run.reached(plain, mesh, {"step": 99, "tokens": 384})
+  assert run.reached(plain, mesh, {"step": 1, "tokens": 768})
+  plain = run.read(config())
+  assert run.reached(plain, mesh, {"step": 20})
+  assert not run.reached(plain, mesh, {"step": 19})
+
+
+def test_a_warm_up_may_be_a_fraction_of_the_steps():
+  some = dict(optim__warmup_steps=0, optim__warmup_fraction=0.25)
+  r = run.build(run.read(config(**some)))
+  same = run.build(run.read(config(optim__warmup_steps=5)))
+  assert [float(r.schedule(n)) for n in range(20)] == [
+    float(same.schedule(n)) for n in range(20)
+  ]
+
+
+def test_the_config_of_before_with_steps_and_their_total_is_read():
+  """Older config.json had the steps that the total came to beside it."""
+  plain = run.read(config(steps=11, total_tokens=641))
+  assert plain["steps"] is None and plain["total_tokens"] == 641
+  assert run.read(plain) == plain
 
 
 def test_building_computes_nothing():

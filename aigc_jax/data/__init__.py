@@ -21,6 +21,7 @@ from aigc_jax.data.loader import (
   check_vocab,
   place,
 )
+from aigc_jax.data.mixture import first_example
 from aigc_jax.data.preparation import (
   find_tokenizer,
   open_stores,
@@ -40,8 +41,8 @@ from aigc_jax.data.tokenizers import (
 
 __all__ = [
   "Decoder", "EvalSet", "Store", "Stream", "batches", "build", "build_eval",
-  "bytes_of", "check_ids", "check_vocab", "encode_special",
-  "find_tokenizer", "load", "load_tokenizer", "place", "prepare", "prepared",
+  "bytes_of", "check_ids", "check_vocab", "encode_special", "find_tokenizer",
+  "first_example", "load", "load_tokenizer", "place", "prepare", "prepared",
   "save",
 ]  # fmt: skip
 

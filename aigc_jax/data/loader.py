@@ -2,12 +2,14 @@
 
 A Stream is endless training data, an EvalSet a held-out set read once. Both
 have `spec` (global shapes) and `rows(n, rows)`, any rows of batch n on the
-host, without state: batch n is a pure function of (seed, fingerprint, n) and
-of skip_steps. `Placement` builds only the rows of this host's devices,
-`batches` works ahead of the consumer.
+host, without state: batch n is a pure function of (seed, fingerprint, n), of
+skip_steps and, where the batch was another before, of how far those went.
+`Placement` builds only the rows of this host's devices, `batches` works ahead
+of the consumer.
 """
 
 import collections
+import copy
 import functools
 import queue
 import threading
@@ -17,7 +19,13 @@ import jax
 import numpy as np
 
 from aigc_jax import files
-from aigc_jax.data.mixture import check_weights, data_step, intervals, order
+from aigc_jax.data.mixture import (
+  check_weights,
+  example_of,
+  intervals,
+  order,
+  pass_over,
+)
 from aigc_jax.data.store import Store
 from aigc_jax.data.tasks import make_task
 from aigc_jax.errors import BadConfig, BadData
@@ -84,7 +92,8 @@ class Stream:
     self.weights = [float(weights[k]) for k in used]
     self.tokenizer = tokenizer
     self.batch, self.length = batch, length
-    self._skipped = intervals(skip_steps)
+    self._skip_steps = intervals(skip_steps)
+    self._stand(0, 0, [(0, batch)])
     self._task = functools.partial(
       make_task(task), eot=tokenizer.eot, segments=segments
     )
@@ -95,6 +104,7 @@ class Stream:
         _too_small(store, size, sum(sizes), batch, length)
     self._ends = np.cumsum([0] + sizes)
     self._order = order(sizes, self.weights, seed, shuffle)
+    self.windows = sizes
     self.tokens_per_epoch = sum(sizes) * length
     self.spec = _spec(self._task, batch, length)
     self.fingerprint = _digest(
@@ -102,10 +112,48 @@ class Stream:
       dict(task), batch, length, bool(segments), bool(shuffle),
     )  # fmt: skip
 
+  def _stand(self, step: int, position: int, batches) -> None:
+    self._origin = (step, position)
+    self.batches = [tuple(pair) for pair in batches]
+    self._skipped = [
+      (example_of(a, self.batches), example_of(b, self.batches))
+      for a, b in self._skip_steps
+    ]
+
+  def going_on(self, step: int, position: int, batches) -> "Stream":
+    """The same data for a run that stands at `step`, its batch now this one's.
+
+    position: the example in the order that comes next. batches: [(position,
+    batch), ...], from which example on the run took batches of which size;
+    skip_steps count those. No example comes twice within an epoch, whatever the
+    batch was before.
+    """
+    batches = [tuple(pair) for pair in batches]
+    if batches[-1][1] != self.batch:
+      batches.append((position, self.batch))
+    part = copy.copy(self)
+    part._stand(step, position, batches)
+    return part
+
+  def position(self, step: int) -> int:
+    """The first example, in the order, of batch `step`."""
+    since, position = self._origin
+    return pass_over(position, (int(step) - since) * self.batch, self._skipped)
+
+  def epochs(self, examples: int) -> list[tuple[str, float]]:
+    """(name, how many times it is gone through) of each source."""
+    total = sum(self.weights)
+    return [
+      (s.manifest["name"], examples * weight / total / size)
+      for s, weight, size in zip(
+        self.stores, self.weights, self.windows, strict=True
+      )
+    ]
+
   def rows(self, step: int, rows) -> dict[str, np.ndarray]:
     """Rows (indices or a slice) of batch `step`."""
     rows = np.arange(self.batch)[rows]
-    first = data_step(int(step), self._skipped) * self.batch
+    first = self.position(step)
     order = self._order
     numbers = np.array([order[first + row] for row in rows.tolist()], np.int64)
     window = _gather(self.stores, self._ends, numbers, self.length)

@@ -8,6 +8,7 @@ that, so the tokens of a whole batch are gathered with numpy afterwards.
 """
 
 import functools
+import itertools
 import math
 
 import grain
@@ -111,9 +112,36 @@ def intervals(skip_steps) -> list[tuple[int, int]]:
   return merged
 
 
-def data_step(step: int, skipped: list[tuple[int, int]]) -> int:
-  """The `step`-th data step that is not skipped."""
-  for start, stop in skipped:
-    if step >= start:
-      step += stop - start
-  return step
+def pass_over(start: int, examples: int, skipped: list[tuple[int, int]]) -> int:
+  """The example that comes `examples` after `start`, the skipped left out.
+
+  skipped: sorted, disjoint [start, stop) pairs of examples.
+  """
+  example = start + examples
+  for first, stop in skipped:
+    first = max(first, start)
+    if first < stop and example >= first:
+      example += stop - first
+  return example
+
+
+def example_of(step: int, batches: list[tuple[int, int]]) -> int:
+  """The first example of a data step.
+
+  batches: [(example, batch), ...], from which example on batches have which
+  size; the first is of example 0.
+  """
+  done = 0
+  for (example, batch), (end, _) in itertools.pairwise(batches):
+    steps = (end - example) // batch
+    if step < done + steps:
+      return example + (step - done) * batch
+    done += steps
+  example, batch = batches[-1]
+  return example + (step - done) * batch
+
+
+def first_example(step: int, batch: int, skip_steps) -> int:
+  """The first example of batch `step`, where all were of one size."""
+  skipped = [(a * batch, b * batch) for a, b in intervals(skip_steps)]
+  return pass_over(0, step * batch, skipped)

@@ -42,7 +42,7 @@ def build(
   kind: str,
   learning_rate: float,
   schedule: str,
-  warmup_steps: int,
+  warmup_steps: int | None,
   decay_steps: int | None,
   final_fraction: float,
   weight_decay: float,
@@ -54,6 +54,7 @@ def build(
   mu_dtype: str,
   steps: int,
   params: tree.Tree,
+  warmup_fraction: float | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
   """The optimizer of a run of `steps`, and its learning rate by step.
 
@@ -69,6 +70,7 @@ def build(
     decay_steps=decay_steps,
     final_fraction=final_fraction,
     steps=steps,
+    warmup_fraction=warmup_fraction,
   )
   make = choose(kind, OPTIMIZERS, "optim.kind")
   dtype = choose(mu_dtype, MU_DTYPES, "optim.mu_dtype")

@@ -66,13 +66,15 @@ def build(
   *,
   kind: str,
   learning_rate: float,
-  warmup_steps: int,
+  warmup_steps: int | None,
   decay_steps: int | None,
   final_fraction: float,
   steps: int,
+  warmup_fraction: float | None = None,
 ) -> Schedule:
   """The schedule `kind` of a run of `steps` with its peak at learning_rate.
 
+  warmup_fraction: of the steps, in place of warmup_steps, which is then None.
   decay_steps: how many steps the decay takes. None is everything after the
   warm-up, or the last fifth of the run for wsd, which decays at the end of the
   run where the others begin right after the warm-up. Raises BadConfig.
@@ -82,10 +84,25 @@ def build(
     raise BadConfig(
       f"optim.learning_rate={learning_rate}: expected a positive number"
     )
+  warmup_steps = warmup_steps or 0
   if warmup_steps < 0:
     raise BadConfig(
       f"optim.warmup_steps={warmup_steps}: expected 0 for none, or more"
     )
+  if warmup_fraction is not None and not 0 <= warmup_fraction <= 1:
+    raise BadConfig(
+      f"optim.warmup_fraction={warmup_fraction}: expected a fraction of the "
+      "steps, from 0 to 1, or None"
+    )
+  if warmup_fraction:
+    if warmup_steps:
+      raise BadConfig(
+        f"optim.warmup_steps={warmup_steps} and optim.warmup_fraction="
+        f"{warmup_fraction} both say how long the warm-up is: leave one out, "
+        "--config.optim.warmup_steps=None or "
+        "--config.optim.warmup_fraction=None"
+      )
+    warmup_steps = round(warmup_fraction * steps)
   if not 0 <= final_fraction <= 1:
     raise BadConfig(
       f"optim.final_fraction={final_fraction}: expected a fraction of "

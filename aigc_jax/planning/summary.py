@@ -15,7 +15,7 @@ def headline(r: run.Run) -> str:
   device = r.mesh.devices.flat[0].device_kind
   return (
     f"{tree.count(r.state.params):,} parameters, {r.mesh.size} x {device}"
-    f"{f' ({mesh})' if mesh else ''}, {r.config['steps']:,} steps of "
+    f"{f' ({mesh})' if mesh else ''}, {r.steps:,} steps of "
     f"{r.tokens_per_step:,} tokens"
   )
 
@@ -84,7 +84,7 @@ def per_device(part) -> int:
 
 def length(r: run.Run, manifests: list[dict] | None) -> str:
   """Steps, tokens, epochs, FLOPs."""
-  steps = r.config["steps"]
+  steps = r.steps
   tokens = steps * r.tokens_per_step
   rows = [
     ("steps", f"{steps:,}"),

@@ -13,8 +13,11 @@ from ml_collections import ConfigDict
 def skeleton() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0  # of parameters, dropout and the order of the data
-  config.steps = 1000  # updates in the whole run
-  config.total_tokens = None  # instead of steps; None: steps counts
+  config.steps = 1000  # updates in the whole run; None where one of these says
+  config.total_tokens = None  # when it ends: once so many are consumed
+  config.total_examples = None
+  config.total_flops = None
+  config.tokens_per_parameter = None
   config.microbatches = 1  # pieces of a batch, one after the other
   config.steps_per_call = 1  # steps in one call of the device
   # Whether weights go to model.dtype once a step, not at each of their uses.
@@ -104,7 +107,8 @@ def skeleton() -> ConfigDict:
     kind="adamw",  # or lion, adafactor, sgd, muon
     learning_rate=3e-4,  # the peak
     schedule="cosine",  # or constant, linear, rsqrt, wsd
-    warmup_steps=100,  # until the peak
+    warmup_steps=100,  # until the peak; None where this fraction of them is:
+    warmup_fraction=None,
     # Of the decay. None: from the warm-up to the end; of wsd, the last fifth.
     decay_steps=None,
     final_fraction=0.1,  # of the peak, at the end

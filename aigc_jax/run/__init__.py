@@ -2,7 +2,8 @@
 
 script (the file), overrides (the command line), settings (read, check),
 spelling (of before) -> build (mesh, model, objective, optimizer, step),
-inputs (data), evaluation (evaluators), load (parameters that are there)
+inputs (data), evaluation (evaluators), load (parameters that are there),
+standing (where a run goes on), budget (where it ends)
 """
 
 from aigc_jax.run.build import (
@@ -13,6 +14,7 @@ from aigc_jax.run.build import (
   make_mesh,
   model_of,
   objective_of,
+  reached,
   scorer,
 )
 from aigc_jax.run.evaluation import (
@@ -49,12 +51,14 @@ from aigc_jax.run.settings import (
   read,
   result_in,
 )
+from aigc_jax.run.standing import Standing, going_on
 
 __all__ = [
   "Config",
   "Loaded",
   "Place",
   "Run",
+  "Standing",
   "abstract_params",
   "build",
   "check_evaluators",
@@ -69,6 +73,7 @@ __all__ = [
   "evaluations",
   "evaluator",
   "fingerprint",
+  "going_on",
   "heldout_arguments",
   "hf_folder",
   "identity_in",
@@ -80,6 +85,7 @@ __all__ = [
   "open_stream",
   "prepared_data",
   "provenance_in",
+  "reached",
   "read",
   "read_params",
   "result_in",

@@ -8,7 +8,7 @@ import functools
 import math
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from aigc_jax.layers.products import copies, with_copies
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.objectives.tokens import LOGITS
+from aigc_jax.run import budget
 from aigc_jax.run.settings import Config
 from aigc_jax.signature import (
   EMPTY,
@@ -31,6 +32,7 @@ from aigc_jax.signature import (
   keys_of,
   kind_of,
 )
+from aigc_jax.trainer.consumed import EXAMPLES, Consumed
 from aigc_jax.trainer.state import State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
 
@@ -61,10 +63,27 @@ class Run:
   batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with shardings
   cost: flops.PerToken
   init: Callable[[], State]
+  steps: int = 0  # updates in the whole run, see `budget`
 
   @property
   def tokens_per_step(self) -> int:
     return math.prod(self.batch["tokens"].shape)
+
+  @property
+  def each(self) -> Consumed:
+    """What one step takes, by unit of the data, and its FLOPs."""
+    return _each(self.batch, self.cost)
+
+  def going_on(self, step: int, consumed: Consumed) -> "Run":
+    """This run where it stands: with the steps, and the schedule, it has left.
+
+    consumed: up to `step`. The same object where nothing else is settled.
+    """
+    parameters = tree.count(self.state.params)
+    steps = budget.settle(self.config, self.each, parameters, consumed, step)
+    if steps == self.steps:
+      return self
+    return build(self.config, self.mesh, steps)
 
   @property
   def flops_per_step(self) -> float:
@@ -95,7 +114,9 @@ def make_mesh(config: Config) -> jax.sharding.Mesh:
   if batch % parts:
     raise BadConfig(
       f"data.batch={batch} is not divisible by microbatches={parts}: "
-      f"the nearest batches that are: {_around(batch, parts)}"
+      f"the nearest batches that are: {_around(batch, parts)}; or leave the "
+      f"batch, which a run that goes on must: --config.microbatches="
+      f"{math.gcd(batch, parts)}"
     )
   shards = sharding.batch_shards(mesh)
   if (batch // parts) % shards:
@@ -115,6 +136,18 @@ def make_mesh(config: Config) -> jax.sharding.Mesh:
 def _around(value: int, divisor: int) -> str:
   below, above = value // divisor * divisor, -(-value // divisor) * divisor
   return f"{below} and {above}" if below else str(above)
+
+
+def reached(config: Config, mesh: jax.sharding.Mesh, result: Mapping) -> bool:
+  """Whether a run with this result.json is at its end."""
+  found = budget.total(config, 0)
+  if found is None:
+    return result.get("step", 0) >= config["steps"]
+  if config["tokens_per_parameter"]:
+    count = tree.count(abstract_params(model_of(config), mesh))
+    found = budget.total(config, count)
+  unit, amount = found
+  return result.get(unit, 0) >= amount
 
 
 def model_of(config: Config) -> nn.Module:
@@ -186,10 +219,15 @@ def batch_spec(config: Config, mesh: jax.sharding.Mesh):
   }
 
 
-def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
+def build(
+  config: Config,
+  mesh: jax.sharding.Mesh | None = None,
+  steps: int | None = None,
+) -> Run:
   """Joins the parts; computes nothing but shapes.
 
-  Raises BadConfig for whatever cannot work together.
+  steps: of the whole run; None is what the config says of a new one. Raises
+  BadConfig for whatever cannot work together.
   """
   mesh = mesh or make_mesh(config)
   model = model_of(config)
@@ -197,8 +235,17 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
   settings = dict(config["optim"])
   spikes = {key: _take(settings, key) for key in SPIKES}
   check_types("optim", spikes, SPIKES)
+  batch = batch_spec(config, mesh)
+  cost = flops.per_token(
+    params,
+    length=config["data"]["length"],
+    windows=config["model"]["windows"],
+  )
+  if steps is None:
+    count = tree.count(params)
+    steps = budget.settle(config, _each(batch, cost), count, Consumed(), 0)
   optimizer, schedule = call(
-    optim.build, "optim", settings, steps=config["steps"], params=params
+    optim.build, "optim", settings, steps=steps, params=params
   )
   score = scorer(model, objective_of(config))
   step = make_step(
@@ -231,18 +278,22 @@ def build(config: Config, mesh: jax.sharding.Mesh | None = None) -> Run:
     schedule=schedule,
     step=step,
     state=state,
-    batch=batch_spec(config, mesh),
-    cost=flops.per_token(
-      params,
-      length=config["data"]["length"],
-      windows=config["model"]["windows"],
-    ),
+    batch=batch,
+    cost=cost,
+    steps=steps,
     init=jax.jit(
       start,
       out_shardings=laid,
       compiler_options=INIT_OPTIONS.get(mesh.devices.flat[0].platform),
     ),
   )
+
+
+def _each(batch: Mapping, cost: flops.PerToken) -> Consumed:
+  """What a step on this batch takes, by unit."""
+  rows, tokens = batch["tokens"].shape[0], math.prod(batch["tokens"].shape)
+  units = {EXAMPLES: rows, "tokens": tokens}
+  return Consumed(units, round(cost.train * tokens))
 
 
 def _by_onednn(step: Callable, mesh: jax.sharding.Mesh, dtype) -> Callable:

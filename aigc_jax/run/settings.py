@@ -17,7 +17,7 @@ from aigc_jax import files, records, sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.models import DERIVED, MODELS
 from aigc_jax.records import COUNT
-from aigc_jax.run import spelling
+from aigc_jax.run import budget, spelling
 from aigc_jax.signature import (
   check_call,
   check_type,
@@ -26,6 +26,7 @@ from aigc_jax.signature import (
   keys_of,
   kind_of,
 )
+from aigc_jax.trainer.consumed import TOTALS
 
 Config = dict[str, Any]  # plain JSON values, nested by section
 
@@ -33,8 +34,8 @@ Config = dict[str, Any]  # plain JSON values, nested by section
 # types of their values.
 SECTIONS = {
   "seed": int,
-  "steps": int,
-  "total_tokens": int | None,
+  "steps": float | None,
+  **dict.fromkeys(TOTALS, float | None),
   "microbatches": int,
   "steps_per_call": int,
   "cast_once": bool,
@@ -107,8 +108,9 @@ RESULT = {
 
 
 def read(config: ConfigDict | Mapping) -> Config:
-  """The config as plain values, with `steps` and widths settled.
+  """The config as plain values, with widths settled.
 
+  `steps` is None where a total says when the run ends (`budget.settle`).
   Raises BadConfig, naming the key.
   """
   plain = spelling.modern(plain_of(config))
@@ -174,7 +176,7 @@ def _settle_widths(config: Config) -> None:
 
 
 def _check_sizes(config: Config) -> None:
-  """Settles `steps` and checks what concerns more than one section."""
+  """Checks what concerns more than one section."""
   batch, length = config["data"]["batch"], config["data"]["length"]
   positive = {
     "microbatches": config["microbatches"],
@@ -188,7 +190,7 @@ def _check_sizes(config: Config) -> None:
       raise BadConfig(f"{name}={value!r}: expected a positive integer")
   if not 0 <= config["seed"] < 2**32:
     raise BadConfig(f"seed={config['seed']}: expected 0 to {2**32 - 1}")
-  optional = {"total_tokens": config["total_tokens"]}
+  optional = {}
   if "chunk" in config["objective"]:
     optional["objective.chunk"] = config["objective"]["chunk"]
   for key in ("every_steps", "keep_every_steps"):
@@ -205,25 +207,25 @@ def _check_sizes(config: Config) -> None:
   if config["checkpoint"]["keep"] < 1:
     keep = config["checkpoint"]["keep"]
     raise BadConfig(f"checkpoint.keep={keep}: expected at least 1")
-  if config["total_tokens"]:
-    config["steps"] = math.ceil(config["total_tokens"] / (batch * length))
-  if config["steps"] < 0:
-    raise BadConfig(f"steps={config['steps']}: expected 0 or more")
+  budget.read(config)
   call = config["steps_per_call"]
   if call > 1:
     intervals = {
-      "steps": config["steps"],
+      "steps": config["steps"] or 0,
       "checkpoint.every_steps": config["checkpoint"]["every_steps"],
       **{
         f"evaluate.{name}.every_steps": entry["every_steps"]
         for name, entry in config["evaluate"].items()
       },
     }
+    fits = math.gcd(*(x for x in intervals.values() if x), call)
     for name, value in intervals.items():
       if value and value % call:
         raise BadConfig(
           f"{name}={value} is not a multiple of steps_per_call={call}: the "
-          "host acts only between calls"
+          f"host acts only between calls. Use --config.steps_per_call={fits}, "
+          f"which fits all of them, or --config.{name}="
+          f"{math.ceil(value / call) * call}"
         )
 
 
@@ -232,9 +234,12 @@ def fingerprint(config: Mapping) -> str:
   return files.sha256_json(config)
 
 
-def config_in(workdir: str | Path) -> Config:
-  """The config a run was started with, read as data, as it is spelt today."""
-  return spelling.modern(_json_in(workdir, "config.json", STORED))
+def config_in(workdir: str | Path, name: str = "config.json") -> Config:
+  """The config a run was started with, read as data, as it is spelt today.
+
+  name: of the file, as config.before-STEP.json is that of before a change.
+  """
+  return spelling.modern(_json_in(workdir, name, STORED))
 
 
 def written_fingerprint(workdir: str | Path) -> str:

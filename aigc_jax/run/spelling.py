@@ -6,6 +6,7 @@ from typing import Any
 from absl import logging
 
 from aigc_jax import tree
+from aigc_jax.trainer.consumed import TOTALS
 
 # Key -> what once stood for "derived", "all" or "none" there.
 BEFORE: dict[str, object] = {
@@ -31,7 +32,7 @@ BEFORE: dict[str, object] = {
   "checkpoint/keep_every_steps": 0,
 }
 # Keys that came later, and what runs did before.
-LATER = {"library": "xla"}
+LATER = {"library": "xla"} | dict.fromkeys(TOTALS)
 LATER_DATA = {"validation_path": None}
 
 _told: set[str] = set()

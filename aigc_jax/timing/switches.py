@@ -329,7 +329,7 @@ def switches(config: run.Config) -> list[tuple[str, dict]]:
     (name, change)
     for name, change in SWITCHES.items()
     if changed(config, change) != config
-    and config["steps"] % change.get("steps_per_call", 1) == 0
+    and (config["steps"] or 0) % change.get("steps_per_call", 1) == 0
   ]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aigc_jax import tree
 from aigc_jax.errors import BadConfig
+from aigc_jax.trainer.consumed import TOTALS
 
 # Change what is seen or how it is computed, never what is learned, but for
 # rounding: that of 8-bit products goes by what is joined (layers/fp8.py).
@@ -44,12 +45,22 @@ class Change:
 
 def changes(old: Mapping, new: Mapping) -> list[Change]:
   """The keys in which two configs differ, in order of their names."""
-  a, b = (BEFORE | _leaves(config) for config in (old, new))
+  a, b = (_budget(BEFORE | _leaves(config)) for config in (old, new))
   return [
     Change(key.replace("/", "."), a.get(key), b.get(key))
     for key in sorted(a.keys() | b.keys())
     if a.get(key) != b.get(key)
   ]
+
+
+def _budget(leaves: dict) -> dict:
+  """The same with None where no total is given, and for steps where one is.
+
+  Runs of before had 0 for none, and the steps that the total came to.
+  """
+  totals = {name: leaves.get(name) or None for name in TOTALS}
+  steps = {"steps": None} if any(totals.values()) else {}
+  return leaves | totals | steps
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict:
@@ -68,13 +79,14 @@ def check(
 ) -> list[Change]:
   """The changes to journal; raises BadConfig with all that stand in the way.
 
-  `allowed` names keys that may change, as --allow_change does.
+  `allowed` names keys that may change, as --allow_change does. Data that lies
+  elsewhere is no change by itself: `data_changes` compares what is read.
   """
   found, allowed = list(found), set(allowed)
   impossible, refused, data = [], [], []
   for change in found:
     path = change.key.replace(".", "/")
-    if tree.match(HARMLESS, path):
+    if tree.match(HARMLESS, path) or moved(change):
       continue
     if tree.match(IMPOSSIBLE, path):
       impossible.append(change)
@@ -103,25 +115,40 @@ def check(
   return found
 
 
+def moved(change: Change) -> bool:
+  """Whether only the place differs where the training data lies."""
+  old, new = change.old, change.new
+  if change.key == "data.path":
+    return bool(old and new)
+  if change.key != "data.sources" or not (old and new):
+    return False
+  return [_placeless(x) for x in old] == [_placeless(x) for x in new]
+
+
+def _placeless(source: Mapping) -> dict:
+  return {name: x for name, x in source.items() if name != "path"}
+
+
 def _listed(found: Iterable[Change]) -> str:
   return "\n".join(f"  {change}" for change in found)
 
 
 def data_changes(
-  manifest: Mapping | None,
+  meta: Mapping | None,
   prints: Mapping[str, str],
   entries: Mapping[str, str],
   allowed: bool,
+  since: str,
 ) -> dict[str, str]:
-  """{what: fingerprint} of the data that was other when a checkpoint was made.
+  """{what: fingerprint} of the data that was other `since` something.
 
-  prints: fingerprints of the training data and of the held-out sets now.
-  entries: hashes of how the held-out sets are configured; one that was
-  configured otherwise then is another set. Raises BadConfig unless `allowed`.
+  meta: of a checkpoint, or the record of a run; None for no run. prints:
+  fingerprints of the training data and of the held-out sets now. entries:
+  hashes of how the held-out sets are configured; one that was configured
+  otherwise then is another set. Raises BadConfig unless `allowed`.
   """
-  if manifest is None:
+  if meta is None:
     return {}
-  meta = manifest["meta"]
   saved = {"data": meta["data_fingerprint"]}
   then = meta.get("heldout_entries", {})  # older checkpoints have none
   for what, old in meta.get("heldout_fingerprints", {}).items():
@@ -136,7 +163,7 @@ def data_changes(
       for what, old in was.items()
     )
     raise BadConfig(
-      f"the data has changed since step {manifest['step']} (changed source "
+      f"the data has changed since {since} (changed source "
       "files or tokenizer). Restore them, or fork with --allow_data_change. "
       f"The fingerprints:{''.join(lines)}"
     )

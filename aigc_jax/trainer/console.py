@@ -29,7 +29,7 @@ YARDSTICKS = ("/gzip_bits_per_byte", "/xz_bits_per_byte")
 
 
 class Console:
-  """A bar with step, loss, tokens a second and time left.
+  """A bar with step, loss, pace and time left, which counts no compilation.
 
   Where the output is no terminal, a line for the first row, for each
   evaluation, and then at most one in `every_seconds`.
@@ -39,7 +39,7 @@ class Console:
     self._total = total_steps
     self._every = every_seconds
     self._next = 0.0
-    self._start = (step, time.monotonic())
+    self._start: tuple[int, float] | None = None  # after the first call
     self._bar: progress.Progress | None = None
     if sys.stderr.isatty():
       self._bar = progress.Progress(
@@ -68,8 +68,10 @@ class Console:
     if "train/loss" not in row:
       return
     text = [f"loss {_shown(row['train/loss'])}"]
-    if speed := row.get("speed/tokens_per_second"):
-      text.append(f"{short(speed)} tokens/s")
+    for unit in ("tokens", "examples"):
+      if speed := row.get(f"speed/{unit}_per_second"):
+        text.append(f"{short(speed)} {unit}/s")
+        break
     if mfu := row.get("speed/mfu"):
       text.append(f"mfu {mfu:.1%}")
     if self._bar:
@@ -77,9 +79,12 @@ class Console:
     elif time.monotonic() >= self._next or row["step"] == self._total:
       self._next = time.monotonic() + self._every
       left = _left(self._start, row["step"], self._total)
-      self.say(f"step {row['step']}/{self._total}  {'  '.join(text)}  {left}")
+      line = f"step {row['step']}/{self._total}  {'  '.join(text)}  {left}"
+      self.say(line.rstrip())
 
   def move(self, step: int) -> None:
+    # The first call is left out of the pace: its program was compiled for it.
+    self._start = self._start or (step, time.monotonic())
     if self._bar:
       self._bar.update(self._task, completed=step)
 
@@ -108,9 +113,9 @@ def _shown(value) -> str:
   return "not finite" if value is None else f"{value:.4g}"
 
 
-def _left(start: tuple[int, float], step: int, total: int) -> str:
-  done, seconds = step - start[0], time.monotonic() - start[1]
-  if done <= 0:
+def _left(start: tuple[int, float] | None, step: int, total: int) -> str:
+  if start is None or step <= start[0]:
     return ""
+  done, seconds = step - start[0], time.monotonic() - start[1]
   left = round((total - step) * seconds / done)
   return f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"

@@ -1,15 +1,17 @@
 """What a run says: metrics.jsonl, events.jsonl, TensorBoard, the console.
 
-metrics.jsonl is the source of truth: one object a line, with `step`, `tokens`,
-`flops`, `seconds` in every row, in the order of the steps. Only `seconds` and
-names under "speed/" depend on time; the rest of a run that was interrupted and
-continued equals that of one that never was. A number that is not finite is
-written as null.
+metrics.jsonl is the source of truth: one object a line, in the order of the
+steps. Every row has `step`, what the run had consumed by then (`examples`,
+other units of its data such as `tokens`, `flops`), and `seconds`. Only
+`seconds` and names under "speed/" depend on time; the rest of a run that was
+interrupted and continued equals that of one that never was. A number that is
+not finite is written as null.
 
 A full disk stops none of this: lines wait in memory, with a warning, and are
 written in order when there is room again.
 """
 
+import bisect
 import json
 import math
 import os
@@ -35,6 +37,7 @@ from aigc_jax.errors import (
 from aigc_jax.records import COUNT
 from aigc_jax.trainer import faults
 from aigc_jax.trainer.console import Console
+from aigc_jax.trainer.consumed import Consumed
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
@@ -46,38 +49,50 @@ EVENT = {"event": str, "step?": (COUNT, None)}
 
 def rows(path: str | Path, form: Mapping = ROW) -> list[dict]:
   """The rows of a file of JSON lines; what is none is left out, and told."""
-  return [row for _, row in _parsed(Path(path), form)]
+  found = (line.row for line in _lines(Path(path), form))
+  return [row for row in found if row is not None]
 
 
-def _parsed(path: Path, form: Mapping = ROW) -> list[tuple[int, dict]]:
-  """(offset, row) of each line that holds a row of this form."""
+def _lines(path: Path, form: Mapping = ROW) -> list[files.Line]:
+  """All lines; those that hold no row of this form have none, and are told."""
   found = []
   for line in files.read_lines(path) if os.path.lexists(path) else ():
-    fault = line.fault
     if line.row is not None:
       try:
         records.check(line.row, form, "it")
-        found.append((line.offset, line.row))
-        continue
       except BadData as error:
-        fault = str(error)
-    logging.warning(
-      "%s: a broken line at byte %d: %s", path, line.offset, fault
-    )
+        line = line._replace(row=None, fault=str(error))
+    if line.row is None:
+      logging.warning(
+        "%s: a broken line at byte %d: %s", path, line.offset, line.fault
+      )
+    found.append(line)
   return found
 
 
-def copy_later(path: Path, step: int, aside: Path) -> int | None:
-  """Adds the rows of `path` after `step` to `aside`; the byte they begin at.
+def copy_later(
+  path: Path, step: int, aside: Path
+) -> tuple[bytes, list[str]] | None:
+  """Adds the rows of `path` that are to go to `aside`; what is to stay.
 
-  What `aside` ends with already is not added again. None where there are no
-  such rows. Raises StorageFailure, and leaves `aside` as it was, where that
-  cannot be written: who would drop the rows then loses them.
+  Those after `step` go, and each that cannot be where it stands: whose step is
+  no number, or does not rise over the rows around it. One wrong digit takes no
+  other row with it. Returns (the lines that stay, a line of text for each that
+  is out of place), or None where all stay.
+
+  What `aside` ends with already is not added again. Raises StorageFailure, and
+  leaves `aside` as it was, where that cannot be written: who would drop the
+  rows then loses them.
   """
-  late = [at for at, row in _parsed(path) if row.get("step", 0) > step]
-  if not late:
+  lines = _lines(path)
+  if lines and not lines[-1].data.endswith(b"\n"):
+    lines.pop()  # of a dying process; `Lines` drops it
+  rows = [line.row for line in lines]
+  late = {i for i, row in enumerate(rows) if row and row["step"] > step}
+  kept = _rising(rows, late)
+  if len(kept) == len(lines):
     return None
-  content = path.read_bytes()[late[0] :]
+  content = b"".join(x.data for i, x in enumerate(lines) if i not in kept)
   if not _ends_with(aside, content):
     try:
       faults.hit("journal/copy")
@@ -87,7 +102,12 @@ def copy_later(path: Path, step: int, aside: Path) -> int | None:
         f"the rows after step {step} cannot be kept, so nothing is changed: "
         f"{error}. Make room and run again"
       ) from error
-  return late[0]
+  odd = [
+    f"line {i + 1} is out of place: {line.data[:80].decode(errors='replace')}"
+    for i, line in enumerate(lines)
+    if i not in kept and (i not in late or i < max(kept, default=0))
+  ]
+  return b"".join(lines[i].data for i in sorted(kept)), odd
 
 
 def _ends_with(path: Path, content: bytes) -> bool:
@@ -151,14 +171,18 @@ class Lines:
       os.ftruncate(fd, self.path.read_bytes().rfind(b"\n") + 1)
     self._fd = fd
 
-  def cut(self, step: int, aside: Path) -> None:
-    """Drops the rows after `step`, which `copy_later` has copied to `aside`."""
-    at = copy_later(self.path, step, aside)
-    if at is None:
-      return
-    self._open()
-    os.ftruncate(self._fd, at)
-    os.fsync(self._fd)
+  def cut(self, step: int, aside: Path) -> list[str]:
+    """Drops the rows after `step` and those out of place, copied to `aside`.
+
+    Returns a line for each row out of place.
+    """
+    found = copy_later(self.path, step, aside)
+    if found is None:
+      return []
+    kept, odd = found
+    self.close(flush=False)
+    files.write_bytes(self.path, kept)
+    return odd
 
   def close(self, flush: bool = True) -> None:
     if flush:
@@ -169,7 +193,29 @@ class Lines:
 
 
 # Columns of a row that say where it stands, and no curve.
-NO_TAGS = ("step", "tokens", "flops", "seconds", "data/batch_hash")
+NO_TAGS = ("step", "examples", "tokens", "flops", "seconds", "data/batch_hash")
+
+
+def _place(row: Mapping) -> tuple[int, bool]:
+  """Where a row belongs: by its step, and evaluations after training."""
+  return row["step"], any(name.startswith("eval/") for name in row)
+
+
+def _rising(rows: list[dict | None], without: set[int]) -> set[int]:
+  """The longest choice of rows whose places rise, as their indices."""
+  ends: list[int] = []  # of the best choice of each length, its last row
+  before: dict[int, int | None] = {}
+  for i, row in enumerate(rows):
+    if row is None or i in without:
+      continue
+    at = bisect.bisect_left(ends, _place(row), key=lambda k: _place(rows[k]))
+    before[i] = ends[at - 1] if at else None
+    ends[at : at + 1] = [i]
+  found, last = set(), ends[-1] if ends else None
+  while last is not None:
+    found.add(last)
+    last = before[last]
+  return found
 
 
 class Board:
@@ -277,10 +323,12 @@ class Journal:
     self._board: Board | None = None
     self._seconds = 0.0
     self._evaluated = -1
+    self.last: dict = {}  # the newest value of every metric that stands here
     self._console = console if self.speaks else None
+    odd: list[str] = []
     if self.speaks:
       try:
-        self._metrics.cut(step, self.workdir / CUT)
+        odd = self._metrics.cut(step, self.workdir / CUT)
         self._read_back()
       except OSError as error:
         raise StorageFailure(f"{self.workdir / METRICS}: {error}") from error
@@ -289,26 +337,34 @@ class Journal:
       if self._console is None and total_steps:
         self._console = Console(total_steps, step)
     self._began = time.monotonic()
+    for line in odd:
+      logging.warning("%s: %s; kept in %s", METRICS, line, CUT)
+      self.event("row_set_aside", step, reason=line)
 
   def _read_back(self) -> None:
     for row in rows(self.workdir / METRICS):
-      self._seconds = max(self._seconds, row.get("seconds") or 0.0)
+      self.last |= row
+      seconds = row.get("seconds")
+      if isinstance(seconds, int | float):
+        self._seconds = max(self._seconds, seconds)
       if any(name.startswith("eval/") for name in row):
-        self._evaluated = row["step"]
+        self._evaluated = row.get("step", -1)
 
   def evaluated(self, step: int) -> bool:
     """Whether the evaluation of `step` stood here before this process."""
     return self._evaluated == step
 
   def row(
-    self, step: int, metrics: Mapping, *, tokens: int = 0, flops: float = 0.0
+    self, step: int, metrics: Mapping, consumed: Consumed | None = None
   ) -> dict:
-    """Writes the metrics of `step`; returns the row as written."""
+    """Writes the metrics of `step`; returns the row as written.
+
+    consumed: by the run up to that step.
+    """
     seconds = self._seconds + time.monotonic() - self._began
     row = {
       "step": step,
-      "tokens": tokens,
-      "flops": flops,
+      **(consumed or Consumed()).as_row(),
       "seconds": round(seconds, 3),
     } | {name: number(value) for name, value in metrics.items()}
     if not self.speaks:

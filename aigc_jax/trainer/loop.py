@@ -1,59 +1,23 @@
 """The loop: evaluate, save, next batch, step, log the step before."""
 
 import hashlib
+import math
 import re
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 
-import jax
-import numpy as np
-from absl import logging
-
-from aigc_jax.errors import BadConfig, BadData, NonFinite, Stopped
+from aigc_jax.errors import BadConfig, BadData, Stopped
 from aigc_jax.trainer import faults, together
 from aigc_jax.trainer.checkpoint import Checkpoints
-from aigc_jax.trainer.journal import Journal, number
+from aigc_jax.trainer.consumed import Consumed
+from aigc_jax.trainer.journal import Journal
+from aigc_jax.trainer.log import Log
 from aigc_jax.trainer.stop import Stop
 from aigc_jax.trainer.watchdog import Watchdog
 
-# A metric that is 1 where the step left the state without update.
-SKIPPED = "optim/skipped"
-SPIKED = "optim/spiked"  # the same, for a loss or gradient far above the rest
-
 COMPILING = "compile"  # the name of the thread in which XLA works
-
-
-@dataclass
-class Clock:
-  """Where the wall time of a loop went, by name; the rest is the steps'."""
-
-  began: float = field(default_factory=time.monotonic)
-  spent: dict[str, float] = field(default_factory=dict)
-
-  def __call__(self, name: str) -> "_Span":
-    return _Span(self, name)
-
-  def shares(self) -> dict[str, float]:
-    """{name: share of the time since the start}, adding up to 1."""
-    total = max(time.monotonic() - self.began, 1e-9)
-    shares = {name: s / total for name, s in self.spent.items()}
-    shares["steps"] = max(0.0, 1.0 - sum(shares.values()))
-    return {name: round(share, 4) for name, share in shares.items()}
-
-
-class _Span:
-  def __init__(self, clock: Clock, name: str):
-    self.clock, self.name = clock, name
-
-  def __enter__(self):
-    self.began = time.monotonic()
-
-  def __exit__(self, *_):
-    spent = self.clock.spent
-    more = time.monotonic() - self.began
-    spent[self.name] = spent.get(self.name, 0.0) + more
 
 
 def fit(
@@ -66,16 +30,15 @@ def fit(
   batches: Iterator,
   evaluate: Callable[[int, object], Mapping | None],
   checkpoints: Checkpoints,
-  meta: Mapping,
+  meta: Callable[[int], Mapping],
   journal: Journal,
   stop: Stop,
   watchdog: Watchdog,
   log_every_steps: int,
-  tokens_per_step: int,
-  flops_per_step: float,
+  each: Consumed,
   peak_flops: float | None,
+  before: Mapping = types.MappingProxyType({}),
   most_skipped: int = 10,
-  skipped_in_a_row: int = 0,
   before_call: Callable[[int], None] = lambda step: None,
   compiled: Callable[[str], None] = lambda sha256: None,
 ):
@@ -95,26 +58,26 @@ def fit(
   from n takes the batch that an uninterrupted one would take. `advance` may
   donate the state. Metrics of several steps have a leading axis.
 
-  A row of step n holds the metrics of the update that made the state of n,
-  every `log_every_steps`. speed/mfu is left out where `peak_flops` (of all
-  devices together) is unknown. A wish to stop is polled at every boundary, and
-  by evaluators through `stop.check`; it saves once. An evaluator that takes
-  long calls `watchdog.feed` as it goes.
+  A row of step n stands for the steps since the row before: every
+  `log_every_steps`, and at the end (see `Log`). speed/mfu is left out where
+  `peak_flops` (of all devices together) is unknown. A wish to stop is polled at
+  every boundary, and by evaluators through `stop.check`; it saves once. An
+  evaluator that takes long calls `watchdog.feed` as it goes.
 
   `before_call` is given the step of each call, `compiled` the hash of the
-  program. Every checkpoint's meta is `meta` with `skipped_in_a_row`, which a
-  continued run gives back. Raises Stopped after the save, NonFinite after
-  `most_skipped` steps without update in a row, BadData where the batches end
-  too early, and what checkpoints and evaluators raise.
+  program. `each` is what a step takes. The meta of a checkpoint of n is
+  `meta(n)` with what the loop keeps beside the state: what was consumed, the
+  sums of the means under way, the steps skipped in a row. A continued run
+  gives the meta of its checkpoint as `before`.
+
+  Raises Stopped after the save, NonFinite after `most_skipped` steps without
+  update in a row, BadData where the batches end too early, and what checkpoints
+  and evaluators raise.
   """
-  if start % steps_per_call or steps % steps_per_call:
-    raise BadConfig(
-      f"steps_per_call={steps_per_call} divides neither or only one of the "
-      f"first step {start} and the last {steps}: expected both"
-    )
-  log = _Log(
-    journal, start, log_every_steps, tokens_per_step, flops_per_step,
-    peak_flops, most_skipped, skipped_in_a_row,
+  check_calls(start, steps, steps_per_call)
+  log = Log(
+    journal, start=start, steps=steps, every=log_every_steps, each=each,
+    peak_flops=peak_flops, most_skipped=most_skipped, before=before,
   )  # fmt: skip
   done = together.from_first(journal.evaluated(start))
   n, ready = start, False
@@ -136,7 +99,7 @@ def fit(
         log.catch_up()
         journal.sync()
         with log.clock("save"):
-          checkpoints.save(n, state, log.meta(meta))
+          checkpoints.save(n, state, log.meta(n, meta(n)))
       faults.hit("boundary", n)
       stop.check()
       watchdog.feed(f"batch of step {n}")
@@ -174,6 +137,7 @@ def fit(
   goodput = log.clock.shares()
   result = log.last | {
     "step": n,
+    **log.consumed(n).as_row(),
     "digest": checkpoints.digest,
     "goodput": goodput,
   }
@@ -184,13 +148,27 @@ def fit(
   return state, result
 
 
+def check_calls(start: int, steps: int, steps_per_call: int) -> None:
+  """Raises BadConfig where calls of so many steps do not meet both ends."""
+  if start >= steps:
+    return
+  for what, n in (("goes on", start), ("ends", steps)):
+    if n % steps_per_call:
+      fits = math.gcd(math.gcd(start, steps), steps_per_call)
+      raise BadConfig(
+        f"steps_per_call={steps_per_call}: this run {what} at step {n}, which "
+        f"is not a multiple of it. Use --config.steps_per_call={fits}: it "
+        "changes how fast a run is, and nothing that it learns"
+      )
+
+
 def _last_save(n, state, checkpoints, log, meta, journal, watchdog):
   """The last save: tried again at once, and waited for."""
   watchdog.feed(f"the last save, at step {n}", 4 * watchdog.compile_seconds)
   log.catch_up()
   journal.sync()
   with log.clock("save"):
-    checkpoints.commit(n, state, log.meta(meta))
+    checkpoints.commit(n, state, log.meta(n, meta(n)))
 
 
 def _compiled(
@@ -240,121 +218,3 @@ def program_hash(text: str) -> str:
   text = re.sub(table, "", text, flags=re.MULTILINE)
   text = re.sub(r", metadata=\{[^{}]*\}", "", text)
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Log:
-  """The rows of the loop: one call late, and in order."""
-
-  def __init__(
-    self, journal, start, every, tokens, flops, peak, most_skipped, in_a_row
-  ):
-    self.clock = Clock()
-    self.last: dict = {}
-    self._journal = journal
-    self._every = every
-    self._tokens = tokens
-    self._flops = flops
-    self._peak = peak
-    self._most = most_skipped
-    self._in_a_row = in_a_row
-    self._pending: tuple | None = None
-    self._mark = (start, time.monotonic(), 0.0)
-
-  def meta(self, meta: Mapping) -> dict:
-    """What of the loop a checkpoint must hold, beside the state."""
-    return dict(meta) | {"skipped_in_a_row": self._in_a_row}
-
-  def step(self, n: int, count: int, metrics) -> None:
-    """Takes the metrics of the call that ended at n; logs those before."""
-    for x in self._read(n, count, metrics).values():
-      # Those of a CPU are read in place.
-      if isinstance(x, jax.Array) and jax.default_backend() != "cpu":
-        x.copy_to_host_async()
-    before, self._pending = self._pending, (n, count, metrics)
-    self._log(before)
-
-  def _logged(self, n: int, count: int) -> list[int]:
-    """The steps of the call that ended at n that have a row."""
-    every = self._every
-    return list(range((n - count) // every * every + every, n + 1, every))
-
-  def _read(self, n: int, count: int, metrics: Mapping) -> Mapping:
-    """What of the metrics is read for sure: the host is slow for each."""
-    watched = {k: metrics[k] for k in (SKIPPED, SPIKED) if k in metrics}
-    return metrics if self._logged(n, count) or not watched else watched
-
-  def catch_up(self) -> None:
-    """Logs what is pending; waits for the device."""
-    pending, self._pending = self._pending, None
-    self._log(pending)
-
-  def _log(self, pending) -> None:
-    if pending is None:
-      return
-    n, count, metrics = pending
-    read = {k: np.asarray(x) for k, x in self._read(*pending).items()}
-    if any(read[k].any() for k in (SKIPPED, SPIKED) if k in read):
-      read = metrics
-    metrics = {name: np.asarray(x) for name, x in read.items()}
-    logged = self._logged(n, count)
-    speed = self._speed(n) if logged else {}
-    for i, step in enumerate(range(n - count + 1, n + 1)):
-      one = metrics if count == 1 else {k: x[i] for k, x in metrics.items()}
-      self._count_skipped(step, one)
-      if step in logged:
-        self._row(step, one | speed)
-
-  def _count_skipped(self, step: int, metrics) -> None:
-    if metrics.get(SPIKED, 0):
-      loss, norm = (number(metrics[k]) for k in ("train/loss", "norm/grad"))
-      self._journal.event("spike", step, loss=loss, norm=norm)
-    if not metrics.get(SKIPPED, 0):
-      self._in_a_row = 0
-      return
-    self._in_a_row += 1
-    loss = number(metrics.get("train/loss", 0.0))
-    self._journal.event(
-      "skip", step, loss=loss, in_a_row=self._in_a_row,
-      reason="loss, gradient or update not finite",
-    )  # fmt: skip
-    logging.warning("step %d: not finite, left without update", step)
-    if self._in_a_row >= self._most:
-      self._row(step, metrics)
-      self._journal.event("non_finite", step, in_a_row=self._in_a_row)
-      self._journal.sync()
-      raise NonFinite(
-        f"step {step}: {self._in_a_row} steps in a row had a loss, gradient "
-        "or update that is not finite; nothing of them was kept. Lower "
-        "--config.optim.learning_rate, or pass over the data with "
-        "--config.data.skip_steps"
-      )
-
-  def _speed(self, n: int) -> dict[str, float]:
-    """Of the steps since the rows before, up to the call that ended at n."""
-    then, clock, apart = self._mark
-    now = time.monotonic()
-    others = ("evaluate", "save", "compile")
-    spent = sum(self.clock.spent.get(name, 0.0) for name in others)
-    self._mark = (n, now, spent)
-    seconds = now - clock - (spent - apart)
-    if n <= then or seconds <= 0:
-      return {}
-    per_second = (n - then) / seconds
-    found = {
-      "speed/steps_per_second": per_second,
-      "speed/tokens_per_second": per_second * self._tokens,
-    }
-    if self._peak:
-      found["speed/mfu"] = per_second * self._flops / self._peak
-    return {name: round(x, 4) for name, x in found.items()}
-
-  def _row(self, step: int, row: Mapping) -> None:
-    self.last |= self._write(step, row)
-
-  def evaluation(self, step: int, metrics: Mapping) -> None:
-    self.last |= self._write(step, metrics)
-
-  def _write(self, step: int, metrics: Mapping) -> dict:
-    return self._journal.row(
-      step, metrics, tokens=step * self._tokens, flops=step * self._flops
-    )

@@ -13,6 +13,10 @@ from aigc_jax.trainer.state import Recent, State
 
 Metrics = dict[str, jax.Array]
 
+# The entry of the metrics that has the sum and the weight of each that is a
+# mean, in the order of their sorted names: what a mean over steps is made of.
+MEANS = "means"
+
 
 def make_step(
   score: Callable,
@@ -83,6 +87,9 @@ def make_step(
     skipped = state.skipped + jnp.where(ok, 0, 1)
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
     metrics |= {
+      MEANS: jnp.stack(
+        [jnp.stack([means[n].sum, means[n].weight]) for n in sorted(means)]
+      ),
       "norm/grad": grad_norm,
       "norm/update": update_norm,
       "norm/param": global_norm(params),

@@ -143,8 +143,8 @@ def test_steps_go_over_the_data_steps_that_are_not_skipped(skip):
     s for e in skip for s in (range(*e) if isinstance(e, tuple) else [e])
   }
   expected = [s for s in range(200) if s not in skipped][:80]
-  found = mixture.intervals(skip)
-  assert [mixture.data_step(s, found) for s in range(80)] == expected
+  found = [mixture.first_example(s, 7, skip) for s in range(80)]
+  assert found == [7 * step for step in expected]
 
 
 def test_impossible_skips_are_refused():
@@ -210,6 +210,44 @@ def test_skipped_steps_are_left_out_and_nothing_else_moves(stream, shelf, root):
   skipping = build(shelf, root, skip_steps=((2, 4), 5))
   for step, at in enumerate([0, 1, 4, 6, 7]):
     same(skipping.rows(step, ALL), stream.rows(at, ALL))
+
+
+def examples(stream, steps) -> list[bytes]:
+  """The rows of these batches, one after the other."""
+  return [
+    row.tobytes() for step in steps for row in stream.rows(step, ALL)["tokens"]
+  ]
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_a_batch_of_another_size_goes_on_at_the_example(
+  stream, shelf, root, batch
+):
+  """Six rows a step, and from step 5 on another number of them."""
+  whole = examples(stream, range(12))
+  other = build(shelf, root, batch=batch)
+  goes_on = other.going_on(5, stream.position(5), stream.batches)
+  steps = range(5, 5 + 42 // batch)
+  assert examples(goes_on, steps) == whole[30 : 30 + 42 // batch * batch]
+  again = other.going_on(7, goes_on.position(7), goes_on.batches)
+  assert examples(again, range(7, 9)) == examples(goes_on, range(7, 9))
+  assert again.batches == goes_on.batches == [(0, 6), (30, batch)]
+
+
+def test_steps_to_skip_are_of_the_batch_they_had(stream, shelf, root):
+  """Data steps 4 and 5 of six rows, 6 and 7 of two: 24 to 40."""
+  skips = dict(skip_steps=((4, 8),))
+  whole = examples(stream, range(12))
+  from_start = build(shelf, root, **skips)
+  assert examples(from_start, range(4)) == whole[:24]
+  goes_on = build(shelf, root, batch=2, **skips).going_on(4, 24, [(0, 6)])
+  assert examples(goes_on, range(4, 8)) == whole[32:40]
+  later = build(shelf, root, batch=2, **skips).going_on(
+    7, 30, [(0, 6), (24, 2)]
+  )
+  assert later.position(7) == 32
+  # What lies behind is skipped no second time.
+  assert build(shelf, root, **skips).going_on(9, 60, [(0, 6)]).position(9) == 60
 
 
 def test_a_mixture_takes_from_its_sources_by_weight(shelf, tmp_path):

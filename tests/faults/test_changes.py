@@ -8,7 +8,7 @@ import pytest
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import compare
-from aigc_jax.trainer import faults
+from aigc_jax.trainer import faults, manifest
 from tests.faults.harness import (
   assert_twins,
   events,
@@ -16,6 +16,7 @@ from tests.faults.harness import (
   last_step,
   rows,
   saved,
+  timeless,
 )
 
 REFUSED = {
@@ -81,6 +82,84 @@ def test_a_change_that_is_allowed_is_journalled(start, copy, twin, record):
   record(
     "config changed on resume", "another learning rate, with --allow_change",
     "goes on, journalled, the old config is kept", seconds,
+  )  # fmt: skip
+
+
+def test_another_batch_goes_on_at_the_example(start, copy, twin, record):
+  """Sixteen rows a step, from step 12 on eight: no window is seen twice."""
+  flags = [
+    "--config.data.batch=8",
+    "--config.steps=16",
+    "--config.microbatches=1",
+  ]
+  allow = ["--allow_data_change", "--allow_change=steps,microbatches"]
+  plan = {"die_at": [{"site": "save/begin", "step": 15}]}
+  start(copy, *flags, *allow, plan=plan).done(-signal.SIGKILL)
+  start(copy, *flags, *allow).done()
+  last = manifest.read(copy / "checkpoints" / "16")["meta"]
+  assert last["consumed"]["units"] == {"examples": 224, "tokens": 3584}
+  assert last["position"] == 12 * 16 + 4 * 8
+  assert last["batches"] == [[0, 16], [192, 8]]
+  found = [row["tokens"] for row in rows(copy)]
+  assert found == sorted(found)
+  before, after = (
+    next(row for row in rows(x) if row["step"] == 12) for x in (copy, twin)
+  )
+  assert before["flops"] == after["flops"]
+  record(
+    "batch changed on resume", "16 rows a step, from step 12 on 8, and a kill",
+    "goes on at the example, tokens and FLOPs are added to", None,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_data_that_lies_elsewhere_is_the_same_data(
+  start, copy, twin, text, tmp_path, record
+):
+  elsewhere = tmp_path / "else where"
+  shutil.copytree(text, elsewhere)
+  start(copy, text=elsewhere).done()
+  assert_twins(copy, twin)
+  assert events(copy, "change")[-1]["key"] == "data.sources"
+  record(
+    "data moved on resume", "both texts in another folder",
+    "equal fingerprints: goes on, equals the twin, journalled", None,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_before_consumption_was_counted(
+  start, copy, twin, record
+):
+  def older(content):
+    for name in ("consumed", "position", "batches", "means"):
+      del content["meta"][name]
+
+  forge(copy / "checkpoints" / "12", older)
+  run = start(copy).done()
+  assert "Taken from its rows: {'examples': 192, 'tokens': 3072}" in run.err
+  (derived,) = events(copy, "derived")
+  assert derived["position"] == 192
+  assert_twins(copy, twin)
+  record(
+    "work directory of an older version", "a checkpoint without a count",
+    "consumption taken from its rows, told, goes on, equals the twin", None,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_one_wrong_digit_in_the_metrics(start, copy, twin, record):
+  path = copy / "metrics.jsonl"
+  path.write_text(path.read_text().replace('{"step":3,', '{"step":13,', 1))
+  run = start(copy).done()
+  assert "is out of place" in run.err
+  assert len(events(copy, "row_set_aside")) == 1
+  assert [r["step"] for r in timeless(copy) if r not in timeless(twin)] == []
+  assert len(rows(copy)) == len(rows(twin)) - 1
+  record(
+    "metrics.jsonl damaged", "one digit: the row of step 3 says 13",
+    "this row alone is set aside and told, goes on, all others equal the twin",
+    None,
   )  # fmt: skip
 
 

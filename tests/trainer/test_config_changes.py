@@ -33,3 +33,31 @@ def test_products_in_8_bits_are_asked_about_and_plain_ones_are_as_ever():
   assert [str(x) for x in found] == ["model.products: 'plain' -> 'fp8'"]
   with pytest.raises(BadConfig, match=r"--allow_change=model\.products"):
     changes.check(found, (), allow_data=False)
+
+
+def test_a_total_of_before_is_the_total_of_now():
+  old = OLD | {"steps": 12, "total_tokens": 768}
+  new = OLD | {"steps": None, "total_tokens": 768, "total_flops": None}
+  assert changes.changes(old, new) == []
+  assert changes.changes(OLD | {"total_tokens": 0}, OLD) == []
+  (found,) = changes.changes(old, new | {"total_tokens": 800})
+  assert str(found) == "total_tokens: 768 -> 800"
+
+
+def source(path: str, **more) -> dict:
+  return {"kind": "text", "path": path, "weight": 1.0} | more
+
+
+def test_data_that_lies_elsewhere_is_compared_and_not_refused():
+  old = {"data": {"path": "a", "sources": [source("x"), source("y")]}}
+  new = {"data": {"path": "/b", "sources": [source("/x"), source("/y")]}}
+  found = changes.changes(old, new)
+  assert len(changes.check(found, (), allow_data=False)) == 2
+  for other in (
+    {"path": "", "sources": old["data"]["sources"]},
+    {"path": "a", "sources": [source("x"), source("y", weight=2.0)]},
+    {"path": "a", "sources": [source("x")]},
+  ):
+    found = changes.changes(old, {"data": other})
+    with pytest.raises(BadConfig, match="--allow_data_change"):
+      changes.check(found, (), allow_data=False)

@@ -11,8 +11,9 @@ from tensorboardX.proto import event_pb2
 
 from aigc_jax import files
 from aigc_jax.errors import StorageFailure, WorkdirInUse
-from aigc_jax.trainer import faults, journal, provenance
+from aigc_jax.trainer import console, faults, journal, provenance
 from aigc_jax.trainer.console import Console, short
+from aigc_jax.trainer.consumed import Consumed
 from aigc_jax.trainer.journal import Journal, rows
 
 
@@ -20,18 +21,23 @@ def written(workdir, step=0, **settings) -> Journal:
   return Journal(workdir, step=step, tensorboard=False, **settings)
 
 
+def eaten(step: int) -> Consumed:
+  return Consumed({"examples": 2 * step, "tokens": 8 * step}, 5 * step)
+
+
 def fill(workdir, steps=range(1, 11)):
   with written(workdir) as said:
     for step in steps:
-      said.row(step, {"train/loss": 1 / step}, tokens=8 * step)
+      said.row(step, {"train/loss": 1 / step}, eaten(step))
       if step % 5 == 0:
-        said.row(step, {"eval/a/loss": 2.0}, tokens=8 * step)
+        said.row(step, {"eval/a/loss": 2.0}, eaten(step))
   return workdir / journal.METRICS
 
 
-def test_every_row_carries_step_tokens_flops_seconds(tmp_path):
+def test_every_row_carries_step_units_flops_seconds(tmp_path):
   for row in rows(fill(tmp_path)):
-    assert {"step", "tokens", "flops", "seconds"} <= set(row)
+    assert list(row)[:5] == ["step", "examples", "tokens", "flops", "seconds"]
+    assert row["tokens"] == 4 * row["examples"] == 8 * row["step"]
 
 
 def test_a_continued_run_cuts_back_and_keeps_what_it_cut(tmp_path):
@@ -70,6 +76,39 @@ def test_an_evaluation_that_was_cut_off_counts_as_not_done(tmp_path):
   fill(tmp_path, range(1, 5))
   with written(tmp_path, step=4) as said:
     assert not said.evaluated(4)
+
+
+def with_step(path, number: int, step) -> None:
+  """The row of one line says another step than it did."""
+  lines = path.read_text().splitlines()
+  lines[number] = json.dumps(json.loads(lines[number]) | {"step": step})
+  path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("wrong", [13, 900, 1, -3, None, "3", 2.5, True])
+def test_one_wrong_digit_takes_no_other_row_with_it(tmp_path, wrong, caplog):
+  path = fill(tmp_path)
+  before = rows(path)
+  with_step(path, 2, wrong)
+  with written(tmp_path, step=10) as said:
+    assert said.evaluated(10)
+  assert rows(path) == before[:2] + before[3:]
+  aside = json.loads((tmp_path / journal.CUT).read_text())
+  assert aside["step"] == wrong and aside["train/loss"] == 1 / 3
+  assert "line 3 is out of place" in caplog.text
+  (event,) = rows(tmp_path / journal.EVENTS, journal.EVENT)
+  assert event["event"] == "row_set_aside"
+
+
+def test_a_row_out_of_place_is_told_also_where_later_ones_are_cut(tmp_path):
+  path = fill(tmp_path)
+  before = rows(path)
+  with_step(path, 2, 13)
+  with written(tmp_path, step=8):
+    pass
+  assert rows(path) == before[:2] + before[3:9]
+  assert [r["step"] for r in rows(tmp_path / journal.CUT)] == [13, 9, 10, 10]
+  assert len(rows(tmp_path / journal.EVENTS, journal.EVENT)) == 1
 
 
 def test_half_a_line_of_a_dead_process_is_dropped(tmp_path):
@@ -159,6 +198,20 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
   assert lines[2] == "step 1000: a/loss 2"
 
 
+def test_time_left_counts_no_compilation(monkeypatch, capsys):
+  clock = [0.0]
+  monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+  shown = console.Console(total_steps=101, step=0, every_seconds=0.0)
+  clock[0] = 600.0  # compiling
+  for step in (1, 2, 3):
+    shown.move(step)
+    shown.row({"step": step, "train/loss": 1.0})
+    clock[0] += 2.0
+  lines = capsys.readouterr().err.splitlines()
+  assert "left" not in lines[0]
+  assert lines[2].endswith("  0:03:16 left")
+
+
 @pytest.mark.parametrize(
   "value, text", [(999, "999"), (1234567, "1.23M"), (2.5e13, "25T")]
 )
@@ -199,7 +252,7 @@ def events_in(folder):
 def test_tensorboard_has_curves_and_the_config_and_no_columns(tmp_path):
   with Journal(tmp_path) as journal:
     journal.config(0, {"seed": 3})
-    journal.row(1, {"train/loss": 1.0, "data/batch_hash": 77}, tokens=8)
+    journal.row(1, {"train/loss": 1.0, "data/batch_hash": 77}, eaten(1))
   values = [
     v for e in events_in(tmp_path / "tensorboard") for v in e.summary.value
   ]

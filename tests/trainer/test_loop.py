@@ -1,6 +1,7 @@
 """Interrupted equals uninterrupted, and the order of the loop is kept."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ import pytest
 
 from aigc_jax.errors import BadConfig, BadData, NonFinite, Stopped
 from aigc_jax.trainer import faults, manifest
-from aigc_jax.trainer.journal import EVENTS, METRICS, Journal, rows
+from aigc_jax.trainer.consumed import Consumed
+from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, Journal, rows
 from aigc_jax.trainer.loop import fit
+from aigc_jax.trainer.step import MEANS
 from aigc_jax.trainer.stop import Stop
 from aigc_jax.trainer.watchdog import Watchdog
 from tests.trainer import toy
@@ -79,8 +82,8 @@ def loop(
   settings = dict(
     start=0, steps=steps, steps_per_call=k, advance=advance,
     batches=((n, {"n": n}) for n in range(0, steps, k)), evaluate=judge,
-    meta={"config": "c"}, log_every_steps=1, tokens_per_step=10,
-    flops_per_step=100.0, peak_flops=None,
+    meta=lambda n: {"config": "c", "n": n}, log_every_steps=1,
+    each=Consumed({"examples": 2, "tokens": 10}, 100), peak_flops=None,
   ) | changes  # fmt: skip
   with (
     Journal(tmp_path, tensorboard=False) as journal,
@@ -130,7 +133,7 @@ def test_the_journal_says_where_the_time_of_a_run_went(tmp_path):
   for name, least in (("save", 2 * 0.05), ("data", 4 * 0.03)):
     assert shares[name] >= 0.99 * least / whole
   assert {"evaluate", "steps"} < set(shares)
-  assert rows(tmp_path / EVENTS)[-1]["goodput"] == shares
+  assert rows(tmp_path / EVENTS, EVENT)[-1]["goodput"] == shares
 
 
 def test_rows_are_those_of_the_state_they_made(tmp_path):
@@ -156,10 +159,77 @@ def test_what_has_no_row_is_read_only_where_a_step_was_skipped(tmp_path):
   assert [call for call in calls if "fetch" in call] == [
     "fetch 4", "fetch 6", "fetch 8",
   ]  # fmt: skip
-  (skip,) = (r for r in rows(tmp_path / EVENTS) if r["event"] == "skip")
+  (skip,) = (r for r in rows(tmp_path / EVENTS, EVENT) if r["event"] == "skip")
   assert (skip["step"], skip["loss"]) == (6, 6.0)
   trained = [r for r in rows(tmp_path / METRICS) if "train/loss" in r]
   assert [r["step"] for r in trained] == [4, 8]
+
+
+def weighed(n, batch, skipped=()):
+  """A step whose loss is n + 1 with weight n + 1; nan where it is skipped."""
+  bad = n in skipped
+  loss = np.float32("nan") if bad else np.float32(n + 1)
+  pair = np.array([[(n + 1) ** 2, n + 1]], np.float32)
+  metrics = {"train/loss": loss, MEANS: pair * (np.nan if bad else 1)}
+  return n + 1, metrics | {"optim/skipped": np.int32(bad)}
+
+
+def losses(workdir) -> dict:
+  found = [r for r in rows(workdir / METRICS) if "train/loss" in r]
+  return {r["step"]: (r["train/loss"], r["train/last_loss"]) for r in found}
+
+
+def test_a_row_has_the_mean_over_its_steps_by_their_weights(tmp_path):
+  loop(tmp_path, [], steps=8, advance=weighed, log_every_steps=3, save=9)
+
+  def mean(*values):
+    return float(np.float32(sum(v * v for v in values) / sum(values)))
+
+  assert losses(tmp_path) == {
+    3: (mean(1, 2, 3), 3.0), 6: (mean(4, 5, 6), 6.0), 8: (mean(7, 8), 8.0),
+  }  # fmt: skip
+
+
+def test_a_step_that_is_not_finite_voids_no_mean_but_its_own(tmp_path):
+  advance = functools.partial(weighed, skipped=(1, 3))
+  loop(tmp_path, [], steps=4, advance=advance, log_every_steps=3, save=9)
+  assert losses(tmp_path) == {3: (2.5, 3.0), 4: (None, None)}
+
+
+def test_the_last_step_has_a_row_whatever_the_interval(tmp_path):
+  loop(tmp_path, [], steps=4, log_every_steps=100, save=9)
+  trained = [r for r in rows(tmp_path / METRICS) if "train/loss" in r]
+  assert [r["step"] for r in trained] == [4]
+
+
+def test_what_was_consumed_is_added_to_and_saved(tmp_path):
+  """A larger batch on resume counts from there on, not from the start."""
+  saved = Saved([], 2)
+  loop(tmp_path, [], checkpoints=saved)
+  before = saved.meta[4]
+  assert before["n"] == 4
+  assert before["consumed"] == {
+    "units": {"examples": 8, "tokens": 40}, "flops": 400,
+  }  # fmt: skip
+  later = Saved([], 2)
+  _, result = loop(
+    tmp_path, [], start=4, steps=6, state=4, before=before, checkpoints=later,
+    each=Consumed({"examples": 4, "tokens": 32}, 500),
+    batches=((n, {"n": n}) for n in (4, 5)),
+  )  # fmt: skip
+  found = {r["step"]: r for r in rows(tmp_path / METRICS)}
+  assert [found[n]["tokens"] for n in (4, 5, 6)] == [40, 72, 104]
+  assert [found[n]["examples"] for n in (4, 5, 6)] == [8, 12, 16]
+  assert [found[n]["flops"] for n in (4, 5, 6)] == [400.0, 900.0, 1400.0]
+  assert later.meta[6]["consumed"]["units"] == {"examples": 16, "tokens": 104}
+  assert result["tokens"] == 104
+
+
+def test_calls_that_do_not_meet_a_step_are_told_which_would(tmp_path):
+  with pytest.raises(BadConfig, match=r"goes on at step 3.*steps_per_call=1:"):
+    loop(tmp_path, [], start=3, k=2, state=3)
+  with pytest.raises(BadConfig, match=r"ends at step 6.*steps_per_call=2:"):
+    loop(tmp_path, [], steps=6, k=4)
 
 
 def test_several_steps_a_call_give_the_same_rows(tmp_path):
@@ -196,10 +266,10 @@ def test_what_is_not_finite_is_counted_over_restarts(tmp_path):
   with pytest.raises(NonFinite, match="step 3: 5 steps in a row"):
     loop(
       tmp_path, [], steps=8, advance=advance, checkpoints=saved,
-      most_skipped=5, skipped_in_a_row=2,
+      most_skipped=5, before={"skipped_in_a_row": 2},
     )  # fmt: skip
   assert saved.meta[2]["skipped_in_a_row"] == 4
-  found = [r for r in rows(tmp_path / EVENTS) if r["event"] == "skip"]
+  found = [r for r in rows(tmp_path / EVENTS, EVENT) if r["event"] == "skip"]
   assert [r["step"] for r in found] == [1, 2, 3]
 
 
@@ -231,7 +301,7 @@ def digest_of(workdir) -> list[int]:
 
 
 def kinds(workdir) -> list[str]:
-  return [row["event"] for row in rows(workdir / EVENTS)]
+  return [row["event"] for row in rows(workdir / EVENTS, EVENT)]
 
 
 @contextlib.contextmanager
@@ -279,6 +349,27 @@ def test_a_run_stopped_anywhere_continues_bit_for_bit(
   assert toy.main(words) == 0
   equal(tmp_path, twin)
   assert kinds(tmp_path).count("stopped") == 1
+
+
+def test_means_over_steps_outlive_a_stop_between_two_rows(
+  tmp_path, monkeypatch, compiled
+):
+  flags = ["--steps=20", "--save=5", "--log=7"]
+  (tmp_path / "twin").mkdir()
+  assert toy.main([str(tmp_path / "twin"), *flags]) == 0
+  assert list(losses(tmp_path / "twin")) == [7, 14, 20]
+  words = [str(tmp_path / "run"), *flags]
+  place = {"site": "step", "step": 11}
+  with planned(tmp_path / "run", monkeypatch, term_at=[place]):
+    assert toy.main(words) == Stopped.code
+  assert toy.main(words) == 0
+  equal(tmp_path / "run", tmp_path / "twin")
+  for name in ("train/loss", "eval/heldout/loss"):
+    a, b = (
+      json.loads((tmp_path / x / "result.json").read_text()).get(name)
+      for x in ("run", "twin")
+    )
+    assert a == b
 
 
 def _number(folder) -> int:
@@ -368,7 +459,9 @@ def test_a_run_killed_again_and_again_continues_bit_for_bit(
   assert toy.main([str(tmp_path), *FLAGS]) == 0
   equal(tmp_path, twin)
   assert "leftover" in kinds(tmp_path)
-  programs = {r.get("hlo_sha256") for r in rows(tmp_path / EVENTS)} - {None}
+  programs = {r.get("hlo_sha256") for r in rows(tmp_path / EVENTS, EVENT)} - {
+    None
+  }
   assert len(programs) == 1
 
 

@@ -21,6 +21,7 @@ from aigc_jax.errors import Refusal
 from aigc_jax.metrics import Mean
 from aigc_jax.trainer import faults
 from aigc_jax.trainer.checkpoint import Checkpoints
+from aigc_jax.trainer.consumed import Consumed
 from aigc_jax.trainer.journal import Journal
 from aigc_jax.trainer.lock import Lock
 from aigc_jax.trainer.loop import fit
@@ -130,11 +131,10 @@ def run(options) -> dict:
     checkpoints.clean()
     state, abstract = make_state(mesh, options.seed)
     found = checkpoints.restore(abstract)
-    start, in_a_row = 0, 0
+    start, before = 0, {}
     if found:
       state, manifest = found
-      start = manifest["step"]
-      in_a_row = manifest["meta"]["skipped_in_a_row"]
+      start, before = manifest["step"], manifest["meta"]
     with Journal(
       options.workdir, step=start, total_steps=options.steps, fence=lock.check
     ) as journal:
@@ -171,16 +171,15 @@ def run(options) -> dict:
         ),
         evaluate=evaluate,
         checkpoints=checkpoints,
-        meta={"config": hashlib.sha256(b"toy").hexdigest()},
+        meta=lambda n: {"config": hashlib.sha256(b"toy").hexdigest()},
         journal=journal,
         stop=stop,
         watchdog=watchdog,
-        log_every_steps=1,
-        tokens_per_step=B,
-        flops_per_step=2.0 * B * D * F,
+        log_every_steps=options.log,
+        each=Consumed({"examples": B}, 2 * B * D * F),
         peak_flops=None,
+        before=before,
         most_skipped=options.most_skipped,
-        skipped_in_a_row=in_a_row,
       )
   return result
 
@@ -189,7 +188,7 @@ def parse(words=None):
   parser = argparse.ArgumentParser()
   parser.add_argument("workdir")
   for name, value in dict(
-    steps=20, save=5, keep=3, keep_every=0, steps_per_call=1, evaluate=0,
+    steps=20, save=5, log=1, keep=3, keep_every=0, steps_per_call=1, evaluate=0,
     seed=0, data=1, heartbeat=10.0, step_seconds=60.0, compile_seconds=60.0,
     delay=0.0, retries=3, most_skipped=10, coordinator="", processes=0,
     process=-1,
