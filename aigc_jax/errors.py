@@ -75,7 +75,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 def choose(kind: str, table: dict, what: str):
   """`table[kind]`, or a BadConfig that lists what there is."""
-  if kind not in table:
+  if not isinstance(kind, str) or kind not in table:
     raise BadConfig(
       f"{what} {kind!r} is unknown{nearest(str(kind), table)} "
       f"(there are: {', '.join(sorted(table))})"

@@ -75,7 +75,7 @@ def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:
 def _check_split(name: str, data: Mapping, config: Config) -> None:
   """Other than TFDS, whose datasets name their own, sources have SPLITS."""
   split = data["split"]
-  kinds = {s["kind"] for s in data.get("sources", sources_of(config))}
+  kinds = [s["kind"] for s in data.get("sources", sources_of(config))]
   if "tfds" not in kinds and split not in SPLITS:
     raise BadConfig(
       f"evaluate.{name}.data.split={split!r}{nearest(split, SPLITS)} "
