@@ -109,7 +109,7 @@ def test_arc_as_released_is_the_same_question():
   "text, message",
   [
     ("", "no record"),
-    ("{", "line 1: not JSON"),
+    ("{", "line 1 is not JSON"),
     ("[1]", "expected a JSON object"),
     ('{"foo": 1}', "keys foo"),
     ('{"goal": "g", "sol1": "a", "sol2": "b", "label": 2}', "label 2 of 2"),
@@ -122,7 +122,7 @@ def test_arc_as_released_is_the_same_question():
     ('{"context": "", "choices": ["a"], "label": false}', "whole number"),
     ('{"context": "", "choices": ["a"], "label": 0.0}', "whole number"),
     ('{"context": "", "choices": ["\\ud800"], "label": 0}', "surrogate"),
-    ('{"a":' * 100_000, "line 1: not JSON"),
+    ('{"a":' * 100_000, "line 1: JSON nested too deep"),
   ],
 )
 def test_what_is_no_record_is_refused_by_line(text, message, tmp_path):
