@@ -77,7 +77,7 @@ def from_csv(
 
   columns: {our name: the file's}. where: "column=value", also != < <= > >=, all
   of which must hold. Raises BadData with the line for what is no positive
-  number, BadConfig for columns that are not there.
+  number, BadConfig for columns that are not there or settings not to be mixed.
   """
   path = Path(path).expanduser()
   if not path.is_file():
@@ -94,7 +94,7 @@ def from_csv(
     else np.array([row[theirs] for _, row in found])
     for ours, theirs in names.items()
   }
-  notes += _mixed(header, names, found, where)
+  notes += _mixed(path, header, names, read, found, where)
   notes += _twice(read, found)
   points = Points(
     columns=read,
@@ -215,22 +215,39 @@ def _numbers(path: Path, ours: str, theirs: str, rows) -> np.ndarray:
   return np.array(values, np.float64)
 
 
-def _mixed(header, names, rows, where) -> list[str]:
-  """Columns of words that tell settings apart, which one law may not mix."""
+def _mixed(path: Path, header, names, read, rows, where) -> list[str]:
+  """Columns of words that tell settings apart, which one law may not mix.
+
+  Where sizes come again in another setting, that is refused; where each
+  setting has sizes of its own, it is told.
+  """
   used = set(names.values())
   asked = " ".join(where)
+  keys = [read[k] for k in ("params", "tokens", "flops") if k in read]
+  sizes = list(zip(*keys, strict=True))
   notes = []
   for column in header:
     if column in used or column in asked:
       continue
-    values = {row[column] for _, row in rows}
-    words = [v for v in values if not _is_number(v)]
-    if words and 1 < len(values) <= len(rows) / 2:
-      example = sorted(values)[0]
-      notes.append(
-        f"column {column!r} has {len(values)} values, which one fit takes "
-        f"together: --where='{column}={example}' keeps one"
+    values = [row[column] for _, row in rows]
+    kinds = sorted(set(values))
+    if all(map(_is_number, kinds)) or not 1 < len(kinds) <= len(rows) / 2:
+      continue
+    way = f"--where='{column}={kinds[0]}' keeps one"
+    of: dict[tuple, str] = {}
+    again = [s for s, v in zip(sizes, values, strict=True)
+             if of.setdefault(s, v) != v]  # fmt: skip
+    if again:
+      raise BadConfig(
+        f"{path}: column {column!r} has {len(kinds)} values, and "
+        f"{len(again)} points have the sizes of a point of another: settings "
+        f"that one law may not mix. {way}; --where='{column}!=' takes all "
+        "together"
       )
+    notes.append(
+      f"column {column!r} has {len(kinds)} values, which one fit takes "
+      f"together: {way}"
+    )
   return notes
 
 

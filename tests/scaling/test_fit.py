@@ -145,14 +145,22 @@ def test_flops_of_another_convention_are_pointed_at(tmp_path):
   assert "the odd ones are line 4" in notes
 
 
-def test_settings_that_one_fit_would_mix_and_repeated_lines_are_told(tmp_path):
-  rows = [("a", 1e7, 3.0), ("b", 2e7, 2.9), ("a", 3e7, 2.8), ("a", 1e7, 3.0)]
+def test_settings_that_one_fit_would_mix_are_refused_or_told(tmp_path):
+  rows = [("a", 1e7, 3.0), ("b", 1e7, 2.9), ("a", 3e7, 2.8), ("b", 4e7, 3.0)]
   path = write(tmp_path / "x.csv", "setting,params,loss", rows)
-  notes = " ".join(points.from_csv(path).notes)
-  assert "column 'setting' has 2 values" in notes
-  assert "line 5 repeats line 2" in notes
-  kept = points.from_csv(path, where=["setting=b"])
-  assert len(kept) == 1 and "column" not in " ".join(kept.notes)
+  with pytest.raises(BadConfig, match="'setting' has 2 values.*may not mix"):
+    points.from_csv(path)
+  assert len(points.from_csv(path, where=["setting=b"])) == 2
+  assert len(points.from_csv(path, where=["setting!="])) == 4
+  rows[1] = ("b", 2e7, 2.9)
+  notes = points.from_csv(write(path, "setting,params,loss", rows)).notes
+  assert "column 'setting' has 2 values" in " ".join(notes)
+
+
+def test_repeated_lines_are_told(tmp_path):
+  rows = [(1e7, 3.0), (3e7, 2.8), (1e7, 3.0)]
+  path = write(tmp_path / "x.csv", "params,loss", rows)
+  assert "line 4 repeats line 2" in " ".join(points.from_csv(path).notes)
 
 
 def test_what_is_no_fit_or_no_law_is_refused(call, power_csv, tmp_path):
