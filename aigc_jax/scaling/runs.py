@@ -106,8 +106,8 @@ class Record:
       return DIVERGED
     if not self.rows:
       return UNFINISHED
-    if self.planned is None:
-      return FINISHED
+    if self.planned is None:  # a total says when it ends, or nothing does
+      return FINISHED if self.result or not self.config else UNFINISHED
     done = max(self.result.get("step", 0), self.last_step)
     return FINISHED if done >= self.planned else UNFINISHED
 

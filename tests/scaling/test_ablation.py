@@ -127,6 +127,13 @@ def test_diverged_and_unfinished_runs_are_shown_and_do_not_count(tmp_path):
   assert "its mean flatters it" in text
 
 
+def test_a_run_of_a_total_is_finished_when_it_left_a_result(tmp_path):
+  for name, finished in (("whole", True), ("short", False)):
+    made_run(tmp_path / name, finished=finished, config={"steps": None})
+  states = {r.name: r.status for r in open_runs([str(tmp_path)])}
+  assert states == {"whole": "finished", "short": "unfinished"}
+
+
 def test_a_seed_twice_in_an_arm_is_refused_by_the_names_of_both(tmp_path):
   arm(tmp_path, "base", [3.0, 3.1])
   made_run(tmp_path / "again", seed=1, config={"data.name": "base"})
