@@ -15,7 +15,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from aigc_jax import run, sharding, terminal
+from aigc_jax import files, run, sharding, terminal
 from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer.loop import COMPILING
@@ -247,7 +247,7 @@ def start_jax(alone: bool = False) -> None:
     beforehand=_name_aborts,
   )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    folder = Path(COMPILED).expanduser()
+    folder = files.expanded(COMPILED)
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -258,7 +258,7 @@ def check_out(out: str | Path, *, make: bool = False) -> None:
 
   make: folders that are missing will be made.
   """
-  path = Path(out).expanduser().absolute()
+  path = files.expanded(out).absolute()
   if path.is_dir():
     raise StorageFailure(
       f"--out={out} is a folder: name a file in it, such as {path / 'out.json'}"

@@ -92,7 +92,7 @@ def main() -> int:
       scores = heldout(loaded)
   if command.is_first():
     if out:
-      save(Path(out).expanduser(), loaded, scores)
+      save(files.expanded(out), loaded, scores)
     screen = Console(file=terminal.plain(sys.stdout))
     screen.print(table_of(loaded, scores))
   return 0
@@ -101,7 +101,7 @@ def main() -> int:
 def text_of(path: str) -> str:
   """A text file, byte for byte. Raises BadData."""
   try:
-    text = Path(path).expanduser().read_bytes().decode("utf-8")
+    text = files.expanded(path).read_bytes().decode("utf-8")
   except OSError as error:
     raise BadData(f"--text={path}: {error.strerror}") from None
   except UnicodeDecodeError as error:

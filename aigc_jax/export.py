@@ -59,7 +59,7 @@ def export(
   where no family expresses the decoder or `out` exists, BadData where what was
   written is not the same; nothing is left behind then.
   """
-  out = Path(out).expanduser().absolute()
+  out = files.expanded(out).absolute()
   outgoing.dtype_of(dtype)
   head_dim = kwargs["head_dim"] or kwargs["dim"] // kwargs["heads"]
   kwargs = dict(kwargs, head_dim=head_dim)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from aigc_jax.errors import BadData, StorageFailure
+from aigc_jax.errors import BadConfig, BadData, StorageFailure
 
 LIMIT = 16 * 2**20  # bytes of a header, an index or a config
 MOST = 1_000_000  # lists and objects: each takes many times its two bytes
@@ -42,6 +42,21 @@ KINDS = {
   stat.S_IFBLK: "a device",
 }
 Failure = type[Exception]
+
+
+def expanded(path: str | Path) -> Path:
+  """A path that a user named, "~" and "~NAME" put in full.
+
+  Raises BadConfig where there is no such user.
+  """
+  found = os.path.expanduser(path)
+  if str(found).startswith("~"):
+    name = str(found).split("/")[0]
+    raise BadConfig(
+      f"{path}: {name} has no home folder here; write the path in full, or "
+      f"./{path} for a folder that is called {name}"
+    )
+  return Path(found)
 
 
 def kind(mode: int) -> str:
@@ -366,7 +381,7 @@ def write_out(path: str | Path, text: str, flag: str = "--out") -> None:
   A link is followed, its target replaced as by `write_bytes`; a pipe or device
   is written to. Raises StorageFailure, which names the flag.
   """
-  target = Path(path).expanduser()
+  target = expanded(path)
   if target.is_symlink():
     target = Path(os.path.realpath(target))
   try:

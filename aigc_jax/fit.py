@@ -144,12 +144,12 @@ def _fitted(words: list[str]) -> dict:
 
 def _points(words: list[str]) -> points.Points:
   values = flags.FLAGS
-  files = [w for w in words if not Path(w).expanduser().is_dir()]
-  if files:
+  csvs = [w for w in words if not files.expanded(w).is_dir()]
+  if csvs:
     if len(words) > 1:
       raise BadConfig("a fit takes one CSV, or work directories")
     return points.from_csv(
-      files[0], _pairs("columns", values.columns), values.where
+      csvs[0], _pairs("columns", values.columns), values.where
     )
   if values.columns or values.where:
     raise BadConfig("--columns and --where are for a CSV")
@@ -164,7 +164,7 @@ def _points(words: list[str]) -> points.Points:
 
 def _again(words: list[str]) -> dict:
   """A fit that was written before, with other budgets."""
-  path = Path(words[0]).expanduser()
+  path = files.expanded(words[0])
   if len(words) > 1:
     raise BadConfig("one fit.json at a time")
   if not path.exists():

@@ -21,7 +21,6 @@ import functools
 import json
 import sys
 import time
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -129,7 +128,7 @@ def _given(given: list[str], file: str, chats: bool) -> list:
   if not file:
     return list(given) or [""]
   try:
-    path = Path(file).expanduser()
+    path = files.expanded(file)
     text = sys.stdin.read() if file == "-" else path.read_text("utf-8")
   except OSError as error:
     raise BadData(f"--prompts_file={file}: {error.strerror}") from None

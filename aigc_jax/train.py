@@ -43,7 +43,7 @@ if __name__ == "__main__":
 import jax
 from absl import flags, logging
 
-from aigc_jax import chips, command, data, run, tree
+from aigc_jax import chips, command, data, files, run, tree
 from aigc_jax.planning import summary
 from aigc_jax.trainer import changes, faults, history, identity, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
@@ -140,7 +140,7 @@ def _prepared() -> tuple | None:
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
   run.check_workdir(config, FLAGS.workdir)
-  workdir = Path(FLAGS.workdir).expanduser().absolute()
+  workdir = files.expanded(FLAGS.workdir).absolute()
   if FLAGS.rewind is None and _finished(workdir, config, mesh):
     return None
   _make(workdir)

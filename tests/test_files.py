@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -188,3 +189,20 @@ def test_hashes_are_of_the_content_alone(tmp_path):
   assert files.sha256_file(tmp_path / "a", 2) == files.sha256_file(
     tmp_path / "b"
   )
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "~nobody-of-this"])
+def test_a_home_of_nobody_is_refused_by_name(path):
+  with pytest.raises(BadConfig, match="~nobody-of-this.* has no home folder"):
+    files.expanded(path)
+
+
+def test_every_path_of_a_user_is_expanded_by_the_one_function():
+  # pathlib's own ends in a RuntimeError where there is no such user.
+  package = Path(files.__file__).parent
+  using = {
+    path.relative_to(package).as_posix()
+    for path in package.rglob("*.py")
+    if "expanduser" in path.read_text()
+  }
+  assert using == {"files.py"}

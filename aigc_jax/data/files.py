@@ -58,7 +58,7 @@ class Files:
 
   def __init__(self, path: str, field: str, validation: float, cache: Path):
     listing.check_local(path, "data.path")
-    self.path = os.path.abspath(os.path.expanduser(path))
+    self.path = os.path.abspath(files.expanded(path))
     self.given = path
     self.field = field
     self.validation = validation

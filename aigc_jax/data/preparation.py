@@ -21,7 +21,7 @@ from aigc_jax.data.store import Store
 from aigc_jax.data.tokenizers import load, load_tokenizer, save
 from aigc_jax.data.writer import ELSEWHERE, Progress, write
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.files import locked, sha256_json, storage
+from aigc_jax.files import expanded, locked, sha256_json, storage
 
 SAMPLE = 4 << 20  # bytes of text that a tokenizer is trained on
 LARGE = 64 << 20  # bytes from which several workers are worth a hint
@@ -60,7 +60,7 @@ def find_tokenizer(
   check_local(root, "data.root")
   if tokenizer != "sentencepiece":
     return load_tokenizer(tokenizer)
-  root = Path(root).expanduser()
+  root = expanded(root)
   source = _open(sources, validation, root, say)[0]
   if not source.present:
     source.obtain(False, say)
@@ -128,7 +128,7 @@ def open_stores(
   what is missing; without, a missing store is a BadData and nothing is written.
   """
   check_local(root, "data.root")
-  root = Path(root).expanduser()
+  root = expanded(root)
   opened = _open(sources, validation, root, say)
   for source in opened:
     source.remembers = make
@@ -248,7 +248,7 @@ def prepared(
 
   Nothing is prepared and nothing is said.
   """
-  root = Path(root).expanduser()
+  root = expanded(root)
   opened = _open(sources, validation, root, lambda text: None)
   if not all(source.present for source in opened):
     return None

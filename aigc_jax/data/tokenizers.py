@@ -270,7 +270,7 @@ def load_tokenizer(spec: str):
     return Bytes()
   if spec.startswith("hf:"):
     return _hugging_face(spec.removeprefix("hf:"))
-  path = Path(spec).expanduser()
+  path = files.expanded(spec)
   if spec.endswith(".model"):
     return SentencePiece(_bytes(path), str(spec))  # a link is what was meant
   if path.is_dir():
@@ -288,7 +288,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _hugging_face(folder: str) -> HuggingFace:
-  path = Path(folder).expanduser()
+  path = files.expanded(folder)
   if path.name == "tokenizer.json":
     path = path.parent
   model = files.content(path / "tokenizer.json", LARGEST)

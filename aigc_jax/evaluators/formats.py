@@ -154,7 +154,7 @@ def read(path: str | Path) -> tuple[str, list[Item | Reference]]:
   Raises BadData, naming the line, for a record that is not of the format.
   """
   try:
-    data = Path(path).expanduser().read_bytes()
+    data = files.expanded(path).read_bytes()
     lines = data.decode("utf-8-sig").split("\n")  # not at U+2028
   except OSError as error:
     raise BadData(f"{path}: cannot be read: {error.strerror}") from None

@@ -46,7 +46,7 @@ def load(folder: str | Path) -> Imported:
   Raises BadData for what is not such a folder: its tensors must be exactly
   those that its config.json calls for, in name and shape.
   """
-  path = Path(str(folder).removeprefix("hf:")).expanduser()
+  path = files.expanded(str(folder).removeprefix("hf:"))
   tensors = folders.weights(path)
   where = str(path / "config.json")
   config = files.read_json(path / "config.json")

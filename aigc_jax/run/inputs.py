@@ -2,7 +2,7 @@
 
 import os
 
-from aigc_jax import data
+from aigc_jax import data, files
 from aigc_jax.data.documents import ALL
 from aigc_jax.data.listing import check_local
 from aigc_jax.data.tasks import make_task
@@ -69,10 +69,10 @@ def check_workdir(config: Config, workdir: str) -> None:
   One below a folder of text is left out when that is read.
   """
   check_local(workdir, "--workdir")
-  place = os.path.realpath(os.path.expanduser(workdir))
+  place = os.path.realpath(files.expanded(workdir))
   for source in sources_of(config):
     path = source["path"] if source["kind"] == "text" else ""
-    if path and os.path.realpath(os.path.expanduser(path)) == place:
+    if path and os.path.realpath(files.expanded(path)) == place:
       raise BadConfig(
         f"--workdir={workdir} is the folder of the text itself: the run would "
         f"train on what it writes; use --workdir={os.path.join(workdir, 'run')}"

@@ -11,7 +11,7 @@ import jax
 from absl import logging
 from flax import linen as nn
 
-from aigc_jax import data, hf, sharding, tree
+from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig
@@ -95,7 +95,7 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
     tokenizer = data.load_tokenizer(where)
   else:
     config = config_in(where)
-    tokenizer = data.load(Path(where).expanduser() / "tokenizer")
+    tokenizer = data.load(files.expanded(where) / "tokenizer")
     check = functools.partial(check_saved, where, config, tokenizer)
     config = config | {"model": config["model"] | model_changes}
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
@@ -138,7 +138,7 @@ def check_origin(config: Config, tokenizer=None) -> None:
     words = imported.tokenizer
   else:
     theirs = config_in(where)["model"]
-    words = str(Path(where).expanduser() / "tokenizer")
+    words = str(files.expanded(where) / "tokenizer")
     if not Path(words).is_dir():  # of images, say
       words = None
   lines = differences(config["model"], theirs)
@@ -275,7 +275,7 @@ def read_params(where: str, abstract, step: int | None = None, check=None):
   if folder is not None:
     laid = jax.tree.map(lambda x: x.sharding, abstract)
     return hf.read_params(folder, abstract, laid), 0
-  workdir = Path(where).expanduser()
+  workdir = files.expanded(where)
   if check is None:
     words = workdir / "tokenizer"
     tokenizer = data.load(words) if words.is_dir() else None

@@ -29,7 +29,7 @@ def load(given: str) -> ConfigDict | Mapping:
   path, colon, preset = given.partition(":")
   where = f"--config={path}"
   if path.endswith(".json") and not colon:
-    return files.read_json(Path(path).expanduser(), error=BadConfig)
+    return files.read_json(files.expanded(path), error=BadConfig)
   if not path.endswith(".py"):
     raise BadConfig(
       f"--config={given}: expected a config file PATH.py, PATH.py:PRESET, or "
@@ -69,7 +69,7 @@ def load(given: str) -> ConfigDict | Mapping:
 
 def _module(path: str, where: str) -> types.ModuleType:
   """The file run as a module, with what it imports."""
-  file = Path(path).expanduser()
+  file = files.expanded(path)
   if not file.is_file():
     raise BadConfig(
       f"{where}: there is no such file (a clone has some in its configs/; an "
@@ -113,7 +113,7 @@ def _refusal(error: Exception, path: str, where: str) -> BadConfig:
   text = " ".join(str(error).split())
   if isinstance(error, ValueError) and text.startswith("preset "):
     return BadConfig(text)  # of ours, who say which preset there is
-  file = str(Path(path).expanduser().absolute())
+  file = str(files.expanded(path).absolute())
   frames = [
     f for f in traceback.extract_tb(error.__traceback__) if f.filename == file
   ]

@@ -259,7 +259,7 @@ def result_in(workdir: str | Path) -> dict:
 
 def _json_in(workdir: str | Path, name: str, form: Mapping) -> dict:
   """A file of a work directory; BadConfig unless it is of this form."""
-  path = Path(workdir).expanduser() / name
+  path = files.expanded(workdir) / name
   if not os.path.lexists(path):
     raise BadConfig(
       f"{workdir} holds no run: there is no {name} in it "

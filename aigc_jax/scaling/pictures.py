@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from aigc_jax import files
 from aigc_jax.errors import BadConfig, StorageFailure
 
 PALETTE = (
@@ -187,7 +188,7 @@ def check_kind(out: str | Path) -> None:
 
 def save(figure, out: str | Path) -> Path:
   """Writes the picture aside and moves it to `out`; closes it."""
-  out = Path(out).expanduser()
+  out = files.expanded(out)
   check_kind(out)
   aside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
   try:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_jax import files
 from aigc_jax.errors import BadConfig, BadData, nearest
 
 COLUMNS = ("params", "tokens", "flops", "loss")
@@ -79,7 +80,7 @@ def from_csv(
   of which must hold. Raises BadData with the line for what is no positive
   number, BadConfig for columns that are not there or settings not to be mixed.
   """
-  path = Path(path).expanduser()
+  path = files.expanded(path)
   if not path.is_file():
     raise BadConfig(f"{path}: there is no such file")
   if path.stat().st_size > MOST_BYTES:

@@ -89,7 +89,7 @@ def reference_of(runs: Sequence[Record], metrics: Sequence[str]) -> dict:
 
 def read_reference(path: str | Path) -> dict:
   """A reference from its file; raises BadData for anything else."""
-  path = Path(path).expanduser()
+  path = files.expanded(path)
   if not path.is_file():
     raise BadConfig(f"{path}: there is no such file")
   try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_jax import run
+from aigc_jax import files, run
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, rows
 
@@ -154,7 +154,7 @@ def _read(reader, path: Path, name: str) -> dict:
 
 
 def _runs_below(word: str) -> list[Path]:
-  path = Path(word).expanduser()
+  path = files.expanded(word)
   if not path.exists():
     raise BadConfig(f"{word}: there is no such folder")
   if not path.is_dir():
