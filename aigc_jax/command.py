@@ -168,6 +168,11 @@ def config_given() -> str:
   return flags.FLAGS["config"].parser.given
 
 
+def settings_given() -> list[tuple[str, str | None]]:
+  """[(key, text)] of each --config.KEY=TEXT of the command line."""
+  return flags.FLAGS["config"].parser.settings
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
   """absl's parsing, its errors as one line and exit status 78."""
   try:

@@ -67,6 +67,12 @@ class Diverged(Refusal):
   code = 79
 
 
+class NotRepeated(Refusal):
+  """A run was repeated to its end, and is not the same."""
+
+  code = 80
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
   """ "; did you mean 'x'?" for the closest of `words`, or nothing."""
   close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)

@@ -4,6 +4,11 @@
 
 The same line again continues an interrupted run, and says so when it is done.
 Any key of the config can be set: --config.optim.learning_rate=1e-3.
+
+  python -m aigc_jax.train --repeat=DIR --workdir=NEW
+
+runs what DIR holds once more, in NEW, and compares: exit status 0 where all
+rows and states are equal to the bit, 80 where they are not.
 """
 
 import contextlib
@@ -19,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aigc_jax import memory
-from aigc_jax.errors import BadConfig, Stopped, StorageFailure
+from aigc_jax.errors import BadConfig, NotRepeated, Stopped, StorageFailure
 
 if __name__ == "__main__":
   memory.keep_freed()
@@ -45,6 +50,7 @@ from absl import flags, logging
 
 from aigc_jax import chips, command, data, files, run, tree
 from aigc_jax.planning import summary
+from aigc_jax.scaling import repeat
 from aigc_jax.trainer import changes, faults, history, identity, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.identity import Identity
@@ -68,6 +74,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
   """The flags of this command."""
   flags.DEFINE_string("workdir", "", "folder of the run")
+  flags.DEFINE_string("repeat", "", "work directory to run again and compare")
   flags.DEFINE_bool("dry_run", False, "check everything, compile nothing")
   flags.DEFINE_bool("print_config", False, "print the config and stop")
   flags.DEFINE_list("allow_change", [], "keys that may differ on resume")
@@ -120,16 +127,15 @@ def main() -> int:
   if jax.process_count() > 1:  # nothing is left to be saved
     for number in Stop.SIGNALS:
       signal.signal(number, lambda *_: os._exit(Stopped.code))
+  if FLAGS.rewind is None:
+    with all_or_none():
+      _check_repeated(workdir)
   return 0
 
 
 def _prepared() -> tuple | None:
   """(config, mesh, work directory), checked; None where nothing is to do."""
-  if FLAGS.config is None:
-    raise BadConfig(
-      "--config=PATH.py is missing, such as configs/quickstart.py"
-    )
-  config = run.read(FLAGS.config)
+  config = _config()
   if FLAGS.print_config:
     print(json.dumps(config, indent=2))
     return None
@@ -141,12 +147,48 @@ def _prepared() -> tuple | None:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
   run.check_workdir(config, FLAGS.workdir)
   workdir = files.expanded(FLAGS.workdir).absolute()
+  if FLAGS.repeat:
+    repeat.check_place(repeat.origin(FLAGS.repeat), workdir)
   if FLAGS.rewind is None and _finished(workdir, config, mesh):
+    _check_repeated(workdir)
     return None
   _make(workdir)
   faults.enable(workdir)
   faults.hit("prepared")
   return config, mesh, workdir
+
+
+def _config() -> run.Config:
+  """That of --config, or of the run that is repeated; checked."""
+  if not FLAGS.repeat:
+    if FLAGS.config is None:
+      raise BadConfig(
+        "--config=PATH.py is missing, such as configs/quickstart.py"
+      )
+    return run.read(FLAGS.config)
+  if FLAGS.config is not None:
+    raise BadConfig(
+      f"--repeat={FLAGS.repeat} takes the config of that run: leave --config "
+      "out (keys may still be set, as --config.data.path=PATH)"
+    )
+  return run.repeated(FLAGS.repeat, command.settings_given())
+
+
+def _check_repeated(workdir: Path) -> None:
+  """Compares a run that is done with the one it repeats, if it does.
+
+  Raises NotRepeated where they differ.
+  """
+  if not FLAGS.repeat or not command.is_first():
+    return
+  found = repeat.outcome(FLAGS.repeat, workdir)
+  print(f"{repeat.as_text(found)}", flush=True)
+  if not found.equal:
+    raise NotRepeated(
+      f"{workdir} is done, and it is not {FLAGS.repeat} again (above); what "
+      f"else differs: python -m aigc_jax.report diff "
+      f"{shlex.join([FLAGS.repeat, str(workdir)])}"
+    )
 
 
 def _make(workdir: Path) -> None:
@@ -217,6 +259,9 @@ def _rewind(workdir: Path, lock: Lock, step: int) -> None:
 def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   """Everything between the lock and the footer; returns the result."""
   say = print if command.is_first() else _silent
+  origin = repeat.origin(FLAGS.repeat) if FLAGS.repeat else None
+  if origin is not None:
+    say(repeat.differences(origin, config))
   _alike("configs", run.fingerprint(config))
   _alike("versions of the program or of JAX", provenance.program())
   with all_or_none():
@@ -239,6 +284,9 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   prints = _fingerprints(stream, evaluators)
   for what, fingerprint in prints.items():
     _alike(f"data ({what})", fingerprint)
+  if origin is not None:
+    words = stream.tokenizer.fingerprint
+    repeat.check_data(origin, prints, _entries(config), words)
   stop.check()
   events: list[dict] = []
   checkpoints = Checkpoints(

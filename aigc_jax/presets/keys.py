@@ -15,9 +15,9 @@ def skeleton() -> ConfigDict:
   config.seed = 0  # of parameters, dropout and the order of the data
   config.steps = 1000  # updates in the whole run; None where one of these says
   config.total_tokens = None  # when it ends: once so many are consumed
-  config.total_examples = None
-  config.total_flops = None
-  config.tokens_per_parameter = None
+  config.total_examples = None  # the same, in windows of data.length
+  config.total_flops = None  # the same, in FLOPs
+  config.tokens_per_parameter = None  # the same, for each parameter
   config.microbatches = 1  # pieces of a batch, one after the other
   config.steps_per_call = 1  # steps in one call of the device
   # Whether weights go to model.dtype once a step, not at each of their uses.
@@ -107,8 +107,8 @@ def skeleton() -> ConfigDict:
     kind="adamw",  # or lion, adafactor, sgd, muon
     learning_rate=3e-4,  # the peak
     schedule="cosine",  # or constant, linear, rsqrt, wsd
-    warmup_steps=100,  # until the peak; None where this fraction of them is:
-    warmup_fraction=None,
+    warmup_steps=100,  # until the peak
+    warmup_fraction=None,  # of all steps; warmup_steps is None or 0 then
     # Of the decay. None: from the warm-up to the end; of wsd, the last fifth.
     decay_steps=None,
     final_fraction=0.1,  # of the peak, at the end

@@ -3,7 +3,7 @@
 script (the file), overrides (the command line), settings (read, check),
 spelling (of before) -> build (mesh, model, objective, optimizer, step),
 inputs (data), evaluation (evaluators), load (parameters that are there),
-standing (where a run goes on), budget (where it ends)
+standing (where a run goes on), budget (where it ends), places (a run again)
 """
 
 from aigc_jax.run.build import (
@@ -43,6 +43,7 @@ from aigc_jax.run.load import (
   read_params,
 )
 from aigc_jax.run.overrides import configured, section_of
+from aigc_jax.run.places import repeated
 from aigc_jax.run.settings import (
   Config,
   config_in,
@@ -88,6 +89,7 @@ __all__ = [
   "reached",
   "read",
   "read_params",
+  "repeated",
   "result_in",
   "scorer",
   "section_of",

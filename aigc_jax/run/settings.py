@@ -94,6 +94,7 @@ PROVENANCE = {
   "environment?": NAMED,
   "jax?": {"mesh?": NAMED, "config?": NAMED},
   "argv?": [str],
+  "folder?": str,
   "data_fingerprint?": str,
   "tokenizer_fingerprint?": str,
   "heldout_fingerprints?": {str: str},

@@ -56,7 +56,7 @@ def compare(one: str | Path, other: str | Path) -> Comparison:
       {k: about_b[k] for k in keys if k in about_b},
     )
 
-  curve_a, curve_b = _curve(one), _curve(other)
+  curve_a, curve_b = curve(one), curve(other)
   common = sorted(curve_a.keys() & curve_b.keys())
   same_until, parts_at, parts_in, worst = None, None, (), 0.0
   for step in common:
@@ -82,7 +82,7 @@ def compare(one: str | Path, other: str | Path) -> Comparison:
   )
 
 
-def _curve(workdir: Path) -> dict[int, dict]:
+def curve(workdir: Path) -> dict[int, dict]:
   """{step: all metrics of that step}, without what depends on time."""
   path = workdir / "metrics.jsonl"
   if not path.is_file():

@@ -67,6 +67,7 @@ def describe(*, argv: Sequence[str], mesh: Mapping[str, int], **more) -> dict:
     {
       "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
       "argv": redact_flags(argv),
+      "folder": os.getcwd(),
       "host": socket.gethostname(),
       "pid": os.getpid(),
       "python": sys.version.split()[0],
