@@ -12,6 +12,7 @@ rows and states are equal to the bit, 80 where they are not.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -77,7 +78,9 @@ def define_flags() -> None:
   flags.DEFINE_string("repeat", "", "work directory to run again and compare")
   flags.DEFINE_bool("dry_run", False, "check everything, compile nothing")
   flags.DEFINE_bool("print_config", False, "print the config and stop")
-  flags.DEFINE_list("allow_change", [], "keys that may differ on resume")
+  flags.DEFINE_list(
+    "allow_change", [], "keys that may differ on resume, or from init_from"
+  )
   flags.DEFINE_bool("allow_data_change", False, "go on with other data")
   flags.DEFINE_integer(
     "rewind", None, "only go back to this step's checkpoint", lower_bound=0
@@ -141,7 +144,7 @@ def _prepared() -> tuple | None:
     return None
   mesh = run.make_mesh(config)
   if FLAGS.dry_run:
-    print(summary.describe(config, mesh))
+    print(summary.describe(config, mesh, FLAGS.allow_change))
     return None
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
@@ -273,7 +276,8 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     run.check_inputs(config)
     run.check_evaluators(config)
     if not (workdir / "config.json").is_file():
-      run.check_origin(config)  # before the data, which may take long
+      # Before the data, which may take long.
+      run.check_origin(config, allowed=FLAGS.allow_change)
   stop.check()
   say(summary.headline(r))
   r.advance()  # refuses a library that is not there, before the data
@@ -298,7 +302,9 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   )
   checkpoints.clean()
   watchdog.feed("restoring", watchdog.compile_seconds)
-  state, manifest = _start(r, workdir, checkpoints, stream.tokenizer, say)
+  state, manifest, purposely = _start(
+    r, workdir, checkpoints, stream.tokenizer, say
+  )
   checkpoints.run = _named(known, manifest)
   start = int(state.step)
   told, since = _told_before(workdir, manifest, changed)
@@ -327,6 +333,8 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       _note_identity(workdir, checkpoints.run, journal)
     if at.derived:
       journal.event("derived", start, **at.derived)
+    for change in purposely:
+      journal.event("origin_change", start, **dataclasses.asdict(change))
     meta, about = _record(
       r, workdir, stream.tokenizer, prints, start, changed, checkpoints.run,
       manifest, journal,
@@ -450,18 +458,21 @@ def _note_identity(workdir: Path, ours: Identity, journal: Journal) -> None:
 def _start(
   r: run.Run, workdir: Path, checkpoints: Checkpoints, tokenizer, say
 ) -> tuple:
-  """(state, manifest or None): own checkpoint, else init_from, else scratch."""
+  """(state, manifest or None, changes): own checkpoint, init_from, or scratch.
+
+  changes: of the model, made on purpose on the way from init_from.
+  """
   found = checkpoints.restore(
     r.state,
     functools.partial(run.check_resumed, r.config["model"], FLAGS.allow_change),
   )
   if found is not None:
     say(f"continuing from step {found[1]['step']}")
-    return found
+    return *found, []
   where = r.config["init_from"]
   with all_or_none():
     begun = history.check_nothing_lost(workdir)
-    run.check_origin(r.config, tokenizer)
+    changed = run.check_origin(r.config, tokenizer, FLAGS.allow_change)
   if begun:
     say(
       "this run ended before its first checkpoint: it begins again from step 0 "
@@ -471,8 +482,10 @@ def _start(
   if where:
     params, step = run.read_params(where, r.state.params)
     say(f"parameters from {where}" + (f", step {step}" if step else ""))
+    for change in changed:
+      say(f"  of another model there: {change}")
     state = state.replace(params=params)
-  return state, None
+  return state, None, changed
 
 
 def _fingerprints(stream, evaluators: dict) -> dict[str, str]:

@@ -9,7 +9,7 @@ from aigc_jax import hf, run
 from aigc_jax.data import load_tokenizer, save, sentences
 from aigc_jax.errors import BadConfig
 from aigc_jax.run.load import differences
-from tests import tiny
+from tests import commands, tiny
 
 CHANGES = {
   "rotary_base": 5e5, "norm_eps": 1e-6, "activation": "gelu", "vocab": 41,
@@ -69,6 +69,39 @@ def test_another_run_is_no_origin_for_another_decoder(workdir, key):
   assert f"init_from={workdir}" in str(error.value)
   assert f"model.{key}={CHANGES[key]!r}" in str(error.value)
   assert f"config.model.{key}" in str(error.value).split(": ", 2)[-1]
+
+
+SHAPES = ("vocab", "dim")  # of CHANGES, what parameters have the shape of
+
+
+@pytest.mark.parametrize("of", ["folder", "run"])
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_key_that_is_named_may_change_unless_shapes_follow_it(
+  folder, workdir, of, key
+):
+  make, place = {"folder": (config, folder), "run": (continued, workdir)}[of]
+  ours, name = make(place, **{key: CHANGES[key]}), f"model.{key}"
+  if key in SHAPES:
+    with pytest.raises(BadConfig, match=f"{name} cannot be changed") as error:
+      run.check_origin(ours, allowed=[name])
+    assert "--allow_change" not in str(error.value)
+    return
+  (change,) = run.check_origin(ours, allowed=[name, "optim.b1"])
+  assert (change.key, change.new) == (name, CHANGES[key])
+  assert change.old != change.new
+  with pytest.raises(BadConfig, match=f"on purpose, --allow_change={name}"):
+    run.check_origin(ours, allowed=["optim.b1"])
+
+
+def test_of_several_changes_all_are_named(workdir):
+  ours = continued(workdir, rotary_base=5e5, windows=(3,), dim=48)
+  with pytest.raises(BadConfig) as error:
+    run.check_origin(ours, allowed=["model.rotary_base"])
+  assert "--allow_change=model.rotary_base,model.windows" in str(error.value)
+  assert "model.dim cannot be changed" in str(error.value)
+  ours["model"]["dim"] = tiny.LLAMA["dim"]
+  named = ["model.windows", "model.rotary_base"]
+  assert len(run.check_origin(ours, allowed=named)) == 2
 
 
 @pytest.mark.parametrize("key", SAME)
@@ -134,3 +167,38 @@ def test_what_follows_from_other_values_is_not_listed_as_a_difference():
   lines = differences(ours, theirs)
   assert [line.split("=")[0] for line in lines] == ["model.dim"]
   assert not differences(dict(theirs, windows=[3]), dict(theirs, windows=(3,)))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_another_with_a_key_changed_on_purpose(tmp_path):
+  lines = "".join(f"line {i} of a text to learn\n" for i in range(400))
+  (tmp_path / "text.txt").write_text(lines)
+
+  def train(*flags):
+    return commands.run(
+      "aigc_jax.train", "--config=configs/text_file.py",
+      f"--config.data.path={tmp_path}/text.txt", "--config.steps=2",
+      f"--config.data.root={tmp_path}/stores", "--config.data.batch=4",
+      "--config.data.length=16", "--config.model.layers=1",
+      "--config.model.dim=16", "--config.model.heads=2",
+      "--config.model.kv_heads=2", "--config.optim.warmup_steps=1", *flags,
+      environ={"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    )  # fmt: skip
+
+  first = train(f"--workdir={tmp_path}/a")
+  assert first.returncode == 0, first.stderr
+  line = [
+    f"--workdir={tmp_path}/b", f"--config.init_from={tmp_path}/a",
+    "--config.model.rotary_base=5e5",
+  ]  # fmt: skip
+  refused = train(*line)
+  assert refused.returncode == BadConfig.code
+  way = "--allow_change=model.rotary_base"
+  assert f"on purpose, {way}" in refused.stderr
+  done = train(*line, way)
+  assert done.returncode == 0, done.stderr
+  assert f"parameters from {tmp_path}/a, step 2" in done.stdout
+  told = [json.loads(x) for x in open(tmp_path / "b" / "events.jsonl")]
+  (change,) = [row for row in told if row["event"] == "origin_change"]
+  assert (change["old"], change["new"]) == (1e4, 5e5)
+  assert "is finished" in train(*line).stdout  # the key is this run's own now

@@ -1,6 +1,7 @@
 """A run in numbers: parameters, memory, tokens, FLOPs; nothing is compiled."""
 
 import math
+from collections.abc import Iterable
 
 import jax
 
@@ -20,12 +21,17 @@ def headline(r: run.Run) -> str:
   )
 
 
-def describe(config: run.Config, mesh: jax.sharding.Mesh) -> str:
-  """What --dry_run prints; raises BadConfig for what could not run."""
+def describe(
+  config: run.Config, mesh: jax.sharding.Mesh, allowed: Iterable[str] = ()
+) -> str:
+  """What --dry_run prints; raises BadConfig for what could not run.
+
+  allowed: keys of --allow_change, see `run.check_origin`.
+  """
   r = run.build(config, mesh)
   run.check_inputs(config)
   run.check_evaluators(config)
-  run.check_origin(config)
+  run.check_origin(config, allowed=allowed)
   with jax.set_mesh(mesh):
     jax.eval_shape(r.step, r.state, r.batch)
   parts = [

@@ -26,7 +26,8 @@ from aigc_jax.run.settings import (
 )
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
-from aigc_jax.trainer import history, identity
+from aigc_jax.trainer import changes, history, identity
+from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 
 
@@ -121,16 +122,20 @@ def check_step(step: int | None, folder: str | None) -> None:
     )
 
 
-def check_origin(config: Config, tokenizer=None) -> None:
+def check_origin(
+  config: Config, tokenizer=None, allowed: Iterable[str] = ()
+) -> list[Change]:
   """Refuses to train on with another model than that of init_from.
 
   Shapes do not tell a rotary base, an epsilon or a window: the weights would
   be read, and mean something else. tokenizer: of the run, where it is known.
-  Raises BadConfig with what to set instead.
+  allowed: keys that are changed on purpose, as --allow_change names them; a
+  key that the shapes follow cannot be. Returns what is changed so, to be
+  journalled. Raises BadConfig with what to set instead.
   """
   where = config["init_from"]
   if not where:
-    return
+    return []
   folder = hf_folder(where)
   if folder is not None:
     imported = hf.load(folder)
@@ -141,20 +146,41 @@ def check_origin(config: Config, tokenizer=None) -> None:
     words = str(files.expanded(where) / "tokenizer")
     if not Path(words).is_dir():  # of images, say
       words = None
-  lines = differences(config["model"], theirs)
-  if lines:
-    raise BadConfig(
-      f"init_from={where} is another model than the configured one:\n  "
-      + "\n  ".join(lines)
-    )
+  changed = _changed_on_purpose(where, config["model"], theirs, set(allowed))
   if tokenizer is None or words is None:
-    return
+    return changed
   if data.load_tokenizer(words).fingerprint != tokenizer.fingerprint:
     raise BadConfig(
       f"init_from={where} has a tokenizer of its own, and data.tokenizer="
       f"{config['data']['tokenizer']!r} is another: set "
       f"--config.data.tokenizer={words}"
     )
+  return changed
+
+
+def _changed_on_purpose(
+  where: str, model: Mapping, theirs: Mapping, allowed: set[str]
+) -> list[Change]:
+  """The allowed differences of two models; BadConfig where there are others."""
+  found = [
+    Change(f"model.{key}", value, model.get(key))
+    for key, value in differing(model, theirs).items()
+  ]
+  never = [change.key for change in found if changes.fits_never(change.key)]
+  if not never and all(change.key in allowed for change in found):
+    return found
+  ways = [change.key for change in found if change.key not in never]
+  lines = differences(model, theirs)
+  raise BadConfig(
+    f"init_from={where} is another model than the configured one:\n  "
+    + "\n  ".join(lines)
+    + (f"\nor, on purpose, --allow_change={','.join(ways)}" if ways else "")
+    + (
+      f"\n{', '.join(never)} cannot be changed, the parameters would not fit"
+      if never
+      else ""
+    )
+  )
 
 
 def saved_model(content: Mapping) -> dict | None:

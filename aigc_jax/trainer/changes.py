@@ -88,7 +88,7 @@ def check(
     path = change.key.replace(".", "/")
     if tree.match(HARMLESS, path) or moved(change):
       continue
-    if tree.match(IMPOSSIBLE, path):
+    if fits_never(change.key):
       impossible.append(change)
     elif tree.match(DATA, path):
       if not allow_data:
@@ -113,6 +113,11 @@ def check(
       + _listed(refused + data)
     )
   return found
+
+
+def fits_never(key: str) -> bool:
+  """Whether a state is of another shape or meaning once this key differs."""
+  return tree.match(IMPOSSIBLE, key.replace(".", "/"))
 
 
 def moved(change: Change) -> bool:
