@@ -8,6 +8,7 @@ import pytest
 from aigc_jax import hf, run
 from aigc_jax.data import load_tokenizer, save, sentences
 from aigc_jax.errors import BadConfig
+from aigc_jax.hf.settings import LATER
 from aigc_jax.run.load import differences
 from tests import commands, tiny
 
@@ -15,12 +16,15 @@ CHANGES = {
   "rotary_base": 5e5, "norm_eps": 1e-6, "activation": "gelu", "vocab": 41,
   "norm_offset": 1.0, "windows": (3,), "logit_softcap": 30.0, "dim": 48,
   "attention_softcap": 9.0, "embed_scale": True, "attention_scale": 0.7,
-  "rotary_scaling": dict(kind="linear", factor=2.0),
+  "rotary_scaling": dict(kind="linear", factor=2.0), "rotary_dim": 4,
+  "embed_multiplier": 2.0, "residual_multiplier": 0.5, "pre_norm": False,
+  "logit_multiplier": 0.5, "rotary_layers": (True, False), "parallel": True,
 }  # fmt: skip
 SAME = {
   "dropout": 0.1, "dtype": "bfloat16", "remat": "full", "unroll": 0,
   "kernel": "chunked", "init_std": 0.3, "position_length": 99,
-  "windows": (None,), "rotary_local_base": 3.0,
+  "windows": (None,), "rotary_local_base": 3.0, "rotary_dim": 8,
+  "rotary_layers": (True,), "logit_multiplier": 1.0,
 }  # fmt: skip
 
 
@@ -140,6 +144,17 @@ def test_a_key_that_does_not_change_it_is_free(folder, key):
 def test_a_difference_of_one_key_is_told_as_one():
   assert len(differences(tiny.LLAMA | dict(layers=4), tiny.LLAMA)) == 1
   assert len(differences(tiny.LLAMA | dict(windows=(0,)), tiny.LLAMA)) == 0
+
+
+def test_a_key_that_came_later_is_told_where_one_side_is_from_before():
+  """tiny.LLAMA has none of them, as work directories of before have none."""
+  later = dict(parallel=True, pre_norm=False, logit_multiplier=0.5)
+  for key, value in later.items():
+    for pair in (tiny.LLAMA, tiny.LLAMA | {key: value}):
+      assert not differences(tiny.LLAMA | LATER, tiny.LLAMA)
+      other = tiny.LLAMA if key in pair else tiny.LLAMA | {key: value}
+      (line,) = differences(pair, other)
+      assert line.startswith(f"model.{key}=")
 
 
 def test_a_width_of_heads_left_to_the_others_is_the_same():

@@ -51,6 +51,19 @@ STYLES = {
     position="sinusoidal", activation="relu2", gated=False,
   ),
   "none": LLAMA | dict(position="none", activation="gelu", unroll=2),
+  "olmo": LLAMA | dict(
+    pre_norm=False, post_norm=True, qk_norm=True, qk_norm_joint=True,
+    embed_multiplier=3.0, residual_multiplier=0.4, logit_multiplier=0.2,
+  ),
+  "neox": GPT2 | dict(
+    position="rotary", rotary_dim=2, parallel=True, tied=False,
+    rotary_scaling=dict(kind="linear", factor=2.0, attention_factor=1.3),
+  ),
+  "phi": LLAMA | dict(
+    parallel=True, shared_norm=True, head_bias=True, rotary_dim=4,
+    rotary_layers=(True, False), windows=(3, None, None),
+    rotary_local_base=100.0, layers=4,
+  ),
 }  # fmt: skip
 
 

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
+from aigc_jax.hf.granite import GRANITE
 from aigc_jax.hf.llama import LLAMA, MISTRAL
 from aigc_jax.hf.qwen import QWEN2, QWEN3
-from aigc_jax.hf.settings import Settings, canonical
+from aigc_jax.hf.settings import LATER, Settings, canonical
+from aigc_jax.hf.smollm import SMOLLM3
 from aigc_jax.hf.table import Family
 
 # By model_type of config.json; an export takes the first that fits.
@@ -20,6 +22,8 @@ FAMILIES = {
   "gemma": GEMMA,
   "gemma2": GEMMA2,
   "gemma3_text": GEMMA3,
+  "smollm3": SMOLLM3,
+  "granite": GRANITE,
 }
 
 
@@ -53,11 +57,16 @@ def read_config(family: Family, config: Mapping, where: str) -> dict:
 
 
 def write_config(family: Family, kwargs: Mapping) -> dict:
-  """A config.json for the decoder, without the ids of special tokens."""
+  """A config.json for the decoder, without the ids of special tokens.
+
+  No token is for padding unless that is said: some families have one by
+  default, which may lie beyond a vocabulary.
+  """
   return dict(
+    pad_token_id=None,
     architectures=[family.architecture],
     model_type=family.model_type,
-    **family.config(kwargs),
+    **family.config(LATER | dict(kwargs)),
   )
 
 
@@ -66,6 +75,7 @@ def objections(family: Family, kwargs: Mapping) -> list[str]:
 
   A config is written and read back: what comes back different is in the way.
   """
+  kwargs = LATER | dict(kwargs)
   written = write_config(family, kwargs)
   back = canonical(read_config(family, written, "config"))
   asked = canonical(kwargs)

@@ -101,7 +101,7 @@ def _base(c: Settings, base: float) -> dict:
   return dict(rotary_base=outer)
 
 
-def rotary_or_yarn(c: Settings, head_dim: int) -> dict:
+def rotary_or_yarn(c: Settings, head_dim: int, base: float = 1e4) -> dict:
   """As `rotary`, or what a config.json means that asks for YaRN.
 
   Queries and keys are both longer by attention_factor, so that products are
@@ -109,7 +109,7 @@ def rotary_or_yarn(c: Settings, head_dim: int) -> dict:
   """
   scale = _scale(c)
   if "yarn" not in (scale.value("rope_type"), scale.value("type")):
-    return rotary(c)
+    return rotary(c, base)
   for part in (c, scale):
     part.only("partial_rotary_factor", 1, 1.0)
   found = {ours: scale.number(*theirs) for ours, theirs in YARN.items()}
@@ -127,7 +127,7 @@ def rotary_or_yarn(c: Settings, head_dim: int) -> dict:
     longer = _longer(found["factor"], above if above and below else 1.0)
     if above and below:
       longer /= _longer(found["factor"], below)
-  return _base(c, 10000.0) | dict(
+  return _base(c, base) | dict(
     rotary_scaling=dict(kind="yarn", **found),
     attention_scale=longer**2 * head_dim**-0.5,
   )
@@ -222,13 +222,17 @@ def divides(k: Mapping) -> list[str]:
 
 
 def plain(
-  c: Settings, *, head_dim: int | None = None, kv_heads: int | None = None
+  c: Settings,
+  *,
+  head_dim: int | None = None,
+  kv_heads: int | None = None,
+  base: float = 10000.0,
 ) -> dict:
   """A Llama without biases, of which others differ a little; see `body`."""
   found = body(c, head_dim=head_dim, kv_heads=kv_heads)
   return (
     found
-    | rotary_or_yarn(c, found["head_dim"])
+    | rotary_or_yarn(c, found["head_dim"], base)
     | dict(
       activation=c.among("hidden_act", ACTIVATIONS, "silu"),
       tied=c.flag("tie_word_embeddings", False),

@@ -38,19 +38,26 @@ def settings3(c: Settings) -> dict:
   )
 
 
-def config(k: Mapping) -> dict:
-  """config.json for a decoder; what it cannot say is left out."""
+def their_windows(k: Mapping) -> dict:
+  """The windows of a decoder, by layer."""
   sizes = each_window(k)
   window = next((s for s in sizes if s), None)
   kinds = ["sliding_attention" if s else "full_attention" for s in sizes]
-  # Older readers know only: full up to a layer, sliding from it on.
-  first = kinds.index("sliding_attention") if window else k["layers"]
-  return llama.their_plain(k) | dict(
+  return dict(
     use_sliding_window=window is not None,
     sliding_window=window,
-    max_window_layers=first,
     layer_types=kinds,
   )
+
+
+def config(k: Mapping) -> dict:
+  """config.json for a decoder; what it cannot say is left out."""
+  found = llama.their_plain(k) | their_windows(k)
+  # Older readers know only: full up to a layer, sliding from it on.
+  kinds, first = found["layer_types"], k["layers"]
+  if found["use_sliding_window"]:
+    first = kinds.index("sliding_attention")
+  return found | dict(max_window_layers=first)
 
 
 def config3(k: Mapping) -> dict:

@@ -56,6 +56,21 @@ PLAIN = dict(
   embed_gradient="auto",
   products="plain",
 )
+# Keywords that the decoder has since later, and what they were before.
+LATER = dict(
+  embed_multiplier=None,
+  residual_multiplier=None,
+  logit_multiplier=None,
+  rotary_layers=(),
+  rotary_dim=None,
+  pre_norm=True,
+  qk_norm_joint=False,
+  parallel=False,
+  shared_norm=False,
+  head_bias=False,
+)
+PLAIN |= LATER
+MULTIPLIERS = ("embed_multiplier", "residual_multiplier", "logit_multiplier")
 # What changes how a model is trained or computed, not what it is.
 FREE = (
   "dropout", "init_std", "dtype", "remat", "unroll", "kernel",
@@ -163,12 +178,7 @@ class Settings:
 
 def windows_of(sizes: list[int | None]) -> tuple[int | None, ...]:
   """The shortest pattern that, repeated, gives the window of each layer."""
-  if not any(sizes):
-    return ()
-  for length in range(1, len(sizes) + 1):
-    if all(s == sizes[i % length] for i, s in enumerate(sizes)):
-      return tuple(sizes[:length])
-  return tuple(sizes)
+  return pattern_of(sizes) if any(sizes) else ()
 
 
 def each_window(kwargs: Mapping) -> list[int | None]:
@@ -179,8 +189,23 @@ def each_window(kwargs: Mapping) -> list[int | None]:
   return [pattern[i % len(pattern)] or None for i in range(kwargs["layers"])]
 
 
+def each_turned(kwargs: Mapping) -> list[bool]:
+  """Of each layer of a decoder, whether its queries and keys are turned."""
+  pattern = tuple(kwargs["rotary_layers"]) or (True,)
+  return [bool(pattern[i % len(pattern)]) for i in range(kwargs["layers"])]
+
+
+def pattern_of(values: list) -> tuple:
+  """The shortest pattern that, repeated, gives the values."""
+  for length in range(1, len(values)):
+    if all(v == values[i % length] for i, v in enumerate(values)):
+      return tuple(values[:length])
+  return tuple(values)
+
+
 def canonical(kwargs: Mapping) -> dict:
   """What of a decoder's keywords decides its function, in one spelling."""
+  kwargs = LATER | dict(kwargs)
   k = {key: value for key, value in kwargs.items() if key not in FREE}
   any_window = any(kwargs["windows"])
   k["windows"] = tuple(each_window(kwargs)) if any_window else ()
@@ -188,12 +213,19 @@ def canonical(kwargs: Mapping) -> dict:
   k["attention_scale"] = kwargs["attention_scale"] or k["head_dim"] ** -0.5
   if k["position"] != "learned":
     k["position_length"] = 0
+  turned = each_turned(kwargs)
+  k["rotary_layers"] = () if all(turned) else tuple(turned)
+  if k["rotary_dim"] == k["head_dim"]:
+    k["rotary_dim"] = None
   if k["position"] != "rotary":
     k |= dict(rotary_base=0.0, rotary_scaling=None, rotary_local_base=0.0)
+    k |= dict(rotary_layers=(), rotary_dim=None)
   k["rotary_scaling"] = dict(k["rotary_scaling"] or {})
   # Whoever writes 0.0 for "none" and whoever writes None mean the same.
   for key in ("rotary_local_base", "attention_softcap", "logit_softcap"):
     k[key] = k[key] or 0.0
+  for key in MULTIPLIERS:
+    k[key] = float(k[key] or 1.0)
   same = k["rotary_local_base"] == k["rotary_base"] and not k["rotary_scaling"]
   if same or not any(k["windows"]):
     k["rotary_local_base"] = 0.0

@@ -57,6 +57,7 @@ class Attention(nn.Module):
   bias: bool = False
   out_bias: bool = False
   norm: NormFactory | None = None  # of queries and keys (arXiv:2302.05442)
+  norm_joint: bool = False  # over all heads at once, not over each
   scale: float = 0.0  # of the scores; 0 means head_dim ** -0.5
   softcap: float = 0.0
   kernel: str = "auto"
@@ -94,8 +95,8 @@ class Attention(nn.Module):
       (query, key, value), x_BTD, self.fused, operands if untouched else None
     )
     if self.norm is not None:
-      q = self.norm(letter="H", name="norm_query")(q)
-      k = self.norm(letter="H", name="norm_key")(k)
+      q = self._normed(q, "N", "norm_query")
+      k = self._normed(k, "K", "norm_key")
     if turn is not None:
       q, k = rotate(q, turn), rotate(k, turn)
     if cache is not None:
@@ -119,3 +120,11 @@ class Attention(nn.Module):
       self.out_factor, self.products, name="out",
     )  # fmt: skip
     return out(y_BTNH), cache
+
+  def _normed(self, x_BTNH: jax.Array, heads: str, name: str) -> jax.Array:
+    """Each head by itself, or all of them as one vector."""
+    if not self.norm_joint:
+      return self.norm(letter="H", name=name)(x_BTNH)
+    # Laid out by its heads, which lie one after the other.
+    whole = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
+    return self.norm(letter=heads, name=name)(whole).reshape(x_BTNH.shape)

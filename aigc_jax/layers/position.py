@@ -20,12 +20,15 @@ Rotation = tuple[jax.Array, jax.Array]  # cos and sin, (B or 1, T, H/2) float32
 def frequencies(
   head_dim: int, base: float, scaling: Mapping | None
 ) -> np.ndarray:
-  """Radians per position for each of head_dim/2 planes (arXiv:2104.09864)."""
+  """Radians per position for each of head_dim/2 planes (arXiv:2104.09864).
+
+  head_dim: how many components of a head are turned.
+  """
   planes = np.arange(0, head_dim, 2, dtype=np.float64)
   radians = 1.0 / (base ** (planes / head_dim))
   if scaling is None:
     return radians
-  scaling = dict(scaling)
+  scaling = {k: v for k, v in scaling.items() if k != LONGER}
   scale = errors.choose(scaling.pop("kind"), SCALINGS, "rotary_scaling kind")
   return scale(radians, **scaling)
 
@@ -89,18 +92,31 @@ def _yarn(
 
 
 SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+# Of a scaling: by how much what is turned becomes longer, in queries and in
+# keys, where that is not a matter of the attention's scale.
+LONGER = "attention_factor"
 
 
-def rotation(positions_BT: jax.Array, radians: np.ndarray) -> Rotation:
-  """cos and sin of position x frequency, once for all layers."""
+def rotation(
+  positions_BT: jax.Array, radians: np.ndarray, longer: float = 1.0
+) -> Rotation:
+  """cos and sin of position x frequency, once for all layers, x `longer`."""
   angle_BTH = positions_BT[..., None].astype(jnp.float32) * jnp.asarray(
     radians, jnp.float32
   )
-  return jnp.cos(angle_BTH), jnp.sin(angle_BTH)
+  cos, sin = jnp.cos(angle_BTH), jnp.sin(angle_BTH)
+  return (cos, sin) if longer == 1 else (cos * longer, sin * longer)
 
 
 def rotate(x_BTNH: jax.Array, turn: Rotation) -> jax.Array:
-  """Turns plane i, made of components i and i + H/2, by its angle."""
+  """Turns plane i of P, made of components i and i + P, by its angle.
+
+  Components from 2 P on stay as they are.
+  """
+  turned = 2 * turn[0].shape[-1]
+  if turned < x_BTNH.shape[-1]:
+    first, rest = jnp.split(x_BTNH, [turned], axis=-1)
+    return jnp.concatenate([rotate(first, turn), rest], axis=-1)
   cos, sin = (a[:, :, None, :] for a in turn)
 
   def formula(x):

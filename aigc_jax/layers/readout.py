@@ -33,13 +33,28 @@ def cap(z: jax.Array, softcap: float) -> jax.Array:
 
 
 class Head(nn.Module):
-  """The table of an untied readout."""
+  """The table of an untied readout, and its bias where it has one."""
 
   vocab: int
   dim: int
   std: float = 0.0
+  bias: bool = False
 
   @nn.compact
-  def __call__(self) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Features (B, T, D) and a table (V, D) whose products are the logits.
+
+    With a bias both are one wider: it is the weight of a feature that is 1, so
+    that whatever makes logits in pieces need not know of it.
+    """
     init = drawn("VD", self.dim, self.std)
-    return self.param("table", init, (self.vocab, self.dim))
+    table_VD = self.param("table", init, (self.vocab, self.dim))
+    if not self.bias:
+      return x_BTD, table_VD
+    zeros = sharding.named(nn.initializers.zeros, "V")
+    bias_V = self.param("bias", zeros, (self.vocab,))
+    one = jnp.ones((*x_BTD.shape[:-1], 1), x_BTD.dtype)
+    table_VD = jnp.concatenate(
+      [table_VD, bias_V[:, None].astype(table_VD.dtype)], axis=-1
+    )
+    return jnp.concatenate([x_BTD, one], axis=-1), table_VD

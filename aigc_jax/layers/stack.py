@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -67,9 +68,12 @@ class Stack(nn.Module):
 
   unroll: how many layers one trip of the loop holds; 0 means all, no loop.
   windows: a pattern of attention windows repeated over the layers, None for a
-  layer that sees everything; () for no window at all. A trip of the loop holds
-  whole patterns, so that the window of each layer is known to its kernel.
-  Whatever the two say, parameters have one layout and results are the same.
+  layer that sees everything; () for no window at all.
+  rotary: a pattern as well, False for a layer whose queries and keys are not
+  turned; () for all turned.
+  A trip of the loop holds whole patterns, so that the window of each layer is
+  known to its kernel. However many layers it holds, parameters have one layout
+  and results are the same.
   """
 
   layers: int
@@ -77,6 +81,7 @@ class Stack(nn.Module):
   windows: tuple[int | None, ...] = ()
   remat: str = "none"
   unroll: int = 1
+  rotary: tuple[bool, ...] = ()
 
   def __post_init__(self):
     if not 0 <= self.unroll <= self.layers:
@@ -98,11 +103,13 @@ class Stack(nn.Module):
     keys = None
     if self.has_rng("dropout"):
       keys = jax.random.split(self.make_rng("dropout"), self.layers)
-    pattern = self.windows or (None,)
+    pattern = _joined(self.windows or (None,), self.rotary or (True,))
 
-    def apply(x, layer, window):
+    def apply(x, layer, window, turned):
       rngs = {} if layer.key is None else {"dropout": layer.key}
       seen = _windowed(scene, window)
+      if not turned:
+        seen = dataclasses.replace(seen, turn=None)
       return block.apply(
         {"params": layer.params}, x, seen, layer.cache, rngs=rngs
       )
@@ -110,8 +117,12 @@ class Stack(nn.Module):
     def in_turn(x, layers: list[Layer]):
       """Some layers from the pattern's first on; their caches as a list."""
       news = []
-      for layer, window in zip(layers, itertools.cycle(pattern), strict=False):
-        run = self._rematted(functools.partial(apply, window=window))
+      for layer, (window, turned) in zip(
+        layers, itertools.cycle(pattern), strict=False
+      ):
+        run = self._rematted(
+          functools.partial(apply, window=window, turned=turned)
+        )
         x, new = run(x, layer)
         news.append(new)
       return x, news
@@ -174,6 +185,12 @@ def _stacked(block: Block, layers: int, key, x_BTD, scene: Scene) -> dict:
   return jax.tree.map(
     name, boxed, is_leaf=lambda b: isinstance(b, nn.LogicallyPartitioned)
   )
+
+
+def _joined(*patterns: tuple) -> list[tuple]:
+  """Patterns side by side, as one that is as long as they need together."""
+  length = math.lcm(*(len(p) for p in patterns))
+  return [tuple(p[i % len(p)] for p in patterns) for i in range(length)]
 
 
 def _at(tree, i: int):

@@ -1,6 +1,7 @@
 """Decoder: embedding, positions, a stack of causal blocks, readout.
 
-GPT-2/3, Llama, Mistral, Qwen and Gemma are choices of its parts.
+GPT-2/3, GPT-NeoX, Llama, Mistral, Qwen, Gemma, OLMo and others are choices of
+its parts.
 """
 
 import functools
@@ -19,6 +20,7 @@ from aigc_jax.layers.lookup import check_gradient
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
 from aigc_jax.layers.position import (
+  LONGER,
   LearnedPositions,
   for_rows,
   frequencies,
@@ -56,6 +58,8 @@ class Decoder(nn.Module):
   dropout: float
   cache_shape: tuple[int, int, int]  # layers, key heads, head width
   products: str = "plain"
+  logit_multiplier: float = 0.0  # of the logits, before their cap; 0 means 1
+  longer: float = 1.0  # what queries and keys become where they are turned
 
   @nn.compact
   def __call__(self, batch: Batch, cache: Cache | None = None):
@@ -74,9 +78,12 @@ class Decoder(nn.Module):
     x_BTD = Dropout(self.dropout, name="dropout")(x_BTD)
     scene = self._scene(batch, positions_BT, cache is not None)
     x_BTD, cache_out = self.stack(name="stack")(x_BTD, scene, cache)
-    x_BTD = rounded(self.norm(name="norm")(x_BTD), self.operand_dtype)
+    x_BTD = self.norm(name="norm")(x_BTD)
+    if self.logit_multiplier:
+      x_BTD = x_BTD.astype(jnp.float32) * self.logit_multiplier
+    x_BTD = rounded(x_BTD, self.operand_dtype)
     if self.head is not None:
-      table_VD = self.head(name="head")()
+      x_BTD, table_VD = self.head(name="head")(x_BTD)
     readout = Readout(x_BTD, table_VD, self.logit_softcap)
     return readout if cache is None else (readout, cache_out)
 
@@ -96,7 +103,9 @@ class Decoder(nn.Module):
       segments_BS=segments_BT,
     )
     turns = {
-      name: rotation(positions_BT, jnp.asarray(radians))
+      name: rotation(
+        positions_BT, jnp.asarray(radians), 1.0 if name else self.longer
+      )
       for name, radians in self.turns.items()
     }
     return Scene(visible, turns.get(""), turns.get("local"))
@@ -123,6 +132,20 @@ def _dtype(name: str) -> jnp.dtype:
 def _at_least_1(name: str, value: object) -> None:
   if not isinstance(value, int) or value < 1:
     raise errors.BadConfig(f"model.{name}={value!r}: expected at least 1")
+
+
+def _factor(name: str, multiplier: float | None) -> float:
+  """What a multiplication is by; 0 where there is none to be done."""
+  if multiplier is not None and not multiplier > 0:
+    raise errors.BadConfig(
+      f"model.{name}={multiplier}: expected above 0, or None for no factor"
+    )
+  return 0.0 if multiplier in (None, 1) else float(multiplier)
+
+
+def _check_together(key: str, asked: bool, other: str, there: bool) -> None:
+  if asked and not there:
+    raise errors.BadConfig(f"model.{key}=True needs model.{other}")
 
 
 def widths(
@@ -202,6 +225,16 @@ def decoder(
   fuse_projections: bool = True,
   products: str = "plain",
   embed_gradient: str = "auto",
+  embed_multiplier: float | None = None,
+  residual_multiplier: float | None = None,
+  logit_multiplier: float | None = None,
+  rotary_layers: tuple[bool, ...] = (),
+  rotary_dim: int | None = None,
+  pre_norm: bool = True,
+  qk_norm_joint: bool = False,
+  parallel: bool = False,
+  shared_norm: bool = False,
+  head_bias: bool = False,
 ) -> Decoder:
   """A Decoder from plain values; the keys of `config.model`.
 
@@ -243,6 +276,15 @@ def decoder(
       f"model.head_dim={head_dim}: rotary positions turn pairs, so it must be "
       "even"
     )
+  turned = head_dim if rotary_dim is None else rotary_dim
+  if position == "rotary" and (turned % 2 or not 2 <= turned <= head_dim):
+    raise errors.BadConfig(
+      f"model.rotary_dim={turned}: positions turn pairs, so it must be even, "
+      f"from 2 to model.head_dim={head_dim}, or None for all of a head"
+    )
+  _check_together("shared_norm", shared_norm, "parallel=True", parallel)
+  _check_together("qk_norm_joint", qk_norm_joint, "qk_norm=True", qk_norm)
+  _check_together("head_bias", head_bias, "tied=False", not tied)
   kind = _dtype(dtype)
   errors.choose(products, PRODUCTS, "model.products")
   check_gradient(embed_gradient)
@@ -254,25 +296,28 @@ def decoder(
   out_factor = 1.0 / math.sqrt(2 * layers)
   attention = functools.partial(
     Attention, dim, heads, kv_heads, head_dim, kind, attention_bias, out_bias,
-    normed if qk_norm else None, attention_scale, attention_softcap, kernel,
-    init_std, out_factor, fuse_projections, products,
+    normed if qk_norm else None, qk_norm_joint, attention_scale,
+    attention_softcap, kernel, init_std, out_factor, fuse_projections, products,
   )  # fmt: skip
   mlp = functools.partial(
     Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor,
     fuse_projections, products,
   )  # fmt: skip
   block = functools.partial(
-    Block, layer_norm, attention, mlp, post_norm, dropout
-  )
+    Block, layer_norm, attention, mlp, post_norm, dropout, pre_norm, parallel,
+    shared_norm,
+    _factor("residual_multiplier", residual_multiplier),
+  )  # fmt: skip
   turns = {}
   if position == "rotary":
-    turns[""] = tuple(frequencies(head_dim, rotary_base, rotary_scaling))
+    turns[""] = tuple(frequencies(turned, rotary_base, rotary_scaling))
     if rotary_local_base:
-      turns["local"] = tuple(frequencies(head_dim, rotary_local_base, None))
+      turns["local"] = tuple(frequencies(turned, rotary_local_base, None))
   learned = functools.partial(
     LearnedPositions, position_length, dim, kind, init_std, embed_gradient
   )
   scale = math.sqrt(dim) if embed_scale else 1.0
+  scale *= _factor("embed_multiplier", embed_multiplier) or 1.0
   return Decoder(
     vocab=vocab,
     dtype=kind,
@@ -280,10 +325,12 @@ def decoder(
       Embed, vocab, dim, kind, init_std, scale, embed_gradient
     ),
     stack=functools.partial(
-      Stack, layers, block, tuple(windows), remat, unroll
+      Stack, layers, block, tuple(windows), remat, unroll, tuple(rotary_layers)
     ),
     norm=layer_norm,
-    head=None if tied else functools.partial(Head, vocab, dim, init_std),
+    head=None
+    if tied
+    else functools.partial(Head, vocab, dim, init_std, head_bias),
     learned=learned if position == "learned" else None,
     sinusoidal=position == "sinusoidal",
     turns=turns,
@@ -291,4 +338,6 @@ def decoder(
     dropout=dropout,
     cache_shape=(layers, kv_heads, head_dim),
     products=products,
+    logit_multiplier=_factor("logit_multiplier", logit_multiplier),
+    longer=dict(rotary_scaling or {}).get(LONGER, 1.0),
   )

@@ -70,8 +70,12 @@ def skeleton() -> ConfigDict:
     attention_bias=False,  # of query, key and value
     out_bias=False,  # of attention's output
     mlp_bias=False,  # of the MLP's matrices
+    pre_norm=True,  # norms before attention and MLP
     post_norm=False,  # norms after attention and MLP too, as in Gemma 2
     qk_norm=False,  # norms of queries and keys, as in Qwen 3
+    qk_norm_joint=False,  # over all heads at once, as in OLMo 2
+    parallel=False,  # attention and MLP side by side, as in GPT-NeoX
+    shared_norm=False,  # where they are parallel, one norm for both (Phi)
     position="rotary",  # or learned, sinusoidal, none
     position_length=None,  # rows of learned positions; None: data.length
     rotary_base=10_000.0,  # wavelength of the slowest plane, over 2 pi
@@ -79,12 +83,18 @@ def skeleton() -> ConfigDict:
     # dict(kind="linear", factor=f), or kind="llama3" as in presets/llama.py;
     # None: frequencies as they are
     rotary_scaling=None,
+    rotary_dim=None,  # components of a head that are turned; None: all
+    rotary_layers=(),  # by layer, repeated: (True, False) turns every other
     windows=(),  # by layer, repeated: (512, None) is every other layer local
     attention_scale=None,  # of the scores; None: head_dim**-0.5
     attention_softcap=None,  # of the scores; None: no cap
     logit_softcap=None,  # of the logits; None: no cap
+    logit_multiplier=None,  # of the logits, before their cap; None: 1
     embed_scale=False,  # whether embeddings are multiplied by sqrt(dim)
+    embed_multiplier=None,  # of the embeddings; None: 1
+    residual_multiplier=None,  # of what attention and MLP add; None: 1
     tied=True,  # whether the embedding is also the head
+    head_bias=False,  # of the logits, where it is not
     init_std=None,  # of all weights; None: by fan-in
     dropout=0.0,  # share of activations set to zero in training
     dtype="float32",  # of activations; parameters are float32

@@ -15,7 +15,7 @@ from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig
-from aigc_jax.hf.settings import FREE, canonical
+from aigc_jax.hf.settings import FREE, LATER, canonical
 from aigc_jax.run import spelling
 from aigc_jax.run.build import abstract_params, model_of
 from aigc_jax.run.settings import (
@@ -258,7 +258,9 @@ def differing(model: Mapping, theirs: Mapping) -> dict:
   """
   kinds = {m.get("kind", "decoder") for m in (model, theirs)}
   kind = theirs.get("kind", "decoder")
-  theirs = {**model, **theirs}
+  before = LATER if kinds == {"decoder"} else {}
+  model = {**before, **model}
+  theirs = {**model, **before, **theirs}
   if len(kinds) > 1:
     ours, asked, theirs = model, {"kind": kind}, {"kind": kind}
   elif kinds == {"decoder"}:

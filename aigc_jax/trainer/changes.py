@@ -21,6 +21,8 @@ IMPOSSIBLE = (
   "model/kv_heads", "model/head_dim", "model/mlp_dim", "model/gated",
   "model/norm", "model/norm_bias", "model/attention_bias", "model/out_bias",
   "model/mlp_bias", "model/post_norm", "model/qk_norm", "model/position",
+  "model/pre_norm", "model/qk_norm_joint", "model/shared_norm",
+  "model/head_bias",
   "model/position_length", "model/tied", "optim/kind", "optim/mu_dtype",
 )  # fmt: skip
 DATA = ("data/*",)
@@ -28,6 +30,9 @@ DATA = ("data/*",)
 BEFORE = {
   "model/products": "plain", "model/embed_gradient": "auto", "library": "xla",
   "objective/logits": "float32", "data/validation_path": None,
+  "model/pre_norm": True, "model/qk_norm_joint": False,
+  "model/parallel": False, "model/shared_norm": False,
+  "model/head_bias": False,
 }  # fmt: skip
 
 

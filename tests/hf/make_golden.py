@@ -1,7 +1,9 @@
 """Makes tests/hf/golden: a tiny folder of each family, and its logits.
 
-  python -m tests.hf.make_golden        (needs the extra [parity])
+  python -m tests.hf.make_golden [NAME ...]     (needs the extra [parity])
 
+Without names all of them; logits then differ in their last digits from those
+of another machine.
 The folders are as transformers writes them, so that what is read without torch
 is what people have.
 """
@@ -9,6 +11,7 @@ is what people have.
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 
@@ -35,13 +38,19 @@ FAMILIES = {
   "gemma": ("gemma", SMALL | dict(head_dim=4)),
   "gemma2": ("gemma2", GEMMA | dict(attn_logit_softcapping=2.0)),
   "gemma3": ("gemma3_text", GEMMA),
+  "granite": ("granite", SMALL | models.GRANITE),
+  "smollm3": (
+    "smollm3",
+    SMALL | dict(no_rope_layers=[1, 0], pad_token_id=None),
+  ),
 }
 
 
-def main():
-  shutil.rmtree(GOLDEN, ignore_errors=True)
+def main(names: list[str]):
   tokens = np.arange(11)[None] * 5 % 17
-  for name, (model_type, config) in FAMILIES.items():
+  for name in names or FAMILIES:
+    shutil.rmtree(GOLDEN / name, ignore_errors=True)
+    model_type, config = FAMILIES[name]
     model = models.build(model_type, config)
     model.save_pretrained(GOLDEN / name)
     path = GOLDEN / name / "config.json"
@@ -53,4 +62,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  main(sys.argv[1:])

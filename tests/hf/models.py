@@ -42,6 +42,11 @@ YARN_ALL = dict(
     beta_fast=6.0, beta_slow=0.5, attention_factor=1.3, truncate=False,
   ),
 )  # fmt: skip
+GRANITE = dict(
+  embedding_multiplier=5.0, residual_multiplier=0.22, logits_scaling=3.0,
+  attention_multiplier=0.15,
+)  # fmt: skip
+SMOLLM3 = BODY | dict(pad_token_id=None)
 LATE = dict(use_sliding_window=True, sliding_window=13)
 
 # name: (model_type, config)
@@ -101,6 +106,27 @@ CASES = {
     ),
   ),
 }
+
+
+CASES |= {
+  "granite": ("granite", BODY | GRANITE),
+  "granite_yarn_biases": (
+    "granite",
+    BODY
+    | GRANITE
+    | YARN
+    | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+  ),
+  "smollm3": ("smollm3", SMOLLM3 | dict(num_hidden_layers=5)),
+  "smollm3_windows": (
+    "smollm3",
+    SMOLLM3
+    | dict(
+      no_rope_layers=[0, 1, 0], use_sliding_window=True, sliding_window=13,
+      tie_word_embeddings=False, attention_bias=True, rope_theta=5e4,
+    ),
+  ),
+}  # fmt: skip
 
 
 def build(model_type: str, config: dict, seed: int = 0):

@@ -52,6 +52,16 @@ FITS = {
     GEMMA2 | dict(qk_norm=True, rotary_local_base=100.0), "gemma3_text"
   ),
   "gemma 3 of one base": (GEMMA2 | dict(qk_norm=True), "gemma3_text"),
+  "granite": (
+    LLAMA
+    | dict(embed_multiplier=12.0, logit_multiplier=1 / 13, dim=48,
+           residual_multiplier=0.22, attention_scale=1 / 64),
+    "granite",
+  ),
+  "smollm3": (LLAMA | dict(rotary_layers=(True, False)), "smollm3"),
+  "smollm3 with windows": (
+    LLAMA | dict(rotary_layers=(True, False), windows=(None, 7, 7)), "smollm3"
+  ),
 }  # fmt: skip
 
 
@@ -73,7 +83,9 @@ MISFITS = {
   "no positions": (dict(position="none"), ["position='none'"]),
   "no gate": (dict(gated=False), ["gated=False"]),
   "a bias on the output": (dict(out_bias=True), ["out_bias=True"]),
-  "an odd scale": (dict(attention_scale=0.3), ["attention_scale=0.3"]),
+  "an odd scale": (
+    dict(attention_scale=0.3, windows=(3,)), ["attention_scale=0.3"]
+  ),
   "two faults": (
     dict(gated=False, logit_softcap=3.0), ["gated=False", "logit_softcap=3.0"]
   ),

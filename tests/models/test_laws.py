@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import errors, sharding
+from aigc_jax.layers.position import frequencies, rotate, rotation
 from aigc_jax.objectives import tokens
 from tests import tiny
 from tests.sweep import slow, sweep
@@ -108,6 +109,23 @@ def test_a_window_hides_what_lies_behind_it():
   np.testing.assert_array_equal(a[:, 3:], b[:, 3:])
 
 
+def test_a_layer_that_is_not_turned_does_not_know_where_tokens_stand():
+  params, x_BT = tiny.params_of("llama"), tiny.some_tokens(1, 7)
+  batch = {"tokens": x_BT, "positions": 5 * jnp.arange(7)[None]}
+  for layers in ((False,), (True, False)):
+    f = tiny.predictor("llama", rotary_layers=layers)
+    here, there = f(params, {"tokens": x_BT}), f(params, batch)
+    assert np.allclose(here, there) == (True not in layers)
+
+
+def test_components_beyond_the_rotary_ones_stay_as_they_are():
+  x = jax.random.normal(jax.random.key(0), (1, 5, 2, 8))
+  turn = rotation(jnp.arange(5)[None], frequencies(4, 1e4, None))
+  y = rotate(x, turn)
+  np.testing.assert_array_equal(y[..., 4:], x[..., 4:])
+  np.testing.assert_array_equal(y[..., :4], rotate(x[..., :4], turn))
+
+
 def test_dropout_acts_only_with_a_key():
   params, batch = tiny.params_of("llama"), {"tokens": tiny.some_tokens(2, 7)}
   still = tiny.predictor("llama", dropout=0.5)(params, batch)
@@ -137,14 +155,18 @@ def test_bfloat16_stays_near_float32(style, dtype):
 
 
 @pytest.mark.parametrize(
-  "shape", [(8, 1, 1), (1, 4, 2), (2, 2, 2)], ids=["data", "mixed", "all"]
-)
-def test_eight_devices_give_the_loss_and_gradient_of_one(shape):
+  ("style", "shape"),
+  [
+    ("llama", (8, 1, 1)), ("llama", (1, 4, 2)), ("llama", (2, 2, 2)),
+    slow(("olmo", (1, 4, 2))), slow(("phi", (2, 2, 2))),
+  ],
+)  # fmt: skip
+def test_eight_devices_give_the_loss_and_gradient_of_one(style, shape):
   data, fsdp, tensor = shape
   mesh = sharding.make_mesh(
     data=data, fsdp=fsdp, expert=1, tensor=tensor, sequence=1, pipeline=1
   )
-  model, params = tiny.build("llama"), tiny.params_of("llama")
+  model, params = tiny.build(style), tiny.params_of(style)
   batch = tiny.ragged_batch(8, 6)
   score = tiny.score_of(model)
 
@@ -180,6 +202,12 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(shape):
     (dict(activation="swish"), "silu"),
     (dict(norm="rmsnorm"), "rms"),
     (dict(remat="everything"), "full"),
+    (dict(rotary_dim=3), "even"),
+    (dict(rotary_dim=10), "head_dim=8"),
+    (dict(shared_norm=True), "parallel=True"),
+    (dict(qk_norm_joint=True), "qk_norm=True"),
+    (dict(tied=True, head_bias=True), "tied=False"),
+    (dict(residual_multiplier=0.0), "above 0"),
     (dict(unroll=9), "unroll"),
     (dict(kernel="flash"), "chunked"),
     (dict(kernel="cudnn", dtype="bfloat16"), "NVIDIA"),
