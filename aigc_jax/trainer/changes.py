@@ -32,7 +32,7 @@ BEFORE = {
   "objective/logits": "float32", "data/validation_path": None,
   "model/pre_norm": True, "model/qk_norm_joint": False,
   "model/parallel": False, "model/shared_norm": False,
-  "model/head_bias": False,
+  "model/head_bias": False, "model/rotary_layers": [],
 }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import pytest
 
 from aigc_jax.errors import BadConfig
+from aigc_jax.hf.settings import LATER
+from aigc_jax.presets import skeleton
 from aigc_jax.trainer import changes
 
 OLD = {"steps": 9, "model": {"dim": 8}, "optim": {"b1": 0.9}}
@@ -17,6 +19,16 @@ def test_a_run_from_before_a_key_of_computing_was_there_goes_on():
     "cast_once: None -> True",
     "model.fuse_projections: None -> True",
   ]
+
+
+def test_a_run_from_before_a_part_of_the_decoder_was_there_goes_on():
+  model = skeleton().model.to_dict()
+  model |= {k: list(v) for k, v in model.items() if isinstance(v, tuple)}
+  old = {k: v for k, v in model.items() if k not in LATER}
+  assert LATER.keys() <= model.keys()
+  assert changes.changes({"model": old}, {"model": model}) == []
+  found = changes.changes({"model": old}, {"model": model | {"parallel": True}})
+  assert [x.key for x in found] == ["model.parallel"]
 
 
 def test_a_key_of_learning_is_asked_about():
