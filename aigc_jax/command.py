@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -61,10 +62,16 @@ def main(
       sys.stdout.flush()
       print(f"aigc_jax: {text_of(refusal)}", file=sys.stderr, flush=True)
       status = refusal.code
+    except BrokenPipeError:
+      raise
     except Exception as error:
-      if not _of_another_process(error):
+      if _of_another_process(error):
+        _left_alone(str(error).split("\n")[0][:300])
+      refusal = of_the_machine(error)
+      if refusal is None:
         raise
-      _left_alone(str(error).split("\n")[0][:300])
+      print(f"aigc_jax: {refusal}", file=sys.stderr, flush=True)
+      status = refusal.code
     except KeyboardInterrupt:
       print("aigc_jax: interrupted", file=sys.stderr)
       status = 130
@@ -87,6 +94,23 @@ def _of_another_process(error: Exception) -> bool:
   ):
     return False
   return any(word in str(error) for word in SILENCE)
+
+
+def of_the_machine(error: Exception) -> Refusal | None:
+  """What is no fault of the program: devices or streams that are not there."""
+  frames = traceback.extract_tb(error.__traceback__)
+  if frames and frames[-1].filename.endswith("xla_bridge.py"):
+    asked = os.environ.get("JAX_PLATFORMS")
+    why = str(error).split("\n")[0][:300] or "no such device is here"
+    return BadConfig(
+      f"JAX cannot use its devices: {why}. JAX_PLATFORMS is {asked!r}: unset "
+      "it to use what there is, or set it to cpu"
+    )
+  if isinstance(error, OSError) and error.filename is None:
+    return StorageFailure(
+      f"what this command says cannot be written: {error.strerror or error}"
+    )
+  return None
 
 
 def _left_alone(why: str) -> NoReturn:
@@ -128,6 +152,13 @@ def _leave(status: int) -> NoReturn:
   A compilation that nobody waits for any more cannot be called off, and it
   crashes a process that ends in good order around it.
   """
+  try:
+    sys.stdout.flush()
+  except OSError as error:  # as Python would find at its very end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError) and not status:
+      print(f"aigc_jax: {of_the_machine(error)}", file=sys.stderr)
+      status = StorageFailure.code
   if any(t.name == COMPILING for t in threading.enumerate()):
     sys.stdout.flush()
     sys.stderr.flush()
@@ -176,6 +207,8 @@ def settings_given() -> list[tuple[str, str | None]]:
 def _parse(argv: Sequence[str]) -> list[str]:
   """absl's parsing, its errors as one line and exit status 78."""
   try:
+    for word in argv[1:]:
+      files.check_text(word, "the argument")
     return parsed(flags.FLAGS, argv)
   except Refusal as refusal:
     message, status = text_of(refusal), refusal.code

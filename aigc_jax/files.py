@@ -47,9 +47,11 @@ Failure = type[Exception]
 def expanded(path: str | Path) -> Path:
   """A path that a user named, "~" and "~NAME" put in full.
 
-  Raises BadConfig where there is no such user.
+  Raises BadConfig where there is no such user, and for a name that is no text:
+  the records of a run could not hold it.
   """
   found = os.path.expanduser(path)
+  check_text(str(found), "the path")
   if str(found).startswith("~"):
     name = str(found).split("/")[0]
     raise BadConfig(
@@ -57,6 +59,21 @@ def expanded(path: str | Path) -> Path:
       f"./{path} for a folder that is called {name}"
     )
   return Path(found)
+
+
+def check_text(text: str, what: str) -> None:
+  """Raises BadConfig for half a character, which no file can hold.
+
+  That is what Python makes of a byte of a name or a command line that is not
+  UTF-8. It is found before any work: what is written of it could not be read.
+  """
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    raise BadConfig(
+      f"{what} {ascii(text)} is not UTF-8: rename the file or folder (or name "
+      "the folder or a glob that it is in), or write the text in UTF-8"
+    ) from None
 
 
 def kind(mode: int) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 from aigc_jax.errors import BadConfig, choose, nearest
 
+TINY, HUGE = 2.0**-126, (2 - 2**-23) * 2.0**127  # of normal float32
+
 EMPTY = inspect.Parameter.empty
 
 # How a message names a type.
@@ -96,6 +98,16 @@ def check_type(name: str, value: object, wanted: Any) -> None:
   """
   if not fits(value, wanted):
     raise BadConfig(f"{name}={value!r}: expected {in_words(wanted)}")
+  if isinstance(value, float) and not _in_float32(value):
+    raise BadConfig(
+      f"{name}={value!r}: expected a number that float32 holds, as 0 or from "
+      "1.2e-38 to 3.4e38: it would become another"
+    )
+
+
+def _in_float32(value: float) -> bool:
+  """Whether a finite number neither overflows nor vanishes on a device."""
+  return value == 0 or TINY <= abs(value) <= HUGE
 
 
 def fits(value: object, wanted: Any) -> bool:

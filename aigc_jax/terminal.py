@@ -6,6 +6,7 @@ paste into the clipboard, or show text in another order than it is in. Every
 command writes through `Shown`; files and pipes get the text as it is.
 """
 
+import os
 import sys
 from typing import TextIO
 
@@ -51,7 +52,17 @@ class Shown:
 
 
 def guard() -> None:
-  """From here on stderr, and stdout on a terminal, show what they are given."""
+  """From here on stderr, and stdout on a terminal, show what they are given.
+
+  A closed one (">&-") becomes /dev/null, and one whose encoding lacks a
+  character shows its number: neither ends a command that has worked for hours.
+  """
+  for name in ("stdout", "stderr"):
+    stream = getattr(sys, name)
+    if stream is None:
+      setattr(sys, name, open(os.devnull, "w"))
+    elif getattr(stream, "errors", None) == "strict":
+      stream.reconfigure(errors="backslashreplace")
   if not isinstance(sys.stderr, Shown):
     sys.stderr = Shown(sys.stderr)
     logging.get_absl_handler().python_handler.stream = sys.stderr

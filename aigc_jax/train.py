@@ -150,6 +150,7 @@ def _prepared() -> tuple | None:
     raise BadConfig("--workdir=DIR is missing: the folder of the run")
   run.check_workdir(config, FLAGS.workdir)
   workdir = files.expanded(FLAGS.workdir).absolute()
+  files.expanded(workdir)  # the folder that this process is in may be no text
   if FLAGS.repeat:
     repeat.check_place(repeat.origin(FLAGS.repeat), workdir)
   if FLAGS.rewind is None and _finished(workdir, config, mesh):
@@ -261,7 +262,7 @@ def _rewind(workdir: Path, lock: Lock, step: int) -> None:
 
 def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   """Everything between the lock and the footer; returns the result."""
-  say = print if command.is_first() else _silent
+  say = _say if command.is_first() else _silent
   origin = repeat.origin(FLAGS.repeat) if FLAGS.repeat else None
   if origin is not None:
     say(repeat.differences(origin, config))
@@ -392,6 +393,15 @@ def _preparing(stop: Stop):
     stop.check_alone()
 
   return progress
+
+
+def _say(text: str) -> None:
+  """Prints a line. A pipe that is closed or a full disk ends no run."""
+  try:
+    print(text, flush=True)
+  except OSError:
+    # What is buffered would fail again at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _silent(*_) -> None:

@@ -2,7 +2,11 @@
 
 import json
 import os
+import shlex
+import subprocess
+import sys
 
+import jax
 import pytest
 from absl import flags
 
@@ -70,3 +74,47 @@ def test_a_config_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "config.json")
   with pytest.raises(BadConfig, match="pipe"):
     parsed(f"--config={tmp_path / 'config.json'}")
+
+
+SAYING = """
+import sys
+from aigc_jax import command
+def main():
+  print("said")
+sys.argv = ["command", *sys.argv[1:]]
+command.main(main)
+"""
+
+
+def said(way: str, *argv: str, **environ: str) -> subprocess.CompletedProcess:
+  """A command that says one line, run by a shell with its streams changed."""
+  words = [sys.executable, "-c", SAYING, *argv]
+  return subprocess.run(
+    f"{shlex.join(words)} {way}", shell=True, text=True, capture_output=True,
+    env=os.environ | environ, errors="replace",
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_output_that_cannot_be_written_is_told_and_closed_ones_are_not():
+  full = said("> /dev/full")
+  assert full.returncode == 74 and "No space left" in full.stderr
+  assert "Traceback" not in full.stderr and "ignored" not in full.stderr
+  closed = said(">&- 2>&-")
+  assert closed.returncode == 0
+
+
+@pytest.mark.slow
+def test_an_argument_that_is_not_utf_8_is_refused_before_any_work():
+  refused = said("--x=$(printf 'a\\377')")
+  assert refused.returncode == 78 and "is not UTF-8" in refused.stderr
+  assert "\\udcff" in refused.stderr
+
+
+def test_devices_that_are_not_there_are_named_with_a_way_out(monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "banana")
+  with pytest.raises(RuntimeError) as told:
+    jax._src.xla_bridge._init_backend("banana")
+  refusal = command.of_the_machine(told.value)
+  assert refusal.code == 78 and "'banana'" in str(refusal)
+  assert command.of_the_machine(ValueError("x")) is None

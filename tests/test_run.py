@@ -107,6 +107,12 @@ def test_the_curve_depends_on_the_seed(one):
     (dict(data__length=9, mesh__sequence=2), "data.length=9"),
     (dict(checkpoint__kep=3), "did you mean 'keep'"),
     (dict(steps=-1), "steps=-1"),
+    (dict(steps=10**20), "steps=10+: expected at most 2147483647"),
+    (dict(model__vocab=2**31), "model.vocab=2147483648: expected at most"),
+    (dict(optim__learning_rate=1e-300), "learning_rate=1e-300.*float32"),
+    (dict(optim__learning_rate=1e39), "learning_rate=1e.39.*float32"),
+    (dict(optim__spike_sigma=-1.0), "spike_sigma=-1.0"),
+    (dict(data__path="a\udcff"), "data.path: 'a.udcff' is not UTF-8"),
   ],
 )
 def test_what_cannot_work_is_refused_by_name(changes, words):

@@ -105,3 +105,15 @@ def test_the_live_bar_says_what_it_is_told(monkeypatch):
   bar.close()
   text = screens[1].getvalue()
   assert "[/x] \u241b]0;title\u2407" in text and "\x1b]0" not in text
+
+
+def test_a_closed_stream_and_a_poor_encoding_end_no_command(monkeypatch):
+  handler = logging.get_absl_handler().python_handler
+  monkeypatch.setattr(handler, "stream", handler.stream)
+  poor = io.TextIOWrapper(io.BytesIO(), "ascii")
+  monkeypatch.setattr(sys, "stdout", poor)
+  monkeypatch.setattr(sys, "stderr", None)
+  terminal.guard()
+  print("\u00e9\udcff", flush=True)
+  print("nobody reads this", file=sys.stderr)
+  assert poor.buffer.getvalue() == b"\\xe9\\udcff\n"

@@ -93,6 +93,7 @@ def test_another_config_in_its_work_directory_is_refused(finished, folder):
       ["--config=configs/quickstart.py", "--config.data.bach=3"],
       "did you mean 'batch'",
     ),
+    (["--config=configs/quickstart.py", "--workdir=/x/\udcff"], "is not UTF-8"),
   ],
 )
 def test_a_wrong_line_is_answered_with_the_right_one(argv, words):

@@ -235,6 +235,11 @@ def build(
   settings = dict(config["optim"])
   spikes = {key: _take(settings, key) for key in SPIKES}
   check_types("optim", spikes, SPIKES)
+  if (spikes["spike_sigma"] or 1.0) < 0:
+    raise BadConfig(
+      f"optim.spike_sigma={spikes['spike_sigma']}: expected a positive number, "
+      "or None: below 0 it would skip most steps"
+    )
   batch = batch_spec(config, mesh)
   cost = flops.per_token(
     params,

@@ -30,6 +30,10 @@ from aigc_jax.trainer.consumed import TOTALS
 
 Config = dict[str, Any]  # plain JSON values, nested by section
 
+INT32 = 2**31 - 1  # what steps, ids and sizes are on a device
+# These have bounds of their own.
+LARGE = ("seed", "total_tokens", "total_examples", "total_flops")
+
 # The keys whose values are not all keyword arguments of one function, and the
 # types of their values.
 SECTIONS = {
@@ -115,6 +119,7 @@ def read(config: ConfigDict | Mapping) -> Config:
   Raises BadConfig, naming the key.
   """
   plain = spelling.modern(plain_of(config))
+  _check_whole_numbers("", {k: plain[k] for k in plain if k not in LARGE})
   expect("config", plain, SECTIONS, among=SECTIONS)
   check_types("", plain, SECTIONS)
   for section, types in (
@@ -130,6 +135,18 @@ def read(config: ConfigDict | Mapping) -> Config:
   return plain
 
 
+def _check_whole_numbers(where: str, value: Any) -> None:
+  """Raises BadConfig for a whole number that a device has no room for."""
+  if isinstance(value, Mapping):
+    for key, inner in value.items():
+      _check_whole_numbers(f"{where}.{key}" if where else key, inner)
+  elif isinstance(value, list):
+    for i, inner in enumerate(value):
+      _check_whole_numbers(f"{where}[{i}]", inner)
+  elif isinstance(value, int) and abs(value) > INT32:
+    raise BadConfig(f"{where}={value}: expected at most {INT32} (32 bits)")
+
+
 def plain_of(config: ConfigDict | Mapping) -> Config:
   """The config as dicts and lists. Raises BadConfig for other values."""
   return _plain("config", config)
@@ -143,6 +160,8 @@ def _plain(where: str, value: Any) -> Any:
   if isinstance(value, list | tuple):
     return [_plain(f"{where}[{i}]", x) for i, x in enumerate(value)]
   value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+  if isinstance(value, str):
+    files.check_text(value, f"{where}:")
   if value is None or isinstance(value, bool | int | float | str):
     return value
   raise BadConfig(

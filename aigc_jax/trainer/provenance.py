@@ -206,6 +206,8 @@ def redact(value, name: str = ""):
   if isinstance(value, list | tuple):
     return [redact(v) for v in value]
   if isinstance(value, str):
+    # What is no UTF-8, as a variable may be, would make a file unreadable.
+    value = value.encode(errors="backslashreplace").decode()
     return REDACTED if SECRET.search(name) else TOKENS.sub(REDACTED, value)
   return value
 
