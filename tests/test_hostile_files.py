@@ -154,7 +154,7 @@ def good_run(folder: Path) -> None:
     config["steps"] = 6
     files = {
       "config.json": config,
-      "result.json": {"step": 6, "digest": "1f", "eval/heldout/loss": 2.5},
+      "result.json": {"step": 6, "digest": [17, 31], "eval/heldout/loss": 2.5},
       "run.json": about(config),
       "evaluate/6.json": {
         "model": "one", "step": 6,

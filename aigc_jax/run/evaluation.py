@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from aigc_jax.data.documents import ALL
+from aigc_jax.data.sources import SOURCES
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.evaluators.loss import Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.inputs import holds_nothing_out, open_eval, sources_of
 from aigc_jax.run.settings import Config
-from aigc_jax.signature import call, check_call, expect, keys_of, kind_of
+from aigc_jax.signature import (
+  call,
+  check_call,
+  check_type,
+  expect,
+  keys_of,
+  kind_of,
+)
 
 SPLITS = ("train", "validation", ALL)
 WHOLE = {"split": "validation"}
@@ -75,7 +83,13 @@ def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:
 def _check_split(name: str, data: Mapping, config: Config) -> None:
   """Other than TFDS, whose datasets name their own, sources have SPLITS."""
   split = data["split"]
-  kinds = [s["kind"] for s in data.get("sources", sources_of(config))]
+  section, sources = f"evaluate.{name}.data", data.get("sources")
+  if sources is None:
+    section, sources = "data", sources_of(config)
+  for i, source in enumerate(sources):
+    check_type(f"{section}.sources[{i}]", source, Mapping)
+    kind_of(f"{section}.sources[{i}]", source, SOURCES)
+  kinds = [source["kind"] for source in sources]
   if "tfds" not in kinds and split not in SPLITS:
     raise BadConfig(
       f"evaluate.{name}.data.split={split!r}{nearest(split, SPLITS)} "
