@@ -220,7 +220,8 @@ def read_journal(folder: Path) -> None:
 
 
 def read_result(folder: Path) -> None:
-  print(train.footer(folder / "one", run.result_in(folder / "one")))
+  config = run.read(skeleton())
+  print(train.footer(folder / "one", run.result_in(folder / "one"), config))
 
 
 def read_record(folder: Path) -> None:
