@@ -164,17 +164,23 @@ def score_task(loaded: run.Loaded, scorer: Scorer, form: str, items) -> Scores:
 def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   """Each held-out set of the run's config."""
   config, found = loaded.config, {}
+  prints = run.heldout_prints(loaded.name, loaded.step)
   score = run.scorer(loaded.model, run.objective_of(config))
   for name, entry in run.evaluations(config).items():
     if entry["kind"] != "loss":
       continue
-    eval_set = run.open_eval(
-      config,
-      batches=entry["batches"],
-      tokenizer=loaded.tokenizer,
-      make=FLAGS.prepare,
-      **entry["data"],
-    )
+    given = dict(batches=entry["batches"], tokenizer=loaded.tokenizer)
+    given |= entry["data"]
+    eval_set = run.find_eval(config, fingerprints=prints.get(name, ()), **given)
+    if eval_set is None and FLAGS.prepare:
+      eval_set = run.open_eval(config, **given)
+    if eval_set is None:
+      raise BadData(
+        f"evaluate.{name}: the store of this held-out set is not below "
+        f"{config['data']['root']}/stores. Its text is read, and a store "
+        "written, on request only: look at `data` in the run's config.json, "
+        "then add --prepare"
+      )
     loss = Loss(score, eval_set, loaded.mesh, name=name)
     found[name] = exact(loss.measure(loaded.params), eval_set.tokens)
   if not found:

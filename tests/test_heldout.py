@@ -1,5 +1,6 @@
 """Held-out text: of one's own, a share of the sources, or none at all."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -118,5 +119,11 @@ def test_both_ways_as_typed_at_a_terminal(texts, tmp_path):
   own = command("train", *flags, f"--workdir={tmp_path}/b")
   assert "eval/heldout/bits_per_byte" in own
   assert "preparing" not in own
+  for text in texts:  # what is evaluated needs no text
+    text.unlink()
   again = command("evaluate", f"--workdir={tmp_path}/b")
   assert "bits_per_byte" in again
+  last = json.loads((tmp_path / "b" / "result.json").read_text())
+  found = json.loads((tmp_path / "b" / "evaluate" / "2.json").read_text())
+  loss = found["scores"]["heldout"]["loss"]["value"]
+  assert loss == pytest.approx(last["eval/heldout/loss"], rel=1e-6)

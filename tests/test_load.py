@@ -5,9 +5,9 @@ import json
 import pytest
 
 from aigc_jax import run
-from aigc_jax.data import load_tokenizer, sentences
-from aigc_jax.errors import BadConfig
-from aigc_jax.run.load import check_resumed, check_saved
+from aigc_jax.data import load_tokenizer, save, sentences
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.run.load import check_resumed, check_saved, tokenizer_in
 from tests import tiny
 
 MODEL = json.loads(json.dumps(dict(kind="decoder") | tiny.LLAMA))
@@ -66,3 +66,17 @@ def test_an_earlier_checkpoint_is_told_where_its_config_changed(
   (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"seed": 1}))
   check_saved(tmp_path, CONFIG, tokenizer, older)
   assert "before checkpoints held their model" in caplog.text
+
+
+def test_the_tokenizer_of_a_run_lies_in_its_work_directory(tokenizer, tmp_path):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  assert tokenizer_in(workdir, missing=True) is None
+  save(tokenizer, tmp_path / "elsewhere")
+  (workdir / "tokenizer").symlink_to(tmp_path / "elsewhere")
+  for missing in (False, True):
+    with pytest.raises(BadData, match="tokenizer is a link to .*elsewhere"):
+      tokenizer_in(workdir, missing)
+  (workdir / "tokenizer").unlink()
+  save(tokenizer, workdir / "tokenizer")
+  assert tokenizer_in(workdir).fingerprint == tokenizer.fingerprint

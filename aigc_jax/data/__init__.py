@@ -14,6 +14,7 @@ prepare missing token stores below `root` and say so. `prepare` does it ahead
 of time, `prepared` only looks.
 """
 
+from aigc_jax.data.known import find_eval
 from aigc_jax.data.loader import (
   EvalSet,
   Stream,
@@ -41,9 +42,9 @@ from aigc_jax.data.tokenizers import (
 
 __all__ = [
   "Decoder", "EvalSet", "Store", "Stream", "batches", "build", "build_eval",
-  "bytes_of", "check_ids", "check_vocab", "encode_special", "find_tokenizer",
-  "first_example", "load", "load_tokenizer", "place", "prepare", "prepared",
-  "save",
+  "bytes_of", "check_ids", "check_vocab", "encode_special", "find_eval",
+  "find_tokenizer", "first_example", "load", "load_tokenizer", "place",
+  "prepare", "prepared", "save",
 ]  # fmt: skip
 
 
@@ -109,11 +110,10 @@ def build_eval(
   say=print,
   workers: int = 0,
   progress=None,
-  make: bool = True,
 ) -> EvalSet:
   """`split` of all the sources as a set that is read exactly once.
 
-  make: prepare stores that are missing; without, they are a BadData.
+  Stores that are missing are prepared; `find_eval` only looks.
   """
   found, stores = open_stores(
     sources=sources,
@@ -125,7 +125,6 @@ def build_eval(
     workers=workers,
     say=say,
     progress=progress,
-    make=make,
   )
   return EvalSet(
     stores, found, task=task, batch=batch, length=length, segments=segments

@@ -54,7 +54,6 @@ class Files:
   splits = ("train", "validation")
   split = "train"  # what is left of the held-out part
   present = True
-  remembers = True  # keeps its fingerprint on the disk
 
   def __init__(self, path: str, field: str, validation: float, cache: Path):
     listing.check_local(path, "data.path")
@@ -104,8 +103,7 @@ class Files:
     content = _remembered(kept)
     if not content:
       content = self._content()
-      if self.remembers:
-        _remember(kept, content)
+      _remember(kept, content)
     return hashlib.sha256(f"{content} {self.field}".encode()).hexdigest()
 
   def _state(self) -> str:

@@ -217,6 +217,20 @@ def check_vocab(stream, vocab: int) -> None:
     )
 
 
+def eval_fingerprint(
+  stores: Sequence[str], task: dict, batch: int, length: int, segments: bool
+) -> str:
+  """That of an EvalSet of stores with these fingerprints."""
+  return _digest(
+    "evalset 1", list(stores), dict(task), batch, length, bool(segments)
+  )
+
+
+def first_fingerprint(whole: str, batches: int) -> str:
+  """That of the first batches of an EvalSet with this fingerprint."""
+  return _digest(whole, batches)
+
+
 class EvalSet:
   """A held-out set: every target exactly once, in order, the rest padding.
 
@@ -250,10 +264,9 @@ class EvalSet:
     self.bytes = sum(store.bytes for store in self.stores)
     self.yardsticks = _yardsticks(self.stores)
     self.spec = _spec(self._task, batch, length)
-    self.fingerprint = _digest(
-      "evalset 1", [s.fingerprint for s in self.stores], dict(task),
-      batch, length, bool(segments),
-    )  # fmt: skip
+    self.fingerprint = eval_fingerprint(
+      [s.fingerprint for s in self.stores], task, batch, length, segments
+    )
 
   def rows(self, index: int, rows) -> dict[str, np.ndarray]:
     """Rows (indices or a slice) of batch `index`."""
@@ -284,7 +297,7 @@ class EvalSet:
       real = batch["targets"][batch["weights"] > 0]
       part.tokens += len(real)
       part.bytes += int(self.tokenizer.byte_lengths[real].sum())
-    part.fingerprint = _digest(self.fingerprint, batches)
+    part.fingerprint = first_fingerprint(self.fingerprint, batches)
     return part
 
 

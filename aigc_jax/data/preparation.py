@@ -20,7 +20,7 @@ from aigc_jax.data.sources import open_source
 from aigc_jax.data.store import Store
 from aigc_jax.data.tokenizers import load, load_tokenizer, save
 from aigc_jax.data.writer import ELSEWHERE, Progress, write
-from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.errors import BadConfig
 from aigc_jax.files import expanded, locked, sha256_json, storage
 
 SAMPLE = 4 << 20  # bytes of text that a tokenizer is trained on
@@ -118,20 +118,17 @@ def open_stores(
   say: Callable[[str], None],
   progress: Progress | None,
   download: bool = False,
-  make: bool = True,
 ) -> tuple[object, list[Store]]:
   """(tokenizer, one store for each source), prepared where missing.
 
   tokenizer: as a config names it, or one that is there already. split: of
   all the sources; None takes each source's own. download: get TFDS datasets
-  that are not on this machine; otherwise they are a BadData. make: prepare
-  what is missing; without, a missing store is a BadData and nothing is written.
+  that are not on this machine; otherwise they are a BadData.
   """
   check_local(root, "data.root")
   root = expanded(root)
   opened = _open(sources, validation, root, say)
   for source in opened:
-    source.remembers = make
     if not source.present:
       source.obtain(download, say)
   found = tokenizer
@@ -150,12 +147,6 @@ def open_stores(
     folder = _folder(source, part, found, root)
     if folder.is_dir():
       store = Store(folder)
-    elif not make:
-      raise BadData(
-        f"{source.name!r} ({part}) is not prepared: there is no {folder}. "
-        "Reading its source and writing there is done on request only: look "
-        "at data in the run's config.json, then add --prepare"
-      )
     else:
       store = _prepare(folder, source, part, found, workers, say, progress)
     store.check(say, progress)

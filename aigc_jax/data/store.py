@@ -157,8 +157,12 @@ class Store:
     self,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
+    remember: bool = True,
   ) -> None:
-    """`verify` of what changed since it was checked, or was never."""
+    """`verify` of what changed since it was checked, or was never.
+
+    remember: note beside a large store that it was checked.
+    """
     todo = [
       name
       for name, state in self._states.items()
@@ -179,7 +183,7 @@ class Store:
       except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
-    if todo and self._large:
+    if todo and self._large and remember:
       self._remember()
 
   def _remembered(self) -> dict[str, State]:

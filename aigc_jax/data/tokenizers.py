@@ -271,8 +271,9 @@ def load_tokenizer(spec: str):
   if spec.startswith("hf:"):
     return _hugging_face(spec.removeprefix("hf:"))
   path = files.expanded(spec)
-  if spec.endswith(".model"):
-    return SentencePiece(_bytes(path), str(spec))  # a link is what was meant
+  if spec.endswith(".model"):  # a link is what was meant
+    model = files.content(Path(os.path.realpath(path)), LARGEST)
+    return SentencePiece(model, str(spec))
   if path.is_dir():
     return load(path)
   raise BadConfig(
@@ -280,11 +281,6 @@ def load_tokenizer(spec: str):
     "ends in .model, 'hf:FOLDER' with a tokenizer.json, or a folder with a "
     f"saved tokenizer{nearest(spec, ('bytes', 'sentencepiece'))}"
   )
-
-
-def _bytes(path: Path) -> bytes:
-  """A file that the user or `save` chose: links are followed."""
-  return files.content(Path(os.path.realpath(path)), LARGEST)
 
 
 def _hugging_face(folder: str) -> HuggingFace:
@@ -363,11 +359,12 @@ MANIFEST = {
 def load(folder):
   """The tokenizer that `save` wrote. Raises BadData if it is another now.
 
-  Other bytes than were saved are refused before any library reads them.
+  Its files are regular ones of this folder: no link is followed. Other bytes
+  than were saved are refused before any library reads them.
   """
   folder = Path(folder)
   where = folder / "manifest.json"
-  manifest = files.parse_json(_bytes(where), str(where))
+  manifest = files.read_json(where, LARGEST)
   records.check(manifest, {"kind": str}, str(where))
   if manifest["kind"] not in LOADERS:
     raise BadData(
@@ -375,7 +372,7 @@ def load(folder):
     )
   records.check(manifest, MANIFEST, str(where))
   name, fingerprint, make = LOADERS[manifest["kind"]]
-  model = _bytes(folder / name) if name else b""
+  model = files.content(folder / name, LARGEST) if name else b""
   if fingerprint(model, manifest) == manifest["fingerprint"]:
     tokenizer = make(model, manifest, Path(os.path.realpath(folder)))
     if all(getattr(tokenizer, k) == manifest[k] for k in ("vocab", "eot")):

@@ -1,6 +1,7 @@
 """The data a config names: training stream, held-out sets, their stores."""
 
 import os
+from collections.abc import Sequence
 
 from aigc_jax import data, files
 from aigc_jax.data.documents import ALL
@@ -116,13 +117,12 @@ def open_eval(
   tokenizer=None,
   sources: list[dict] | None = None,
   say=print,
-  make: bool = True,
 ):
   """A held-out set of the sources of a config, or of others.
 
   tokenizer: of the run, where it is at hand; other sources need it, for a
-  tokenizer trained on those of the config knows nothing of them. make:
-  prepare what is missing; without, it is a BadData and nothing is written.
+  tokenizer trained on those of the config knows nothing of them. What is
+  missing is prepared.
   """
   d = config["data"]
   arguments = data_arguments(config)
@@ -138,10 +138,40 @@ def open_eval(
     **arguments,
     **{name: d[name] for name in names},
     say=say,
-    make=make,
   )
   data.check_vocab(found, config["model"]["vocab"])
   return found if batches is None else found.first(batches)
+
+
+def find_eval(
+  config: Config,
+  split: str,
+  batches: int | None = None,
+  *,
+  tokenizer,
+  fingerprints: Sequence[str],
+  sources: list[dict] | None = None,
+):
+  """The set that `open_eval` gave a run, or None where it is gone.
+
+  fingerprints: as the checkpoints of the run noted them. Only stores below
+  data.root are read: no source is, and nothing is written.
+  """
+  d = config["data"]
+  if sources is None:
+    arguments = heldout_arguments(config, split)
+    sources, split = arguments["sources"], arguments["split"]
+  names = ("root", "task", "batch", "length", "segments")
+  found = data.find_eval(
+    fingerprints,
+    splits=[split] * len(sources),
+    batches=batches,
+    tokenizer=tokenizer,
+    **{name: d[name] for name in names},
+  )
+  if found is not None:
+    data.check_vocab(found, config["model"]["vocab"])
+  return found
 
 
 def prepared_data(config: Config) -> list[dict] | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from flax import linen as nn
 from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf.settings import FREE, LATER, canonical
 from aigc_jax.run import spelling
 from aigc_jax.run.build import abstract_params, model_of
@@ -96,7 +97,7 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
     tokenizer = data.load_tokenizer(where)
   else:
     config = config_in(where)
-    tokenizer = data.load(files.expanded(where) / "tokenizer")
+    tokenizer = tokenizer_in(where)
     check = functools.partial(check_saved, where, config, tokenizer)
     config = config | {"model": config["model"] | model_changes}
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
@@ -105,6 +106,23 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
     abstract = abstract_params(model, mesh)
     params, step = read_params(where, abstract, step, check)
   return Loaded(model, params, tokenizer, config, mesh, step, where)
+
+
+def tokenizer_in(where: str | Path, missing: bool = False):
+  """The tokenizer of the run in a work directory.
+
+  Nothing outside that directory is read. missing: None where there is none.
+  Raises BadData.
+  """
+  folder = files.expanded(where) / "tokenizer"
+  if missing and not os.path.lexists(folder):
+    return None
+  if folder.is_symlink():
+    raise BadData(
+      f"{folder} is a link to {os.path.realpath(folder)}: only what lies in "
+      "the work directory itself is read; put a copy in its place (cp -rL)"
+    )
+  return data.load(folder)
 
 
 def check_step(step: int | None, folder: str | None) -> None:
@@ -143,9 +161,9 @@ def check_origin(
     words = imported.tokenizer
   else:
     theirs = config_in(where)["model"]
-    words = str(files.expanded(where) / "tokenizer")
-    if not Path(words).is_dir():  # of images, say
-      words = None
+    words = None  # of images, say
+    if tokenizer_in(where, missing=True) is not None:
+      words = str(files.expanded(where) / "tokenizer")
   changed = _changed_on_purpose(where, config["model"], theirs, set(allowed))
   if tokenizer is None or words is None:
     return changed
@@ -305,12 +323,29 @@ def read_params(where: str, abstract, step: int | None = None, check=None):
     return hf.read_params(folder, abstract, laid), 0
   workdir = files.expanded(where)
   if check is None:
-    words = workdir / "tokenizer"
-    tokenizer = data.load(words) if words.is_dir() else None
+    tokenizer = tokenizer_in(where, missing=True)
     check = functools.partial(check_saved, where, config_in(where), tokenizer)
   saved = history.checkpoints_in(workdir, identity_in(workdir))
   params, content = saved.restore_params(abstract, step, check)
   return params, int(content["step"])
+
+
+def heldout_prints(where: str, step: int) -> dict[str, list[str]]:
+  """{name: fingerprints} of the held-out sets that a run was measured on.
+
+  As its checkpoints noted them: that of `step` first, then the later first.
+  """
+  workdir = files.expanded(where)
+  saved = history.checkpoints_in(workdir, identity_in(workdir))
+  found: dict[str, list[str]] = {}
+  for s in sorted(saved.steps(), key=lambda s: (s != step, -s)):
+    meta = (saved.manifest(s) or {"meta": {}})["meta"]
+    prints = meta.get("heldout_fingerprints")
+    for key, value in (prints if isinstance(prints, Mapping) else {}).items():
+      known = found.setdefault(key.removeprefix("evaluate."), [])
+      if isinstance(value, str) and value not in known:
+        known.append(value)
+  return found
 
 
 def identity_in(workdir: Path) -> Identity | None:

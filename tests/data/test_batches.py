@@ -1,6 +1,7 @@
 """Batches: a pure function of (seed, fingerprint, step), on any hosts."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -541,10 +542,43 @@ def test_no_source_is_refused(root):
     build(None, root, sources=[])
 
 
-def test_nothing_is_prepared_where_that_was_not_asked_for(book, tmp_path):
+def found_eval(root, made, *prints, **changes):
+  """The set of these fingerprints, or of `made`, below a root."""
+  settings = dict(
+    root=str(root), splits=["validation"], batches=None,
+    tokenizer=made.tokenizer, task=dict(kind="next_token"),
+    batch=made.batch, length=made.length, segments=False,
+  ) | changes  # fmt: skip
+  return data.find_eval(prints or [made.fingerprint], **settings)
+
+
+def test_a_held_out_set_is_found_by_its_fingerprint_without_its_text(
+  book, tmp_path
+):
   root = tmp_path / "root"
-  with pytest.raises(BadData, match="is not prepared.*add --prepare"):
-    build_eval(book, root, make=False)
-  assert not root.exists()
+  mine = shutil.copy(book, tmp_path / "book.txt")
+  made = build_eval(mine, root)
+  os.remove(mine)
+  before = sorted(root.rglob("*"))
+  found = found_eval(root, made)
+  assert found.fingerprint == made.fingerprint
+  assert (found.rows(0, slice(None))["tokens"]
+          == made.rows(0, slice(None))["tokens"]).all()  # fmt: skip
+  first = made.first(1)
+  part = found_eval(root, made, "0" * 64, first.fingerprint, batches=1)
+  assert (part.fingerprint, part.batches) == (first.fingerprint, 1)
+  assert found_eval(root, made, "0" * 64) is None
+  assert found_eval(root, made, splits=["train"]) is None
+  assert found_eval(tmp_path / "none", made) is None
+  assert sorted(root.rglob("*")) == before
+
+
+def test_a_store_that_was_changed_is_not_found_in_silence(book, tmp_path):
+  root = tmp_path / "root"
   made = build_eval(book, root)
-  assert build_eval(book, root, make=False).fingerprint == made.fingerprint
+  (shard,) = (made.stores[0].folder).glob("tokens-*.npy")
+  content = bytearray(shard.read_bytes())
+  content[-2] ^= 1
+  shard.write_bytes(content)
+  with pytest.raises(BadData, match="not the bytes"):
+    found_eval(root, made)

@@ -13,6 +13,7 @@ from aigc_jax import data
 from aigc_jax.data import sentences
 from aigc_jax.data.tokenizers import Bytes, HuggingFace
 from aigc_jax.errors import BadConfig, BadData
+from tests.data.texts import prose
 
 HARD = (
   "<s></s><unk><pad><0x41><|endoftext|>",
@@ -262,6 +263,17 @@ def test_a_hostile_folder_is_refused_unread(tmp_path):
   for spec in (f"hf:{tmp_path}", f"{tmp_path}/x.model"):
     with pytest.raises(BadData, match="not a regular file"):
       data.load_tokenizer(spec)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "tokenizer.model"])
+def test_no_link_is_followed_out_of_a_saved_tokenizer(tmp_path, name):
+  made = sentences.train([prose(3, 400)], 300, "x")
+  data.save(made, tmp_path / "t")
+  assert data.load(tmp_path / "t").fingerprint == made.fingerprint
+  (tmp_path / "t" / name).rename(tmp_path / name)
+  (tmp_path / "t" / name).symlink_to(tmp_path / name)
+  with pytest.raises(BadData, match=f"{name} is a link to .*cp -rL"):
+    data.load(tmp_path / "t")
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path):
