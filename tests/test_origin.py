@@ -75,7 +75,8 @@ def test_another_run_is_no_origin_for_another_decoder(workdir, key):
   assert f"config.model.{key}" in str(error.value).split(": ", 2)[-1]
 
 
-SHAPES = ("vocab", "dim")  # of CHANGES, what parameters have the shape of
+# Of CHANGES, what parameters have the shape or the place of.
+SHAPES = ("vocab", "dim", "pre_norm")
 
 
 @pytest.mark.parametrize("of", ["folder", "run"])
