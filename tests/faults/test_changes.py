@@ -254,7 +254,7 @@ def test_a_run_that_goes_back(start, copy, twin, record):
   gone = [(row["step"], row["set_aside"]) for row in events(copy, "rewind")]
   assert gone == [(8, [10, 12]), (15, [20])]
   run = start(copy, "--rewind=7").done(BadConfig.code)
-  assert "no whole checkpoint of step 7 (there are: " in run.err
+  assert "no whole checkpoint of step 7 of this run (there" in run.err
   record(
     "going back", "--rewind to an older checkpoint, also after the end",
     "later ones and their rows are kept aside, journalled, equals the twin",
