@@ -51,7 +51,7 @@ def test_a_fault_of_the_file_is_told_by_name_and_line(tmp_path, text, words):
 
 def test_a_preset_that_a_file_does_not_take_is_refused():
   quickstart = f"{ROOT}/configs/quickstart.py"
-  assert run.configured(quickstart, [])["steps"] == 400
+  assert run.configured(quickstart, [])["steps"] == 600
   with pytest.raises(BadConfig, match="takes no preset: leave ':huge' out"):
     run.configured(f"{quickstart}:huge", [])
 

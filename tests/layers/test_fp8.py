@@ -149,6 +149,7 @@ def small(**model):
   config = quickstart.get_config()
   config.data.update(batch=4, length=16)
   config.model.update(tiny.LLAMA, layers=2, unroll=0, **model)
+  config.optim.kind = "adamw"  # Muon has products of its own
   config.mesh.fsdp = 1
   return run.read(config)
 
