@@ -164,11 +164,13 @@ def score_task(loaded: run.Loaded, scorer: Scorer, form: str, items) -> Scores:
 def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   """Each held-out set of the run's config."""
   config, found = loaded.config, {}
+  run.check_data(config)
   prints = run.heldout_prints(loaded.name, loaded.step)
   score = run.scorer(loaded.model, run.objective_of(config))
   for name, entry in run.evaluations(config).items():
     if entry["kind"] != "loss":
       continue
+    run.check_evaluators(config | {"evaluate": {name: entry}})
     given = dict(batches=entry["batches"], tokenizer=loaded.tokenizer)
     given |= entry["data"]
     eval_set = run.find_eval(config, fingerprints=prints.get(name, ()), **given)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from aigc_jax import data, evaluate, run, train
+from aigc_jax import data, evaluate, export, generate, run, train
 from aigc_jax.data import sentences, writer
 from aigc_jax.data.sources import open_source
 from aigc_jax.errors import Refusal
@@ -246,6 +246,22 @@ def read_whole_config(folder: Path) -> None:
   run.make_mesh(config)
 
 
+def read_used_config(folder: Path) -> None:
+  config = run.usable_config_in(folder / "one")
+  kwargs = config["model"] | {"unroll": None, "remat": "none"}
+  model = run.model_of(config | {"model": kwargs})
+  tokenizer = data.load_tokenizer("bytes")
+  loaded = run.Loaded(model, None, tokenizer, config, None, 6, "one")
+  assert loaded.length >= 0
+  generate.note_length(loaded, 9)
+  assert export.length_of(config, tokenizer) > 0
+  run.check_data(config)
+  run.check_evaluators(config)
+  run.evaluations(config)
+  run.objective_of(config)
+  run.data_arguments(config)
+
+
 class Loaded(NamedTuple):
   name: str
   step: int
@@ -294,6 +310,7 @@ FORMATS = {
   "reference": in_run("reference.json", read_reports),
   "config": in_run("one/config.json", read_config),
   "config read again": in_run("one/config.json", read_whole_config),
+  "config of a model in use": in_run("one/config.json", read_used_config),
   "config in reports": in_run("one/config.json", read_reports),
   "scores": in_run("one/evaluate/6.json", read_scores),
   "task": Format(

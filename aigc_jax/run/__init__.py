@@ -48,11 +48,13 @@ from aigc_jax.run.overrides import configured, section_of
 from aigc_jax.run.places import repeated
 from aigc_jax.run.settings import (
   Config,
+  check_data,
   config_in,
   fingerprint,
   provenance_in,
   read,
   result_in,
+  usable_config_in,
 )
 from aigc_jax.run.standing import Standing, going_on
 
@@ -64,6 +66,7 @@ __all__ = [
   "Standing",
   "abstract_params",
   "build",
+  "check_data",
   "check_evaluators",
   "check_inputs",
   "check_origin",
@@ -98,4 +101,5 @@ __all__ = [
   "scorer",
   "section_of",
   "tokenizer_of",
+  "usable_config_in",
 ]

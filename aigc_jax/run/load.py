@@ -23,6 +23,7 @@ from aigc_jax.run.settings import (
   Config,
   config_in,
   provenance_in,
+  usable_config_in,
   written_fingerprint,
 )
 from aigc_jax.sampling.decode import Engine
@@ -96,7 +97,7 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
     config = {"model": spelling.modern_section("model", model_config)}
     tokenizer = data.load_tokenizer(where)
   else:
-    config = config_in(where)
+    config = usable_config_in(where)
     tokenizer = tokenizer_in(where)
     check = functools.partial(check_saved, where, config, tokenizer)
     config = config | {"model": config["model"] | model_changes}
@@ -160,7 +161,7 @@ def check_origin(
     theirs = spelling.modern_section("model", imported.kwargs)
     words = imported.tokenizer
   else:
-    theirs = config_in(where)["model"]
+    theirs = usable_config_in(where)["model"]
     words = None  # of images, say
     if tokenizer_in(where, missing=True) is not None:
       words = str(files.expanded(where) / "tokenizer")

@@ -81,15 +81,30 @@ DATA = {
 
 # What files of a work directory are, so far as anything here looks into them.
 # Of a config only what is read before `read` has looked at it.
+SIZE = range(1, 2**31)
 STORED = {
   "seed?": int,
   "steps?": (int, None),
-  "data?": {"path?": (str, None), "sources?": [dict], "length?": COUNT,
-            "batch?": COUNT},
+  "data?": {"path?": (str, None), "sources?": [dict], "length?": SIZE,
+            "batch?": SIZE, "validation?": float, "validation_path?":
+            (str, None), "root?": str, "tokenizer?": str, "tokenizer_vocab?":
+            int, "field?": str, "segments?": bool, "shuffle?": bool,
+            "task?": {"kind?": str}},
   "model?": {"kind?": str},
   "optim?": dict,
-  "evaluate?": {str: dict},
+  "objective?": dict,
+  "init_from?": (str, None),
+  "evaluate?": {str: {"kind?": str, "batches?": (int, None),
+                      "data?": {"split?": str, "sources?": [dict]}}},
 }  # fmt: skip
+# What a model is made of and measured by must be there beside.
+NEEDED = {
+  "model": {"kind": str},
+  "data": {"length": SIZE, "batch": SIZE},
+  "objective": dict,
+  "evaluate": {str: {"kind": str}},
+  "init_from": (str, None),
+}
 NAMED = {str: (str, float, bool, None)}
 PROVENANCE = {
   "seed?": int,
@@ -123,10 +138,11 @@ def read(config: ConfigDict | Mapping) -> Config:
   expect("config", plain, SECTIONS, among=SECTIONS)
   check_types("", plain, SECTIONS)
   for section, types in (
-    ("checkpoint", CHECKPOINT), ("log", LOG), ("mesh", MESH), ("data", DATA),
+    ("checkpoint", CHECKPOINT), ("log", LOG), ("mesh", MESH)
   ):  # fmt: skip
     expect(section, plain[section], types)
     check_types(section, plain[section], types)
+  check_data(plain)
   expect("data.task", plain["data"]["task"], ("kind",))
   make, rest = kind_of("model", plain["model"], MODELS)
   check_call(make, "model", rest)
@@ -260,6 +276,21 @@ def config_in(workdir: str | Path, name: str = "config.json") -> Config:
   name: of the file, as config.before-STEP.json is that of before a change.
   """
   return spelling.modern(_json_in(workdir, name, STORED))
+
+
+def usable_config_in(workdir: str | Path) -> Config:
+  """`config_in`, with all that using the model takes; else BadConfig."""
+  config = config_in(workdir)
+  where = str(files.expanded(workdir) / "config.json")
+  records.check(config, NEEDED, where, BadConfig)
+  _check_whole_numbers("", {k: config[k] for k in config if k not in LARGE})
+  return config
+
+
+def check_data(config: Config) -> None:
+  """Raises BadConfig where a section data is not one that can be opened."""
+  expect("data", config["data"], DATA)
+  check_types("data", config["data"], DATA)
 
 
 def written_fingerprint(workdir: str | Path) -> str:
