@@ -46,7 +46,7 @@ def _parquet(path):
     ) from e
   try:
     return parquet.ParquetFile(path)
-  except (pyarrow.ArrowException, OSError) as e:
+  except (pyarrow.ArrowException, OSError, UnicodeError) as e:
     raise BadData(f"{path}: not a Parquet file: {e}") from e
 
 
