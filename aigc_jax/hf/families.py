@@ -7,9 +7,13 @@ from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
 from aigc_jax.hf.granite import GRANITE
 from aigc_jax.hf.llama import LLAMA, MISTRAL
+from aigc_jax.hf.neox import NEOX
+from aigc_jax.hf.olmo import OLMO2, OLMO3
+from aigc_jax.hf.phi import PHI, PHI3
 from aigc_jax.hf.qwen import QWEN2, QWEN3
 from aigc_jax.hf.settings import LATER, Settings, canonical
 from aigc_jax.hf.smollm import SMOLLM3
+from aigc_jax.hf.stablelm import STABLELM
 from aigc_jax.hf.table import Family
 
 # By model_type of config.json; an export takes the first that fits.
@@ -24,6 +28,12 @@ FAMILIES = {
   "gemma3_text": GEMMA3,
   "smollm3": SMOLLM3,
   "granite": GRANITE,
+  "olmo2": OLMO2,
+  "olmo3": OLMO3,
+  "phi3": PHI3,
+  "gpt_neox": NEOX,
+  "stablelm": STABLELM,
+  "phi": PHI,
 }
 
 
@@ -77,7 +87,10 @@ def objections(family: Family, kwargs: Mapping) -> list[str]:
   """
   kwargs = LATER | dict(kwargs)
   written = write_config(family, kwargs)
-  back = canonical(read_config(family, written, "config"))
+  try:
+    back = canonical(read_config(family, written, "config"))
+  except BadData:  # not even a config of that family: all of it is in the way
+    back = {}
   asked = canonical(kwargs)
   return family.limits(kwargs) + [
     f"{key}={kwargs[key]!r}" for key in asked if asked[key] != back.get(key)

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from aigc_jax.hf.settings import (
   ACTIVATIONS,
@@ -14,33 +15,49 @@ from aigc_jax.hf.settings import (
   each_window,
 )
 from aigc_jax.hf.table import Family, Row
+from aigc_jax.layers.position import LONGER
 
 BLOCK = "model.layers.{layer}."
 
 
-def _projection(ours: str, theirs: str, axes: str, bias: str):
+def projection(ours: str, theirs: str, axes: str, bias: str):
+  return linear(f"stack/{ours}", f"{BLOCK}{theirs}", axes, bias)
+
+
+def linear(ours: str, theirs: str, axes: str, bias: str) -> tuple[Row, Row]:
   """The weight and, where the model has one, the bias of a linear layer."""
   return (
-    Row(f"stack/{ours}/w", f"{BLOCK}{theirs}.weight", axes),
-    Row(f"stack/{ours}/bias", f"{BLOCK}{theirs}.bias", bias),
+    Row(f"{ours}/w", f"{theirs}.weight", axes),
+    Row(f"{ours}/bias", f"{theirs}.bias", bias),
   )
 
 
-def _norm(ours: str, theirs: str, letter: str = "D") -> Row:
+def layer_norm(ours: str, theirs: str) -> tuple[Row, Row]:
+  """The scale and, where the model has one, the bias of a norm."""
+  return (
+    Row(f"{ours}/scale", f"{theirs}.weight", "D->D"),
+    Row(f"{ours}/bias", f"{theirs}.bias", "D->D"),
+  )
+
+
+def norm(ours: str, theirs: str, letter: str = "D") -> Row:
   return Row(
     f"stack/{ours}/scale", f"{BLOCK}{theirs}.weight", f"{letter}->{letter}"
   )
 
 
+QUERY_KEY_VALUE = (
+  *projection("attention/query", "self_attn.q_proj", "(NH)D->DNH", "(NH)->NH"),
+  *projection("attention/key", "self_attn.k_proj", "(KH)D->DKH", "(KH)->KH"),
+  *projection("attention/value", "self_attn.v_proj", "(KH)D->DKH", "(KH)->KH"),
+)
 # Between these stand the norms, which families name differently.
 PROJECTIONS = (
-  *_projection("attention/query", "self_attn.q_proj", "(NH)D->DNH", "(NH)->NH"),
-  *_projection("attention/key", "self_attn.k_proj", "(KH)D->DKH", "(KH)->KH"),
-  *_projection("attention/value", "self_attn.v_proj", "(KH)D->DKH", "(KH)->KH"),
-  *_projection("attention/out", "self_attn.o_proj", "D(NH)->NHD", "D->D"),
-  *_projection("mlp/gate", "mlp.gate_proj", "FD->DF", "F->F"),
-  *_projection("mlp/up", "mlp.up_proj", "FD->DF", "F->F"),
-  *_projection("mlp/down", "mlp.down_proj", "DF->FD", "D->D"),
+  *QUERY_KEY_VALUE,
+  *projection("attention/out", "self_attn.o_proj", "D(NH)->NHD", "D->D"),
+  *projection("mlp/gate", "mlp.gate_proj", "FD->DF", "F->F"),
+  *projection("mlp/up", "mlp.up_proj", "FD->DF", "F->F"),
+  *projection("mlp/down", "mlp.down_proj", "DF->FD", "D->D"),
 )
 ENDS = (
   Row("embed/table", "model.embed_tokens.weight", "VD->VD"),
@@ -48,18 +65,18 @@ ENDS = (
   Row("head/table", "lm_head.weight", "VD->VD"),
 )
 HEAD_NORMS = (
-  _norm("attention/norm_query", "self_attn.q_norm", "H"),
-  _norm("attention/norm_key", "self_attn.k_norm", "H"),
+  norm("attention/norm_query", "self_attn.q_norm", "H"),
+  norm("attention/norm_key", "self_attn.k_norm", "H"),
 )
 NORMS = (
-  _norm("norm_attention", "input_layernorm"),
-  _norm("norm_mlp", "post_attention_layernorm"),
+  norm("norm_attention", "input_layernorm"),
+  norm("norm_mlp", "post_attention_layernorm"),
 )
 FOUR_NORMS = (
-  _norm("norm_attention", "input_layernorm"),
-  _norm("post_attention", "post_attention_layernorm"),
-  _norm("norm_mlp", "pre_feedforward_layernorm"),
-  _norm("post_mlp", "post_feedforward_layernorm"),
+  norm("norm_attention", "input_layernorm"),
+  norm("post_attention", "post_attention_layernorm"),
+  norm("norm_mlp", "pre_feedforward_layernorm"),
+  norm("post_mlp", "post_feedforward_layernorm"),
 )
 IGNORED = ("*rotary_emb*.inv_freq",)
 
@@ -85,10 +102,10 @@ _KINDS = {"default": None, "linear": "linear", "llama3": "llama3"}
 def rotary(c: Settings, base: float = 10000.0) -> dict:
   """rotary_base and rotary_scaling, by the older keys or the newer."""
   c.only("partial_rotary_factor", 1, 1.0)
-  return _base(c, base) | dict(rotary_scaling=scaling(_scale(c)))
+  return _base(c, base) | dict(rotary_scaling=scaling(slowing(c)))
 
 
-def _scale(c: Settings) -> Settings:
+def slowing(c: Settings) -> Settings:
   """What slows rotary planes, by the older key or the newer."""
   both = "rope_parameters" in c
   return c.part("rope_parameters") if both else c.part("rope_scaling")
@@ -97,7 +114,7 @@ def _scale(c: Settings) -> Settings:
 def _base(c: Settings, base: float) -> dict:
   outer = c.number("rope_theta", base)
   if "rope_parameters" in c:
-    outer = _scale(c).number("rope_theta", outer)
+    outer = slowing(c).number("rope_theta", outer)
   return dict(rotary_base=outer)
 
 
@@ -107,11 +124,64 @@ def rotary_or_yarn(c: Settings, head_dim: int, base: float = 1e4) -> dict:
   Queries and keys are both longer by attention_factor, so that products are
   by its square.
   """
-  scale = _scale(c)
-  if "yarn" not in (scale.value("rope_type"), scale.value("type")):
+  scale = slowing(c)
+  if not _yarns(scale):
     return rotary(c, base)
   for part in (c, scale):
     part.only("partial_rotary_factor", 1, 1.0)
+  found = any_scaling(c, scale)
+  longer = found.pop(LONGER)
+  return _base(c, base) | dict(
+    rotary_scaling=found, attention_scale=longer**2 * head_dim**-0.5
+  )
+
+
+def rotary_in_part(
+  c: Settings,
+  head_dim: int,
+  *,
+  share: float,
+  names: Mapping = MappingProxyType({}),
+) -> dict:
+  """As `rotary`, for a model that may turn a part of each head only.
+
+  share: of the head, where it is not said. names: older ones of the keys of
+  the base and of the share. What YaRN makes longer is that part.
+  """
+  scale = slowing(c)
+  base = c.number(names.get("base", "rope_theta"), 10000.0)
+  key = "partial_rotary_factor"
+  part = c.number(names.get("part", key), share)
+  turned = int(head_dim * scale.number(key, part))
+  if turned % 2 or not 2 <= turned <= head_dim:
+    raise c.fault(key, f"an even part of the {head_dim} components of a head")
+  return dict(
+    rotary_base=scale.number("rope_theta", base),
+    rotary_scaling=any_scaling(c, scale),
+    rotary_dim=None if turned == head_dim else turned,
+  )
+
+
+def their_share(k: Mapping) -> float:
+  """The part of a head that is turned, so that it is not rounded down."""
+  turned = k["rotary_dim"] or k["head_dim"]
+  share = turned / k["head_dim"]
+  exact = int(k["head_dim"] * share) == turned
+  return share if exact else math.nextafter(share, 1.0)
+
+
+def _yarns(scale: Settings) -> bool:
+  return "yarn" in (scale.value("rope_type"), scale.value("type"))
+
+
+def any_scaling(c: Settings, scale: Settings) -> dict | None:
+  """Our description of the slowing of rotary planes, YaRN's too.
+
+  With YaRN's factor of what is turned in it, and whatever part of a head that
+  may be.
+  """
+  if not _yarns(scale):
+    return _scaling(scale)
   found = {ours: scale.number(*theirs) for ours, theirs in YARN.items()}
   if not found["slow"] < found["fast"]:
     raise scale.fault("beta_slow", "less than beta_fast")
@@ -127,10 +197,7 @@ def rotary_or_yarn(c: Settings, head_dim: int, base: float = 1e4) -> dict:
     longer = _longer(found["factor"], above if above and below else 1.0)
     if above and below:
       longer /= _longer(found["factor"], below)
-  return _base(c, base) | dict(
-    rotary_scaling=dict(kind="yarn", **found),
-    attention_scale=longer**2 * head_dim**-0.5,
-  )
+  return dict(kind="yarn", **found) | {LONGER: longer}
 
 
 def _longer(factor: float, weight: float) -> float:
@@ -142,17 +209,22 @@ def their_yarn(k: Mapping) -> dict:
   """`rotary_or_yarn` backwards, for YaRN."""
   found = k["rotary_scaling"]
   scale = k["attention_scale"] or k["head_dim"] ** -0.5
+  longer = math.sqrt(scale * k["head_dim"] ** 0.5)
   return dict(
     rope_type="yarn",
     original_max_position_embeddings=found["original_length"],
     truncate=found["whole"],
-    attention_factor=math.sqrt(scale * k["head_dim"] ** 0.5),
+    attention_factor=found.get(LONGER, longer),
   ) | {theirs: found[ours] for ours, (theirs, *_) in YARN.items()}
 
 
 def scaling(scale: Settings) -> dict | None:
   """Our description of the slowing of rotary planes; None for none."""
   scale.only("partial_rotary_factor", 1, 1.0)
+  return _scaling(scale)
+
+
+def _scaling(scale: Settings) -> dict | None:
   key = "rope_type" if "rope_type" in scale else "type"
   kind = scale.among(key, _KINDS, "default")
   if kind is None:
@@ -229,23 +301,38 @@ def plain(
   base: float = 10000.0,
 ) -> dict:
   """A Llama without biases, of which others differ a little; see `body`."""
-  found = body(c, head_dim=head_dim, kv_heads=kv_heads)
-  return (
-    found
-    | rotary_or_yarn(c, found["head_dim"], base)
-    | dict(
-      activation=c.among("hidden_act", ACTIVATIONS, "silu"),
-      tied=c.flag("tie_word_embeddings", False),
-    )
+  found = unturned(c, head_dim=head_dim, kv_heads=kv_heads)
+  return found | rotary_or_yarn(c, found["head_dim"], base)
+
+
+def unturned(
+  c: Settings, *, head_dim: int | None = None, kv_heads: int | None = None
+) -> dict:
+  """`plain` but for rotary positions."""
+  return body(c, head_dim=head_dim, kv_heads=kv_heads) | dict(
+    activation=c.among("hidden_act", ACTIVATIONS, "silu"),
+    tied=c.flag("tie_word_embeddings", False),
+  )
+
+
+def with_layer_norms(c: Settings) -> dict:
+  """The keywords of a model whose norms have a mean and a bias."""
+  return dict(
+    norm="layer", norm_bias=True, norm_eps=c.number("layer_norm_eps", 1e-5)
   )
 
 
 def their_plain(k: Mapping) -> dict:
   """`plain` backwards."""
+  act = THEIR_ACTIVATIONS.get(k["activation"])
+  return their_body(k) | their_rotary(k) | dict(hidden_act=act)
+
+
+def their_rotary(k: Mapping) -> dict:
+  """`rotary` backwards, and YaRN."""
   found = k["rotary_scaling"]
   yarns = found and found["kind"] == "yarn"
-  return their_body(k) | dict(
-    hidden_act=THEIR_ACTIVATIONS.get(k["activation"]),
+  return dict(
     rope_theta=k["rotary_base"],
     rope_scaling=their_yarn(k) if yarns else their_scaling(found),
   )

@@ -106,7 +106,7 @@ def _make(parts, arrays: Mapping[str, jax.Array], dtype) -> np.ndarray:
   for leaf, layer in parts:
     whole = arrays[leaf.row.path]
     piece = np.asarray(whole if layer is None else whole[layer])
-    pieces.append(piece.astype(dtype))
+    pieces.append(leaf.alone(piece).astype(dtype))
   return parts[0][0].theirs(pieces)
 
 

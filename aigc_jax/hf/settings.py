@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from aigc_jax.errors import BadData
+from aigc_jax.layers.position import LONGER
 
 REQUIRED = object()
 LARGEST = 2**31 - 1
@@ -221,6 +222,8 @@ def canonical(kwargs: Mapping) -> dict:
     k |= dict(rotary_base=0.0, rotary_scaling=None, rotary_local_base=0.0)
     k |= dict(rotary_layers=(), rotary_dim=None)
   k["rotary_scaling"] = dict(k["rotary_scaling"] or {})
+  if k["rotary_scaling"].get(LONGER) == 1:
+    del k["rotary_scaling"][LONGER]
   # Whoever writes 0.0 for "none" and whoever writes None mean the same.
   for key in ("rotary_local_base", "attention_softcap", "logit_softcap"):
     k[key] = k[key] or 0.0

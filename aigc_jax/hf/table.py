@@ -3,11 +3,13 @@
 A row says which tensor of theirs is which leaf of ours, and how the axes of
 one become those of the other: "(NH)D->DNH" is a matrix whose rows are heads
 times head width, transposed and split. Several leaves may share one tensor, as
-parts of an axis C. "{layer}" in a name stands for an index of the axis L.
+parts of an axis C, or lie one after the other in it. "{layer}" in a name stands
+for an index of the axis L.
 """
 
 import dataclasses
 import fnmatch
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -29,8 +31,9 @@ class Row(NamedTuple):
   path: str
   name: str
   axes: str
-  part: int = 0  # which of the C parts of a shared tensor
-  parts: int = 1
+  part: int = 0  # which of the parts of a shared tensor
+  # How many there are along C, or of which axes each one is along the first.
+  parts: int | tuple[str, ...] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Leaf:
 
   row: Row
   shape: tuple[int, ...]  # with the leading L, where the name has a layer
+  # Of all letters of the leaves that share a tensor with this one.
+  letters: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def stacked(self) -> bool:
@@ -78,12 +83,35 @@ class Leaf:
   def _axes(self) -> tuple[list[str], str, dict[str, int]]:
     theirs, ours = self.row.axes.split("->")
     groups = ["".join(pair) for pair in GROUP.findall(theirs)]
-    sizes = dict(zip(ours, self.shape[self.stacked :], strict=True))
-    return groups, ours, sizes | {"C": self.row.parts}
+    return groups, ours, self.sizes | {"C": self.row.parts}
+
+  @property
+  def sizes(self) -> dict[str, int]:
+    """{letter: size} of our axes, without L."""
+    _, ours = self.row.axes.split("->")
+    return dict(zip(ours, self.shape[self.stacked :], strict=True))
+
+  @property
+  def _ends(self) -> list[int]:
+    """Where the parts begin and end that lie one after the other."""
+    sizes = [
+      math.prod(self.letters[a] for a in part) for part in self.row.parts
+    ]
+    return [0, *itertools.accumulate(sizes)]
+
+  @property
+  def _in_a_row(self) -> bool:
+    return isinstance(self.row.parts, tuple)
 
   @property
   def their_shape(self) -> tuple[int, ...]:
     """The shape of one tensor of theirs."""
+    shape = self._own_shape
+    return (self._ends[-1], *shape[1:]) if self._in_a_row else shape
+
+  @property
+  def _own_shape(self) -> tuple[int, ...]:
+    """Of this leaf alone, if others lie before and behind it."""
     groups, _, sizes = self._axes
     return tuple(math.prod(sizes[a] for a in group) for group in groups)
 
@@ -98,6 +126,8 @@ class Leaf:
     """A tensor of theirs as a view with our axes."""
     groups, ours, sizes = self._axes
     letters = "".join(groups)
+    if self._in_a_row:
+      theirs = theirs[slice(*self._ends[self.row.part :][:2])]
     whole = theirs.reshape([sizes[a] for a in letters])
     if "C" in letters:
       before = (slice(None),) * letters.index("C")
@@ -106,7 +136,12 @@ class Leaf:
     return whole.transpose([letters.index(a) for a in ours])
 
   def theirs(self, parts: list[np.ndarray]) -> np.ndarray:
-    """One tensor of theirs from ours, or from the C parts that share it."""
+    """One tensor of theirs from ours, or from the parts that share it.
+
+    Parts in a row are each as `alone` makes it.
+    """
+    if self._in_a_row:
+      return np.concatenate(parts)
     groups, ours, _ = self._axes
     letters = "".join(groups)
     if "C" in letters:
@@ -115,7 +150,15 @@ class Leaf:
     else:
       (whole,) = parts
     order = [ours.index(a) for a in letters]
-    return whole.transpose(order).reshape(self.their_shape)
+    return whole.transpose(order).reshape(self._own_shape)
+
+  def alone(self, ours: np.ndarray) -> np.ndarray:
+    """What `theirs` takes of this leaf."""
+    if not self._in_a_row:
+      return ours
+    groups, letters, _ = self._axes
+    order = [letters.index(a) for a in "".join(groups)]
+    return ours.transpose(order).reshape(self._own_shape)
 
   def read(self, tensors: Mapping[str, Tensor], index, dtype) -> np.ndarray:
     """The part `index` of the leaf; of the files only its bytes are read."""
@@ -145,7 +188,14 @@ def leaves(family: Family, shapes: Mapping[str, tuple]) -> dict[str, Leaf]:
     raise BadConfig(
       f"{family.architecture} has no place for {_some(lost)} of this model"
     )
-  return {path: Leaf(rows[path], tuple(shapes[path])) for path in shapes}
+  found = {path: Leaf(rows[path], tuple(shapes[path])) for path in shapes}
+  letters: dict[str, dict[str, int]] = {}
+  for leaf in found.values():
+    letters.setdefault(leaf.row.name, {}).update(leaf.sizes)
+  return {
+    path: dataclasses.replace(leaf, letters=letters[leaf.row.name])
+    for path, leaf in found.items()
+  }
 
 
 def renamed(family: Family, names: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,10 @@ GEMMA = SMALL | dict(
   head_dim=4, query_pre_attn_scalar=6, sliding_window=4,
   layer_types=["sliding_attention", "full_attention"],
 )  # fmt: skip
+NEOX = dict(
+  vocab_size=17, hidden_size=12, intermediate_size=10, num_hidden_layers=2,
+  num_attention_heads=3, max_position_embeddings=32, rotary_pct=0.5,
+)  # fmt: skip
 FAMILIES = {
   "gpt2": (
     "gpt2",
@@ -39,6 +43,21 @@ FAMILIES = {
   "gemma2": ("gemma2", GEMMA | dict(attn_logit_softcapping=2.0)),
   "gemma3": ("gemma3_text", GEMMA),
   "granite": ("granite", SMALL | models.GRANITE),
+  "olmo2": ("olmo2", SMALL),
+  "olmo3": (
+    "olmo3",
+    SMALL
+    | dict(
+      sliding_window=4, layer_types=["sliding_attention", "full_attention"]
+    ),
+  ),
+  "phi3": (
+    "phi3",
+    SMALL | dict(pad_token_id=None, original_max_position_embeddings=32),
+  ),
+  "gpt_neox": ("gpt_neox", NEOX),
+  "stablelm": ("stablelm", SMALL | dict(partial_rotary_factor=0.5)),
+  "phi": ("phi", SMALL),
   "smollm3": (
     "smollm3",
     SMALL | dict(no_rope_layers=[1, 0], pad_token_id=None),

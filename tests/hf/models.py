@@ -47,6 +47,12 @@ GRANITE = dict(
   attention_multiplier=0.15,
 )  # fmt: skip
 SMOLLM3 = BODY | dict(pad_token_id=None)
+OLMO3 = SMOLLM3 | dict(sliding_window=13, layer_types=None, num_hidden_layers=4)
+PHI3 = BODY | dict(pad_token_id=None, original_max_position_embeddings=256)
+NEOX = dict(
+  vocab_size=263, hidden_size=48, intermediate_size=56, num_hidden_layers=3,
+  num_attention_heads=3, max_position_embeddings=256,
+)  # fmt: skip
 LATE = dict(use_sliding_window=True, sliding_window=13)
 
 # name: (model_type, config)
@@ -116,6 +122,40 @@ CASES |= {
     | GRANITE
     | YARN
     | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+  ),
+  "olmo2": ("olmo2", BODY),
+  "olmo2_yarn_biases": ("olmo2", BODY | YARN | dict(attention_bias=True)),
+  "olmo3": ("olmo3", OLMO3),
+  "olmo3_yarn": ("olmo3", OLMO3 | YARN | dict(num_hidden_layers=5)),
+  "phi3": ("phi3", PHI3),
+  "phi3_partial_window": (
+    "phi3",
+    PHI3 | dict(
+      partial_rotary_factor=0.75, sliding_window=19, num_key_value_heads=3,
+      tie_word_embeddings=True,
+    ),
+  ),
+  "gpt_neox": ("gpt_neox", NEOX),
+  "gpt_neox_in_a_row_tied": (
+    "gpt_neox",
+    NEOX | dict(
+      use_parallel_residual=False, tie_word_embeddings=True, rotary_pct=0.5,
+      rotary_emb_base=500, attention_bias=False,
+    ),
+  ),
+  "gpt_neox_yarn": (
+    "gpt_neox", NEOX | dict(rope_scaling=YARN["rope_scaling"], rotary_pct=0.75)
+  ),
+  "stablelm": ("stablelm", BODY),
+  "stablelm_parallel_biases": (
+    "stablelm",
+    BODY | dict(
+      use_parallel_residual=True, use_qkv_bias=True, partial_rotary_factor=0.5
+    ),
+  ),
+  "phi": ("phi", BODY),
+  "phi_linear": (
+    "phi", BODY | LINEAR | dict(partial_rotary_factor=0.25, rope_theta=300.0)
   ),
   "smollm3": ("smollm3", SMOLLM3 | dict(num_hidden_layers=5)),
   "smollm3_windows": (

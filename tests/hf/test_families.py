@@ -24,6 +24,19 @@ LLAMA3 = dict(
   original_length=16,
 )  # fmt: skip
 
+YARN = dict(
+  kind="yarn", factor=4.0, fast=32.0, slow=1.0, original_length=64, whole=True
+)
+OLMO = LLAMA | dict(
+  pre_norm=False, post_norm=True, qk_norm=True, qk_norm_joint=True
+)
+LAYER_NORM = dict(norm="layer", norm_bias=True)
+NEOX = GPT2 | dict(
+  position="rotary", rotary_dim=4, parallel=True, tied=False,
+  activation="gelu",
+)  # fmt: skip
+STABLELM = LLAMA | LAYER_NORM | dict(rotary_dim=2, dim=48)
+
 # name: (decoder, model_type)
 FITS = {
   "llama": (LLAMA, "llama"),
@@ -57,6 +70,29 @@ FITS = {
     | dict(embed_multiplier=12.0, logit_multiplier=1 / 13, dim=48,
            residual_multiplier=0.22, attention_scale=1 / 64),
     "granite",
+  ),
+  "olmo 2": (OLMO, "olmo2"),
+  "olmo 3": (OLMO | dict(windows=(7, 7, None)), "olmo3"),
+  "olmo 3 of two bases": (
+    OLMO | dict(windows=(7, None), rotary_local_base=100.0,
+                rotary_scaling=YARN | dict(attention_factor=1.2)),
+    "olmo3",
+  ),
+  "phi 3": (LLAMA | dict(rotary_dim=6), "phi3"),
+  "phi 3 with windows": (LLAMA | dict(rotary_dim=2, windows=(5,)), "phi3"),
+  "gpt-neox": (NEOX, "gpt_neox"),
+  "gpt-neox in a row, tied": (
+    NEOX | dict(parallel=False, tied=True, rotary_dim=None), "gpt_neox"
+  ),
+  "stablelm": (STABLELM, "stablelm"),
+  "stablelm side by side": (
+    STABLELM | dict(parallel=True, shared_norm=True, attention_bias=True,
+                    rotary_scaling=YARN | dict(attention_factor=1.2)),
+    "stablelm",
+  ),
+  "phi": (
+    NEOX | dict(shared_norm=True, head_bias=True, activation="gelu_tanh"),
+    "phi",
   ),
   "smollm3": (LLAMA | dict(rotary_layers=(True, False)), "smollm3"),
   "smollm3 with windows": (
@@ -219,6 +255,10 @@ def test_an_absent_key_means_what_transformers_means(
     ("gpt2", dict(add_cross_attention=True), "add_cross_attention"),
     ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
     ("llama", dict(rope_scaling={"rope_type": "longrope"}), "longrope"),
+    ("phi3", dict(rope_scaling={"type": "su"}), "su"),
+    ("phi", dict(qk_layernorm=True), "qk_layernorm"),
+    ("stablelm", dict(partial_rotary_factor=1.5), "partial_rotary_factor"),
+    ("smollm3", dict(no_rope_layers=[1]), "no_rope_layers"),
     ("gemma3_text", dict(use_bidirectional_attention=True), "bidirectional"),
     ("qwen3", dict(use_sliding_window=True, layer_types=["x"] * 2), "x"),
   ],
@@ -241,4 +281,5 @@ def test_rows_of_a_family_name_each_side_once():
     for row in family.rows:
       shared.setdefault((row.name, row.parts), []).append(row.part)
     for (_, parts), seen in shared.items():
-      assert sorted(seen) == list(range(parts)) and math.prod((parts,)) > 0
+      count = parts if isinstance(parts, int) else len(parts)
+      assert sorted(seen) == list(range(count)) and count > 0
