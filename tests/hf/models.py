@@ -3,9 +3,12 @@
 Needs torch and transformers (the extra [parity]); imported only where both are.
 """
 
+import copy
+
 import torch
 import transformers
 
+torch.set_num_threads(1)  # threads that wait for each other cost far more
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
@@ -171,6 +174,8 @@ CASES |= {
 
 def build(model_type: str, config: dict, seed: int = 0):
   """A model whose weights, biases and scales are all away from 0 and 1."""
+  # A copy: transformers writes into the dicts of rotary scalings.
+  config = copy.deepcopy(config)
   settings = transformers.AutoConfig.for_model(model_type, **config)
   torch.manual_seed(seed)
   model = transformers.AutoModelForCausalLM.from_config(

@@ -96,14 +96,16 @@ def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
     say=lambda text: None, 
   )  # fmt: skip
   assert told["difference"] == 0
+  # A Phi-3 that turns whole heads is a Llama, and is written as one.
+  as_it_was = hf.choose_family(found.kwargs).rows == found.family.rows
+  assert as_it_was == (name != "phi3")
   before, after = read(folder), read(out)
-  assert before.keys() == after.keys()
-  for key in before:
+  assert (before.keys() == after.keys()) == as_it_was
+  for key in before if as_it_was else ():
     np.testing.assert_array_equal(before[key], after[key])
   again = loaded(out)
-  assert difference(
-    models.logits(again, TOKENS), models.logits(model, TOKENS)
-  ) < (1e-6)
+  apart = difference(models.logits(again, TOKENS), models.logits(model, TOKENS))
+  assert apart < (1e-6 if as_it_was else CLOSE)
 
 
 def loaded(folder):
