@@ -641,14 +641,11 @@ def _prompt(config: run.Config) -> str:
   return ""
 
 
-def _samples_line(workdir: Path) -> list[str]:
-  if not (workdir / "samples").is_dir():
-    return []
-  return [f"  {workdir}/samples                text it wrote"]
-
-
 def footer(workdir: Path, result: dict, config: run.Config) -> str:
-  """Results, where things are, what to try next: as one would type it."""
+  """Results, where things are, what to try next: as one would type it here."""
+  has_samples = (workdir / "samples").is_dir()
+  if workdir.is_relative_to(Path.cwd()):
+    workdir = workdir.relative_to(Path.cwd())
   quoted = shlex.quote(str(workdir))
   lines = ["", "Results"]
   for name, value in result.items():
@@ -658,7 +655,7 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
     "Files",
     f"  {workdir}/metrics.jsonl          every number",
     f"  {workdir}/checkpoints            {result['step']} is the last step",
-    *_samples_line(workdir),
+    *([f"  {workdir}/samples                text it wrote"] * has_samples),
     "Next",
     f"  python -m aigc_jax.generate --workdir={quoted}{_prompt(config)}",
     f"  python -m aigc_jax.evaluate --workdir={quoted}",

@@ -164,5 +164,7 @@ def test_the_commands_a_run_prints_can_be_typed_as_they_stand():
     for words in typed
   )
   assert "--prompt=def main(" in typed[0]
+  here = training.footer(Path.cwd() / "runs" / "x", {"step": 3}, config)
+  assert "--workdir=runs/x " in here and str(Path.cwd()) not in here
   config["evaluate"] = {}  # nothing is known of what the text is like
   assert "--prompt" not in training.footer(workdir, {"step": 3}, config)
