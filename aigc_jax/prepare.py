@@ -174,6 +174,19 @@ def _by_flags(values, how: dict) -> None:
     raise BadData(str(e).replace("--config.data.", "--")) from e
 
 
+def _check_alone(values) -> None:
+  """Raises BadConfig for a flag that says what the config says already."""
+  keys = ("path", "field", "tokenizer", "tokenizer_vocab", "validation",
+          "validation_path", "root")  # fmt: skip
+  for name in (*FLAGS, *keys):
+    if not values[name].present:
+      continue
+    way = "leave out --config"
+    if name in keys:
+      way = f"write --config.data.{name}={values[name].value} or {way}"
+    raise BadConfig(f"--{name} is not read beside --config: {way}")
+
+
 def _by_config(config: run.Config, how: dict) -> None:
   settings = run.data_arguments(config)
   share = settings["validation"]
@@ -193,6 +206,7 @@ def main() -> int:
     if values.config is None:
       _by_flags(values, how)
     else:
+      _check_alone(values)
       _by_config(run.read(values.config), how)
   except KeyboardInterrupt:
     raise Stopped("stopped; run the same line again to go on") from None

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -62,3 +63,20 @@ def test_negative_workers_are_refused(tmp_path):
       root=str(tmp_path),
       workers=-1,
     )
+
+
+def test_what_a_config_says_is_not_said_by_a_flag_too():
+  names = "path corpus tfds field tokenizer tokenizer_vocab validation".split()
+  names += ["validation_path", "root"]
+
+  def given(**values):
+    return {
+      n: types.SimpleNamespace(present=int(n in values), value=values.get(n))
+      for n in names
+    }
+
+  prepare._check_alone(given())
+  with pytest.raises(BadConfig, match="write --config.data.path=other.txt or"):
+    prepare._check_alone(given(path="other.txt"))
+  with pytest.raises(BadConfig, match="--corpus is not read beside --config"):
+    prepare._check_alone(given(corpus="stdlib"))
