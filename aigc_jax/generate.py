@@ -19,13 +19,14 @@ that a prompt spells as such, which else are text like any other.
 import contextlib
 import functools
 import json
+import os
 import sys
 import time
 
 import jax
 from absl import flags
 
-from aigc_jax import command, files, run
+from aigc_jax import command, files, run, tree
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.sampling import chat
 from aigc_jax.sampling.decode import Engine
@@ -39,6 +40,10 @@ ENDS = {
   "stop": "a stop string came",
   "length": "--max_tokens reached",
 }
+
+
+# Of tokens, continuations and rows; far beyond it, lists of them fill memory.
+MOST = 10**7
 
 
 def define_flags() -> None:
@@ -71,8 +76,9 @@ def main() -> int:
   # Before the model is read, which may take minutes.
   sampling.check(2**31)
   for name in ("max_tokens", "num_samples", "batch"):
-    if FLAGS[name].value < 1:
-      raise BadConfig(f"--{name}={FLAGS[name].value}: expected at least 1")
+    value = FLAGS[name].value
+    if not 1 <= value <= MOST:
+      raise BadConfig(f"--{name}={value}: expected from 1 to {MOST:,}")
   if "" in FLAGS.stop:
     raise BadConfig("--stop='': an empty stop string would stop at once")
   if not FLAGS.workdir:
@@ -82,6 +88,8 @@ def main() -> int:
     command.check_out(FLAGS.out)
   loaded = run.load(FLAGS.workdir, step=FLAGS.step, unroll=None, remat="none")
   note_length(loaded, FLAGS.max_tokens)
+  rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
+  check_room(loaded.model, FLAGS.max_tokens, rows, room())
   read = functools.partial(prompt_ids, special=FLAGS.special)
   if FLAGS.chat:  # the template spells what comes before a text itself
     prompts = written_out(loaded.tokenizer, prompts)
@@ -190,6 +198,27 @@ def note_special(tokenizer, prompts: list[str]) -> None:
       "the special token",
       file=sys.stderr,
     )
+
+
+def room() -> int:
+  """Bytes of memory of the first device; of this machine, where it is a CPU."""
+  device = jax.local_devices()[0]
+  limit = (device.memory_stats() or {}).get("bytes_limit")
+  return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_room(model, max_tokens: int, rows: int, memory: int) -> None:
+  """Raises BadConfig where the cache of so many tokens could never fit."""
+  cache = jax.eval_shape(lambda: model.cache(1, 1))
+  each = rows * tree.nbytes(cache)  # of one position of all rows
+  if each * max_tokens <= memory:
+    return
+  raise BadConfig(
+    f"--max_tokens={max_tokens} of {rows} continuation(s) made together need "
+    f"{each * max_tokens / 2**30:,.0f} GiB of keys and values, and there are "
+    f"{memory / 2**30:,.0f}: expected at most {memory // each:,} (or a smaller "
+    "--batch)"
+  )
 
 
 def note_length(loaded: run.Loaded, max_tokens: int) -> None:

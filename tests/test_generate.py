@@ -87,6 +87,8 @@ def test_completions_are_json_lines_the_same_for_the_same_seed(
     ("--top_k=-1", BadConfig, "top_k=-1"),
     ("--max_tokens=0", BadConfig, "--max_tokens=0"),
     ("--num_samples=-2", BadConfig, "--num_samples=-2"),
+    ("--num_samples=1000000000", BadConfig, "from 1 to 10,000,000"),
+    ("--max_tokens=100000000000000000000", BadConfig, "from 1 to 10,000,000"),
     ("--stop=", BadConfig, "--stop"),
     ("--temperature=1e-7", BadConfig, "temperature=1e-07"),
     ("--workdir=", BadConfig, "--workdir"),
@@ -210,3 +212,12 @@ def test_an_output_that_cannot_be_finished_leaves_the_old_one(
   with pytest.raises(StorageFailure, match=f"--out={out}.*No space left"):
     call("--workdir=x", "--prompt=a", "--max_tokens=1", f"--out={out}")
   assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cache_that_could_never_fit_is_refused_before_it_is_made():
+  model = tiny.build("llama")  # 3 layers of 2 key heads of width 8, float32
+  each = 2 * 3 * 2 * 8 * 4
+  generate.check_room(model, 100, rows=5, memory=500 * each)
+  with pytest.raises(BadConfig, match="expected at most 99 "):
+    generate.check_room(model, 100, rows=5, memory=499 * each)
+  assert generate.room() > 2**28
