@@ -53,11 +53,19 @@ def test_a_key_that_changes_the_decoder_is_refused_with_its_remedy(folder, key):
   assert f"config.model.{key}" in str(error.value).split(": ", 2)[-1]
 
 
+def write_config(folder, model):
+  config = dict(
+    model=model, data=dict(length=16, batch=4), objective={}, evaluate={},
+    init_from=None,
+  )  # fmt: skip
+  (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.fixture
 def workdir(tmp_path):
   """What a run leaves of itself, but for its checkpoints."""
   model = dict(kind="decoder") | tiny.LLAMA
-  (tmp_path / "config.json").write_text(json.dumps({"model": model}))
+  write_config(tmp_path, model)
   save(load_tokenizer("bytes"), tmp_path / "tokenizer")
   return tmp_path
 
@@ -119,7 +127,7 @@ def test_another_kind_of_model_is_refused_by_its_kind(workdir):
     run.check_origin(continued(workdir, kind="encoder", norm_eps=1.0))
   assert "norm_eps" not in str(error.value)
   encoder = dict(kind="encoder", layers=2, dropout=0.1)
-  (workdir / "config.json").write_text(json.dumps({"model": encoder}))
+  write_config(workdir, encoder)
   again = dict(init_from=str(workdir), model=encoder | dict(dropout=0.0))
   run.check_origin(again)
   again["model"]["layers"] = 3
