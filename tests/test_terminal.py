@@ -1,6 +1,7 @@
 """Nothing that comes from elsewhere does more on a terminal than appear."""
 
 import io
+import logging as std_logging
 import sys
 
 import pytest
@@ -65,6 +66,11 @@ def test_text_of_any_language_stays_as_it_is():
 def test_every_stream_of_a_command_shows_what_it_is_given(name, monkeypatch):
   screens = screens_of(monkeypatch)
   text = WICKED[name]
+  # pytest would keep the record and could not send half a character to the
+  # process that reports.
+  root = std_logging.getLogger()
+  ours = [h for h in root.handlers if "pytest" not in type(h).__module__]
+  monkeypatch.setattr(root, "handlers", ours)
   print(text, end="")
   print(text, file=sys.stderr)
   sys.stderr.writelines([text, "\n"])
