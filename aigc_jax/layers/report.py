@@ -1,0 +1,49 @@
+"""Report: what a layer tells beside its output.
+
+A layer that has something to tell, a loss of its own, a load, the moments of
+what it saw, reports metrics.Means; those of all parts of a batch are added up
+before anything is made of them, so that they say the same however the batch was
+parted. What state no gradient moves (the collection "stats") is moved by such a
+report, once a step: its value has a method `move`.
+"""
+
+from typing import Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from aigc_jax.tree import Tree
+
+REPORTS = "reports"  # the collection of what layers report
+STATS = "stats"  # the collection of what reports move
+
+
+class Moves(Protocol):
+  """A pytree of Means that moves the stats of the layer that reported it."""
+
+  def move(self, old: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The layer's stats after a step, from those before it; same names."""
+
+
+Reported = TypeVar("Reported", bound=Tree)
+
+
+def reporting(module: nn.Module) -> bool:
+  """Whether somebody asks for reports, which is so in training alone."""
+  asked = module.is_mutable_collection(REPORTS)
+  return asked and not module.is_initializing()
+
+
+def report(module: nn.Module, name: str, value: Reported) -> None:
+  """Adds `value`, a Mean or a pytree of them, to the module's report `name`.
+
+  Several calls of one module, and several reports of one name, are one sum.
+  Nothing happens where nobody asks.
+  """
+  if reporting(module):
+    module.sow(REPORTS, name, value, reduce_fn=_added, init_fn=lambda: None)
+
+
+def _added(before: Reported | None, value: Reported) -> Reported:
+  return value if before is None else jax.tree.map(jnp.add, before, value)
