@@ -287,8 +287,9 @@ def start_jax(alone: bool = False) -> None:
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = files.expanded(COMPILED)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def check_out(out: str | Path, *, make: bool = False) -> None:

@@ -81,7 +81,7 @@ SECRETS = {
 def twin(tmp_path_factory, start) -> Path:
   """The run that nothing ever happened to."""
   workdir = tmp_path_factory.mktemp("twin") / "run"
-  start(workdir, environ=SECRETS).done()
+  start(workdir, environ=SECRETS, fresh=True).done()
   return workdir
 
 

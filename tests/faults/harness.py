@@ -12,14 +12,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from aigc_jax.trainer import faults, manifest
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "tests/faults/tiny.py"
-LIMIT = 120.0  # seconds that anything may take before the test gives up
+# Seconds that anything may take before the test gives up: what ends a test is a
+# run that hangs, not a machine that has others to work for.
+LIMIT = 600.0
 
 # Programs are tiny: most of a first start is compiling them.
 XLA = "--xla_backend_optimization_level=0"
@@ -117,8 +120,8 @@ def forge(step: Path, change) -> None:
 class Run:
   """One process of the command, its output in files beside the work directory.
 
-  `wrap` are words that go before the command, as `strace ...`; `plan` are fault
-  hooks; `pid` is of the Python process itself, whatever it is wrapped in.
+  `plan` are fault hooks; `fresh` starts Python as a user does, and not by
+  forking a process that has imported what the command needs.
   """
 
   def __init__(
@@ -129,10 +132,9 @@ class Run:
     compiled: Path,
     config: str = CONFIG,
     devices: int = 1,
-    wrap: Sequence[str] = (),
     plan: dict | None = None,
     environ: dict | None = None,
-    preexec: Callable | None = None,
+    fresh: bool = False,
     log: Path | None = None,
   ):
     self.workdir = workdir
@@ -154,17 +156,26 @@ class Run:
     number = len(list(log.iterdir())) // 2
     self._out = log / f"{number:02}.out"
     self._err = log / f"{number:02}.err"
-    command = [
-      *wrap, sys.executable, "-m", "aigc_jax.train",
-      f"--config={config}:{text}", f"--workdir={workdir}", *flags,
+    variables |= environ or {}
+    line = [
+      "aigc_jax.train", f"--config={config}:{text}", f"--workdir={workdir}",
+      *flags,
     ]  # fmt: skip
     self._before = self._starts()
     self.began = self.ended = time.monotonic()
+    begin = self._started if fresh else self._forked
+    self.process = begin(line, variables)
+
+  def _forked(self, line: list[str], environ: dict) -> commands.Process:
+    return commands.start(
+      *line, cwd=ROOT, environ=environ, out=self._out, err=self._err
+    )
+
+  def _started(self, line: list[str], environ: dict) -> subprocess.Popen:
     with open(self._out, "wb") as out, open(self._err, "wb") as err:
-      self.process = subprocess.Popen(
-        command, cwd=ROOT, env=variables | (environ or {}), stdout=out,
+      return subprocess.Popen(
+        [sys.executable, "-m", *line], cwd=ROOT, env=environ, stdout=out,
         stderr=err, stdin=subprocess.DEVNULL, start_new_session=True,
-        preexec_fn=preexec,
       )  # fmt: skip
 
   @property
@@ -257,7 +268,7 @@ class Run:
       os.killpg(self.process.pid, signal.SIGKILL)
     except ProcessLookupError:
       pass
-    self.process.wait()
+    self.process.wait(LIMIT)
 
 
 def _status(pid: int) -> str:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from aigc_jax.errors import BadConfig, StorageFailure
+from tests import commands
 from tests.faults.conftest import MANY
 from tests.faults.harness import (
   ROOT,
@@ -161,12 +162,9 @@ def test_a_run_from_before_identities_goes_on_and_gets_one(
 
 def use(command: str, workdir, *flags) -> subprocess.CompletedProcess:
   """A command that reads a run."""
-  environ = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-  return subprocess.run(
-    [sys.executable, "-m", f"aigc_jax.{command}", f"--workdir={workdir}",
-     *flags],
-    cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120,
-  )  # fmt: skip
+  environ = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+  line = (f"aigc_jax.{command}", f"--workdir={workdir}", *flags)
+  return commands.run(*line, environ=environ)
 
 
 def edit(workdir, key: str, value) -> None:
@@ -216,7 +214,8 @@ NUMBERS = {
 
 def test_what_changes_bits_is_told_and_journalled(start, copy, record):
   environ = {name: value for name, (value, _) in NUMBERS.items()}
-  run = start(copy, environ=environ).done()
+  # What JAX reads while it is imported is read by a fresh process alone.
+  run = start(copy, environ=environ, fresh=True).done()
   changed = [e["key"] for e in events(copy, "change")]
   for _, key in NUMBERS.values():
     assert any(name.startswith(key) for name in changed), changed
