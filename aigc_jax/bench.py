@@ -118,9 +118,12 @@ def measure(config: run.Config, mesh, steps: int) -> dict:
     "embedding_gradient": {
       "form": embedding.gradient_form(r),
       "alone_ms": embedding.gradient_ms(r),
-    },
+    }
+    if "embed_gradient" in config["model"] and "tokens" in r.batch
+    else {},
     **timed,
-    "tokens_per_second": r.tokens_per_step / seconds,
+    "unit": r.unit,
+    f"{r.unit}_per_second": r.units_per_step / seconds,
     "flops_per_second": rate,
     "residual_bytes": residual_bytes(r),
     "ceilings": {"before": before, "after": after},
@@ -128,15 +131,14 @@ def measure(config: run.Config, mesh, steps: int) -> dict:
   }
   best = mesh.size * max(before["matmul"], after["matmul"])
   found["fraction_of_ceiling"] = rate / best
-  for name, flops in (("mfu", rate), ("mfu_palm", _palm(r) / seconds)):
+  rates = {"mfu": rate}
+  if r.cost is not None:
+    rates["mfu_palm"] = r.cost.palm * r.units_per_step / seconds
+  for name, flops in rates.items():
     value = chips.mfu(flops, device.device_kind, mesh.size)
     if value is not None:
       found[name] = value
   return found
-
-
-def _palm(r: run.Run) -> float:
-  return r.cost.palm * r.tokens_per_step
 
 
 def report(found: dict) -> str:
@@ -150,14 +152,18 @@ def report(found: dict) -> str:
   loss = found["loss"]
   rows = [
     ("step", f"{ms['median']:.2f} ms ({ms['min']:.2f} to {ms['max']:.2f})"),
-    ("tokens/s", f"{found['tokens_per_second']:,.0f}"),
+    (f"{found['unit']}/s", f"{found[found['unit'] + '_per_second']:,.0f}"),
     *((k, f"{found[k]:.1%}") for k in ("mfu", "mfu_palm") if k in found),
     ("of the matmul ceiling", f"{found['fraction_of_ceiling']:.1%}"),
     ("matmul ceiling", _two(before, after, "matmul", 1e12, "TFLOP/s")),
     ("copy ceiling", _two(before, after, "copy", 1e9, "GB/s")),
     ("drift of the ceilings", f"at most {drift:.1%}{unstable}"),
-    ("attention", found["kernel"]),
-    ("embedding gradient", _embedding(found["embedding_gradient"])),
+    *([("attention", found["kernel"])] if found["kernel"] else []),
+    *(
+      [("embedding gradient", _embedding(found["embedding_gradient"]))]
+      if found["embedding_gradient"]
+      else []
+    ),
     ("in the program", calls),
     ("tracing", f"{found['trace_seconds']:.1f} s"),
     ("compiling", f"{found['compile_seconds']:.1f} s"),

@@ -184,7 +184,8 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
         "then add --prepare"
       )
     loss = Loss(score, eval_set, loaded.mesh, name=name)
-    found[name] = exact(loss.measure(loaded.params), eval_set.tokens)
+    items = eval_set.targets or len(eval_set)
+    found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
   if not found:
     raise BadConfig(
       "the run's config has no held-out set (evaluate.NAME.kind='loss'): name "

@@ -188,12 +188,13 @@ def _check_alone(values) -> None:
 
 
 def _by_config(config: run.Config, how: dict) -> None:
-  settings = run.data_arguments(config)
+  found = run.data_of(config)
+  settings = found.arguments()
   share = settings["validation"]
   stores(**settings, splits=(None, *("validation",) * bool(share)), **how)
-  if config["data"]["validation_path"]:
-    settings |= run.heldout_arguments(config, "validation")
-    settings["tokenizer"] = run.tokenizer_of(config)
+  if found.validation_path:
+    settings |= found.heldout_arguments("validation")
+    settings["tokenizer"] = found.find_tokenizer()
     stores(splits=(settings.pop("split"),), **settings, **how)
 
 

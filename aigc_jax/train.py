@@ -47,6 +47,7 @@ if __name__ == "__main__":
   threading.Thread(target=leave, daemon=True, name="early signals").start()
 
 import jax
+import jax.numpy as jnp
 from absl import flags, logging
 
 from aigc_jax import chips, command, data, files, run, tree
@@ -290,7 +291,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   for what, fingerprint in prints.items():
     _alike(f"data ({what})", fingerprint)
   if origin is not None:
-    words = stream.tokenizer.fingerprint
+    words = stream.tokenizer.fingerprint if stream.tokenizer else None
     repeat.check_data(origin, prints, _entries(config), words)
   stop.check()
   events: list[dict] = []
@@ -338,10 +339,13 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
       journal.event("origin_change", start, **dataclasses.asdict(change))
     meta, about = _record(
       r, workdir, stream.tokenizer, prints, start, changed, checkpoints.run,
-      manifest, journal,
+      manifest, journal, state.frozen,
     )  # fmt: skip
     if command.is_first():
-      data.save(stream.tokenizer, workdir / "tokenizer")
+      if stream.tokenizer is not None:
+        data.save(stream.tokenizer, workdir / "tokenizer")
+      if stream.about:
+        journal.write("data.json", stream.about)
     with (
       data.batches(
         stream, mesh, start, r.steps, per_call=config["steps_per_call"]
@@ -478,7 +482,12 @@ def _start(
   )
   if found is not None:
     say(f"continuing from step {found[1]['step']}")
-    return *found, []
+    state, manifest = found
+    if r.state.frozen is not None:
+      frozen = _frozen(r)
+      run.check_frozen(frozen, manifest)
+      state = state.replace(frozen=frozen)
+    return state, manifest, []
   where = r.config["init_from"]
   with all_or_none():
     begun = history.check_nothing_lost(workdir)
@@ -490,12 +499,21 @@ def _start(
     )
   state = r.init()
   if where:
-    params, step = run.read_params(where, r.state.params)
+    params, step = run.read_trained(where, r)
     say(f"parameters from {where}" + (f", step {step}" if step else ""))
     for change in changed:
       say(f"  of another model there: {change}")
     state = state.replace(params=params)
+    if state.average is not None:
+      state = state.replace(average=jax.tree.map(jnp.copy, params))
+  if state.frozen is not None:
+    state = state.replace(frozen=_frozen(r))
   return state, None, changed
+
+
+def _frozen(r: run.Run):
+  """The frozen parts, from where the config has them."""
+  return run.read_frozen(r.config, r.model, r.mesh, r.state.frozen)
 
 
 def _fingerprints(stream, evaluators: dict) -> dict[str, str]:
@@ -516,7 +534,16 @@ def _entries(config: run.Config) -> dict[str, str]:
 
 
 def _record(
-  r, workdir, tokenizer, prints, start, changed, ours, manifest, journal
+  r,
+  workdir,
+  tokenizer,
+  prints,
+  start,
+  changed,
+  ours,
+  manifest,
+  journal,
+  frozen,
 ) -> tuple:
   """config.json, run.json and the restart.
 
@@ -530,15 +557,18 @@ def _record(
     "data_fingerprint": prints["data"],
     "heldout_fingerprints": {k: x for k, x in prints.items() if k != "data"},
     "heldout_entries": _entries(config),
-    "tokenizer_fingerprint": tokenizer.fingerprint,
     "each_step": r.each.as_meta(),
   }
+  if tokenizer is not None:
+    meta["tokenizer_fingerprint"] = tokenizer.fingerprint
+  if frozen is not None:
+    meta["frozen_digest"] = run.frozen_digest(frozen)
   about = provenance.describe(
     argv=sys.argv,
     mesh=dict(r.mesh.shape),
     run=ours.as_json(),
     parameters=tree.count(r.state.params),
-    flops_per_token=r.cost.train,
+    flops_per_step=r.flops_per_step,
     seed=config["seed"],
     **meta,
   )

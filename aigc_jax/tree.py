@@ -51,6 +51,41 @@ def mask(tree: Tree, patterns: Iterable[str]) -> Tree:
   )
 
 
+def split(tree: Tree, prefixes: Iterable[str]) -> tuple[Tree, Tree]:
+  """(what lies below none of the paths, what lies below one); nested dicts."""
+  prefixes = tuple(prefixes)
+
+  def below(name: str) -> bool:
+    return any(name == p or name.startswith(f"{p}/") for p in prefixes)
+
+  def part(tree: Tree, at: str, wanted: bool) -> Tree:
+    found = {}
+    for key, value in tree.items():
+      name = f"{at}{key}"
+      if below(name):
+        if wanted:
+          found[key] = value
+      elif isinstance(value, dict):
+        inner = part(value, f"{name}/", wanted)
+        if inner:
+          found[key] = inner
+      elif not wanted:
+        found[key] = value
+    return found
+
+  return part(tree, "", False), part(tree, "", True)
+
+
+def joined(tree: Tree, other: Tree | None) -> Tree:
+  """What `split` parted, as one tree again."""
+  if other is None:
+    return tree
+  found = dict(tree)
+  for key, value in other.items():
+    found[key] = joined(found[key], value) if key in found else value
+  return found
+
+
 def count(tree: Tree) -> int:
   """How many numbers the tree holds; works on abstract trees."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

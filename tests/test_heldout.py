@@ -45,7 +45,7 @@ def test_held_out_text_of_ones_own_is_read_whole_and_nothing_else_is(texts):
       config, "validation", tokenizer=tokenizer, say=lambda text: None
     )
     assert text_of(found) == texts[1].read_bytes()
-    assert found.bytes == texts[1].stat().st_size
+    assert found.counts["bytes"] == texts[1].stat().st_size
     assert {"gzip", "xz"} == found.yardsticks.keys()
 
 

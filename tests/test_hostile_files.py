@@ -26,6 +26,7 @@ import pytest
 from aigc_jax import data, evaluate, export, generate, run, train
 from aigc_jax.data import sentences, writer
 from aigc_jax.data.sources import open_source
+from aigc_jax.data.windows import eval_of
 from aigc_jax.errors import Refusal
 from aigc_jax.evaluators import formats
 from aigc_jax.evaluators.choices import Estimate
@@ -86,7 +87,7 @@ def read_store(folder: Path) -> None:
   assert found.size == store.tokens and found.max() <= store.max_token
   store.document(store.documents - 1)
   task = dict(kind="next_token")
-  data.EvalSet([store], data.load_tokenizer("bytes"), task=task, batch=2,
+  eval_of([store], data.load_tokenizer("bytes"), task=task, batch=2,
                length=8, segments=False).rows(0, slice(None))  # fmt: skip
 
 
@@ -259,7 +260,7 @@ def read_used_config(folder: Path) -> None:
   run.check_evaluators(config)
   run.evaluations(config)
   run.objective_of(config)
-  run.data_arguments(config)
+  run.data_of(config).arguments()
 
 
 class Loaded(NamedTuple):

@@ -10,12 +10,9 @@ from pathlib import Path
 
 from aigc_jax import files
 from aigc_jax.data.listing import check_local
-from aigc_jax.data.loader import (
-  EvalSet,
-  eval_fingerprint,
-  first_fingerprint,
-)
 from aigc_jax.data.store import Store, read_manifest
+from aigc_jax.data.stream import EvalSet, first_fingerprint
+from aigc_jax.data.windows import eval_fingerprint, eval_of
 from aigc_jax.errors import BadData
 
 MOST = 200_000  # choices of stores that are looked at, a few seconds
@@ -57,7 +54,7 @@ def find_eval(
     stores = [Store(folder) for folder in made[wanted]]
     for store in stores:
       store.check(remember=False)
-    found = EvalSet(stores, tokenizer, **settings)
+    found = eval_of(stores, tokenizer, **settings)
     found = found if batches is None else found.first(batches)
     if found.fingerprint == wanted:
       return found

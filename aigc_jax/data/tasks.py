@@ -1,19 +1,44 @@
-"""What a window of tokens asks the model to do.
+"""What records ask the model to do: records in, a batch out.
 
-A task is a function of whole windows: (window_BT, count_B, *, eot, segments)
--> batch. `window_BT` has length + 1 tokens a row, of which the first
-`count_B` + 1 are real and the rest padding. A new task (masked, span
-corruption, prefix) is one function and one line in TASKS.
+A task is a function (records, draw, **options) -> batch of whole batches of
+records, beside which stands what its batch is (`spec`, from sizes alone). Of
+the options, those that a window's text decides (`eot`, `segments`, `tokenizer`)
+are given by the data; the others are the keys of config.data.task. A new task
+is two functions and one line in TASKS.
+
+Records of text are windows: "window" (n, T + 1) int32, of which the first
+"count" (n,) + 1 tokens are real and the rest is padding.
 """
+
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from aigc_jax.errors import choose
+from aigc_jax.data.draw import Draw
+from aigc_jax.data.spec import Array, Spec
+from aigc_jax.signature import check_call, keys_of, kind_of
+
+Records = Mapping[str, np.ndarray]
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """make(records, draw, **options) -> batch; spec(**sizes, **options) -> Spec.
+
+  exact: whether each token of a text is a target just once, so that what a
+  held-out set counts is known beforehand.
+  """
+
+  make: Callable[..., Batch]
+  spec: Callable[..., Spec]
+  exact: bool = False
 
 
 def next_token(
-  window_BT: np.ndarray, count_B: np.ndarray, *, eot: int, segments: bool
-) -> dict[str, np.ndarray]:
+  records: Records, draw: Draw, *, eot: int, segments: bool
+) -> Batch:
   """Every token is predicted from those before it.
 
   tokens, targets (B, T) int32: the window without its last, its first token;
@@ -22,6 +47,7 @@ def next_token(
   begins the next document; positions (B, T) int32, from 0 in each segment and
   in each row. Padding has segment 0.
   """
+  window_BT, count_B = records["window"], records["count"]
   tokens = np.ascontiguousarray(window_BT[:, :-1])
   real = np.arange(tokens.shape[1]) < count_B[:, None]
   batch = {
@@ -42,16 +68,40 @@ def next_token(
   return batch
 
 
-TASKS = {"next_token": next_token}
+def _next_token_spec(*, batch: int, length: int, segments: bool) -> Spec:
+  kinds = dict(tokens=np.int32, targets=np.int32, weights=np.float32)
+  if segments:
+    kinds |= dict(positions=np.int32, segments=np.int32)
+  return {
+    name: Array("BT", (batch, length), np.dtype(kind))
+    for name, kind in kinds.items()
+  }
 
 
-def make_task(task: dict):
-  """The function for `data.task`: its kind, with its other keys bound.
+TASKS = {"next_token": Task(next_token, _next_token_spec, exact=True)}
 
-  Raises BadConfig for an unknown kind.
+
+def task_of(task: Mapping, given: tuple[str, ...] = ()) -> tuple[Task, dict]:
+  """(task, its options) of config.data.task.
+
+  given: options that the data gives. Raises BadConfig for an unknown kind or
+  key, or one of a wrong type.
   """
-  options = dict(task)
-  function = choose(options.pop("kind", None), TASKS, "task")
-  if options:
-    return lambda *args, **kw: function(*args, **options, **kw)
-  return function
+  found, options = kind_of("data.task", task, TASKS)
+  check_call(found.make, "data.task", options, *given)
+  return found, options
+
+
+def made_by(task: Task, options: Mapping, **given) -> Callable:
+  """The task's function of (records, draw), with its options bound.
+
+  Of what is `given` it gets what it asks for.
+  """
+  wanted = {k: v for k, v in given.items() if k in keys_of(task.make)}
+  return lambda records, draw: task.make(records, draw, **options, **wanted)
+
+
+def spec_of(task: Task, options: Mapping, **given) -> Spec:
+  """What its batch is, of the sizes and options it asks for."""
+  both = {**options, **given}
+  return task.spec(**{k: v for k, v in both.items() if k in keys_of(task.spec)})

@@ -1,5 +1,6 @@
 """Loss over a whole held-out set, each target counted exactly once."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,9 @@ from aigc_jax.errors import BadData
 from aigc_jax.metrics import Mean
 
 Sums = dict[str, tuple[float, float]]  # name -> summed values and weights
+
+RAW = "raw"  # the parameters themselves, not their average
+COUNTED = "."  # among the means, which have words for names
 
 AHEAD = 2  # batches in flight: the device waits for no host, memory is bounded
 
@@ -37,19 +41,25 @@ class Loss:
     *,
     name: str,
     poll: Callable[[], None] | None = None,
+    weights: str = RAW,
   ):
     self.eval_set, self.mesh, self.name = eval_set, mesh, name
     self.fingerprint = eval_set.fingerprint
     self._poll = poll or _go_on
-    self._score = jax.jit(lambda params, batch: _counted(score, params, batch))
+    self._average = weights != RAW
+    self._score = jax.jit(functools.partial(_counted, score))
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The metrics by their full names; see the class."""
-    found = self.measure(state.params)
+    params = state.average if self._average else state.params
+    found = self.measure(params, state.fixed)
     return {f"eval/{self.name}/{k}": v for k, v in found.items()}
 
-  def measure(self, params) -> dict[str, float]:
-    """The metrics of these parameters. Raises BadData if a target is missed."""
+  def measure(self, params, fixed=None) -> dict[str, float]:
+    """The metrics of these parameters. Raises BadData if a target is missed.
+
+    fixed: what else the model reads, `trainer.state.Fixed`.
+    """
     sums: Sums = {}
     pending: list[dict[str, Mean]] = []
     with (
@@ -58,20 +68,24 @@ class Loss:
     ):
       for _, batch in it:
         self._poll()
-        pending.append(self._score(params, batch))
+        pending.append(self._score(params, batch, fixed))
         if len(pending) > AHEAD:
           _add(sums, pending.pop(0))
     for means in pending:
       _add(sums, means)
-    total, weight = sums.pop("nll", (0.0, 0.0))
-    if weight != self.eval_set.tokens:
+    total, weight = sums.pop(COUNTED, (0.0, 0.0))
+    targets = self.eval_set.targets
+    if targets is not None and weight != targets:
       raise BadData(
-        f"evaluation {self.name!r} counted {weight:.0f} targets of "
-        f"{self.eval_set.tokens}"
+        f"evaluation {self.name!r} counted {weight:.0f} targets of {targets}"
       )
+    found = {"loss": total / max(weight, 1)}
+    if "nll" in sums:
+      del sums["nll"]
+      found = results(total, weight, self.eval_set.counts.get("bytes", 0))
     others = {name: s / w if w else math.nan for name, (s, w) in sums.items()}
     return (
-      results(total, weight, self.eval_set.bytes)
+      found
       | others
       | {
         f"{kind}_bits_per_byte": value
@@ -93,11 +107,15 @@ def results(nats: float, tokens: float, bytes: int) -> dict[str, float]:
   return found
 
 
-def _counted(score: Callable, params, batch) -> dict[str, Mean]:
-  """All means of the objective; "nll" is what counts as the loss."""
-  means = dict(score(params, batch, None))
+def _counted(score: Callable, params, batch, fixed) -> dict[str, Mean]:
+  """All means of the objective; COUNTED is what is its loss.
+
+  That is "nll" where it has one: no auxiliary loss is in it.
+  """
+  known = {} if fixed is None else {"fixed": fixed}
+  means = dict(score(params, batch, None, **known))
   loss = means.pop("loss")
-  return {"nll": loss} | means
+  return means | {COUNTED: means.get("nll", loss)}
 
 
 def _add(sums: Sums, means: dict[str, Mean]) -> None:

@@ -7,12 +7,14 @@ parted. What state no gradient moves (the collection "stats") is moved by such a
 report, once a step: its value has a method `move`.
 """
 
+from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from aigc_jax.metrics import Mean
 from aigc_jax.tree import Tree
 
 REPORTS = "reports"  # the collection of what layers report
@@ -47,3 +49,32 @@ def report(module: nn.Module, name: str, value: Reported) -> None:
 
 def _added(before: Reported | None, value: Reported) -> Reported:
   return value if before is None else jax.tree.map(jnp.add, before, value)
+
+
+def moved(stats: Tree, reports: Mapping) -> Tree:
+  """The stats of all modules after what their reports say; others stay.
+
+  Both are nested as the modules are. A report that moves nothing, a Mean of its
+  own, is for the record alone.
+  """
+  new = dict(stats)
+  for name, value in reports.items():
+    if isinstance(value, Mapping):
+      if name in new:
+        new[name] = moved(new[name], value)
+    elif hasattr(value, "move"):
+      own = {k: x for k, x in new.items() if not isinstance(x, Mapping)}
+      new |= value.move(own)
+  return new
+
+
+def told(reports: Mapping, prefix: str = "") -> dict[str, Mean]:
+  """The Means among the reports, by path: what a run records of them."""
+  found = {}
+  for name, value in reports.items():
+    path = f"{prefix}{name}"
+    if isinstance(value, Mapping):
+      found |= told(value, f"{path}/")
+    elif isinstance(value, Mean):
+      found[path] = value
+  return found

@@ -87,6 +87,10 @@ class Decoder(nn.Module):
     readout = Readout(x_BTD, table_VD, self.logit_softcap)
     return readout if cache is None else (readout, cache_out)
 
+  def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """The least of a batch that it can be initialised with."""
+    return {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+
   @property
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply, other than in 8 bits."""

@@ -17,7 +17,7 @@ def headline(r: run.Run) -> str:
   return (
     f"{tree.count(r.state.params):,} parameters, {r.mesh.size} x {device}"
     f"{f' ({mesh})' if mesh else ''}, {r.steps:,} steps of "
-    f"{r.tokens_per_step:,} tokens"
+    f"{r.units_per_step:,} {r.unit}"
   )
 
 
@@ -37,7 +37,7 @@ def describe(
   parts = [
     parameters(r.state.params),
     memory(r),
-    length(r, run.prepared_data(config)),
+    length(r, run.data_of(config).prepared()),
   ]
   return "\n\n".join(parts)
 
@@ -70,7 +70,11 @@ def memory(r: run.Run) -> str:
     "parameters": r.state.params,
     "optimizer state": r.state.opt_state,
     "gradients": r.state.params,
+    "average": r.state.average,
+    "stats": r.state.stats,
+    "frozen": r.state.frozen,
   }
+  kinds = {name: part for name, part in kinds.items() if part is not None}
   rows = [(name, _gib(per_device(part))) for name, part in kinds.items()]
   total = sum(per_device(part) for part in kinds.values())
   rows.append(("together", _gib(total)))
@@ -90,23 +94,26 @@ def per_device(part) -> int:
 
 def length(r: run.Run, manifests: list[dict] | None) -> str:
   """Steps, tokens, epochs, FLOPs."""
-  steps = r.steps
-  tokens = steps * r.tokens_per_step
+  steps, unit = r.steps, r.unit
+  units = steps * r.units_per_step
   rows = [
     ("steps", f"{steps:,}"),
-    ("tokens per step", f"{r.tokens_per_step:,}"),
-    ("tokens", f"{tokens:,}"),
+    (f"{unit} per step", f"{r.units_per_step:,}"),
+    (unit, f"{units:,}"),
   ]
   if manifests is None:
     rows.append(("epochs", "unknown: the data is not prepared yet"))
   else:
-    whole = sum(m["tokens"] for m in manifests)
-    rows.append(("tokens of the data", f"{whole:,}"))
-    rows.append(("epochs", f"{tokens / max(whole, 1):.3f}"))
+    whole = sum(m[unit] for m in manifests)
+    rows.append((f"{unit} of the data", f"{whole:,}"))
+    rows.append(("epochs", f"{units / max(whole, 1):.3f}"))
   count = tree.count(r.state.params)
   rows += [
-    ("tokens per parameter", f"{tokens / max(count, 1):.2f}"),
-    ("FLOPs per token", f"{r.cost.train:.4g}"),
+    (f"{unit} per parameter", f"{units / max(count, 1):.2f}"),
+    (
+      f"FLOPs per {unit.removesuffix('s')}",
+      f"{r.flops_per_step / r.units_per_step:.4g}",
+    ),
     ("FLOPs", f"{r.flops_per_step * steps:.4g}"),
     ("parts of a batch", str(sharding.batch_shards(r.mesh))),
   ]

@@ -26,11 +26,15 @@ def skeleton() -> ConfigDict:
   # is faster for large models, and compiles at every start.
   config.library = "xla"
   config.init_from = None  # another run's parameters, or hf:FOLDER; None: fresh
+  # Parts of the model that are not trained, "stack" or "stack/mlp": where each
+  # has its parameters from, a run or hf:FOLDER; None for those of the start.
+  config.frozen = {}
   # How many devices along each axis; one of them may be None, for the rest.
   config.mesh = dict(
     data=1, fsdp=None, expert=1, tensor=1, sequence=1, pipeline=1
   )
   config.data = dict(
+    kind="text",  # what of
     sources=(  # mixed by weight
       dict(kind="corpus", name="stdlib", split="train", weight=1.0),
     ),
@@ -132,6 +136,8 @@ def skeleton() -> ConfigDict:
     mu_dtype="float32",  # or bfloat16, of the first moment
     spike_sigma=None,  # skip a step this many deviations above; None: never
     spike_window=128,  # of that many steps before it
+    # What a step keeps of the average of the parameters, 0.999; None: no such.
+    average=None,
   )
   # One entry for each evaluation, under a name of its own.
   config.evaluate = dict(
@@ -140,6 +146,7 @@ def skeleton() -> ConfigDict:
       data=dict(split="validation"),  # and sources=(...), of other data
       every_steps=500,  # None: at the end only, where each of them runs
       batches=None,  # how many of the set; None: all
+      weights="raw",  # or average, see optim.average
     )
   )
   config.checkpoint = dict(

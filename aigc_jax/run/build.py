@@ -16,24 +16,27 @@ import optax
 from flax import linen as nn
 
 from aigc_jax import flops, optim, sharding, tree
-from aigc_jax.errors import BadConfig, choose
+from aigc_jax.data.spec import sizes
+from aigc_jax.errors import BadConfig, choose, nearest
 from aigc_jax.layers.cpu import onednn
 from aigc_jax.layers.products import copies, with_copies
+from aigc_jax.layers.report import REPORTS, STATS, told
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.objectives.tokens import LOGITS
 from aigc_jax.run import budget
-from aigc_jax.run.settings import Config
+from aigc_jax.run.settings import Config, data_of
 from aigc_jax.signature import (
   EMPTY,
   call,
   check_call,
+  check_type,
   check_types,
   keys_of,
   kind_of,
 )
 from aigc_jax.trainer.consumed import EXAMPLES, Consumed
-from aigc_jax.trainer.state import State, fresh
+from aigc_jax.trainer.state import Fixed, State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
 
 # Of optim, for the step.
@@ -45,6 +48,7 @@ INIT_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
 # How steps are. Half as wide, the vectors of what rounds to bfloat16 are stored
 # 16 bytes at a time, at half the pace (experiments/speed).
 STEP_OPTIONS = {"cpu": {"xla_cpu_prefer_vector_width": 512}}
+NOTHING = Fixed()  # besides parameters
 LIBRARIES = {"xla": False, "onednn": True}
 
 
@@ -61,18 +65,19 @@ class Run:
   step: Callable  # (state, batch) -> (state, metrics), one optimizer step
   state: State  # abstract, with shardings
   batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with shardings
-  cost: flops.PerToken
+  each: Consumed  # what one step takes, by unit of the data, and its FLOPs
   init: Callable[[], State]
   steps: int = 0  # updates in the whole run, see `budget`
+  cost: flops.PerToken | None = None  # of a token, where there is a closed form
 
   @property
-  def tokens_per_step(self) -> int:
-    return math.prod(self.batch["tokens"].shape)
+  def unit(self) -> str:
+    """What the data counts of itself: tokens, where there are any."""
+    return "tokens" if "tokens" in self.each.units else EXAMPLES
 
   @property
-  def each(self) -> Consumed:
-    """What one step takes, by unit of the data, and its FLOPs."""
-    return _each(self.batch, self.cost)
+  def units_per_step(self) -> int:
+    return self.each.units[self.unit]
 
   def going_on(self, step: int, consumed: Consumed) -> "Run":
     """This run where it stands: with the steps, and the schedule, it has left.
@@ -87,7 +92,7 @@ class Run:
 
   @property
   def flops_per_step(self) -> float:
-    return self.cost.train * self.tokens_per_step
+    return float(self.each.flops)
 
   def advance(self) -> Callable:
     """The step as training runs it: compiled, its state donated.
@@ -125,11 +130,12 @@ def make_mesh(config: Config) -> jax.sharding.Mesh:
       f"{shards} parts of the mesh: the nearest batches that do: "
       f"{_around(batch, parts * shards)}"
     )
-  length, over = config["data"]["length"], sharding.length_shards(mesh)
-  if length % over:
-    raise BadConfig(
-      f"data.length={length} is not divisible by mesh.sequence={over}"
-    )
+  over = sharding.length_shards(mesh)
+  for length in sizes(data_of(config).spec, "T"):
+    if length % over:
+      raise BadConfig(
+        f"data.length={length} is not divisible by mesh.sequence={over}"
+      )
   return mesh
 
 
@@ -158,13 +164,26 @@ def model_of(config: Config) -> nn.Module:
 
 def declared_params(model: nn.Module):
   """Shapes of the parameters, each a `sharding.Declared`."""
-  tokens = {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
-  return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+  return declared(model)["params"]
+
+
+def declared(model: nn.Module) -> dict:
+  """{collection: shapes} of all that the model has: "params", "stats"."""
+  return jax.eval_shape(model.init, jax.random.key(0), model.example())
 
 
 def abstract_params(model: nn.Module, mesh: jax.sharding.Mesh):
   """Shapes and shardings of the parameters; nothing is computed."""
-  boxed = declared_params(model)
+  return _abstract(declared_params(model), mesh)
+
+
+def abstract_stats(model: nn.Module, mesh: jax.sharding.Mesh):
+  """The same of what reports move; None where there is nothing."""
+  boxed = declared(model).get(STATS)
+  return None if boxed is None else _abstract(boxed, mesh)
+
+
+def _abstract(boxed, mesh: jax.sharding.Mesh):
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     nn.unbox(boxed),
@@ -175,20 +194,47 @@ def abstract_params(model: nn.Module, mesh: jax.sharding.Mesh):
 def scorer(model: nn.Module, objective: Callable) -> Callable:
   """score(params, batch, key) -> {name: Mean}: where model meets objective.
 
-  Without a key nothing is dropped: that is evaluation. A fourth argument is
-  weights already in the model's dtype, as `copies` makes them.
+  Without a key nothing is dropped or reported: that is evaluation. A fourth
+  argument is weights already in the model's dtype, as `copies` makes them;
+  `fixed` what else the model reads. With a key the entry REPORTS is what its
+  layers report, where they do.
   """
 
-  def score(params, batch, key, rounded=()):
-    params = with_copies(params, rounded)
-    rngs = {} if key is None else {"dropout": key}
+  def score(params, batch, key, rounded=(), fixed=NOTHING):
+    variables = {
+      "params": tree.joined(with_copies(params, rounded), fixed.frozen)
+    }
+    if fixed.stats is not None:
+      variables[STATS] = fixed.stats
+    reports: dict = {}
 
-    def predict(batch):
-      return model.apply({"params": params}, batch, rngs=rngs)
+    def predict(batch, role=None):
+      how = {} if role is None else {"role": role}
+      if key is None:
+        return model.apply(variables, batch, **how)
+      output, new = model.apply(
+        variables, batch, rngs={"dropout": key}, mutable=[REPORTS], **how
+      )
+      _add_reports(reports, new.get(REPORTS, {}))
+      return output
 
-    return objective(predict, batch)
+    means = objective(predict, batch)
+    if not reports:
+      return means
+    return means | told(reports) | {REPORTS: reports}
 
   return score
+
+
+def _add_reports(total: dict, new: Mapping) -> None:
+  """Adds the reports of one prediction to those of the others."""
+  for name, value in new.items():
+    if isinstance(value, Mapping):
+      _add_reports(total.setdefault(name, {}), value)
+    elif name in total:
+      total[name] = jax.tree.map(jnp.add, total[name], value)
+    else:
+      total[name] = value
 
 
 def objective_of(config: Config) -> Callable:
@@ -205,18 +251,21 @@ def objective_of(config: Config) -> Callable:
   return functools.partial(f, **rest)
 
 
-def batch_spec(config: Config, mesh: jax.sharding.Mesh):
+def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict:
   """Shapes, dtypes and shardings of a batch, without its data."""
-  d = config["data"]
-  shape = (d["batch"], d["length"])
-  kinds = dict(tokens=jnp.int32, targets=jnp.int32, weights=jnp.float32)
-  if d["segments"]:
-    kinds |= dict(positions=jnp.int32, segments=jnp.int32)
-  laid = sharding.shardings("BT", shape, mesh)
-  return {
-    name: jax.ShapeDtypeStruct(shape, kind, sharding=laid)
-    for name, kind in kinds.items()
-  }
+  spec = data_of(config).spec
+  return {name: array.abstract(mesh) for name, array in spec.items()}
+
+
+def check_reads(config: Config, model: nn.Module, batch: Mapping) -> None:
+  """Raises BadConfig where the data does not give what the model takes."""
+  lacking = [name for name in model.example() if name not in batch]
+  if lacking:
+    raise BadConfig(
+      f"model.kind={config['model']['kind']!r} takes {', '.join(lacking)}, and "
+      f"data.kind={config['data']['kind']!r} with this task gives "
+      f"{', '.join(batch)}: choose data or a task for this model"
+    )
 
 
 def build(
@@ -240,19 +289,29 @@ def build(
       f"optim.spike_sigma={spikes['spike_sigma']}: expected a positive number, "
       "or None: below 0 it would skip most steps"
     )
-  batch = batch_spec(config, mesh)
-  cost = flops.per_token(
-    params,
-    length=config["data"]["length"],
-    windows=config["model"]["windows"],
-  )
+  average = settings.pop("average", None)
+  check_type("optim.average", average, float | None)
+  if average is not None and not 0 < average < 1:
+    raise BadConfig(
+      f"optim.average={average}: expected what is kept of the average in a "
+      "step, such as 0.999, or None for no average"
+    )
+  batch = abstract_batch(config, mesh)
+  check_reads(config, model, batch)
+  score = scorer(model, objective_of(config))
+  stats = abstract_stats(model, mesh)
+  whole = params
+  params, frozen = tree.split(whole, config["frozen"])
+  _check_frozen(config, whole, params)
+  frozen = frozen or None
+  cost = _closed_cost(config, whole) if frozen is None else None
+  each = _each(config, batch, cost, score, params, Fixed(frozen, stats))
   if steps is None:
     count = tree.count(params)
-    steps = budget.settle(config, _each(batch, cost), count, Consumed(), 0)
+    steps = budget.settle(config, each, count, Consumed(), 0)
   optimizer, schedule = call(
     optim.build, "optim", settings, steps=steps, params=params
   )
-  score = scorer(model, objective_of(config))
   step = make_step(
     score,
     optimizer,
@@ -263,15 +322,26 @@ def build(
     if config["cast_once"]
     else None,
     at_once=optim.at_once(**config["optim"]),
+    average=average,
   )
   choose(config["library"], LIBRARIES, "library")
-  init_params = functools.partial(_init_params, model)
   window = spikes["spike_window"] if spikes["spike_sigma"] else 0
   start = functools.partial(
-    _init_state, init_params, optimizer, config["seed"], window
+    _init_state,
+    model,
+    optimizer,
+    config["seed"],
+    window,
+    tuple(config["frozen"]),
+    average is not None,
   )
   state = _with_shardings(
-    jax.eval_shape(start), params, optimizer, sharding.replicated(mesh)
+    jax.eval_shape(start),
+    params,
+    optimizer,
+    sharding.replicated(mesh),
+    frozen,
+    stats,
   )
   laid = jax.tree.map(lambda x: x.sharding, state)
   return Run(
@@ -284,6 +354,7 @@ def build(
     step=step,
     state=state,
     batch=batch,
+    each=each,
     cost=cost,
     steps=steps,
     init=jax.jit(
@@ -294,11 +365,45 @@ def build(
   )
 
 
-def _each(batch: Mapping, cost: flops.PerToken) -> Consumed:
-  """What a step on this batch takes, by unit."""
-  rows, tokens = batch["tokens"].shape[0], math.prod(batch["tokens"].shape)
-  units = {EXAMPLES: rows, "tokens": tokens}
-  return Consumed(units, round(cost.train * tokens))
+def _closed_cost(config: Config, params) -> flops.PerToken | None:
+  """FLOPs of a token in closed form, for a kind that has one."""
+  if config["model"]["kind"] != "decoder" or "length" not in config["data"]:
+    return None
+  return flops.per_token(
+    params,
+    length=config["data"]["length"],
+    windows=config["model"]["windows"],
+  )
+
+
+def _each(
+  config: Config, batch: Mapping, cost, score: Callable, params, fixed: Fixed
+) -> Consumed:
+  """What a step on this batch takes, by unit; its FLOPs as traced or closed."""
+  units = data_of(config).units
+  if cost is not None:
+    return Consumed(units, round(cost.train * units["tokens"]))
+  key = jax.eval_shape(jax.random.key, 0)
+  take = jax.grad(
+    lambda params, batch, key, fixed: (
+      score(params, batch, key, fixed=fixed)["loss"].sum
+    )
+  )
+  return Consumed(units, flops.count(take, params, dict(batch), key, fixed))
+
+
+def _check_frozen(config: Config, whole, params) -> None:
+  """Raises BadConfig for a part that is none, or where nothing is left."""
+  names = tree.names(whole)
+  for part in config["frozen"]:
+    if not any(n == part or n.startswith(f"{part}/") for n in names):
+      known = sorted({name.split("/")[0] for name in names})
+      raise BadConfig(
+        f"frozen: the model has no part {part!r}{nearest(part, known)} (there "
+        f'are: {", ".join(known)}, and what is in them, as "stack/mlp")'
+      )
+  if not tree.count(params):
+    raise BadConfig("frozen: nothing of the model is left to be trained")
 
 
 def _by_onednn(step: Callable, mesh: jax.sharding.Mesh, dtype) -> Callable:
@@ -329,15 +434,36 @@ def _by_onednn(step: Callable, mesh: jax.sharding.Mesh, dtype) -> Callable:
   return by_onednn
 
 
-def _init_params(model: nn.Module, seed) -> tree.Tree:
-  """Fresh parameters: the same numbers on every mesh."""
+def _init_variables(model: nn.Module, seed) -> dict[str, tree.Tree]:
+  """Fresh parameters and stats: the same numbers on every mesh."""
   key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"init") >> 1)
-  tokens = {"tokens": jnp.zeros((1, 1), jnp.int32)}
-  return nn.unbox(model.init(key, tokens)["params"])
+  example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), model.example())
+  return nn.unbox(dict(model.init(key, example)))
 
 
-def _init_state(init_params, optimizer, seed, spike_window) -> State:
-  return fresh(init_params(seed), optimizer, seed, spike_window)
+def fresh_params(config: Config, model: nn.Module, mesh) -> tree.Tree:
+  """The parameters that a run of this config starts with by itself."""
+  laid = jax.tree.map(lambda x: x.sharding, abstract_params(model, mesh))
+  make = jax.jit(
+    lambda seed: _init_variables(model, seed)["params"], out_shardings=laid
+  )
+  return make(jnp.uint32(config["seed"]))
+
+
+def _init_state(
+  model, optimizer, seed, spike_window, frozen: tuple[str, ...], average: bool
+) -> State:
+  variables = _init_variables(model, seed)
+  params, still = tree.split(variables["params"], frozen)
+  return fresh(
+    params,
+    optimizer,
+    seed,
+    spike_window,
+    stats=variables.get(STATS),
+    frozen=still or None,
+    average=average,
+  )
 
 
 def _take(settings: dict, key: str):
@@ -346,7 +472,9 @@ def _take(settings: dict, key: str):
   return settings.pop(key)
 
 
-def _with_shardings(state: State, params, optimizer, replicated) -> State:
+def _with_shardings(
+  state: State, params, optimizer, replicated, frozen, stats
+) -> State:
   """The abstract state, each leaf laid out as its parameter is."""
   laid = jax.tree.map(lambda x: x.sharding, params)
   opt = optim.state_shardings(
@@ -359,6 +487,9 @@ def _with_shardings(state: State, params, optimizer, replicated) -> State:
     params=laid,
     opt_state=opt,
     recent=jax.tree.map(lambda _: replicated, state.recent),
+    stats=jax.tree.map(lambda x: x.sharding, stats),
+    average=laid if state.average is not None else None,
+    frozen=jax.tree.map(lambda x: x.sharding, frozen),
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -5,25 +5,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.data.documents import ALL
-from aigc_jax.data.sources import SOURCES
-from aigc_jax.errors import BadConfig, nearest
-from aigc_jax.evaluators.loss import Loss
+from aigc_jax.errors import BadConfig
+from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run.build import Run, model_of
-from aigc_jax.run.inputs import holds_nothing_out, open_eval, sources_of
-from aigc_jax.run.settings import Config
+from aigc_jax.run.inputs import open_eval
+from aigc_jax.run.settings import Config, check_weights, data_of
 from aigc_jax.signature import (
   call,
   check_call,
-  check_type,
   expect,
   keys_of,
   kind_of,
 )
 
-SPLITS = ("train", "validation", ALL)
 WHOLE = {"split": "validation"}
+LATER = ("weights",)  # keys that entries of before lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +46,7 @@ def evaluations(config: Config) -> dict[str, Mapping]:
 
   With data.validation=0 that is what an entry of the skeleton would measure.
   """
-  nothing = holds_nothing_out(config)
+  nothing = data_of(config).holds_nothing_out
   return {
     name: entry
     for name, entry in config["evaluate"].items()
@@ -67,10 +64,12 @@ def check_evaluators(config: Config) -> None:
     section, make, rest = _parts(name, entry)
     check_call(make, section, rest, "place")
     # The defaults are for another kind on the command line alone.
-    expect(section, rest, [key for key in keys_of(make) if key != "place"])
+    wanted = [key for key in keys_of(make) if key not in ("place", *LATER)]
+    expect(section, rest, wanted, among=(*wanted, *LATER))
     if make is _loss:
-      _check_set(name, **rest)
-      _check_split(name, rest["data"], config)
+      _check_batches(name, rest["batches"])
+      check_weights(f"{section}.weights", rest.get("weights", RAW), config)
+      data_of(config).check_heldout(f"{section}.data", rest["data"])
 
 
 def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:
@@ -80,26 +79,7 @@ def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:
   return (section, *kind_of(section, rest, EVALUATORS))
 
 
-def _check_split(name: str, data: Mapping, config: Config) -> None:
-  """Other than TFDS, whose datasets name their own, sources have SPLITS."""
-  split = data["split"]
-  section, sources = f"evaluate.{name}.data", data.get("sources")
-  if sources is None:
-    section, sources = "data", sources_of(config)
-  for i, source in enumerate(sources):
-    check_type(f"{section}.sources[{i}]", source, Mapping)
-    kind_of(f"{section}.sources[{i}]", source, SOURCES)
-  kinds = [source["kind"] for source in sources]
-  if "tfds" not in kinds and split not in SPLITS:
-    raise BadConfig(
-      f"evaluate.{name}.data.split={split!r}{nearest(split, SPLITS)} "
-      f"(there are: {', '.join(SPLITS)})"
-    )
-
-
-def _check_set(name: str, *, data: Mapping, batches: int | None) -> None:
-  wanted = ("split", "sources") if "sources" in data else ("split",)
-  expect(f"evaluate.{name}.data", data, wanted)
+def _check_batches(name: str, batches: int | None) -> None:
   if batches is not None and batches < 1:
     raise BadConfig(
       f"evaluate.{name}.batches={batches}: expected how many, or None for the "
@@ -111,13 +91,15 @@ def _loss(
   *,
   data: Mapping = WHOLE,
   batches: int | None = None,
+  weights: str = RAW,
   place: Place,
 ) -> Loss:
-  """Loss, perplexity and bits per byte of a held-out set.
+  """Every metric of the objective, over a held-out set.
 
   data: {"split": ...}, of the training sources; with "sources", of those.
+  weights: which parameters, see WEIGHTS.
   """
-  _check_set(place.name, data=data, batches=batches)
+  check_weights(f"evaluate.{place.name}.weights", weights, place.run.config)
   r = place.run
   found = open_eval(
     r.config,
@@ -126,7 +108,9 @@ def _loss(
     say=place.say,
     **data,
   )
-  return Loss(r.score, found, r.mesh, name=place.name, poll=place.poll)
+  return Loss(
+    r.score, found, r.mesh, name=place.name, poll=place.poll, weights=weights
+  )
 
 
 def _samples(

@@ -18,9 +18,17 @@ from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf.settings import FREE, LATER, canonical
 from aigc_jax.run import spelling
-from aigc_jax.run.build import abstract_params, model_of
+from aigc_jax.run.build import (
+  Run,
+  abstract_params,
+  abstract_stats,
+  fresh_params,
+  model_of,
+)
 from aigc_jax.run.settings import (
+  WEIGHTS,
   Config,
+  check_weights,
   config_in,
   provenance_in,
   usable_config_in,
@@ -31,6 +39,9 @@ from aigc_jax.sampling.logits import Sampling
 from aigc_jax.trainer import changes, history, identity
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
+from aigc_jax.trainer.state import Fixed
+
+TEXTS = ("text", "pairs")  # the data kinds that have a tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +55,15 @@ class Loaded:
   mesh: jax.sharding.Mesh
   step: int  # updates behind the parameters; 0 for a Hugging Face folder
   name: str
+  fixed: Fixed | None = None  # what the model reads besides parameters
 
   @property
   def length(self) -> int:
     """How many tokens the model was made to read at once; 0 if it is unsaid."""
-    made = self.config["model"]["position_length"] or 0
+    made = self.config["model"].get("position_length") or 0
     if made or "data" not in self.config:
       return made
-    return self.config["data"]["length"]
+    return self.config["data"].get("length", 0)
 
   def engine(self, sampling: Sampling, *, seed: int, group: int) -> Engine:
     """Decoding with this model; see sampling/decode.py."""
@@ -80,12 +92,14 @@ def everywhere(config: Config) -> Config:
   return config | {"mesh": sizes | {sharding.REST: None}}
 
 
-def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
+def load(
+  where: str, *, step: int | None = None, weights: str = "raw", **model_changes
+) -> Loaded:
   """The run in a work directory, or the model in "hf:FOLDER".
 
-  `model_changes` replace keys of config.model that do not shape parameters,
-  such as unroll. Raises BadConfig where there is none, StorageFailure where
-  no checkpoint is valid.
+  weights: "raw", or "average" where a run keeps one. `model_changes` replace
+  keys of config.model that do not shape parameters, such as unroll. Raises
+  BadConfig where there is none, StorageFailure where no checkpoint is valid.
   """
   check_local(where, "--workdir")
   folder = hf_folder(where)
@@ -98,15 +112,107 @@ def load(where: str, *, step: int | None = None, **model_changes) -> Loaded:
     tokenizer = data.load_tokenizer(where)
   else:
     config = usable_config_in(where)
-    tokenizer = tokenizer_in(where)
+    check_weights("weights", weights, config)
+    tokenizer = tokenizer_in(where, missing=not reads_text(config))
     check = functools.partial(check_saved, where, config, tokenizer)
     config = config | {"model": config["model"] | model_changes}
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
   model = model_of(config)
   with jax.set_mesh(mesh):
-    abstract = abstract_params(model, mesh)
-    params, step = read_params(where, abstract, step, check)
-  return Loaded(model, params, tokenizer, config, mesh, step, where)
+    params, fixed, step = read_variables(
+      where, config, model, mesh, step, check, weights
+    )
+  return Loaded(model, params, tokenizer, config, mesh, step, where, fixed)
+
+
+def reads_text(config: Config) -> bool:
+  """Whether a run has a tokenizer."""
+  return config["data"].get("kind", "text") in TEXTS
+
+
+def read_variables(
+  where: str, config: Config, model, mesh, step, check, weights: str
+):
+  """(parameters, what else the model reads or None, step) of a run or folder.
+
+  What is frozen is read from where the run had it, and stands among the
+  parameters.
+  """
+  whole = abstract_params(model, mesh)
+  stats = abstract_stats(model, mesh)
+  if hf_folder(where) is not None:
+    params, step = read_params(where, whole, step, check)
+    return params, None, step
+  frozen = config.get("frozen") or {}
+  trained, still = tree.split(whole, frozen)
+  name = WEIGHTS[weights]
+  wanted = {name: trained} | ({} if stats is None else {"stats": stats})
+  workdir = files.expanded(where)
+  saved = history.checkpoints_in(workdir, identity_in(workdir))
+  found, content = saved.restore_parts(wanted, step, check)
+  params = found[name]
+  if frozen:
+    values = read_frozen(config, model, mesh, still)
+    check_frozen(values, content)
+    params = tree.joined(params, values)
+  fixed = None if stats is None else Fixed(None, found["stats"])
+  return params, fixed, int(content["step"])
+
+
+def read_frozen(config: Config, model: nn.Module, mesh, abstract) -> tree.Tree:
+  """The parameters of the frozen parts, from where the config has them.
+
+  Those of None are of the start: of init_from, or fresh ones of the seed.
+  """
+  found: tree.Tree = {}
+  for part, where in config["frozen"].items():
+    own, wanted = _below(abstract, part), where or config["init_from"]
+    if where:
+      values, _ = read_params(where, own)
+    elif wanted:
+      whole, _ = read_params(wanted, abstract_params(model, mesh))
+      values = _below(whole, part)
+    else:
+      values = _below(fresh_params(config, model, mesh), part)
+    found = tree.joined(found, _nested(part, values))
+  return found
+
+
+def _below(whole, part: str):
+  for key in part.split("/"):
+    whole = whole[key]
+  return whole
+
+
+def _nested(part: str, values):
+  for key in reversed(part.split("/")):
+    values = {key: values}
+  return values
+
+
+def read_trained(where: str, r: Run):
+  """(the parameters a run trains, their step) of another run or a folder."""
+  if not r.config["frozen"]:
+    return read_params(where, r.state.params)
+  params, step = read_params(where, abstract_params(r.model, r.mesh))
+  return tree.split(params, r.config["frozen"])[0], step
+
+
+def check_frozen(frozen, content: Mapping) -> None:
+  """Refuses frozen parts that are not those a checkpoint was trained beside."""
+  saved = content["meta"].get("frozen_digest")
+  if saved is None or frozen_digest(frozen) == list(saved):
+    return
+  raise BadConfig(
+    f"the frozen parts are not those that step {content['step']} was trained "
+    "beside: `frozen` and `init_from` of the config name what they were read "
+    "from, which must be as it was"
+  )
+
+
+def frozen_digest(frozen) -> list[int]:
+  """The digest of the frozen parts, as a checkpoint's meta holds it."""
+  return [int(word) for word in jax.jit(tree.digest)(frozen)]
 
 
 def tokenizer_in(where: str | Path, missing: bool = False):

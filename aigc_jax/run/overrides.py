@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from aigc_jax import data
 from aigc_jax.data.sources import SOURCES
 from aigc_jax.data.tasks import TASKS
 from aigc_jax.errors import BadConfig, nearest
@@ -32,7 +33,8 @@ KINDS: dict[str, Mapping[str, Any]] = {
   r"model": MODELS,
   r"objective": OBJECTIVES,
   r"optim": OPTIMIZERS,
-  r"data\.task": TASKS,
+  r"data": data.KINDS,
+  r"data\.task": {name: task.make for name, task in TASKS.items()},
   r"evaluate\.[^.]+": EVALUATORS,
   r"data\.sources\[\d+\]": SOURCES,
   r"evaluate\.[^.]+\.data\.sources\[\d+\]": SOURCES,

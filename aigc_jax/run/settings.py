@@ -6,7 +6,7 @@ missing or unknown key is an error that names the nearest one.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from aigc_jax import files, records, sharding
-from aigc_jax.errors import BadConfig
+from aigc_jax.data import KINDS
+from aigc_jax.errors import BadConfig, choose
 from aigc_jax.models import DERIVED, MODELS
 from aigc_jax.records import COUNT
 from aigc_jax.run import budget, spelling
 from aigc_jax.signature import (
+  call,
   check_call,
   check_type,
   check_types,
@@ -29,6 +31,9 @@ from aigc_jax.signature import (
 from aigc_jax.trainer.consumed import TOTALS
 
 Config = dict[str, Any]  # plain JSON values, nested by section
+
+# What may be measured or used, and where a state has it.
+WEIGHTS = {"raw": "params", "average": "average"}
 
 INT32 = 2**31 - 1  # what steps, ids and sizes are on a device
 # These have bounds of their own.
@@ -53,6 +58,7 @@ SECTIONS = {
   "checkpoint": Mapping,
   "log": Mapping,
   "init_from": str | None,
+  "frozen": Mapping,
 }
 CHECKPOINT = {
   "every_steps": int | None,
@@ -61,22 +67,6 @@ CHECKPOINT = {
 }
 LOG = {"every_steps": int}
 MESH = dict.fromkeys(sharding.AXES, int | None)
-DATA = {
-  "sources": Sequence[Mapping],
-  "path": str | None,
-  "field": str,
-  "tokenizer": str,
-  "tokenizer_vocab": int,
-  "task": Mapping,
-  "batch": int,
-  "length": int,
-  "segments": bool,
-  "shuffle": bool,
-  "validation": float,
-  "validation_path": str | None,
-  "root": str,
-  "skip_steps": Sequence[Sequence[int] | int],
-}
 
 
 # What files of a work directory are, so far as anything here looks into them.
@@ -85,11 +75,11 @@ SIZE = range(1, 2**31)
 STORED = {
   "seed?": int,
   "steps?": (int, None),
-  "data?": {"path?": (str, None), "sources?": [dict], "length?": SIZE,
-            "batch?": SIZE, "validation?": float, "validation_path?":
-            (str, None), "root?": str, "tokenizer?": str, "tokenizer_vocab?":
-            int, "field?": str, "segments?": bool, "shuffle?": bool,
-            "task?": {"kind?": str}},
+  "data?": {"kind?": str, "path?": (str, None), "sources?": [dict],
+            "length?": SIZE, "batch?": SIZE, "validation?": float,
+            "validation_path?": (str, None), "root?": str, "tokenizer?": str,
+            "tokenizer_vocab?": int, "field?": str, "segments?": bool,
+            "shuffle?": bool, "task?": {"kind?": str}},
   "model?": {"kind?": str},
   "optim?": dict,
   "objective?": dict,
@@ -100,7 +90,7 @@ STORED = {
 # What a model is made of and measured by must be there beside.
 NEEDED = {
   "model": {"kind": str},
-  "data": {"length": SIZE, "batch": SIZE},
+  "data": {"batch": SIZE},
   "objective": dict,
   "evaluate": {str: {"kind": str}},
   "init_from": (str, None),
@@ -143,7 +133,6 @@ def read(config: ConfigDict | Mapping) -> Config:
     expect(section, plain[section], types)
     check_types(section, plain[section], types)
   check_data(plain)
-  expect("data.task", plain["data"]["task"], ("kind",))
   make, rest = kind_of("model", plain["model"], MODELS)
   check_call(make, "model", rest)
   _settle_widths(plain)
@@ -207,18 +196,16 @@ def _settle_widths(config: Config) -> None:
         model["heads"], model["head_dim"], span, dim,
       )  # fmt: skip
   learned = "position" in model and model["position"] == "learned"
-  if learned and model["position_length"] is None:
-    model["position_length"] = config["data"]["length"]
+  length = config["data"].get("length")
+  if learned and model["position_length"] is None and length:
+    model["position_length"] = length
 
 
 def _check_sizes(config: Config) -> None:
   """Checks what concerns more than one section."""
-  batch, length = config["data"]["batch"], config["data"]["length"]
   positive = {
     "microbatches": config["microbatches"],
     "steps_per_call": config["steps_per_call"],
-    "data.batch": batch,
-    "data.length": length,
     "log.every_steps": config["log"]["every_steps"],
   }
   for name, value in positive.items():
@@ -289,8 +276,23 @@ def usable_config_in(workdir: str | Path) -> Config:
 
 def check_data(config: Config) -> None:
   """Raises BadConfig where a section data is not one that can be opened."""
-  expect("data", config["data"], DATA)
-  check_types("data", config["data"], DATA)
+  data_of(config)
+
+
+def data_of(config: Config):
+  """The data that a config describes, of one of data.KINDS; opens nothing."""
+  make, rest = kind_of("data", config["data"], KINDS)
+  return call(make, "data", rest)
+
+
+def check_weights(name: str, weights: str, config: Config) -> None:
+  """Raises BadConfig unless a run has such weights: raw, or their average."""
+  choose(weights, WEIGHTS, name)
+  if weights != "raw" and not config["optim"].get("average"):
+    raise BadConfig(
+      f"{name}={weights}: this run keeps no average of its parameters "
+      "(--config.optim.average=0.999 does, from its start)"
+    )
 
 
 def written_fingerprint(workdir: str | Path) -> str:

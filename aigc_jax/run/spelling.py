@@ -32,8 +32,9 @@ BEFORE: dict[str, object] = {
   "checkpoint/keep_every_steps": 0,
 }
 # Keys that came later, and what runs did before.
-LATER = {"library": "xla"} | dict.fromkeys(TOTALS)
-LATER_DATA = {"validation_path": None}
+LATER = {"library": "xla", "frozen": {}} | dict.fromkeys(TOTALS)
+LATER_DATA = {"kind": "text"}
+LATER_TEXT = {"validation_path": None}
 
 _told: set[str] = set()
 
@@ -44,6 +45,8 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
   found = _modern(LATER | dict(config), "", old)
   if isinstance(found.get("data"), dict):
     found["data"] = LATER_DATA | found["data"]
+    if found["data"]["kind"] == "text":
+      found["data"] = LATER_TEXT | found["data"]
   new = [line for line in old if line not in _told]
   if new:
     _told.update(new)

@@ -12,6 +12,8 @@ from aigc_jax.layers.visible import Visible
 
 def attention_kernels(r: run.Run) -> str:
   """The kernels that attention uses, and in how many of the layers."""
+  if r.cost is None:
+    return ""  # not a decoder of windows
   m, length = r.config["model"], r.config["data"]["length"]
   width = m["head_dim"]
   heads, key_heads = (

@@ -7,6 +7,7 @@ import statistics
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax import run, sharding, tree
@@ -125,32 +126,46 @@ def time_step(r: run.Run, steps: int) -> dict:
 
 
 def zipf_batch(r: run.Run, first: int) -> dict[str, jax.Array]:
-  """The batches of one call from step `first` on, all tokens counted.
+  """The batches of one call from step `first` on, everything counted.
 
-  The ids have Zipf's frequencies. A step's batch is one of POOL, the same
-  however many steps a call has.
+  Ids have Zipf's frequencies, images and the like are noise. A step's batch is
+  one of POOL, the same however many steps a call has.
   """
   per_call = r.config["steps_per_call"]
-  vocab = r.config["model"]["vocab"]
-  shares = np.cumsum(1.0 / (np.arange(vocab) + 2.7))
-  rows, length = r.batch["tokens"].shape
-  draws = [np.random.default_rng((first + i) % POOL) for i in range(per_call)]
-  ids = np.stack([draw.random((rows, length + 1)) for draw in draws])
-  ids = np.searchsorted(shares, ids * shares[-1]).astype(np.int32)
-  values = {
-    "tokens": ids[..., :-1],
-    "targets": ids[..., 1:],
-    "weights": np.ones((per_call, rows, length), np.float32),
-    "segments": np.ones((per_call, rows, length), np.int32),
-    "positions": np.broadcast_to(
-      np.arange(length, dtype=np.int32), (per_call, rows, length)
-    ),
-  }
+  made = [_filled(r, (first + i) % POOL) for i in range(per_call)]
   placed = {}
-  for name, x in r.batch.items():
+  for name, array in run.data_of(r.config).spec.items():
+    value = np.stack([batch[name] for batch in made])
     if per_call == 1:
-      placed[name] = jax.device_put(values[name][0], x.sharding)
+      placed[name] = jax.device_put(value[0], r.batch[name].sharding)
       continue
-    laid = sharding.shardings(".BT", values[name].shape, r.mesh)
-    placed[name] = jax.device_put(values[name], laid)
+    laid = sharding.shardings(f".{array.letters}", value.shape, r.mesh)
+    placed[name] = jax.device_put(value, laid)
   return placed
+
+
+def _filled(r: run.Run, number: int) -> dict[str, np.ndarray]:
+  """One batch; targets of tokens are the tokens that come next."""
+  draw, found, following = np.random.default_rng(number), {}, None
+  vocab = r.config["model"].get("vocab", 2)
+  shares = np.cumsum(1.0 / (np.arange(vocab) + 2.7))
+  for name, x in r.batch.items():
+    if name == "targets" and following is not None:
+      found[name] = following
+    elif name == "segments" or name.endswith("weights"):
+      found[name] = np.ones(x.shape, x.dtype)
+    elif name in ("positions", "at"):
+      places = np.arange(x.shape[-1], dtype=x.dtype)
+      found[name] = np.broadcast_to(places, x.shape)
+    elif jnp.issubdtype(x.dtype, jnp.floating):
+      found[name] = draw.standard_normal(x.shape).astype(x.dtype)
+    elif x.dtype == jnp.uint8:
+      found[name] = draw.integers(0, 256, x.shape, np.uint8)
+    else:
+      longer = (*x.shape[:-1], x.shape[-1] + 1) if x.ndim > 1 else x.shape
+      ids = np.searchsorted(shares, draw.random(longer) * shares[-1])
+      ids = ids.astype(x.dtype)
+      found[name] = ids[..., : x.shape[-1]] if x.ndim > 1 else ids
+      if name == "tokens":
+        following = ids[..., 1:]
+  return found

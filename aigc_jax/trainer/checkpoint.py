@@ -22,6 +22,7 @@ from aigc_jax.trainer import restoring
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.retention import Steps, quiet
 from aigc_jax.trainer.saving import Saver
+from aigc_jax.trainer.state import kept
 
 
 class Checkpoints:
@@ -132,7 +133,7 @@ class Checkpoints:
     the parameters are not finite, Diverged where devices differ in what should
     be equal, StorageFailure after too many failures.
     """
-    return self._saver.save(step, state, meta)
+    return self._saver.save(step, kept(state), meta)
 
   def check(self) -> None:
     """Surfaces the end of the save in the background, if it has ended."""
@@ -144,7 +145,7 @@ class Checkpoints:
 
   def commit(self, step: int, state, meta: Mapping) -> None:
     """Saves and waits, trying again at once; raises StorageFailure."""
-    self._saver.commit(step, state, meta)
+    self._saver.commit(step, kept(state), meta)
 
   def close(self) -> None:
     """Waits for this process's part of a save under way; raises nothing."""
@@ -155,16 +156,41 @@ class Checkpoints:
 
     `abstract` is the state as ShapeDtypeStruct with shardings; the devices may
     be others than those that saved. `check` is given the manifest before the
-    arrays are read. Steps that fail are renamed aside and told; only the holder
+    arrays are read. What is frozen is in no checkpoint, and None in the state
+    that comes back. Steps that fail are renamed aside and told; only the holder
     of the lock may call this. Raises StorageFailure when there are steps and
     none is valid, BadConfig when the checkpoint is of another run or of a state
     of another shape.
     """
     self.wait()
-    found = restoring.restore(self._steps, abstract, aside=True, check=check)
+    found = restoring.restore(
+      self._steps, kept(abstract), aside=True, check=check
+    )
     if found:
       self._saver.committed = self._saver.proven = found[1]["step"]
       self._saver.digest = found[1]["digest"]
+    return found
+
+  def restore_parts(
+    self,
+    abstract: Mapping,
+    step: int | None = None,
+    check: Callable = lambda content: None,
+  ):
+    """(parts, manifest), read only; for any mesh, without the lock.
+
+    abstract: {"params": shapes, ...}, some fields of the state. Raises
+    BadConfig when there is no checkpoint.
+    """
+    found = restoring.restore(
+      self._steps,
+      dict(abstract),
+      prefix=tuple(f"{name}/" for name in abstract),
+      step=step,
+      check=check,
+    )
+    if found is None:
+      raise BadConfig(f"{self._steps.folder} holds no checkpoint: train first")
     return found
 
   def restore_params(
@@ -173,20 +199,9 @@ class Checkpoints:
     step: int | None = None,
     check: Callable = lambda content: None,
   ):
-    """(params, manifest) alone, read only; for any mesh, without the lock.
-
-    Raises BadConfig when there is no checkpoint.
-    """
-    found = restoring.restore(
-      self._steps,
-      {"params": abstract},
-      prefix="params/",
-      step=step,
-      check=check,
-    )
-    if found is None:
-      raise BadConfig(f"{self._steps.folder} holds no checkpoint: train first")
-    return found[0]["params"], found[1]
+    """(params, manifest) alone; see `restore_parts`."""
+    parts, content = self.restore_parts({"params": abstract}, step, check)
+    return parts["params"], content
 
   def rewind(self, step: int) -> list[int]:
     """Sets aside the steps after `step`; which those were.

@@ -146,8 +146,10 @@ def check_files(folder: Path, content: dict) -> None:
     raise Invalid(f"its files hold {stored} bytes for {expected} of arrays")
 
 
-def differences(content: dict, wanted: list[dict], prefix: str) -> list[str]:
-  """How the saved leaves below `prefix` differ from the wanted table."""
+def differences(
+  content: dict, wanted: list[dict], prefix: str | tuple[str, ...]
+) -> list[str]:
+  """How the saved leaves below `prefix`, one or some, differ from a table."""
   saved = {
     leaf["name"]: leaf
     for leaf in content["leaves"]

@@ -16,7 +16,7 @@ def restore(
   steps: Steps,
   abstract,
   *,
-  prefix: str = "",
+  prefix: str | tuple[str, ...] = "",
   step: int | None = None,
   aside: bool = False,
   check: Callable[[dict], None] = lambda content: None,
@@ -50,7 +50,7 @@ def restore(
       steps.set_aside(found, "corrupt")
 
 
-def _attempt(steps: Steps, step: int, abstract, prefix: str, check: Callable):
+def _attempt(steps: Steps, step: int, abstract, prefix, check: Callable):
   """(state, manifest, "") of a step, or (None, None, why not)."""
   content, reason = _tried(lambda: _checked(steps, step, abstract, prefix))
   state = None
@@ -87,7 +87,7 @@ def _read(steps: Steps, step: int, abstract):
   return arrays.read(steps.folder / str(step) / arrays.NAME, abstract)
 
 
-def _checked(steps: Steps, step: int, abstract, prefix: str) -> dict:
+def _checked(steps: Steps, step: int, abstract, prefix) -> dict:
   """The manifest of a step of this run, sound, whose leaves fit."""
   content = steps.manifest(step)
   where = f"{steps.folder}/{step}"

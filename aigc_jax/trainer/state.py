@@ -23,6 +23,31 @@ class State:
   params: Tree
   opt_state: Tree
   recent: "Recent | None" = None  # with a limit on spikes
+  # What layers' reports move once a step, such as running means; None where
+  # the model has none, as with the two below.
+  stats: Tree = None
+  average: Tree = None  # of the parameters, over the steps
+  frozen: Tree = None  # parameters that nothing moves; in no checkpoint
+
+  @property
+  def fixed(self) -> "Fixed | None":
+    """What the model reads and no gradient moves, if anything."""
+    if self.frozen is None and self.stats is None:
+      return None
+    return Fixed(self.frozen, self.stats)
+
+
+@struct.dataclass
+class Fixed:
+  """What a model reads besides the parameters that are trained."""
+
+  frozen: Tree = None
+  stats: Tree = None
+
+
+def kept(state: Tree) -> Tree:
+  """The part of a state that checkpoints hold: all but what is frozen."""
+  return state.replace(frozen=None) if isinstance(state, State) else state
 
 
 @struct.dataclass
@@ -38,8 +63,15 @@ def fresh(
   optimizer: optax.GradientTransformation,
   seed: int,
   spike_window: int = 0,
+  *,
+  stats: Tree = None,
+  frozen: Tree = None,
+  average: bool = False,
 ) -> State:
-  """The state at step 0; runs under jit. A window of 0 watches no spikes."""
+  """The state at step 0; runs under jit. A window of 0 watches no spikes.
+
+  average: whether an average of the parameters is kept; it begins as they are.
+  """
   empty = jnp.full((spike_window,), jnp.nan, jnp.float32)
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -48,4 +80,7 @@ def fresh(
     params=params,
     opt_state=optimizer.init(params),
     recent=Recent(empty, empty) if spike_window else None,
+    stats=stats,
+    average=jax.tree.map(jnp.copy, params) if average else None,
+    frozen=frozen,
   )

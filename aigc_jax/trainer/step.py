@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from aigc_jax import sharding, tree
+from aigc_jax.layers.report import REPORTS, moved
 from aigc_jax.metrics import Mean
 from aigc_jax.optim import global_norm
 from aigc_jax.trainer.state import Recent, State
@@ -26,6 +27,7 @@ def make_step(
   spike_sigma: float = 0.0,
   once: Callable | None = None,
   at_once: bool = False,
+  average: float | None = None,
 ) -> Callable:
   """The update (state, batch) -> (state, metrics); pure, for jit.
 
@@ -37,6 +39,11 @@ def make_step(
   loss or gradient norm more than `spike_sigma` standard deviations above the
   mean of the recent ones.
 
+  Where the state has some, `score` is given it as `fixed`, and what layers
+  report under REPORTS moves `stats`, once a step, from the sums over the whole
+  batch. average: what is kept each step of state.average, the rest is of the
+  new parameters (optax.incremental_update).
+
   once(params), where given, is computed before the batch is parted, and is one
   more argument of `score`; no gradient flows through it.
 
@@ -47,12 +54,14 @@ def make_step(
   """
 
   def loss_sum(params, batch, key, *more):
-    means = score(params, batch, key, *more)
+    *more, fixed = more
+    known = {} if fixed is None else {"fixed": fixed}
+    means = score(params, batch, key, *more, **known)
     return means["loss"].sum, means
 
   def step(state: State, batch) -> tuple[State, Metrics]:
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-    more = (once(state.params),) if once else ()
+    more = (*((once(state.params),) if once else ()), state.fixed)
 
     def measure(part, key):
       take = jax.value_and_grad(loss_sum, has_aux=True)
@@ -60,6 +69,7 @@ def make_step(
       return grads, means
 
     grads, means = sum_over(measure, batch, key, microbatches)
+    reports = means.pop(REPORTS, {})
     weight = means["loss"].weight
     scale = 1.0 / jnp.where(weight == 0, 1.0, weight)
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
@@ -84,6 +94,12 @@ def make_step(
       (optax.apply_updates(state.params, updates), opt_state),
       (state.params, state.opt_state),
     )
+    stats, mean = state.stats, state.average
+    if stats is not None:
+      stats = _where(ok, moved(stats, reports), stats)
+    if mean is not None:
+      mean = optax.incremental_update(params, mean, 1 - average)
+      mean = _where(ok, mean, state.average)
     skipped = state.skipped + jnp.where(ok, 0, 1)
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
     metrics |= {
@@ -109,10 +125,16 @@ def make_step(
       params=params,
       opt_state=opt_state,
       recent=recent,
+      stats=stats,
+      average=mean,
     )
     return new, metrics
 
   return step
+
+
+def _where(ok: jax.Array, new: tree.Tree, old: tree.Tree) -> tree.Tree:
+  return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
 
 
 def made_again(

@@ -16,7 +16,7 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from aigc_jax import data, sharding
-from aigc_jax.data import mixture, tasks
+from aigc_jax.data import mixture, tasks, windows
 from aigc_jax.data.tokenizers import Bytes
 from aigc_jax.errors import BadConfig, BadData
 from tests.data.texts import ORDER, SHAPE, prose, settings, text_source
@@ -55,9 +55,15 @@ def same(one, two):
 # Tasks.
 
 
+def next_token(window, count, *, segments):
+  """The task on these windows, whose end of text is 9."""
+  records = {"window": window, "count": count}
+  return tasks.next_token(records, None, eot=9, segments=segments)
+
+
 def test_segments_and_positions_begin_anew_at_each_end_of_text():
   window = np.array([[9, 1, 2, 9, 9, 3, 4], [5, 6, 9, 7, 9, 9, 9]], np.int32)
-  batch = tasks.next_token(window, np.array([6, 3]), eot=9, segments=True)
+  batch = next_token(window, np.array([6, 3]), segments=True)
   assert batch["tokens"].tolist() == window[:, :-1].tolist()
   assert batch["targets"].tolist() == window[:, 1:].tolist()
   assert batch["positions"].tolist() == [[0, 1, 2, 0, 0, 1], [0, 1, 0, 1, 0, 0]]
@@ -67,13 +73,13 @@ def test_segments_and_positions_begin_anew_at_each_end_of_text():
 
 def test_without_segments_there_are_none():
   window = np.zeros((2, 5), np.int32)
-  batch = tasks.next_token(window, np.array([4, 4]), eot=9, segments=False)
+  batch = next_token(window, np.array([4, 4]), segments=False)
   assert set(batch) == {"tokens", "targets", "weights"}
 
 
 def test_an_unknown_task_is_refused():
   with pytest.raises(BadConfig, match="'next_tokn' is unknown; did you mean"):
-    tasks.make_task(dict(kind="next_tokn"))
+    tasks.task_of(dict(kind="next_tokn"))
 
 
 # The order.
@@ -174,16 +180,16 @@ def test_rows_are_rows_of_the_batch(stream):
 
 
 def test_an_epoch_has_every_target_once(stream):
-  windows = stream.tokens_per_epoch // stream.length
+  count = len(stream.views[0])
   seen = []
-  for step in range(-(-windows // stream.batch)):
+  for step in range(-(-count // stream.batch)):
     seen += [r.tobytes() for r in stream.rows(step, ALL)["targets"]]
   store = stream.stores[0]
-  assert windows == store.windows(stream.length)
+  assert count == store.windows(SHAPE["length"])
   expected = [
-    store.window(i, stream.length)[1:].tobytes() for i in range(windows)
+    store.window(i, SHAPE["length"])[1:].tobytes() for i in range(count)
   ]
-  assert sorted(seen[:windows]) == sorted(expected)
+  assert sorted(seen[:count]) == sorted(expected)
 
 
 def test_targets_are_the_next_tokens_and_batches_are_as_specified(stream):
@@ -282,14 +288,14 @@ def test_impossible_shapes_are_refused(shelf, root):
 
 
 def test_a_model_with_fewer_ids_than_the_tokenizer_is_refused(stream):
-  data.check_vocab(stream, 257)
+  data.check_vocab(stream, {"vocab": 257})
   with pytest.raises(BadConfig, match="model.vocab=256.*model.vocab=257.*384"):
-    data.check_vocab(stream, 256)
+    data.check_vocab(stream, {"vocab": 256})
 
 
 def test_a_store_of_another_tokenizer_is_refused(stream, trained):
   with pytest.raises(BadData, match="made with another tokenizer"):
-    data.Stream(stream.stores, [1.0], trained, **SHAPE, **ORDER)
+    windows.stream_of(stream.stores, [1.0], trained, **SHAPE, **ORDER)
 
 
 def test_ids_that_the_tokenizer_does_not_have_are_refused(stream):
@@ -297,7 +303,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_refused(stream):
     vocab = 100
 
   with pytest.raises(BadData, match="token id 256, but the tokenizer has 100"):
-    data.Stream(stream.stores, [1.0], Narrow(), **SHAPE, **ORDER)
+    windows.stream_of(stream.stores, [1.0], Narrow(), **SHAPE, **ORDER)
 
 
 # Held-out sets.
@@ -321,18 +327,18 @@ def test_every_held_out_target_comes_exactly_once(
     found.append(rows["targets"][real])
     weight += rows["weights"].sum()
   assert np.array_equal(np.concatenate(found), np.concatenate(expected))
-  assert held.tokens == weight == sum(map(len, expected))
+  assert held.counts["tokens"] == weight == sum(map(len, expected))
   text = Bytes().decode_bytes(np.concatenate(expected))
-  assert held.bytes == len(text)
+  assert held.counts["bytes"] == len(text)
   assert not held.rows(held.batches, ALL)["weights"].any()
 
 
 def test_the_first_batches_count_their_own_tokens_and_bytes(shelf, root):
   held = build_eval(shelf, root)
   part = held.first(2)
-  assert part.batches == 2 and part.tokens == 2 * 6 * 16
+  assert part.batches == 2 and part.counts["tokens"] == 2 * 6 * 16
   targets = np.concatenate([held.rows(i, ALL)["targets"] for i in range(2)])
-  assert part.bytes == (targets != 256).sum() < held.bytes
+  assert part.counts["bytes"] == (targets != 256).sum() < held.counts["bytes"]
   assert part.fingerprint != held.fingerprint
   assert held.first(-1) is held.first(10**6) is held
 
@@ -343,15 +349,18 @@ def test_yardsticks_of_several_sources_weigh_by_their_bytes(shelf, book, root):
   one, two = (build_eval(p, root) for p in (shelf, book))
   for name in ("gzip", "xz"):
     expected = (
-      one.yardsticks[name] * one.bytes + two.yardsticks[name] * two.bytes
+      one.yardsticks[name] * one.counts["bytes"]
+      + two.yardsticks[name] * two.counts["bytes"]
     )
-    assert both.yardsticks[name] == pytest.approx(expected / both.bytes)
+    assert both.yardsticks[name] == pytest.approx(
+      expected / both.counts["bytes"]
+    )
 
 
 def test_held_out_and_training_text_have_nothing_in_common(shelf, root):
   train, held = build(shelf, root), build_eval(shelf, root)
   total = sum(len(p.read_bytes()) for p in shelf.rglob("*.txt"))
-  assert train.stores[0].bytes + held.bytes == total
+  assert train.stores[0].bytes + held.counts["bytes"] == total
 
 
 # On devices.
@@ -547,7 +556,7 @@ def found_eval(root, made, *prints, **changes):
   settings = dict(
     root=str(root), splits=["validation"], batches=None,
     tokenizer=made.tokenizer, task=dict(kind="next_token"),
-    batch=made.batch, length=made.length, segments=False,
+    batch=made.batch, length=SHAPE["length"], segments=False,
   ) | changes  # fmt: skip
   return data.find_eval(prints or [made.fingerprint], **settings)
 

@@ -63,7 +63,7 @@ def mesh_of(**sizes):
 def measure(model, found, mesh, poll=None):
   built, params = model
   loss = Loss(tiny.score_of(built), found, mesh, name="held", poll=poll)
-  return loss(3, types.SimpleNamespace(params=params))
+  return loss(3, types.SimpleNamespace(params=params, fixed=None))
 
 
 def reference(model, found):
@@ -88,14 +88,14 @@ def test_the_loss_is_the_mean_over_every_target_once(model, eval_set):
   last = found.rows(found.batches - 1, slice(None))["weights"]
   assert 0 < last.sum() < last.size  # a ragged end, or this shows nothing
   total, count = reference(model, found)
-  assert count == found.tokens
+  assert count == found.targets
   values = measure(model, found, mesh_of())
   assert values["eval/held/loss"] == pytest.approx(total / count, rel=1e-6)
   assert values["eval/held/perplexity"] == pytest.approx(
     math.exp(total / count), rel=1e-5
   )
   assert values["eval/held/bits_per_byte"] == pytest.approx(
-    total / math.log(2) / found.bytes, rel=1e-6
+    total / math.log(2) / found.counts["bytes"], rel=1e-6
   )
   assert values["eval/held/gzip_bits_per_byte"] == found.yardsticks["gzip"]
 
@@ -122,7 +122,7 @@ def test_an_evaluation_can_be_stopped_between_batches(model, eval_set):
 
 def test_a_missed_target_is_an_error_and_not_a_better_loss(model, eval_set):
   found = eval_set(batch=7, length=24)
-  found.tokens += 1
+  found.targets += 1
   with pytest.raises(BadData, match="counted"):
     measure(model, found, mesh_of())
 
@@ -147,7 +147,7 @@ def test_every_mean_of_the_objective_is_given(model, eval_set):
 
   found = eval_set(4, 16)
   loss = Loss(with_more, found, mesh_of(), name="held")
-  values = loss(3, types.SimpleNamespace(params=model[1]))
+  values = loss(3, types.SimpleNamespace(params=model[1], fixed=None))
   right = total = 0.0
   for index in range(found.batches):
     batch = found.rows(index, slice(None))
