@@ -34,7 +34,7 @@ def skeleton() -> ConfigDict:
     data=1, fsdp=None, expert=1, tensor=1, sequence=1, pipeline=1
   )
   config.data = dict(
-    kind="text",  # what of
+    kind="text",  # what there is to learn from
     sources=(  # mixed by weight
       dict(kind="corpus", name="stdlib", split="train", weight=1.0),
     ),
