@@ -47,7 +47,12 @@ class Cache:
 
 
 class Attention(nn.Module):
-  """N query heads of width H over K key heads (grouped-query where K < N)."""
+  """N query heads of width H over K key heads (grouped-query where K < N).
+
+  cross: keys and values are of another sequence, the memory: given as
+  `memory_BSD`, or as a cache of what `remember` made of it, which stays as it
+  is.
+  """
 
   dim: int
   heads: int
@@ -65,6 +70,8 @@ class Attention(nn.Module):
   out_factor: float = 1.0
   fused: bool = True  # whether q, k and v are one product, on one device
   products: str = "plain"
+  cross: bool = False
+  query_factor: float = 1.0  # of the deviation that fresh query weights have
 
   def __post_init__(self):
     if self.heads % self.kv_heads:
@@ -74,32 +81,59 @@ class Attention(nn.Module):
       )
     super().__post_init__()
 
-  @nn.compact
+  def setup(self):
+    D, N, K, H = self.dim, self.heads, self.kv_heads, self.head_dim
+    kind = dict(
+      dtype=self.dtype, bias=self.bias, std=self.std, products=self.products
+    )
+    read = "BSD,DKH->BSKH" if self.cross else "BTD,DKH->BTKH"
+    self.query = Einsum(
+      "BTD,DNH->BTNH", (D, N, H), factor=self.query_factor, **kind
+    )
+    self.key = Einsum(read, (D, K, H), **kind)
+    self.value = Einsum(read, (D, K, H), **kind)
+    self.out = Einsum(
+      "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,
+      self.out_factor, self.products,
+    )  # fmt: skip
+    if self.norm is not None:
+      letters = ("N", "K") if self.norm_joint else ("H", "H")
+      self.norm_query, self.norm_key = (
+        self.norm(letter=letter) for letter in letters
+      )
+
   def __call__(
     self,
     x_BTD: jax.Array,
     visible: Visible,
     turn: Rotation | None,
     cache: Cache | None = None,
+    *,
+    memory_BSD: jax.Array | None = None,
+    bias_BNTS: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | None]:
-    D, N, K, H = self.dim, self.heads, self.kv_heads, self.head_dim
-    kind = dict(
-      dtype=self.dtype, bias=self.bias, std=self.std, products=self.products
-    )
-    query = Einsum("BTD,DNH->BTNH", (D, N, H), name="query", **kind)
-    key = Einsum("BTD,DKH->BTKH", (D, K, H), name="key", **kind)
-    value = Einsum("BTD,DKH->BTKH", (D, K, H), name="value", **kind)
-    operands = operand_dtype(self.dtype, self.products)
+    """What was read, (B, T, D), and the cache with the new positions.
+
+    bias_BNTS: added to the scaled scores, (B or 1, N, T, S) in float32.
+    """
     untouched = self.norm is None and turn is None
-    q, k, v = together(
-      (query, key, value), x_BTD, self.fused, operands if untouched else None
-    )
+    operands = operand_dtype(self.dtype, self.products)
+    rounds = operands if untouched else None
+    if not self.cross:
+      q, k, v = together(
+        (self.query, self.key, self.value), x_BTD, self.fused, rounds
+      )
+    else:
+      (q,) = together((self.query,), x_BTD, self.fused, rounds)
+      read = self.remember(memory_BSD) if cache is None else cache
+      k = read.keys_BSKH.astype(self.dtype)
+      v = read.values_BSKH.astype(self.dtype)
     if self.norm is not None:
-      q = self._normed(q, "N", "norm_query")
-      k = self._normed(k, "K", "norm_key")
+      q = self._normed(q, self.norm_query)
+      k = k if self.cross else self._normed(k, self.norm_key)
     if turn is not None:
       q, k = rotate(q, turn), rotate(k, turn)
-    if cache is not None:
+    if cache is not None and not self.cross:
       cache = cache.extend(k, v, visible.positions_BT)
       k = cache.keys_BSKH.astype(self.dtype)
       v = cache.values_BSKH.astype(self.dtype)
@@ -112,19 +146,25 @@ class Attention(nn.Module):
     else:
       y_BTNH = attend(
         q, k, v, visible,
-        scale=self.scale or H**-0.5, softcap=self.softcap, kernel=self.kernel,
+        scale=self.scale or self.head_dim**-0.5, softcap=self.softcap,
+        kernel=self.kernel, bias_BNTS=bias_BNTS,
       )  # fmt: skip
     y_BTNH = sharding.constrain(y_BTNH.astype(self.dtype), "BTNH")
-    out = Einsum(
-      "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,
-      self.out_factor, self.products, name="out",
-    )  # fmt: skip
-    return out(y_BTNH), cache
+    return self.out(y_BTNH), cache
 
-  def _normed(self, x_BTNH: jax.Array, heads: str, name: str) -> jax.Array:
+  def remember(self, memory_BSD: jax.Array) -> Cache:
+    """Keys and values of a memory, as cross attention reads them."""
+    operands = operand_dtype(self.dtype, self.products)
+    k, v = together(
+      (self.key, self.value), memory_BSD, self.fused,
+      operands if self.norm is None else None,
+    )  # fmt: skip
+    return Cache(k if self.norm is None else self._normed(k, self.norm_key), v)
+
+  def _normed(self, x_BTNH: jax.Array, norm: nn.Module) -> jax.Array:
     """Each head by itself, or all of them as one vector."""
     if not self.norm_joint:
-      return self.norm(letter="H", name=name)(x_BTNH)
+      return norm(x_BTNH)
     # Laid out by its heads, which lie one after the other.
     whole = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
-    return self.norm(letter=heads, name=name)(whole).reshape(x_BTNH.shape)
+    return norm(whole).reshape(x_BTNH.shape)

@@ -1,6 +1,7 @@
 """The kernels of attention, one signature for all of them.
 
-attend(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, kernel) -> y_BTNH
+attend(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, kernel, bias_BNTS)
+gives y_BTNH. A bias of the scores is taken by those in BIASED alone.
 """
 
 import functools
@@ -28,8 +29,10 @@ def attend(
   scale: float,
   softcap: float,
   kernel: str,
+  bias_BNTS: jax.Array | None = None,
 ) -> jax.Array:
-  """softmax(cap(scale q k) where visible) v, each query head over its group.
+  """softmax(cap(scale q k) + bias where visible) v, each query head over its
+  group. The bias is (B or 1, N, T, S) in float32.
 
   A kernel asked for by name is used or refused (BadConfig), never replaced, but
   among plain formulas, where it is the formula.
@@ -37,9 +40,19 @@ def attend(
   if are_counted():
     return counted(q_BTNH, k_BSKH, v_BSKH, visible)
   if kernel == "auto" or are_plain():
-    kernel = resolve(q_BTNH, k_BSKH, visible, softcap)
+    kernel = resolve(q_BTNH, k_BSKH, visible, softcap, bias_BNTS is not None)
   run = errors.choose(kernel, KERNELS, "model.kernel")
-  return run(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap)
+  more = {}
+  if bias_BNTS is not None:
+    if kernel not in BIASED:
+      raise errors.BadConfig(
+        f"model.kernel={kernel!r} cannot do a bias of the scores, as relative "
+        "positions have it (--config.model.kernel=auto)"
+      )
+    more["bias_BNTS"] = bias_BNTS
+  return run(
+    q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap, **more
+  )
 
 
 def counted(q_BTNH, k_BSKH, v_BSKH, visible: Visible) -> jax.Array:
@@ -74,11 +87,17 @@ def check_kernel(kernel: str) -> None:
 
 
 def resolve(
-  q_BTNH: jax.Array, k_BSKH: jax.Array, visible: Visible, softcap: float
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  visible: Visible,
+  softcap: float,
+  biased: bool = False,
 ) -> str:
   """The kernel that "auto" means for these queries on this platform."""
   if are_plain():
     return "xla"
+  if biased:
+    return "chunked" if q_BTNH.shape[1] > 2048 else "xla"
   if sharding.platform() == "gpu" and not _cudnn_lacks(
     q_BTNH, k_BSKH, visible, softcap
   ):
@@ -93,7 +112,7 @@ def resolve(
   return "chunked" if q_BTNH.shape[1] > 2048 else "xla"
 
 
-def dense(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
+def dense(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, bias_BNTS=None):
   """The formula with all the scores in memory; softmax in float32."""
   B, T, N, H = q_BTNH.shape
   S, K = k_BSKH.shape[1:3]
@@ -102,22 +121,28 @@ def dense(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   weights_BKGTS = jax.checkpoint(
     functools.partial(soften, scale=scale, softcap=softcap),
     prevent_cse=False,
-  )(scores_BKGTS, visible.mask(T, S)).astype(q_BTNH.dtype)
+  )(scores_BKGTS, visible.mask(T, S), bias_BNTS).astype(q_BTNH.dtype)
   y_BTKGH = product("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
   return y_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-def soften(scores_BKGTS, seen_BTS, *, scale, softcap):
-  """Scores to weights: scaled, capped, hidden where not seen, softmax."""
+def soften(scores_BKGTS, seen_BTS, bias_BNTS=None, *, scale, softcap):
+  """Scores to weights: scaled, capped, biased, hidden if unseen, softmax."""
   scores = scores_BKGTS.astype(jnp.float32) * scale
   if softcap:
     scores = softcap * jnp.tanh(scores / softcap)
+  if bias_BNTS is not None:
+    K, G = scores.shape[1:3]
+    B, _, T, S = bias_BNTS.shape
+    scores = scores + bias_BNTS.reshape(B, K, G, T, S)
   if seen_BTS is not None:
     scores = jnp.where(seen_BTS[:, None, None], scores, HIDDEN)
   return jax.nn.softmax(scores, axis=-1)
 
 
-def chunked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, chunk=512):
+def chunked(
+  q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, bias_BNTS=None, chunk=512
+):
   """The same for `chunk` queries at a time, recomputed in the backward pass."""
   B, T, N, H = q_BTNH.shape
   chunk = next(c for c in range(min(chunk, T), 0, -1) if T % c == 0)
@@ -128,8 +153,12 @@ def chunked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, chunk=512):
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def one(start):
     q = jax.lax.dynamic_slice_in_dim(q_BTNH, start, chunk, 1)
-    part = visible.rows(start, chunk)
-    return dense(q, k_BSKH, v_BSKH, part, scale=scale, softcap=softcap)
+    part, bias = visible.rows(start, chunk), bias_BNTS
+    if bias is not None:
+      bias = jax.lax.dynamic_slice_in_dim(bias, start, chunk, 2)
+    return dense(
+      q, k_BSKH, v_BSKH, part, scale=scale, softcap=softcap, bias_BNTS=bias
+    )
 
   parts = jax.lax.map(one, jnp.arange(0, T, chunk))
   return jnp.moveaxis(parts, 0, 1).reshape(B, T, N, H)
@@ -236,3 +265,4 @@ KERNELS = {
   "cudnn": cudnn,
   "splash": splashed,
 }
+BIASED = ("xla", "chunked")

@@ -191,10 +191,17 @@ def _repeated_backward(rows, _, dy_BTD):
 _repeated.defvjp(_repeated_forward, _repeated_backward)
 
 
-def sinusoids(positions_BT: jax.Array, dim: int, dtype) -> jax.Array:
-  """The fixed positions of arXiv:1706.03762, sines then cosines, (B, T, D)."""
+def sinusoids(
+  positions_BT: jax.Array, dim: int, dtype, closed: bool = True
+) -> jax.Array:
+  """The fixed positions of arXiv:1706.03762, sines then cosines, (B, T, D).
+
+  closed: the slowest rate is 1 / 10,000, as in the authors' own code; else it
+  is the one before that, as the paper writes and Marian does.
+  """
   half = dim // 2
-  rates = np.exp(-math.log(10_000.0) * np.arange(half) / max(half - 1, 1))
+  last = max(half - 1, 1) if closed else half
+  rates = np.exp(-math.log(10_000.0) * np.arange(half) / last)
   angle = positions_BT[..., None].astype(jnp.float32) * jnp.asarray(
     rates, jnp.float32
   )

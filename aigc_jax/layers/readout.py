@@ -53,8 +53,24 @@ class Head(nn.Module):
       return x_BTD, table_VD
     zeros = sharding.named(nn.initializers.zeros, "V")
     bias_V = self.param("bias", zeros, (self.vocab,))
-    one = jnp.ones((*x_BTD.shape[:-1], 1), x_BTD.dtype)
-    table_VD = jnp.concatenate(
-      [table_VD, bias_V[:, None].astype(table_VD.dtype)], axis=-1
-    )
-    return jnp.concatenate([x_BTD, one], axis=-1), table_VD
+    return with_bias(x_BTD, table_VD, bias_V)
+
+
+def with_bias(x_BTD, table_VD, bias_V) -> tuple[jax.Array, jax.Array]:
+  """Features and a table, both one wider, whose products have the bias."""
+  one = jnp.ones((*x_BTD.shape[:-1], 1), x_BTD.dtype)
+  table_VD = jnp.concatenate(
+    [table_VD, bias_V[:, None].astype(table_VD.dtype)], axis=-1
+  )
+  return jnp.concatenate([x_BTD, one], axis=-1), table_VD
+
+
+class TiedHead(nn.Module):
+  """The bias of a readout whose table is an embedding's."""
+
+  vocab: int
+
+  @nn.compact
+  def __call__(self, x_BTD, table_VD) -> tuple[jax.Array, jax.Array]:
+    zeros = sharding.named(nn.initializers.zeros, "V")
+    return with_bias(x_BTD, table_VD, self.param("bias", zeros, (self.vocab,)))

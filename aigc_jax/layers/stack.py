@@ -13,7 +13,7 @@ from flax import struct
 
 from aigc_jax import errors
 from aigc_jax.layers.attention import Cache
-from aigc_jax.layers.block import Block, Scene
+from aigc_jax.layers.block import Block, Caches, Scene
 from aigc_jax.layers.forms import are_counted, are_plain
 
 _P = jax.checkpoint_policies
@@ -60,7 +60,7 @@ class Layer:
 
   params: dict
   key: jax.Array | None
-  cache: Cache | None
+  cache: Cache | Caches | None
 
 
 class Stack(nn.Module):
@@ -93,8 +93,11 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BTD: jax.Array, scene: Scene, caches: Cache | None = None
-  ) -> tuple[jax.Array, Cache | None]:
+    self,
+    x_BTD: jax.Array,
+    scene: Scene,
+    caches: Cache | Caches | None = None,
+  ) -> tuple[jax.Array, Cache | Caches | None]:
     """(B, T, D) and, where given, the caches with their leading axis L."""
     block = self.block(parent=None)
     params = self._params(block, x_BTD, scene)
@@ -155,6 +158,16 @@ class Stack(nn.Module):
       return x_BTD, None
     join = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
     return x_BTD, jax.tree.map(join, news, _stack(last))
+
+  def remember(self, memory_BSD: jax.Array) -> Cache:
+    """Keys and values that the cross attention of each layer reads, from L."""
+    attention = self.block(parent=None).cross(parent=None)
+    params = nn.unbox(dict(self.variables["params"]["cross_attention"]))
+
+    def one(params):
+      return attention.apply({"params": params}, memory_BSD, method="remember")
+
+    return jax.lax.map(one, params)
 
   def _params(self, block: Block, x_BTD, scene) -> dict:
     """The blocks' parameters, directly below this module's name."""

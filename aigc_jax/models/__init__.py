@@ -1,9 +1,11 @@
 """Architectures: inputs, a stack, a head. They only predict."""
 
 from aigc_jax.models.decoder import decoder, widths
+from aigc_jax.models.encoder_decoder import encoder_decoder
+from aigc_jax.models.encoder_decoder import widths as two_widths
 
 # The kinds a config may name; each is built from plain keyword arguments.
-MODELS = {"decoder": decoder}
+MODELS = {"decoder": decoder, "encoder_decoder": encoder_decoder}
 
 # What puts numbers for the widths of a kind that a config leaves None.
-DERIVED = {"decoder": widths}
+DERIVED = {"decoder": widths, "encoder_decoder": two_widths}

@@ -124,7 +124,8 @@ class Decoder(nn.Module):
 DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
 
 
-def _dtype(name: str) -> jnp.dtype:
+def checked_dtype(name: str) -> jnp.dtype:
+  """That of `model.dtype`; BadConfig for another."""
   if name not in DTYPES:
     raise errors.BadConfig(
       f"model.dtype={name!r}{errors.nearest(str(name), DTYPES)} "
@@ -289,7 +290,7 @@ def decoder(
   _check_together("shared_norm", shared_norm, "parallel=True", parallel)
   _check_together("qk_norm_joint", qk_norm_joint, "qk_norm=True", qk_norm)
   _check_together("head_bias", head_bias, "tied=False", not tied)
-  kind = _dtype(dtype)
+  kind = checked_dtype(dtype)
   errors.choose(products, PRODUCTS, "model.products")
   check_gradient(embed_gradient)
   normed: NormFactory = functools.partial(

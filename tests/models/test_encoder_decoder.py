@@ -1,0 +1,209 @@
+"""Laws of encoder-decoders, of every style."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from aigc_jax import errors, sharding, tree
+from aigc_jax.models import encoder_decoder
+from tests import seq2seq, tiny
+from tests.sweep import sweep
+
+STYLES = sorted(seq2seq.STYLES)
+CLOSE = dict(rtol=2e-4, atol=2e-5)
+
+
+def gradient(style: str, **changes):
+  score = tiny.score_of(seq2seq.build(style, **changes))
+  batch = seq2seq.batch_of()
+  f = jax.value_and_grad(lambda p: score(p, batch, None)["loss"].sum)
+  return jax.jit(f)(seq2seq.params_of(style))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_token_never_changes_the_logits_before_it(style):
+  f, params = seq2seq.predictor(style), seq2seq.params_of(style)
+  batch = seq2seq.batch_of()
+  other = (batch["tokens"][:, 3] + 1) % 37
+  a, b = (
+    f(params, batch),
+    f(params, batch | {"tokens": batch["tokens"].at[:, 3].set(other)}),
+  )
+  np.testing.assert_array_equal(a[:, :3], b[:, :3])
+  assert not np.array_equal(a[:, 3:], b[:, 3:])
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_token_of_the_source_is_read_and_junk_in_its_padding_is_not(
+  style,
+):
+  f, params = seq2seq.predictor(style), seq2seq.params_of(style)
+  batch = seq2seq.batch_of()
+  real = batch["encoder_segments"] > 0
+  changed = (batch["encoder_tokens"] + 1) % 37
+  a = f(params, batch)
+  junk = jnp.where(real, batch["encoder_tokens"], changed)
+  np.testing.assert_array_equal(f(params, batch | {"encoder_tokens": junk}), a)
+  first = batch["encoder_tokens"].at[:, 0].set(changed[:, 0])
+  b = f(params, batch | {"encoder_tokens": first})
+  assert np.all(np.any(a != b, axis=(1, 2)))
+
+
+@pytest.mark.parametrize("style", ["t5", "transformer"])
+def test_padding_beside_a_source_changes_nothing(style):
+  f, params = seq2seq.predictor(style), seq2seq.params_of(style)
+  batch = seq2seq.batch_of()
+  row = {k: x[1:] for k, x in batch.items()}
+  length = int(row.pop("encoder_segments").sum())
+  row["encoder_tokens"] = row["encoder_tokens"][:, :length]
+  np.testing.assert_allclose(f(params, batch)[1:], f(params, row), **CLOSE)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_cached_decoding_is_uncached_decoding(style):
+  params, batch = seq2seq.params_of(style), seq2seq.batch_of()
+  begin, following = seq2seq.decoding(style)
+  cache, parts = begin(params, batch, 9), []
+  for start, stop in ((0, 4), (4, 5), (5, 7)):
+    positions = jnp.broadcast_to(jnp.arange(start, stop), (2, stop - start))
+    tokens = batch["tokens"][:, start:stop]
+    readout, cache = following(params, tokens, positions, cache)
+    parts.append(readout.logits())
+  whole = seq2seq.predictor(style)(params, batch)
+  np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, **CLOSE)
+
+
+@pytest.mark.parametrize("style", ["t5", "transformer"])
+def test_pairs_packed_in_a_row_are_the_pairs_alone(style):
+  f, params = seq2seq.predictor(style), seq2seq.params_of(style)
+  draw = np.random.default_rng(1)
+  sizes = [(4, 3), (2, 4)]  # of source and target
+  pairs = [
+    {
+      "encoder_tokens": jnp.asarray(draw.integers(0, 37, (1, s)), jnp.int32),
+      "tokens": jnp.asarray(draw.integers(0, 37, (1, t)), jnp.int32),
+    }
+    for s, t in sizes
+  ]
+  packed = {
+    key: jnp.pad(
+      jnp.concatenate([pair[key] for pair in pairs], 1),
+      ((0, 0), (0, 2)),
+      constant_values=5,
+    )
+    for key in pairs[0]
+  }
+  for key, side in (("encoder_", 0), ("", 1)):
+    lengths = [size[side] for size in sizes]
+    packed[key + "segments"] = jnp.array(
+      [np.repeat([1, 2, 0], [*lengths, 2])], jnp.int32
+    )
+    packed[key + "positions"] = jnp.array(
+      [np.concatenate([np.arange(n) for n in (*lengths, 2)])], jnp.int32
+    )
+  together = f(params, packed)
+  for pair, (first, last) in zip(pairs, ((0, 3), (3, 7)), strict=True):
+    np.testing.assert_allclose(
+      together[:, first:last], f(params, pair), **CLOSE
+    )
+
+
+@pytest.mark.parametrize("style", sweep(STYLES, "t5", "transformer", "marian"))
+def test_how_it_is_computed_changes_neither_value_nor_gradient(style):
+  a, da = gradient(style)
+  b, db = gradient(style, unroll=None, remat="dots", kernel="chunked")
+  np.testing.assert_allclose(a, b, rtol=1e-5)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
+  for x in jax.tree.leaves(da):
+    assert np.isfinite(x).all() and np.any(x != 0)
+
+
+@pytest.mark.parametrize("style", ["t5", "transformer"])
+def test_bfloat16_stays_near_float32(style):
+  params, batch = seq2seq.params_of(style), seq2seq.batch_of()
+  a = seq2seq.predictor(style)(params, batch)
+  b = seq2seq.predictor(style, dtype="bfloat16")(params, batch)
+  assert b.dtype == jnp.float32
+  assert np.max(np.abs(a - b)) < 0.15 * np.std(a)
+
+
+@pytest.mark.parametrize("style", ["t5", "transformer"])
+def test_eight_devices_give_the_loss_and_gradient_of_one(style):
+  mesh = sharding.make_mesh(
+    data=2, fsdp=2, expert=1, tensor=2, sequence=1, pipeline=1
+  )
+  model, params = seq2seq.build(style), seq2seq.params_of(style)
+  batch, score = seq2seq.batch_of(8, 6, 6), tiny.score_of(model)
+  f = jax.jit(jax.value_and_grad(lambda p, b: score(p, b, None)["loss"].sum))
+  one, d_one = f(params, batch)
+  boxed = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+  cut = {
+    k: jax.device_put(x, sharding.shardings("B.", x.shape, mesh))
+    for k, x in batch.items()
+  }
+  with jax.set_mesh(mesh):
+    many, d_many = f(jax.device_put(params, sharding.of_tree(boxed, mesh)), cut)
+  np.testing.assert_allclose(one, many, rtol=1e-5)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4),
+    d_one,
+    jax.device_get(d_many),
+  )
+
+
+def test_fresh_scores_do_not_depend_on_what_multiplies_them():
+  deviations = []
+  for scale in (None, 1.0):
+    model = seq2seq.build("t5", attention_scale=scale, dim=64, heads=4)
+    batch = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), model.example())
+    params = nn.unbox(model.init(jax.random.key(0), batch))["params"]
+    query = params["decoder"]["stack"]["cross_attention"]["query"]["w"]
+    deviations.append(np.std(query) * (scale or 8**-0.5))
+  np.testing.assert_allclose(*deviations, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("change", "word"),
+  [
+    (dict(position="rotary"), "sinusoidal"),
+    (dict(relative_buckets=None), "relative_buckets"),
+    (dict(relative_buckets=6), "multiple of 4"),
+    (dict(relative_distance=2), "relative_distance"),
+    (dict(norm_place="both"), "before"),
+    (dict(tied=False), "tied=True"),
+    (dict(start_token=37), "start_token"),
+    (dict(kernel="blocks"), "bias of the scores"),
+    (dict(dropout=1.0), "dropout"),
+  ],
+)
+def test_parts_that_cannot_go_together_are_refused(change, word):
+  with pytest.raises(errors.BadConfig, match=word):
+    model = seq2seq.build("t5", **change)
+    batch = seq2seq.batch_of()
+    boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
+    jax.eval_shape(model.apply, nn.unbox(boxed), batch)
+
+
+T5_SIZES = {
+  # (dim, layers, mlp_dim, head_dim, heads), parameters
+  "small": ((512, 6, 2048, 64, 8), 60_506_624),
+  "base": ((768, 12, 3072, 64, 12), 222_903_552),
+  "3b": ((1024, 24, 16384, 128, 32), 2_851_598_336),
+}
+
+
+@pytest.mark.parametrize("size", T5_SIZES)
+def test_parameters_are_as_many_as_published(size):
+  (dim, layers, mlp_dim, head_dim, heads), published = T5_SIZES[size]
+  model = encoder_decoder(
+    **seq2seq.T5
+    | dict(
+      vocab=32128, dim=dim, encoder_layers=layers, decoder_layers=layers,
+      mlp_dim=mlp_dim, head_dim=head_dim, heads=heads, relative_buckets=32,
+      relative_distance=128,
+    )
+  )  # fmt: skip
+  boxed = jax.eval_shape(model.init, jax.random.key(0), model.example())
+  assert tree.count(nn.unbox(boxed["params"])) == published
