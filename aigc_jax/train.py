@@ -225,6 +225,9 @@ def _finished(workdir: Path, config: run.Config, mesh) -> bool:
     logging.warning("%s was finished, but %s", workdir, gone)
     return False
   if command.is_first():
+    missing = history.rows_gone(workdir, done["step"], _identity(workdir))
+    if missing:
+      logging.warning("%s", missing)
     print(f"The run in {workdir} is finished ({done['step']} steps).")
     for change in filter(changes.moved, found):
       print(f"Data that lies elsewhere now was not compared: {change}")
@@ -307,8 +310,9 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   state, manifest, purposely = _start(
     r, workdir, checkpoints, stream.tokenizer, say
   )
-  checkpoints.run = _named(known, manifest)
   start = int(state.step)
+  checkpoints.run = _named(known, manifest).going_on(start, workdir)
+  original = identity.original_of(workdir, known)
   told, since = _told_before(workdir, manifest, changed)
   forked = changes.data_changes(
     told, prints, _entries(config), FLAGS.allow_data_change, since
@@ -323,7 +327,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     step=start,
     total_steps=r.steps,
     fence=lock.check,
-    wandb=_wandb(workdir, config),
+    wandb=_wandb(workdir, config, anew=bool(original)),
   ) as journal:
     for event in events:
       journal.event(**event)
@@ -331,8 +335,14 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
     if forked:
       journal.event("fork", start, old=forked, new=prints)
     changed = changed + _another_run(known, manifest)
-    if start and not known.id:
-      _note_identity(workdir, checkpoints.run, journal)
+    if start:
+      _note_identity(workdir, known, checkpoints.run, journal)
+    if original:
+      say(
+        f"a copy of {original}: from step {start} on they are two runs, and "
+        "neither goes on from what the other saves"
+      )
+      journal.event("copied", start, origin=original)
     if at.derived:
       journal.event("derived", start, **at.derived)
     for change in purposely:
@@ -457,12 +467,16 @@ def _another_run(known: Identity, manifest) -> list[changes.Change]:
   return [changes.Change("run", manifest.get("run"), known.id or None)]
 
 
-def _note_identity(workdir: Path, ours: Identity, journal: Journal) -> None:
-  """Gives a run that is older than identities its own, in its run.json."""
+def _note_identity(
+  workdir: Path, known: Identity, ours: Identity, journal: Journal
+) -> None:
+  """Puts what the run is from now on into its run.json, before it saves."""
   there = (workdir / "run.json").is_file()
   about = run.provenance_in(workdir) if there else {}
-  journal.event("identity", ours.since, run=ours.id)
   journal.write("run.json", about | {"run": ours.as_json()})
+  if known.id:
+    return
+  journal.event("identity", ours.since, run=ours.id)
   logging.warning(
     "this run is from before runs had an identity: it is %s from now on",
     ours.id,
@@ -611,10 +625,10 @@ def _same_program(manifest, meta, keys, journal: Journal) -> None:
                   new=change.new)  # fmt: skip
 
 
-def _wandb(workdir: Path, config: run.Config):
+def _wandb(workdir: Path, config: run.Config, anew: bool):
   if not FLAGS.wandb or not command.is_first():
     return None
-  return wandb_run(workdir, FLAGS.wandb, config)
+  return wandb_run(workdir, FLAGS.wandb, config, anew)
 
 
 def _evaluators(r: run.Run, tokenizer, workdir, stop, watchdog, say) -> dict:

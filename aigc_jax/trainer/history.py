@@ -86,6 +86,13 @@ def what_is_gone(workdir: Path, result: Mapping, run: Identity) -> str:
   return ""
 
 
+def rows_gone(workdir: Path, step: int, run: Identity) -> str:
+  """What metrics.jsonl lacks of the rows up to a checkpoint; "" for nothing."""
+  content = checkpoints_in(workdir, run).manifest(step) or {"meta": {}}
+  then = content["meta"].get("rows", {})
+  return journal.what_is_gone(workdir, step, then)
+
+
 def program_changes(
   manifest: Mapping, now: Mapping, keys: tuple[str, ...]
 ) -> list[changes.Change]:

@@ -38,6 +38,7 @@ from aigc_jax.records import COUNT
 from aigc_jax.trainer import faults
 from aigc_jax.trainer.console import Console
 from aigc_jax.trainer.consumed import Consumed
+from aigc_jax.trainer.written import Written, differences, is_evaluation
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
@@ -68,6 +69,26 @@ def _lines(path: Path, form: Mapping = ROW) -> list[files.Line]:
       )
     found.append(line)
   return found
+
+
+def _whole(path: Path) -> list[tuple[bytes, dict]]:
+  """The lines that hold a row, with it."""
+  return [(x.data, x.row) for x in _lines(path) if x.row is not None]
+
+
+def what_is_gone(workdir: Path, step: int, then: Mapping) -> str:
+  """What METRICS lacks of what it held when `step` was saved; "" for nothing.
+
+  then: `Journal.written` of that moment.
+  """
+  found = differences(then, _whole(workdir / METRICS))
+  if not found:
+    return ""
+  return (
+    f"{METRICS} is not what it was when step {step} was saved ({found}). What "
+    "is gone does not come back by itself: put back a copy of that file, if "
+    "there is one, while no run writes here"
+  )
 
 
 def copy_later(
@@ -133,10 +154,13 @@ class Lines:
     self._told = 0
     self._fd = -1
 
-  def add(self, row: Mapping) -> None:
+  def add(self, row: Mapping) -> bytes:
+    """Writes a row; returns its line."""
     line = json.dumps(row, separators=(",", ":"), allow_nan=False)
     self._waiting.append(line.encode() + b"\n")
+    line = self._waiting[-1]
     self.flush()
+    return line
 
   def flush(self, sync: bool = False) -> bool:
     """Writes what waits; False where that failed."""
@@ -198,7 +222,7 @@ NO_TAGS = ("step", "examples", "tokens", "flops", "seconds", "data/batch_hash")
 
 def _place(row: Mapping) -> tuple[int, bool]:
   """Where a row belongs: by its step, and evaluations after training."""
-  return row["step"], any(name.startswith("eval/") for name in row)
+  return row["step"], is_evaluation(row)
 
 
 def _rising(rows: list[dict | None], without: set[int]) -> set[int]:
@@ -276,8 +300,11 @@ class Board:
     self._writer = None
 
 
-def wandb_run(workdir: Path, project: str, config: Mapping):
-  """A run of Weights & Biases that continues when `workdir` does."""
+def wandb_run(workdir: Path, project: str, config: Mapping, anew: bool = False):
+  """A run of Weights & Biases that continues when `workdir` does.
+
+  anew: it is one of its own from now on, as that of a copy is.
+  """
   try:
     import wandb
   except ImportError as error:
@@ -285,7 +312,7 @@ def wandb_run(workdir: Path, project: str, config: Mapping):
       "--wandb needs the package wandb: pip install 'aigc_jax[wandb]'"
     ) from error
   path = workdir / "wandb.id"
-  if not os.path.lexists(path):
+  if anew or not os.path.lexists(path):
     files.write_text(path, secrets.token_hex(8))
   return wandb.init(
     project=project,
@@ -323,6 +350,7 @@ class Journal:
     self._board: Board | None = None
     self._seconds = 0.0
     self._evaluated = -1
+    self._written = Written()
     self.last: dict = {}  # the newest value of every metric that stands here
     self._console = console if self.speaks else None
     odd: list[str] = []
@@ -342,12 +370,13 @@ class Journal:
       self.event("row_set_aside", step, reason=line)
 
   def _read_back(self) -> None:
-    for row in rows(self.workdir / METRICS):
+    for line, row in _whole(self.workdir / METRICS):
+      self._written.add(line, row)
       self.last |= row
       seconds = row.get("seconds")
       if isinstance(seconds, int | float):
         self._seconds = max(self._seconds, seconds)
-      if any(name.startswith("eval/") for name in row):
+      if is_evaluation(row):
         self._evaluated = row.get("step", -1)
 
   def evaluated(self, step: int) -> bool:
@@ -370,7 +399,7 @@ class Journal:
     if not self.speaks:
       return row
     self._fence()
-    self._metrics.add(row)
+    self._written.add(self._metrics.add(row), row)
     if self._board:
       self._board.add(step, row)
     if self._console:
@@ -381,6 +410,23 @@ class Journal:
       except Exception as error:
         logging.error("wandb: %s", error)
     return row
+
+  def written(self) -> dict:
+    """What stands in METRICS by now, for the meta of a checkpoint."""
+    return self._written.as_meta()
+
+  def compare(self, step: int, then: Mapping) -> None:
+    """Tells where METRICS lacks what it held when `step` was saved.
+
+    then: `written` of that moment. A run goes on all the same: what it learns
+    does not depend on its rows.
+    """
+    if not self.speaks or then == self._written.as_meta():
+      return
+    found = what_is_gone(self.workdir, step, then)
+    if found:
+      logging.warning("%s", found)
+      self.event("rows_gone", step, reason=found)
 
   def event(self, kind: str, step: int | None = None, **fields) -> None:
     """Writes something that happened, with its time, for people."""

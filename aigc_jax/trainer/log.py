@@ -93,6 +93,7 @@ class Log:
     self._sums: dict[str, list[float]] = {
       name: list(pair) for name, pair in before.get("means", {}).items()
     }
+    journal.compare(start, before.get("rows", {}))
     self._pending: tuple | None = None
     self._mark = (start, time.monotonic(), 0.0)
 
@@ -102,6 +103,7 @@ class Log:
       "skipped_in_a_row": self._in_a_row,
       "consumed": self.consumed(n).as_meta(),
       "means": self._sums,
+      "rows": self._journal.written(),
     }
 
   def consumed(self, n: int) -> Consumed:

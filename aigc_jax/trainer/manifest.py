@@ -5,15 +5,15 @@
                "digest": [a, b]}, ...],
    "files": {"arrays/d/1f...": 829704, ...},
    "hashes": {"arrays/_METADATA": "...", ...}, "meta": {...},
-   "run": "3f0c...", "sha256": "..."}
+   "run": "3f0c...", "leg": "b7...", "sha256": "..."}
 
 The digest of the state is the sum of its leaves' digests (`tree.digest`), so a
 part of the state can be checked alone and a damaged leaf has a name. Without
 "digest_version" it is the first (`linear_digest`). `hashes` are of the small
 files, those that describe the arrays: they are proven before anything parses
-them. `run` is the identity of the run (`identity`). `sha256` covers the rest of
-the manifest. A manifest is data: read with bounds, never trusted as a path,
-never executed.
+them. `run` and `leg` are the identity of the run (`identity`). `sha256` covers
+the rest of the manifest. A manifest is data: read with bounds, never trusted as
+a path, never executed.
 """
 
 import math
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from aigc_jax import files, tree
 from aigc_jax.errors import BadConfig
 from aigc_jax.trainer import digests
+from aigc_jax.trainer.identity import Identity
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -66,7 +67,12 @@ def digest_version(content: dict) -> int:
 
 
 def write(
-  folder: Path, *, step: int, leaves: list[dict], meta: dict, run: str = ""
+  folder: Path,
+  *,
+  step: int,
+  leaves: list[dict],
+  meta: dict,
+  run: Identity | None = None,
 ) -> int:
   """Writes and syncs the manifest of the files below `folder`; their bytes.
 
@@ -82,7 +88,10 @@ def write(
     "files": sizes(folder),
     "hashes": hashes(folder),
     "meta": meta,
-  } | ({"run": run} if run else {})
+  }
+  if run is not None:
+    named = {"run": run.id, "leg": run.leg}
+    content |= {key: x for key, x in named.items() if x}
   content["sha256"] = _hash(content)
   files.write_json(folder / NAME, content)
   for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
@@ -190,6 +199,7 @@ def _well_formed(content: dict) -> bool:
     type(content.get("step")) is int
     and type(content.get("digest_version", 1)) is int
     and isinstance(content.get("run", ""), str)
+    and isinstance(content.get("leg", ""), str)
     and isinstance(content.get("digest"), list)
     and isinstance(content.get("hashes"), dict)
     and isinstance(content.get("meta"), dict)

@@ -211,7 +211,7 @@ class Saver:
       step=save.step,
       leaves=save.leaves,
       meta=save.meta,
-      run=steps.run.id if steps.run else "",
+      run=steps.run,
     )
     final = steps.folder / str(save.step)
     steps.fence()

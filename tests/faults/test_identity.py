@@ -123,6 +123,61 @@ def test_a_finished_run_whose_files_are_gone_is_not_finished(
   )  # fmt: skip
 
 
+@pytest.mark.slow
+def test_a_copied_work_directory_and_its_original_become_two_runs(
+  start, copy, twin, record
+):
+  other = copy.with_name("copied")
+  shutil.copytree(copy, other)
+  start(copy).done()
+  run = start(other).done()
+  assert f"a copy of {copy}: from step 12 on they are two runs" in run.out
+  assert events(other, "copied")[0]["origin"] == str(copy)
+  for workdir in (copy, other):
+    assert_twins(workdir, twin)
+  shutil.rmtree(other / "checkpoints" / "20")
+  shutil.copytree(copy / "checkpoints" / "20", other / "checkpoints" / "20")
+  found = use("generate", other, "--prompt=a", "--max_tokens=2")
+  assert found.returncode == BadConfig.code, found.stderr
+  assert "20 was saved by another copy of this run" in found.stderr
+  older = use("generate", other, "--prompt=a", "--max_tokens=2", "--step=12")
+  assert older.returncode == 0, older.stderr
+  record(
+    "a copied work directory", "cp -r, both go on, then a checkpoint of the "
+    "one is put into the other", "told and journalled; each equals the twin; "
+    "the foreign one: status 78 by name", None,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_moved_work_directory_goes_on_without_a_word(start, copy, twin):
+  moved = copy.rename(copy.with_name("moved"))
+  run = start(moved).done()
+  assert "copy" not in run.out + run.err and not events(moved, "copied")
+  assert_twins(moved, twin)
+
+
+@pytest.mark.slow
+def test_rows_that_are_gone_are_told_and_journalled(start, copy, twin, record):
+  path = copy / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  gone = next(i for i, x in enumerate(lines) if json.loads(x)["step"] == 7)
+  path.write_text("".join(lines[:gone] + lines[gone + 1 :]))
+  run = start(copy).done()
+  (told,) = events(copy, "rows_gone")
+  assert "of training, step 7" in told["reason"]
+  assert "metrics.jsonl is not what it was when step 12" in run.err
+  assert len(rows(copy)) == len(rows(twin)) - 1
+  path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+  again = start(copy).done()
+  assert "is finished" in again.out and "metrics.jsonl is not" in again.err
+  record(
+    "metrics.jsonl damaged", "a row is deleted from its middle",
+    "told by its step and journalled, goes on, also where it is finished",
+    None,
+  )  # fmt: skip
+
+
 def strip(workdir) -> None:
   """Makes a work directory as programs before identities left it."""
   content = about(workdir)
@@ -146,7 +201,8 @@ def test_a_run_from_before_identities_goes_on_and_gets_one(
   run = start(copy).done()
   assert "is from before runs had an identity" in run.err
   (told,) = events(copy, "identity")
-  assert about(copy)["run"] == {"id": told["run"], "since": 12}
+  assert about(copy)["run"]["id"] == told["run"]
+  assert about(copy)["run"]["since"] == 12
   assert_twins(copy, twin)
   strip_one = copy / "checkpoints" / "99"
   shutil.copytree(stranger / "checkpoints" / "14", strip_one)

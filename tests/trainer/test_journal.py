@@ -266,3 +266,60 @@ def test_gzip_and_xz_are_no_progress(tmp_path, capsys):
   rows = {"eval/a/loss": 2.0, "eval/a/gzip_bits_per_byte": 1.0}
   console.row({"step": 1} | rows | {"eval/a/xz_bits_per_byte": 1.0})
   assert capsys.readouterr().err == "step 1: a/loss 2\n"
+
+
+def noted(workdir) -> dict:
+  """What a checkpoint would note of the rows that stand there."""
+  with written(workdir, step=10) as said:
+    return json.loads(json.dumps(said.written()))
+
+
+def goes_on(workdir, then, step=10) -> list[dict]:
+  """What the journal of a run that goes on tells of its rows."""
+  with written(workdir, step=step) as said:
+    said.compare(step, then)
+  return rows(workdir / journal.EVENTS, journal.EVENT)
+
+
+def test_a_row_taken_out_of_the_middle_is_told_when_the_run_goes_on(
+  tmp_path, caplog
+):
+  path = fill(tmp_path)
+  then = noted(tmp_path)
+  assert then["trained"] == [[1, 10, 1]] and then["evaluated"] == [[5, 10, 5]]
+  assert goes_on(tmp_path, then) == []
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(lines[:2] + lines[3:5] + lines[6:]))
+  (event,) = goes_on(tmp_path, then)
+  assert event["event"] == "rows_gone" and event["step"] == 10
+  assert "12 rows then, 10 now" in event["reason"]
+  assert "of training, step 3" in event["reason"]
+  assert "of evaluation, step 5" in event["reason"]
+  assert event["reason"] in caplog.text
+  assert len(rows(path)) == 10
+
+
+def test_a_number_that_was_changed_later_is_told(tmp_path):
+  path = fill(tmp_path)
+  then = noted(tmp_path)
+  path.write_text(path.read_text().replace("0.25", "0.75"))
+  (event,) = goes_on(tmp_path, then)
+  assert "the same steps, and other numbers" in event["reason"]
+
+
+def test_rows_that_came_after_a_save_are_no_difference(tmp_path):
+  """An evaluation that a stop cut off is done when the run goes on."""
+  with written(tmp_path) as said:
+    said.row(1, {"train/loss": 1.0})
+    then = said.written()
+    said.row(1, {"eval/a/loss": 2.0})
+  assert goes_on(tmp_path, then, step=1) == []
+
+
+STRANGE_RUNS = ([[0, 2**52, 1]], [[5]], [[1, 2, 3, 4]], [["a"]], 3)
+
+
+@pytest.mark.parametrize("runs", STRANGE_RUNS)
+def test_strange_notes_of_rows_neither_fail_nor_fill_the_memory(tmp_path, runs):
+  fill(tmp_path)
+  goes_on(tmp_path, noted(tmp_path) | {"count": 99, "trained": runs})

@@ -483,3 +483,18 @@ def test_a_run_killed_at_any_place_continues_bit_for_bit(
   assert program(tmp_path, compiled, *FLAGS, **plan) == -signal.SIGKILL
   assert program(tmp_path, compiled, *FLAGS) == 0
   equal(tmp_path, twin)
+
+
+def test_a_checkpoint_notes_the_rows_that_stand_when_it_is_saved(tmp_path):
+  noted = {}
+
+  class Noting(Saved):
+    def save(self, n, state, meta):
+      noted[n] = meta["rows"]
+
+    commit = save
+
+  loop(tmp_path, [], checkpoints=Noting([], 2))
+  assert {n: x["count"] for n, x in noted.items()} == {2: 4, 4: 7}
+  assert noted[4]["trained"] == [[1, 4, 1]]
+  assert noted[4]["evaluated"] == [[0, 4, 2]]
