@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.trainer import identity
 from tests import commands
 from tests.faults.conftest import MANY
 from tests.faults.harness import (
@@ -52,8 +53,8 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(
   before = rows(copy)
   run = start(copy).done(BadConfig.code)
   assert f"{folder}/14 is a checkpoint of another run" in run.err
-  for identity in (about(copy)["run"]["id"], about(stranger)["run"]["id"]):
-    assert identity in run.err
+  for name in (about(copy)["run"]["id"], about(stranger)["run"]["id"]):
+    assert name in run.err
   assert "--config.init_from=DIR" in run.err and "Traceback" not in run.err
   assert saved(copy)[-1] == 14 and rows(copy) == before
   record(
@@ -123,11 +124,20 @@ def test_a_finished_run_whose_files_are_gone_is_not_finished(
   )  # fmt: skip
 
 
+def settle(workdir) -> None:
+  """What the fixture copied becomes a run that began where it lies."""
+  content = about(workdir)
+  path, inode = identity.place_of(workdir)
+  content["run"]["place"] = {"path": path, "inode": inode}
+  (workdir / "run.json").write_text(json.dumps(content))
+
+
 @pytest.mark.slow
 def test_a_copied_work_directory_and_its_original_become_two_runs(
   start, copy, twin, record
 ):
   other = copy.with_name("copied")
+  settle(copy)
   shutil.copytree(copy, other)
   start(copy).done()
   run = start(other).done()
@@ -151,6 +161,7 @@ def test_a_copied_work_directory_and_its_original_become_two_runs(
 
 @pytest.mark.slow
 def test_a_moved_work_directory_goes_on_without_a_word(start, copy, twin):
+  settle(copy)
   moved = copy.rename(copy.with_name("moved"))
   run = start(moved).done()
   assert "copy" not in run.out + run.err and not events(moved, "copied")
