@@ -4,6 +4,8 @@ import importlib.metadata
 import importlib.util
 import os
 import shlex
+import shutil
+import tempfile
 
 import pytest
 
@@ -21,6 +23,20 @@ for flag, value in FLAGS.items():
   flags = os.environ.get("XLA_FLAGS", "")
   if flag not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} {flag}={value}".strip()
+
+# What one test has compiled, no other test or process compiles again. The
+# folder is of this run of the tests alone: its processes inherit the variable.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+own_cache = ""
+if not os.environ.get(CACHE):
+  own_cache = os.environ[CACHE] = tempfile.mkdtemp(prefix="compiled-")
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_unconfigure():
+  if own_cache:
+    shutil.rmtree(own_cache, ignore_errors=True)
 
 
 def pytest_configure(config):

@@ -1,17 +1,13 @@
 """Held-out text: of one's own, a share of the sources, or none at all."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig
 from configs import text_file
-
-ROOT = Path(__file__).parents[1]
+from tests import commands
 
 
 @pytest.fixture
@@ -93,10 +89,7 @@ def test_a_work_directory_is_neither_its_text_nor_a_bucket(texts):
 
 
 def command(name, *flags):
-  done = subprocess.run(
-    [sys.executable, "-m", f"aigc_jax.{name}", *flags],
-    cwd=ROOT, capture_output=True, text=True, timeout=200,
-  )  # fmt: skip
+  done = commands.run(f"aigc_jax.{name}", *flags)
   assert done.returncode == 0, done.stderr
   return done.stdout + done.stderr
 

@@ -43,7 +43,7 @@ from aigc_jax.trainer import changes, journal, provenance
 from tests.data.texts import prose, text_source
 
 # cases of each format; AIGC_JAX_CASES is for a search of one's own
-FEW, MANY = 150, int(os.environ.get("AIGC_JAX_CASES", "10000"))
+FEW, MANY = 60, int(os.environ.get("AIGC_JAX_CASES", "10000"))
 
 
 class Format(NamedTuple):

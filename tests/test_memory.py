@@ -57,6 +57,7 @@ def faults(*words) -> tuple[str, int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.slow
 def test_steps_after_the_first_ask_the_system_for_few_pages():
   kept, few = faults("keep")
   _, many = faults()

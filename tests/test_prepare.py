@@ -1,22 +1,16 @@
 """The prepare command: stores ahead of time, and clear refusals."""
 
-import subprocess
-import sys
 import types
 
 import pytest
 
 from aigc_jax import data, prepare
 from aigc_jax.errors import BadConfig
+from tests import commands
 
 
 def command(*flags):
-  return subprocess.run(
-    [sys.executable, "-m", "aigc_jax.prepare", *flags],
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
+  return commands.run("aigc_jax.prepare", *flags)
 
 
 def test_the_command_makes_what_training_finds(tmp_path):

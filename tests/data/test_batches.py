@@ -424,7 +424,7 @@ def test_two_hosts_build_the_rows_of_one_and_no_more(shelf, root, tmp_path):
     )
     for i in range(2)
   ]  # fmt: skip
-  assert [host.wait(timeout=100) for host in hosts] == [0, 0]
+  assert [host.wait(timeout=600) for host in hosts] == [0, 0]
   asked = []
   for i in range(2):
     with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as found:

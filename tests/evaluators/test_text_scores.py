@@ -95,7 +95,7 @@ def test_meteor_is_nltks_with_synonyms_of_wordnet(tmp_path):
   references = [["the dog sat", "The cat sat"], ["the dog"], ["x y z"]]
   done = subprocess.run(
     [sys.executable, "-c", CODE, json.dumps([texts, references])],
-    capture_output=True, text=True, timeout=120,
+    capture_output=True, text=True, timeout=600,
     env=os.environ | {"NLTK_DATA": str(tmp_path)},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
@@ -145,6 +145,7 @@ def test_words_are_characters_where_there_are_no_spaces():
   assert text_scores.words_of("ข किताब") == ["ข", "किताब"]
 
 
+@pytest.mark.slow
 def test_meteor_reads_characters_where_there_are_no_spaces(tmp_path):
   pytest.importorskip("nltk", reason="needs [scores]")
   wordnet(tmp_path)
@@ -154,7 +155,7 @@ def test_meteor_reads_characters_where_there_are_no_spaces(tmp_path):
   )
   done = subprocess.run(
     [sys.executable, "-c", code, json.dumps([[text], [[other]]])],
-    capture_output=True, text=True, timeout=120,
+    capture_output=True, text=True, timeout=600,
     env=os.environ | {"NLTK_DATA": str(tmp_path)},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]

@@ -40,6 +40,11 @@ def until(condition: Callable, what: str, limit: float = LIMIT):
   raise AssertionError(f"not within {limit:.0f} s: {what}")
 
 
+def patience(seconds: float) -> float:
+  """A limit for an idle machine, longer where others work too."""
+  return seconds * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count())
+
+
 def lines(path: Path) -> list[dict]:
   """The whole rows of a file of JSON lines, as far as it is written."""
   if not path.is_file():

@@ -85,6 +85,7 @@ def test_a_change_that_is_allowed_is_journalled(start, copy, twin, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_batch_goes_on_at_the_example(start, copy, twin, record):
   """Sixteen rows a step, from step 12 on eight: no window is seen twice."""
   flags = [

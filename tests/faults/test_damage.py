@@ -49,6 +49,7 @@ def recovered(start, workdir, twin) -> float:
   return seconds
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_and_rubbish(start, copy, twin, record):
   folder = copy / "checkpoints"
   os.truncate(data_file(folder / "12"), 1000)

@@ -59,6 +59,7 @@ def fill(folder: Path) -> Path:
   return filler
 
 
+@pytest.mark.slow
 def test_a_full_disk(start, disk, tmp_path, twin, record):
   """Full for a while, then full for good, then with room again."""
   folder, log = disk("size=2m"), tmp_path / "log"

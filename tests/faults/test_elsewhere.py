@@ -63,7 +63,7 @@ def test_a_data_set_that_names_a_class_runs_nothing(tmp_path, record):
       sys.executable, "-m", "aigc_jax.prepare", f"--tfds={folder}",
       f"--root={tmp_path}/root",
     ],
-    cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    cwd=tmp_path, capture_output=True, text=True, timeout=600,
     env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
   )  # fmt: skip
   assert done.returncode == BadData.code, done.stderr

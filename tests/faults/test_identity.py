@@ -36,6 +36,7 @@ def stranger(tmp_path_factory, start):
   return workdir
 
 
+@pytest.mark.slow
 def test_every_checkpoint_and_record_has_the_identity_of_the_run(midway, twin):
   ids = {about(x)["run"]["id"] for x in (midway, twin)}
   assert len(ids) == 2
@@ -70,6 +71,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(
   assert last["run"] == about(copy)["run"]["id"]
 
 
+@pytest.mark.slow
 def test_checkpoints_without_a_config_are_not_gone_on_from(start, copy, record):
   (copy / "config.json").unlink()
   run = start(copy).done(BadConfig.code)
@@ -279,6 +281,7 @@ NUMBERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_changes_bits_is_told_and_journalled(start, copy, record):
   environ = {name: value for name, (value, _) in NUMBERS.items()}
   # What JAX reads while it is imported is read by a fresh process alone.

@@ -7,12 +7,7 @@ import time
 import pytest
 
 from aigc_jax.errors import WorkdirInUse
-from tests.faults.harness import SLOW, assert_twins, last_step, slow
-
-
-def patience(seconds: float) -> float:
-  """A limit for an idle machine, longer where others work too."""
-  return seconds * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count())
+from tests.faults.harness import SLOW, assert_twins, last_step, patience, slow
 
 
 def written(workdir) -> list:

@@ -48,6 +48,7 @@ def kill_at_random_rows(start, workdir, draw, kills, twin) -> list[float]:
   return seconds
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_stopped_as_well(start, copy, twin, record):
   """It was killed at step 14 and is stopped some steps later."""
   plan = {"term_at": [{"site": "step", "step": random.randint(14, 17)}]}

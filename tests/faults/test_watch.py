@@ -53,6 +53,7 @@ def test_a_hang_in_compiling_has_a_limit_of_its_own(start, copy, record):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_says_where_it_comes_from_and_no_secret(twin, record):
   text = (twin / "run.json").read_text()
   about = json.loads(text)

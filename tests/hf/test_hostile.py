@@ -168,7 +168,7 @@ def test_all_of_them_fit_a_small_memory(tmp_path):
   )
   done = subprocess.run(
     [sys.executable, "-c", code, str(tmp_path)],
-    capture_output=True, text=True, timeout=120, env=os.environ | {
+    capture_output=True, text=True, timeout=600, env=os.environ | {
       "OPENBLAS_NUM_THREADS": "1",
     },
   )  # fmt: skip

@@ -62,7 +62,7 @@ def difference(a, b) -> float:
   return float(np.max(np.abs(a - b)))
 
 
-@pytest.mark.parametrize("name", sweep(models.CASES, "gpt2", "llama", "gemma3"))
+@pytest.mark.parametrize("name", sweep(models.CASES, "gpt2", "gemma2"))
 def test_logits_and_loss_are_those_of_transformers(name, made, record_property):
   model, folder = made(name)
   found, params = imported(folder)
@@ -86,7 +86,7 @@ def test_logits_and_loss_are_those_of_transformers(name, made, record_property):
   assert abs(float(ours.value()) - theirs) < CLOSE
 
 
-@pytest.mark.parametrize("name", sweep(models.CASES, "gpt2", "gemma3"))
+@pytest.mark.parametrize("name", sweep(models.CASES, "gpt2", "gemma2"))
 def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
   model, folder = made(name)
   found, params = imported(folder)
@@ -119,7 +119,9 @@ def loaded(folder):
   return model.eval()
 
 
-@pytest.mark.parametrize("name", ["llama3", "gemma3_linear", "gemma2"])
+@pytest.mark.parametrize(
+  "name", sweep(["llama3", "gemma3_linear", "gemma2"], "gemma2")
+)
 def test_older_and_newer_config_files_mean_the_same(name, made):
   """transformers 4 wrote rope_theta and rope_scaling, 5 rope_parameters."""
   _, folder = made(name)
@@ -169,7 +171,9 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+@pytest.mark.parametrize(
+  "kind", sweep(["bytes", "sentencepiece"], "sentencepiece")
+)
 @pytest.mark.parametrize(
   "family",
   sweep(["llama", "gpt2", "mistral", "qwen2", "qwen3", "gemma2"], "llama"),
@@ -257,7 +261,7 @@ def talking(folder, name):
     ("mistral", "PreTrainedTokenizerFast"),
     ("qwen2", "Qwen2Tokenizer"),
     ("qwen3", "Qwen2TokenizerFast"),
-  ], ("gpt2", None), ("qwen2", "Qwen2Tokenizer")),
+  ], ("gpt2", None)),
 )  # fmt: skip
 def test_a_folders_own_tokenizer_comes_out_as_it_was(
   family, name, made, tmp_path
@@ -354,6 +358,7 @@ def widened(kwargs, params, vocab):
   return kwargs | dict(vocab=kwargs["vocab"] + more), params
 
 
+@pytest.mark.slow
 def test_the_line_that_converts_pickles_does(made, tmp_path):
   model, folder = made("llama")
   torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")

@@ -108,7 +108,8 @@ SOME = [
 ]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RULES)
 def test_a_derivative_of_a_derivative_is_that_of_the_formulas(name):
   style, changes = RULES[name]
   loss, params = scored(style, **changes)

@@ -109,7 +109,7 @@ def test_a_browser_shows_the_page_with_all_its_pictures(call, two, tmp_path):
   profile = f"--user-data-dir={tmp_path / 'profile'}"
   found = subprocess.run(
     [*words, profile, "--window-size=1200,900", "--dump-dom", page.as_uri()],
-    capture_output=True, text=True, timeout=120, check=True,
+    capture_output=True, text=True, timeout=600, check=True,
   )  # fmt: skip
   title = re.search(r"<title>(\{.*?\})</title>", found.stdout)
   seen = json.loads(title[1])

@@ -444,7 +444,7 @@ def program(workdir, compiled, *words, **plan) -> int:
     [sys.executable, "-m", "tests.trainer.toy", str(workdir), *words],
     env=environ,
     capture_output=True,
-    timeout=120,
+    timeout=600,
   ).returncode
 
 
