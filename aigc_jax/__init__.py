@@ -27,6 +27,6 @@ The parts in import order; each may import itself and those before it:
   scaling     sweeps, fits, reports
   timing      steps in turns, the machine, the program
 
-and the commands: prepare train evaluate generate export bench report fit
-lm_eval.
+and the commands: prepare train evaluate generate export bench report sweep
+fit lm_eval.
 """

@@ -1,9 +1,11 @@
-"""A config file: run, asked for its config, its faults told by line.
+"""A file of the user's own: run, asked for what it makes, faults told by line.
 
-PATH.py defines `get_config()` or `get_config(preset)`, and the preset stands
-after a colon: PATH.py:PRESET. The file is code of the user's own.
+A config file PATH.py defines `get_config()` or `get_config(preset)`, and the
+preset stands after a colon: PATH.py:PRESET. The file of a sweep defines
+`get_sweep()` in the same way.
 """
 
+import dataclasses
 import importlib.util
 import inspect
 import sys
@@ -11,6 +13,7 @@ import traceback
 import types
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -18,6 +21,30 @@ from aigc_jax import files
 from aigc_jax.errors import BadConfig, Refusal, nearest
 
 NAME = "aigc_jax_config"  # of the module that a config file becomes
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What a file is for: its flag, its function, and what that gives."""
+
+  flag: str
+  gives: str  # "config"
+  begin: str  # how a file of one's own begins
+  returns: str  # what the function may return, in an example
+
+  @property
+  def function(self) -> str:
+    return f"get_{self.gives}"
+
+
+CONFIG = Kind(
+  "--config", "config", "from aigc_jax.presets import skeleton",
+  "that returns a config, from aigc_jax.presets.skeleton() for instance",
+)  # fmt: skip
+SWEEP = Kind(
+  "--sweep", "sweep", "from aigc_jax.scaling.space import Sweep",
+  "that returns a Sweep(CONFIG, POINTS) of aigc_jax.scaling.space",
+)  # fmt: skip
 
 
 def load(given: str) -> ConfigDict | Mapping:
@@ -35,29 +62,7 @@ def load(given: str) -> ConfigDict | Mapping:
       f"--config={given}: expected a config file PATH.py, PATH.py:PRESET, or "
       "the config.json of a work directory; nothing else is read as a config"
     )
-  module = _module(path, where)
-  make = getattr(module, "get_config", None)
-  if not callable(make):
-    raise BadConfig(
-      f"{where}: the file defines no get_config(): def get_config(): ... that "
-      "returns a config, from aigc_jax.presets.skeleton() for instance"
-      f"{nearest('get_config', [n for n in vars(module) if n[0] != '_'])}"
-    )
-  takes = inspect.signature(make).parameters.values()
-  if colon and not takes:
-    raise BadConfig(
-      f"{where}:{preset}: its get_config() takes no preset: leave "
-      f"':{preset}' out"
-    )
-  if not colon and any(p.default is p.empty for p in takes):
-    raise BadConfig(
-      f"{where}: its get_config() needs a preset after a colon, as in "
-      f"{where}:PRESET"
-    )
-  try:
-    config = make(preset) if colon else make()
-  except Exception as error:
-    raise _refusal(error, path, where) from error
+  config = _made(given, CONFIG)
   if not isinstance(config, ConfigDict | Mapping):
     returned = "nothing" if config is None else repr(config)
     raise BadConfig(
@@ -67,13 +72,52 @@ def load(given: str) -> ConfigDict | Mapping:
   return config
 
 
-def _module(path: str, where: str) -> types.ModuleType:
+def load_sweep(given: str) -> Any:
+  """What the file of a sweep, "PATH.py" or "PATH.py:PRESET", returns.
+
+  Raises BadConfig.
+  """
+  if not given.partition(":")[0].endswith(".py"):
+    raise BadConfig(
+      f"--sweep={given}: expected a sweep file, PATH.py or PATH.py:PRESET"
+    )
+  return _made(given, SWEEP)
+
+
+def _made(given: str, kind: Kind) -> Any:
+  """What the function of "PATH.py:PRESET" returns."""
+  path, colon, preset = given.partition(":")
+  where, name = f"{kind.flag}={path}", kind.function
+  module = _module(path, where, kind)
+  make = getattr(module, name, None)
+  if not callable(make):
+    raise BadConfig(
+      f"{where}: the file defines no {name}(): def {name}(): ... {kind.returns}"
+      f"{nearest(name, [n for n in vars(module) if n[0] != '_'])}"
+    )
+  takes = inspect.signature(make).parameters.values()
+  if colon and not takes:
+    raise BadConfig(
+      f"{where}:{preset}: its {name}() takes no preset: leave ':{preset}' out"
+    )
+  if not colon and any(p.default is p.empty for p in takes):
+    raise BadConfig(
+      f"{where}: its {name}() needs a preset after a colon, as in "
+      f"{where}:PRESET"
+    )
+  try:
+    return make(preset) if colon else make()
+  except Exception as error:
+    raise _refusal(error, path, where) from error
+
+
+def _module(path: str, where: str, kind: Kind) -> types.ModuleType:
   """The file run as a module, with what it imports."""
   file = files.expanded(path)
   if not file.is_file():
     raise BadConfig(
-      f"{where}: there is no such file (a clone has some in its configs/; an "
-      "own one begins with: from aigc_jax.presets import skeleton)"
+      f"{where}: there is no such file (a clone has some in its configs/ and "
+      f"experiments/; an own one begins with: {kind.begin})"
     )
   _let_import(file)
   spec = importlib.util.spec_from_file_location(NAME, file.absolute())

@@ -76,7 +76,7 @@ class Lock:
       record = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "boot_id": _boot_id(),
+        "boot_id": boot_id(),
         "token": self._token,
         "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
       }
@@ -104,7 +104,7 @@ class Lock:
     self._kernel = locked is not None
     # The kernel answers for the processes of this machine; for those of
     # another machine on a shared file system the renewed time does.
-    here = holder.get("boot_id") == _boot_id()
+    here = holder.get("boot_id") == boot_id()
     if locked is not False and not holder:
       return fd
     if here and (locked or locked is None and not _alive(holder.get("pid"))):
@@ -200,6 +200,30 @@ class Lock:
     self._fd = -1
 
 
+def holder(workdir: str | Path, heartbeat_seconds: float = 10.0) -> dict | None:
+  """Who writes to a work directory now, as its LOCK says; None for nobody.
+
+  Nothing is taken or changed: for those who only want to know.
+  """
+  path = Path(workdir) / "LOCK"
+  try:
+    record = files.read_json(path)
+    age = time.time() - path.stat().st_mtime
+  except (BadData, OSError):
+    return None
+  if not record or age > 3 * heartbeat_seconds or not lives(record):
+    return None
+  return record
+
+
+def lives(record: dict) -> bool:
+  """Whether the process of a {pid, boot_id} may live; False: it is gone.
+
+  Of another machine nothing is known: there its signs of life count.
+  """
+  return record.get("boot_id") != boot_id() or _alive(record.get("pid"))
+
+
 def _flock(fd: int) -> bool | None:
   """Whether `fd` is locked now; None on a file system without locks."""
   try:
@@ -218,7 +242,7 @@ def _record(fd: int) -> dict:
     return {}
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
   """What differs between two machines and between two boots of one."""
   try:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

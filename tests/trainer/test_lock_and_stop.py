@@ -171,7 +171,7 @@ def test_without_locks_of_the_kernel_the_record_decides(tmp_path, monkeypatch):
     Lock(tmp_path).acquire()
   dead = run("pass")
   dead.communicate()
-  held_elsewhere(tmp_path, boot_id=lock_module._boot_id(), pid=dead.pid)
+  held_elsewhere(tmp_path, boot_id=lock_module.boot_id(), pid=dead.pid)
   with Lock(tmp_path) as lock:
     lock.check()
 

@@ -1,0 +1,201 @@
+"""How a point is started: here on a share of the machine, or by a line.
+
+A launcher turns the command of a point into a process of this machine that
+ends when the point ends, with the point's exit status: the command itself, or
+a line such as "ssh host {command}" around it.
+"""
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.scaling.sweeps import ledger
+from aigc_jax.scaling.sweeps.ledger import Entry
+
+LOCAL, SLURM = "local", "slurm"
+FIELDS = ("command", "name", "slot")
+# Of an accelerator's memory, what JAX takes at its start by default.
+MEMORY = 0.75
+# What asks a point to save and end, and what ends it.
+ASK, END = signal.SIGTERM, signal.SIGKILL
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """What one of the points that run at once may use.
+
+  cores: numbers of CPU cores; None: all. environ: more of the environment.
+  """
+
+  slot: int
+  cores: tuple[int, ...] | None
+  environ: dict[str, str]
+
+
+def shares(parallel: int) -> list[Share]:
+  """The machine divided between `parallel` points.
+
+  Its GPUs where it has any, and its cores. More points than cores or GPUs
+  share them. Raises BadConfig for less than one.
+  """
+  if parallel < 1:
+    raise BadConfig(f"--parallel={parallel}: expected 1 or more")
+  if parallel == 1:
+    return [Share(0, None, {})]
+  cores, devices = _cores(), gpus()
+  found = []
+  for slot in range(parallel):
+    environ = {}
+    if devices:
+      environ["CUDA_VISIBLE_DEVICES"] = ",".join(_part(devices, slot, parallel))
+      on_one = -(-parallel // len(devices))
+      if on_one > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+        environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY / on_one:.3f}"
+    mine = tuple(_part(cores, slot, parallel)) if cores else None
+    found.append(Share(slot, mine, environ))
+  return found
+
+
+def _cores() -> list[int]:
+  """The cores of this process; none where a system does not divide them."""
+  if not hasattr(os, "sched_getaffinity"):
+    return []
+  return sorted(os.sched_getaffinity(0))
+
+
+def _part(things: Sequence, slot: int, parts: int) -> list:
+  """One of `parts` parts, as equal as can be; shared where there are less."""
+  if parts >= len(things):
+    return [things[slot % len(things)]]
+  start, end = (i * len(things) // parts for i in (slot, slot + 1))
+  return list(things[start:end])
+
+
+def gpus() -> list[str]:
+  """The GPUs that JAX would take, as CUDA names them; none on a CPU.
+
+  Nothing is initialised: that would take their memory.
+  """
+  platforms = os.environ.get("JAX_PLATFORMS", "").lower()
+  if platforms and not re.search("cuda|gpu", platforms):
+    return []
+  visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+  if visible is not None:
+    return [word for word in visible.split(",") if word not in ("", "-1")]
+  names = (re.fullmatch(r"nvidia(\d+)", p.name) for p in Path("/dev").iterdir())
+  return sorted((m[1] for m in names if m), key=int)
+
+
+@dataclasses.dataclass
+class Process:
+  """A point that runs as a child of this process."""
+
+  entry: Entry
+  share: Share
+  popen: subprocess.Popen
+  error_start: int  # bytes of err.txt that are of earlier attempts
+
+  def signal(self, number: int) -> None:
+    """To the child and all that it started."""
+    try:
+      os.killpg(self.popen.pid, number)
+    except ProcessLookupError:
+      pass
+
+
+def check_line(launcher: str) -> None:
+  """Raises BadConfig for a launcher that could start nothing."""
+  if launcher in (LOCAL, SLURM):
+    return
+  if "{command}" not in launcher:
+    raise BadConfig(
+      f"--launcher={launcher}: expected {LOCAL}, {SLURM}, or a line in which "
+      "{command} stands for the command of a point, such as 'ssh host "
+      "{command}'"
+    )
+  for field in re.findall(r"\{(\w*)\}", launcher):
+    if field not in FIELDS:
+      known = ", ".join(f"{{{name}}}" for name in FIELDS)
+      raise BadConfig(
+        f"--launcher: {{{field}}} is unknown (there are: {known})"
+      )
+  try:
+    words = shlex.split(launcher)
+  except ValueError as error:
+    raise BadConfig(f"--launcher={launcher}: {error}") from None
+  if not words[0].startswith("{") and shutil.which(words[0]) is None:
+    raise BadConfig(
+      f"--launcher={launcher}: there is no program {words[0]!r} here"
+    )
+
+
+def words_of(
+  launcher: str, command: Sequence[str], name: str = "", slot: int = 0
+) -> list[str]:
+  """The words of the process that runs a command.
+
+  A word {command} becomes all of its words; within a longer word it is one
+  text, quoted for a shell. {name} is the point's, {slot} which of the points
+  that run at once it is.
+  """
+  if launcher == LOCAL:
+    return list(command)
+  found: list[str] = []
+  for word in shlex.split(launcher):
+    if word == "{command}":
+      found += command
+      continue
+    for field, text in zip(
+      FIELDS, (shlex.join(command), name, str(slot)), strict=True
+    ):
+      word = word.replace(f"{{{field}}}", text)
+    found.append(word)
+  return found
+
+
+def start(entry: Entry, launcher: str, share: Share) -> Process:
+  """Starts a point; its output goes to files beside its record.
+
+  It has a session of its own: a Ctrl-C comes to this process alone, which
+  asks the points once, and waits until they have saved.
+  """
+  command, folder = ledger.command_of(entry)
+  words = words_of(launcher, command, entry.name, share.slot)
+  try:
+    with (
+      open(entry.folder / "out.txt", "ab") as out,
+      open(entry.folder / "err.txt", "ab") as err,
+    ):
+      before = err.tell()
+      popen = subprocess.Popen(
+        words, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+        env=os.environ | share.environ, start_new_session=True,
+      )  # fmt: skip
+  except FileNotFoundError as error:
+    raise BadConfig(f"{error.filename} is not there: {words[0]}") from None
+  except OSError as error:
+    raise StorageFailure(f"{entry.folder}: {error.strerror}") from None
+  if share.cores is not None:
+    # At once: the threads that it starts later inherit it.
+    try:
+      os.sched_setaffinity(popen.pid, share.cores)
+    except ProcessLookupError:
+      pass
+  return Process(entry, share, popen, before)
+
+
+def ended(status: int) -> str:
+  """How a process ended, in words."""
+  if status < 0:
+    try:
+      return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+      return f"killed by signal {-status}"
+  return f"exit status {status}"

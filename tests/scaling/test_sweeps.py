@@ -1,0 +1,316 @@
+"""What becomes of the points of a sweep: on disk, and run again."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from aigc_jax import files
+from aigc_jax.errors import BadConfig
+from aigc_jax.scaling.sweeps import launch, ledger, progress, slurm, work
+from aigc_jax.scaling.sweeps.plan import Cost
+from aigc_jax.trainer import lock
+from tests.scaling import sweeping
+from tests.scaling.sweeping import attempts, carry_out, plan_of, planned
+
+
+@pytest.fixture
+def out(tmp_path):
+  return tmp_path / "out"
+
+
+def states(found) -> list[str]:
+  return [state.state for state in found]
+
+
+def test_a_point_gets_a_config_a_command_and_a_work_directory(out, tmp_path):
+  point = planned(1)
+  index = ledger.write(plan_of(point), out)
+  (entry,) = index.entries
+  assert states(carry_out(index, sweeping.line(tmp_path))) == ["done"]
+  (words,) = attempts(entry)
+  assert words.split()[1:3] == ["-m", "aigc_jax.train"]
+  assert f"--workdir={entry.workdir.absolute()}" in words
+  assert files.read_json(entry.folder / "config.json") == point.config
+  assert work.value_of(entry, index.metric) == 3.0
+
+
+def test_what_is_done_is_not_done_again_however_the_sweep_changes(
+  out, tmp_path
+):
+  line = sweeping.line(tmp_path)
+  first = ledger.write(plan_of(planned(0), planned(1)), out)
+  carry_out(first, line)
+  changed = plan_of(planned(2), planned(1), planned(0, arm="renamed"))
+  second = ledger.write(changed, out)
+  assert [e.seed for e in second.entries] == [2, 1, 0]
+  assert second.entries[2].arm == "renamed"  # and yet the same point
+  assert second.entries[2].name == first.entries[0].name
+  assert states(carry_out(second, line)) == ["done"] * 3
+  assert [len(attempts(e)) for e in second.entries] == [1, 1, 1]
+
+
+def test_a_point_that_fails_is_recorded_and_the_rest_goes_on(out, tmp_path):
+  line = sweeping.line(tmp_path, {"0": [78, 0]})
+  index = ledger.write(plan_of(planned(0), planned(1)), out)
+  found = carry_out(index, line)
+  assert states(found) == ["failed", "done"]
+  assert found[0].status == 78 and len(found[0].error) == 20
+  assert found[0].error[-1] == "died of 78"
+  assert "line 11" in found[0].error and "line 10" not in found[0].error
+
+
+def test_the_same_line_again_runs_what_failed_with_its_stored_command(
+  out, tmp_path
+):
+  line = sweeping.line(tmp_path, {"0": [1, 1, 0]})
+  plan = plan_of(planned(0), planned(1))
+  index = ledger.write(plan, out)
+  carry_out(index, line)
+  stored = {
+    path: path.read_bytes()
+    for name in ("config.json", "point.json")
+    for path in out.glob(f"points/*/{name}")
+  }
+  assert states(carry_out(index, line, retry=False)) == ["failed", "done"]
+  found = carry_out(ledger.write(plan, out), line)
+  assert states(found) == ["failed", "done"]
+  found = carry_out(ledger.write(plan, out), line)
+  assert states(found) == ["done", "done"]
+  assert [len(s.attempts) for s in found] == [3, 1]
+  assert all(path.read_bytes() == data for path, data in stored.items())
+  first, *others = attempts(index.entries[0])
+  assert others == [first, first]
+
+
+def test_points_run_side_by_side_each_on_its_cores(out, tmp_path):
+  index = ledger.write(plan_of(*map(planned, range(4))), out)
+  found = carry_out(index, sweeping.line(tmp_path), parallel=2)
+  assert states(found) == ["done"] * 4
+  used = {tuple(s.attempts[0]["cores"]) for s in found}
+  assert used <= {share.cores for share in launch.shares(2)} and len(used) == 2
+
+
+def test_a_wish_to_stop_lets_points_save_and_starts_no_other(out, tmp_path):
+  line = sweeping.line(tmp_path, {"0": ["wait", 0]})
+  plan = plan_of(planned(0), planned(1))
+  index, wish = ledger.write(plan, out), work.Wish()
+
+  def stop_once_it_waits():
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+      if (index.entries[0].workdir / "waits").exists():
+        return wish()
+      time.sleep(0.02)
+
+  watcher = threading.Thread(target=stop_once_it_waits)
+  watcher.start()
+  found = carry_out(index, line, wish=wish)
+  watcher.join()
+  assert states(found) == ["stale", "planned"] and found[0].status == 75
+  assert states(carry_out(index, line)) == ["done", "done"]
+
+
+def test_a_point_whose_sweep_was_killed_is_stale_and_goes_on(out, tmp_path):
+  index = ledger.write(plan_of(planned(0)), out)
+  (entry,) = index.entries
+  dead = subprocess.Popen([sys.executable, "-c", ""])
+  dead.wait()
+  running = ledger.State("running", ({"started": time.time()},))
+  ledger.write_state(entry, running, os.getpid())
+  assert ledger.state_of(entry).state == "running"
+  ledger.write_state(entry, running, dead.pid)
+  assert ledger.state_of(entry).state == "stale"
+  (found,) = carry_out(index, sweeping.line(tmp_path))
+  assert found.state == "done" and len(found.attempts) == 2
+
+
+def test_a_point_that_another_process_trains_is_left_to_it(out, tmp_path):
+  index = ledger.write(plan_of(planned(0), planned(1)), out)
+  entry, line = index.entries[0], sweeping.line(tmp_path)
+  entry.workdir.mkdir()
+  held = lock.Lock(entry.workdir)
+  held.acquire()
+  assert ledger.state_of(entry).state == "running"
+
+  def finish_later():
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not attempts(index.entries[1]):
+      time.sleep(0.02)
+    held.release()
+
+  other = threading.Thread(target=finish_later)
+  other.start()
+  found = carry_out(index, line, parallel=2)  # one share is the other's
+  other.join()
+  assert states(found) == ["done", "done"]
+  assert len(attempts(entry)) == 1  # once it was free
+
+
+def test_a_result_that_was_deleted_is_made_again(out, tmp_path):
+  line = sweeping.line(tmp_path)
+  index = ledger.write(plan_of(planned(0)), out)
+  carry_out(index, line)
+  shutil.rmtree(index.entries[0].workdir)
+  assert ledger.state_of(index.entries[0]).state == "planned"
+  assert states(carry_out(index, line)) == ["done"]
+
+
+def test_a_launcher_that_does_not_wait_is_told_so(out):
+  index = ledger.write(plan_of(planned(0)), out)
+  (found,) = carry_out(index, "sh -c 'true {command}'")
+  assert found.state == "failed" and "must wait" in found.error[-1]
+
+
+def test_a_sweep_that_was_moved_works_in_its_new_place(out, tmp_path):
+  line = sweeping.line(tmp_path, {"0": [1, 0]})
+  plan = plan_of(planned(0))
+  carry_out(ledger.write(plan, out), line)
+  there = tmp_path / "there"
+  out.rename(there)
+  index = ledger.write(plan, there)
+  assert states(carry_out(index, line)) == ["done"] and not out.exists()
+  assert f"--workdir={there}" in attempts(index.entries[0])[-1]
+
+
+def test_points_that_the_sweep_has_no_more_stay_and_are_named(out):
+  ledger.write(plan_of(planned(0), planned(1)), out)
+  index = ledger.write(plan_of(planned(1)), out)
+  (name,) = ledger.strangers(index, out)
+  assert name.startswith("plain-seed0-")
+
+
+@pytest.mark.parametrize(
+  "launcher, message",
+  [
+    ("ssh host", "{command} stands for the command"),
+    ("sh -c '{command}", "No closing quotation"),
+    ("nowhere-at-all {command}", "no program 'nowhere-at-all'"),
+    ("sh {command} {what}", "{what} is unknown"),
+  ],
+)
+def test_a_launcher_that_could_start_nothing_is_refused(launcher, message):
+  with pytest.raises(BadConfig, match=message):
+    launch.check_line(launcher)
+
+
+def test_a_line_gets_the_command_as_words_or_as_one_text():
+  words = ["python", "-m", "x", "--a=b c"]
+  assert launch.words_of("local", words) == words
+  assert launch.words_of("ssh host {command}", words) == ["ssh", "host", *words]
+  assert launch.words_of("sh -c 'cd /x && {command}; {slot}'", words, "n", 3)[
+    2
+  ] == ("cd /x && python -m x '--a=b c'; 3")
+
+
+def test_cores_and_gpus_are_divided_or_shared(monkeypatch):
+  monkeypatch.setattr(launch, "_cores", lambda: [0, 1, 2, 3])
+  monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+  assert [s.cores for s in launch.shares(2)] == [(0, 1), (2, 3)]
+  assert [s.cores for s in launch.shares(3)] == [(0,), (1,), (2, 3)]
+  assert [s.environ for s in launch.shares(2)] == [
+    {"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "7"},
+  ]  # fmt: skip
+  four = [s.environ for s in launch.shares(4)]
+  assert [e["CUDA_VISIBLE_DEVICES"] for e in four] == ["4", "7", "4", "7"]
+  assert {e["XLA_PYTHON_CLIENT_MEM_FRACTION"] for e in four} == {"0.375"}
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  assert launch.shares(2)[0].environ == {}
+  assert launch.shares(1)[0].cores is None
+
+
+def test_time_is_predicted_from_the_finished_point_most_alike():
+  known = [(Cost(1, 10, 1, 1e6), 10.0), (Cost(1, 10, 1, 1e9), 100.0)]
+  assert work.predicted(Cost(1, 20, 1, 2e9), known) == 200.0
+  assert work.predicted(Cost(1, 10, 1, 2e6), known) == 20.0
+  assert work.predicted(Cost(1, 10, 1, 2e6), [], 1e6) == 2.0
+  assert work.predicted(Cost(1, 10, 1, 2e6), []) is None
+
+
+def test_an_array_runs_a_point_a_task_and_goes_back_when_stopped(
+  out, tmp_path, monkeypatch
+):
+  index = ledger.write(plan_of(planned(0), planned(1)), out)
+  script = slurm.write(index.entries, out, 4, ["--partition=gpu"])
+  text = script.read_text()
+  assert "#SBATCH --array=0-1%4" in text and "--partition=gpu" in text
+  assert subprocess.run(["bash", "-n", script]).returncode == 0
+  names = (out / "slurm.txt").read_text().split()
+  assert names == [entry.name for entry in index.entries]
+  # In the place of Python: what the task is called with, and a status.
+  told = tmp_path / "told"
+  for name, ends in (("python", 75), ("scontrol", 0)):
+    fake = tmp_path / name
+    fake.write_text(f'#!/bin/sh\necho {name} "$@" >> {told}\nexit {ends}\n')
+    fake.chmod(0o755)
+  script.write_text(text.replace(sys.executable, str(tmp_path / "python")))
+  environ = {
+    "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "9",
+  }  # fmt: skip
+  done = subprocess.run(["bash", script], env=environ)
+  assert done.returncode == 75
+  first, second = told.read_text().splitlines()
+  assert first.endswith(f"--point={names[1]}") and "-m aigc_jax.sweep" in first
+  assert second == "scontrol requeue 9_1"
+  with pytest.raises(BadConfig, match="expected an option of sbatch"):
+    slurm.write(index.entries, out, 0, ["partition"])
+
+
+def test_without_sbatch_the_script_is_written_and_that_is_said(
+  out, monkeypatch
+):
+  index = ledger.write(plan_of(planned(0)), out)
+  script = slurm.write(index.entries, out, 0, [])
+  monkeypatch.setenv("PATH", "/nowhere")
+  with pytest.raises(BadConfig, match="is written: submit it where"):
+    slurm.submit(script)
+
+
+def test_the_tables_show_states_results_and_reasons(out, tmp_path, capsys):
+  index = ledger.write(plan_of(planned(0), planned(1), planned(2)), out)
+  found = carry_out(index, sweeping.line(tmp_path, {"1": [1], "2": [-9]}))
+  assert states(found) == ["done", "failed", "failed"]
+  text = progress.status_table(index.entries, found, index.metric)
+  assert "exit status 1: died of 1" in text and "2.0000" in text
+  assert progress.summed_up(index.entries, index.metric) == (
+    f"1 done, 2 failed of 3; best eval/heldout/loss 2.0000 "
+    f"({index.entries[0].name})"
+  )
+  printed = capsys.readouterr().err
+  assert "| died of 1" in printed and "(1 of 3 done" in printed
+  rows = json.loads(work.as_json(index.entries, index.metric))["points"]
+  assert [row["state"] for row in rows] == states(found)
+  assert rows[1]["error"][-1] == "died of 1"
+
+
+def test_a_live_table_shows_what_runs_and_escapes_what_it_is_told(out):
+  index = ledger.write(plan_of(planned(0), planned(1)), out)
+  shown = progress.Live(index.entries, index.metric)
+  row = {"step": 2, "train/loss": 3.25}
+  picture = shown.picture([(index.entries[0], row)])
+  from rich.console import Console
+
+  console = Console(width=120, record=True, file=open(os.devnull, "w"))
+  console.print(picture)
+  text = console.export_text()
+  assert index.entries[0].name in text and "2/4" in text and "3.25" in text
+  assert "2 planned of 2" in text
+
+
+def test_a_row_that_is_being_written_does_not_count(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  assert work.last_row(path) == {}
+  rows = [{"step": n, "train/loss": 1.0} for n in (1, 2)]
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  path.write_text(text + '{"step": 3, "train/lo')
+  assert work.last_row(path)["step"] == 2
