@@ -2,7 +2,8 @@
 
 A row says which tensor of theirs is which leaf of ours, and how the axes of
 one become those of the other: "(NH)D->DNH" is a matrix whose rows are heads
-times head width, transposed and split. Several leaves may share one tensor, as
+times head width, transposed and split, and "1TD->TD" is one with an axis of one
+before. Several leaves may share one tensor, as
 parts of an axis C, or lie one after the other in it. "{layer}" in a name stands
 for an index of the axis L.
 """
@@ -83,7 +84,7 @@ class Leaf:
   def _axes(self) -> tuple[list[str], str, dict[str, int]]:
     theirs, ours = self.row.axes.split("->")
     groups = ["".join(pair) for pair in GROUP.findall(theirs)]
-    return groups, ours, self.sizes | {"C": self.row.parts}
+    return groups, ours, self.sizes | {"C": self.row.parts, "1": 1}
 
   @property
   def sizes(self) -> dict[str, int]:
@@ -119,13 +120,13 @@ class Leaf:
   def order(self) -> list[int]:
     """Our axes, those first along which parts lie together in the files."""
     groups, ours, _ = self._axes
-    theirs = [ours.index(a) for a in "".join(groups).replace("C", "")]
+    theirs = [ours.index(a) for a in _letters(groups).replace("C", "")]
     return [0, *(i + 1 for i in theirs)] if self.stacked else theirs
 
   def ours(self, theirs: np.ndarray) -> np.ndarray:
     """A tensor of theirs as a view with our axes."""
     groups, ours, sizes = self._axes
-    letters = "".join(groups)
+    letters = _letters(groups)
     if self._in_a_row:
       theirs = theirs[slice(*self._ends[self.row.part :][:2])]
     whole = theirs.reshape([sizes[a] for a in letters])
@@ -143,7 +144,7 @@ class Leaf:
     if self._in_a_row:
       return np.concatenate(parts)
     groups, ours, _ = self._axes
-    letters = "".join(groups)
+    letters = _letters(groups)
     if "C" in letters:
       whole = np.stack(parts, axis=-1)
       ours += "C"
@@ -157,7 +158,7 @@ class Leaf:
     if not self._in_a_row:
       return ours
     groups, letters, _ = self._axes
-    order = [letters.index(a) for a in "".join(groups)]
+    order = [letters.index(a) for a in _letters(groups)]
     return ours.transpose(order).reshape(self._own_shape)
 
   def read(self, tensors: Mapping[str, Tensor], index, dtype) -> np.ndarray:
@@ -174,6 +175,11 @@ class Leaf:
     for i, name in enumerate(names):
       out[i] = self.ours(tensors[name].view())[index[1:]]
     return out
+
+
+def _letters(groups: list[str]) -> str:
+  """Their axes; one of size one is nothing but a matter of shape."""
+  return "".join(groups).replace("1", "")
 
 
 def leaves(family: Family, shapes: Mapping[str, tuple]) -> dict[str, Leaf]:

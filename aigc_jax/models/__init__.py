@@ -3,9 +3,16 @@
 from aigc_jax.models.decoder import decoder, widths
 from aigc_jax.models.encoder_decoder import encoder_decoder
 from aigc_jax.models.encoder_decoder import widths as two_widths
+from aigc_jax.models.resnet import resnet
+from aigc_jax.models.vit import vit
 
 # The kinds a config may name; each is built from plain keyword arguments.
-MODELS = {"decoder": decoder, "encoder_decoder": encoder_decoder}
+MODELS = {
+  "decoder": decoder,
+  "encoder_decoder": encoder_decoder,
+  "resnet": resnet,
+  "vit": vit,
+}
 
 # What puts numbers for the widths of a kind that a config leaves None.
 DERIVED = {"decoder": widths, "encoder_decoder": two_widths}

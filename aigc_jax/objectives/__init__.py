@@ -4,7 +4,8 @@ An objective is a function (predict, batch) -> {name: Mean}; the entry "loss"
 is the one that is differentiated.
 """
 
+from aigc_jax.objectives.labels import labels
 from aigc_jax.objectives.tokens import tokens
 
 # The kinds a config may name; the other keys are their keyword arguments.
-OBJECTIVES = {"tokens": tokens}
+OBJECTIVES = {"labels": labels, "tokens": tokens}

@@ -15,7 +15,9 @@ from aigc_jax.errors import BadConfig, nearest
 
 # Norms, biases and embeddings do not decay by themselves. A head that is not
 # the embedding is a matrix like others and does.
-NO_DECAY = ("*/scale", "*/bias", "*embed*/table", "*position*/table")
+NO_DECAY = (
+  "*/scale", "*/bias", "*embed*/table", "*position*/table", "*token*/table",
+)  # fmt: skip
 
 KEYS = ("patterns", "weight_decay", "learning_rate_factor")
 

@@ -268,6 +268,19 @@ def check_reads(config: Config, model: nn.Module, batch: Mapping) -> None:
     )
 
 
+def check_microbatches(config: Config, model: nn.Module) -> None:
+  """Raises BadConfig where rows of a batch may not be parted."""
+  coupled = getattr(model, "couples_rows", "")
+  if coupled and config["microbatches"] > 1:
+    raise BadConfig(
+      f"microbatches={config['microbatches']}: the {coupled} of "
+      f"model.kind={config['model']['kind']!r} takes its moments over all rows "
+      "of a batch, and of parts they are others: --config.microbatches=1, and "
+      "where that is too large for memory a smaller data.batch, more devices "
+      "along mesh.fsdp, or --config.model.remat=full"
+    )
+
+
 def build(
   config: Config,
   mesh: jax.sharding.Mesh | None = None,
@@ -280,6 +293,7 @@ def build(
   """
   mesh = mesh or make_mesh(config)
   model = model_of(config)
+  check_microbatches(config, model)
   params = abstract_params(model, mesh)
   settings = dict(config["optim"])
   spikes = {key: _take(settings, key) for key in SPIKES}

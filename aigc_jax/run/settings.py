@@ -197,7 +197,7 @@ def _settle_widths(config: Config) -> None:
       )  # fmt: skip
   learned = "position" in model and model["position"] == "learned"
   length = config["data"].get("length")
-  if learned and model["position_length"] is None and length:
+  if learned and model.get("position_length", 0) is None and length:
     model["position_length"] = length
 
 

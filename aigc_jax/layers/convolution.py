@@ -1,0 +1,91 @@
+"""Convolution over rows and columns, and the largest of neighbours."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from aigc_jax import sharding
+from aigc_jax.layers.einsum import drawn
+from aigc_jax.layers.forms import are_counted
+from aigc_jax.layers.products import Rounded
+
+NAMES = ("NHWC", "HWIO", "NHWC")  # of lax, for BYXC, YXCD, BYXD
+
+
+class Convolution(nn.Module):
+  """A square kernel over (B, Y, X, C), padded by half of its width; no bias.
+
+  Its deviation is that of arXiv:1502.01852 for the backward pass, by which a
+  ReLU behind it keeps the gradient's variance.
+  """
+
+  width: int
+  channels: int
+  dim: int
+  dtype: jnp.dtype
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x_BYXC: jax.Array) -> jax.Array:
+    """(B, Y / stride, X / stride, D), rounded up."""
+    shape = (self.width, self.width, self.channels, self.dim)
+    std = math.sqrt(2.0 / (self.width**2 * self.dim))
+    w_YXCD = self.param("w", drawn("YXCD", 0, std), shape)
+    y_BYXD = convolve(x_BYXC.astype(self.dtype), w_YXCD, self.stride)
+    return sharding.constrain(y_BYXD, "BYXD")
+
+
+def convolve(
+  x_BYXC: jax.Array, w_YXCD: jax.Array | Rounded, stride: int
+) -> jax.Array:
+  """Products of x's dtype, summed in float32 and rounded to it."""
+  if isinstance(w_YXCD, Rounded):
+    w_YXCD = _copy(*w_YXCD)
+  w_YXCD = w_YXCD.astype(x_BYXC.dtype)
+  if are_counted():
+    return _counted(x_BYXC, w_YXCD, stride)
+  before = (w_YXCD.shape[0] - 1) // 2
+  return lax.conv_general_dilated(
+    x_BYXC, w_YXCD, (stride, stride), [(before, before)] * 2,
+    dimension_numbers=NAMES,
+  )  # fmt: skip
+
+
+@jax.custom_vjp
+def _copy(full: jax.Array, copy: jax.Array) -> jax.Array:
+  """The copy, whose gradient is the original's."""
+  return copy
+
+
+def _copy_forward(full, copy):
+  return copy, jnp.zeros((0,), full.dtype)
+
+
+def _copy_backward(like, dcopy):
+  return dcopy.astype(like.dtype), None
+
+
+_copy.defvjp(_copy_forward, _copy_backward)
+
+
+def _counted(x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int) -> jax.Array:
+  """What has the multiplications of a convolution, and no other sense.
+
+  For `flops.count`. A convolution's own gradient for what it reads would be
+  counted with the zeros that a stride puts into it.
+  """
+  x_BYXC = x_BYXC[:, ::stride, ::stride]
+  read = (*x_BYXC.shape[:3], *w_YXCD.shape[:2], x_BYXC.shape[-1])
+  x_BYXHWC = jnp.broadcast_to(x_BYXC[:, :, :, None, None], read)
+  return jnp.einsum("BYXHWC,HWCD->BYXD", x_BYXHWC, w_YXCD)
+
+
+def largest_of_neighbours(x_BYXC: jax.Array) -> jax.Array:
+  """The largest of 3 x 3 places, at every other place."""
+  around = ((0, 0), (1, 1), (1, 1), (0, 0))
+  return lax.reduce_window(
+    x_BYXC, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), around
+  )

@@ -1,0 +1,26 @@
+"""What models of images share: their example, and the check of a size."""
+
+import jax
+import jax.numpy as jnp
+
+from aigc_jax import errors
+
+
+def image_example(
+  image: tuple[int, int, int],
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """An abstract batch of one image (Y, X, C)."""
+  return {"images": jax.ShapeDtypeStruct((1, *image), jnp.float32)}
+
+
+def check_images(images_BYXC: jax.Array, image: tuple[int, int, int]) -> None:
+  """Raises BadConfig unless the images are of the model's size."""
+  if images_BYXC.shape[1:] != image:
+    given, wanted = (
+      "x".join(map(str, s)) for s in (images_BYXC.shape[1:], image)
+    )
+    raise errors.BadConfig(
+      f"the model takes images of {wanted} (rows, columns, channels), the data "
+      f"gives {given}: set data.image_size and data.channels, or "
+      "model.image_size and model.channels"
+    )

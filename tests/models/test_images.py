@@ -1,0 +1,245 @@
+"""Laws of models of images, of batch norm, and of the objective of labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from aigc_jax import errors, flops, sharding, tree
+from aigc_jax.layers.batch_norm import BatchNorm
+from aigc_jax.layers.classifier import Scores
+from aigc_jax.layers.report import REPORTS, STATS, moved
+from aigc_jax.models.resnet import resnet
+from aigc_jax.models.vit import vit
+from aigc_jax.objectives.labels import labels
+from tests import images
+from tests.sweep import sweep
+
+CLOSE = dict(rtol=2e-4, atol=2e-5)
+STYLES = sorted(images.STYLES)
+LARGE = dict(classes=1000, image_size=224, channels=3)
+
+VITS = {  # name -> (layers, dim, heads, parameters)
+  "s": (12, 384, 6, 22_050_664),
+  "b": (12, 768, 12, 86_567_656),
+  "l": (24, 1024, 16, 304_326_632),
+}
+RESNETS = {  # depth -> (blocks, whether with a bottleneck, parameters)
+  18: ((2, 2, 2, 2), False, 11_689_512),
+  34: ((3, 4, 6, 3), False, 21_797_672),
+  50: ((3, 4, 6, 3), True, 25_557_032),
+  101: ((3, 4, 23, 3), True, 44_549_160),
+  152: ((3, 8, 36, 3), True, 60_192_808),
+}
+
+
+def count(model) -> int:
+  shapes = jax.eval_shape(model.init, jax.random.key(0), model.example())
+  return tree.count(nn.unbox(shapes["params"]))
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_vits_have_their_published_counts(name):
+  layers, dim, heads, published = VITS[name]
+  keys = images.VIT | LARGE | dict(layers=layers, dim=dim, heads=heads)
+  assert count(vit(**keys | dict(patch=16, mlp_dim=None))) == published
+
+
+@pytest.mark.parametrize("depth", sweep(RESNETS, 18, 50))
+def test_resnets_have_their_published_counts(depth):
+  blocks, bottleneck, published = RESNETS[depth]
+  widths = [64 * 2**i * (4 if bottleneck else 1) for i in range(4)]
+  keys = images.RESNET | LARGE | dict(blocks=blocks, widths=widths)
+  assert count(resnet(**keys | dict(bottleneck=bottleneck, stem_dim=64))) == (
+    published
+  )
+
+
+def test_how_a_vit_is_computed_changes_neither_value_nor_gradient():
+  a, da, _ = images.loss_and_grad("vit rotary")
+  b, db, _ = images.loss_and_grad("vit rotary", unroll=0, remat="dots")
+  np.testing.assert_allclose(a, b, rtol=1e-5)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
+
+
+def test_a_resnet_made_again_has_the_same_gradient_and_reports():
+  a, b = (
+    images.loss_and_grad("resnet", **change)
+    for change in ({}, dict(remat="full"))
+  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), a, b)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_in_evaluation_a_row_is_no_matter_of_the_others(style):
+  model, variables = images.build(style), images.variables_of(style)
+  batch = images.batch_of(style, rows=4)
+  run = jax.jit(lambda x: model.apply(variables, {"images": x}).logits())
+  whole, part = run(batch["images"]), run(batch["images"][1:2])
+  np.testing.assert_allclose(whole[1:2], part, **CLOSE)
+
+
+@pytest.mark.parametrize("style", ["vit", "vit mean", "vit rotary"])
+def test_where_a_patch_lies_matters(style):
+  model, variables = images.build(style), images.variables_of(style)
+  x = images.batch_of(style, rows=2)["images"]
+  run = jax.jit(lambda x: model.apply(variables, {"images": x}).logits())
+  swapped = jnp.concatenate([x[:, 4:8], x[:, :4], x[:, 8:]], axis=1)
+  assert float(jnp.max(jnp.abs(run(x) - run(swapped)))) > 1e-3
+
+
+@pytest.mark.parametrize("style", ["resnet", "vit"])
+def test_gradients_and_reports_are_the_same_on_one_and_eight_devices(style):
+  a = images.loss_and_grad(style)
+  mesh = sharding.make_mesh(
+    data=2, fsdp=2, expert=1, tensor=2, sequence=1, pipeline=1
+  )
+  v, batch = images.variables_of(style), images.batch_of(style)
+  letters = dict(images="BYXC", labels="B", weights="B")
+  laid = {
+    k: jax.device_put(x, sharding.shardings(letters[k], x.shape, mesh))
+    for k, x in batch.items()
+  }
+  f = jax.value_and_grad(images.score_of(images.build(style)), has_aux=True)
+  with jax.set_mesh(mesh):
+    (loss, (_, reports)), grads = jax.jit(f)(
+      v["params"], v.get(STATS, {}), laid
+    )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=5e-5),
+    a,
+    (loss, grads, reports),
+  )
+
+
+def test_flops_are_three_times_those_of_what_is_read():
+  """Forward once; backward once for what is read, once for the weights."""
+  style = "resnet"
+  model, v = images.build(style), images.variables_of(style)
+  batch = images.batch_of(style, rows=1)
+  score = images.score_of(model)
+  whole = flops.count(
+    jax.grad(lambda p: score(p, v[STATS], batch)[0]), v["params"]
+  )
+  sizes = {  # by hand: the places that are written, and what each one reads
+    "stem": 9 * 9 * 6 * 7 * 7 * 3,
+    "block 0": 5 * 5 * (6 * 4 + 9 * 4 * 4 + 4 * 16 + 6 * 16),
+    "block 1": 25 * 16 * 6 + 9 * (9 * 6 * 6 + 6 * 24 + 16 * 24),
+    "block 2": 9 * (24 * 6 + 9 * 6 * 6 + 6 * 24),
+    "head": 24 * 7,
+  }
+  # Nothing asks for the gradient of the images.
+  assert whole == 2 * (3 * sum(sizes.values()) - sizes["stem"])
+
+
+def norm_of(x, stats, momentum=0.1):
+  layer = BatchNorm(1e-5, momentum)
+  variables = {
+    "params": {"scale": jnp.ones(x.shape[-1]), "bias": jnp.zeros(x.shape[-1])},
+    STATS: stats,
+  }
+  return layer.apply(variables, x, mutable=[REPORTS])
+
+
+def test_moments_do_not_lose_their_digits_far_from_zero():
+  draw = np.random.default_rng(0).normal(size=(64, 3, 3, 5))
+  x = jnp.asarray(1000 + 0.1 * draw, jnp.float32)
+  stats = {"mean": jnp.full(5, 1000.0), "var": jnp.ones(5)}
+  y, made = norm_of(x, stats, momentum=1.0)
+  new = moved(stats, made[REPORTS])
+  exact = np.asarray(x, np.float64).reshape(-1, 5)
+  np.testing.assert_allclose(new["mean"], exact.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(new["var"], exact.var(0, ddof=1), rtol=1e-3)
+  np.testing.assert_allclose(np.var(y, (0, 1, 2)), 1, rtol=1e-2)
+
+
+def test_reports_of_parts_are_that_of_the_whole():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2, 2, 3)), "float32")
+  stats = {"mean": jnp.full(3, 0.5), "var": jnp.ones(3)}
+  whole = norm_of(x, stats)[1][REPORTS]
+  parts = [norm_of(part, stats)[1][REPORTS] for part in (x[::2], x[1::2])]
+  added = jax.tree.map(jnp.add, *parts)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    (moved(stats, whole), whole),
+    (moved(stats, added), added),
+  )
+
+
+@pytest.mark.parametrize(
+  ("style", "change", "word"),
+  [
+    ("vit", dict(patch=5), "10 and 15"),
+    ("vit", dict(heads=5), "not divisible"),
+    ("vit", dict(position="rotated"), "rotary"),
+    ("vit", dict(position="rotary", heads=4), "multiple of 4"),
+    ("vit", dict(pool="max"), "token"),
+    ("vit", dict(registers=-1), "registers"),
+    ("vit", dict(dtype="float16"), "bfloat16"),
+    ("vit", dict(layers=0), "layers"),
+    ("resnet", dict(widths=(16,)), "one number"),
+    ("resnet", dict(widths=(16, 22)), r"widths\[1\]=22"),
+    ("resnet", dict(stem="huge"), "large"),
+    ("resnet", dict(norm_momentum=0.0), "norm_momentum"),
+    ("resnet", dict(remat="some"), "full"),
+  ],
+)
+def test_parts_that_cannot_go_together_are_refused(style, change, word):
+  with pytest.raises(errors.BadConfig, match=word):
+    images.build(style, **change)
+
+
+def test_images_of_another_size_are_refused_by_name():
+  model, variables = images.build("vit"), images.variables_of("vit")
+  with pytest.raises(errors.BadConfig, match=r"12x12x3 .* gives 8x12x3"):
+    model.apply(variables, {"images": jnp.zeros((1, 8, 12, 3))})
+
+
+def means_of(logits, batch, **options):
+  scores = Scores(jnp.asarray(logits, jnp.float32))
+  means = labels(lambda batch: scores, batch, **options)
+  return {name: float(mean.value()) for name, mean in means.items()}
+
+
+def batch_of_labels(given, **more):
+  ones = jnp.ones(len(given))
+  return dict(labels=jnp.asarray(given), weights=ones) | more
+
+
+def test_labels_are_right_where_nothing_is_likelier():
+  logits = np.eye(7)[[1, 1, 2, 3]]
+  means = means_of(logits, batch_of_labels([1, 2, 2, 0]))
+  assert means["top1"] == 0.5 and means["top5"] == 1.0
+  assert means["loss"] == pytest.approx(means["nll"])
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_model_that_tells_nothing_is_not_right(value):
+  """Equal logits are those of label 0; what is no number is never right."""
+  means = means_of(np.full((4, 7), value), batch_of_labels([1, 2, 3, 6]))
+  assert means["top1"] == 0
+  assert means["top5"] == (0.75 if value == 0 else 0)
+
+
+def test_smoothing_and_mixing_are_the_cross_entropy_of_soft_targets():
+  draw = np.random.default_rng(0)
+  logits, share = draw.normal(size=(3, 7)), np.float32([1.0, 0.25, 0.6])
+  first, second = [1, 2, 3], [0, 5, 3]
+  batch = batch_of_labels(
+    first, other_labels=jnp.asarray(second), share=jnp.asarray(share)
+  )
+  hot = np.eye(7)
+  target = share[:, None] * hot[first] + (1 - share[:, None]) * hot[second]
+  logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  nll = -(target * logp).sum(1).mean()
+  means = means_of(logits, batch, smoothing=0.2)
+  assert means["nll"] == pytest.approx(nll, rel=1e-5)
+  soft = 0.8 * target + 0.2 / 7
+  assert means["loss"] == pytest.approx(-(soft * logp).sum(1).mean(), rel=1e-5)
+
+
+def test_few_labels_have_no_five_likeliest():
+  means = means_of(np.eye(3), batch_of_labels([0, 1, 1]))
+  assert set(means) == {"loss", "nll", "top1"}
+  assert means["top1"] == pytest.approx(2 / 3)
