@@ -114,6 +114,21 @@ class Decoder(nn.Module):
     }
     return Scene(visible, turns.get(""), turns.get("local"))
 
+  @property
+  def source(self) -> bool:
+    """Whether prompts are read apart from what is written: they are not."""
+    return False
+
+  def begin(self, batch: Batch, length: int) -> Cache:
+    """A cache for up to `length` positions of each row of prompts."""
+    return self.cache(len(batch["tokens"]), length)
+
+  def next(
+    self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache
+  ) -> tuple[Readout, Cache]:
+    """Predictions of what follows tokens at positions, which the cache gets."""
+    return self({"tokens": tokens_BT, "positions": positions_BT}, cache)
+
   def cache(self, batch: int, length: int, dtype=None) -> Cache:
     """An empty cache for `batch` rows of up to `length` positions."""
     L, K, H = self.cache_shape

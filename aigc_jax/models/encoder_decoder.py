@@ -193,6 +193,11 @@ class EncoderDecoder(nn.Module):
     return {"encoder_tokens": one, "tokens": one}
 
   @property
+  def source(self) -> bool:
+    """Whether prompts are read apart from what is written: as a source."""
+    return True
+
+  @property
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply, other than in 8 bits."""
     return operand_dtype(self.dtype, self.products)

@@ -21,6 +21,7 @@ from jax import lax
 
 from aigc_jax import sharding, tree
 from aigc_jax.errors import BadConfig, NonFinite
+from aigc_jax.sampling.decodes import Forward
 from aigc_jax.sampling.logits import Sampling, choose
 
 SMALLEST = 16  # positions; shorter buckets would save nothing
@@ -61,10 +62,8 @@ def bucket(n: int, smallest: int = SMALLEST) -> int:
 class Engine:
   """Compiled decoding for one model, its parameters, and one way to choose.
 
-  unrolled: whether the model was built with unroll=None. Then each layer's
-  parameters and cache are arrays of their own, which saves copying them at
-  each token. positions: how many the model has (learned ones), 0 for no limit.
-  group: the most tokens one dispatch makes.
+  unrolled, start: as `Forward` takes them. positions: how many the model has
+  (learned ones), 0 for no limit. group: the most tokens one dispatch makes.
   """
 
   def __init__(
@@ -78,16 +77,17 @@ class Engine:
     unrolled: bool,
     group: int,
     seed: int,
+    start: int | None = None,
   ):
     self.sampling = sampling.check(model.vocab)
-    self.model, self.positions = model, positions
-    self.unrolled, self.group = unrolled, group
+    self.forward = Forward(model, unrolled, start)
+    self.model, self.positions, self.group = model, positions, group
     self.stop_ids = tuple(int(i) for i in stop_ids)
     self.seed = np.uint32(seed % 2**32)
     self.compiles = 0
     # Of dispatches that had nothing to compile: what decoding costs.
     self.tokens, self.seconds = 0, 0.0
-    self._ready = jax.jit(self._prepare)
+    self._ready = jax.jit(self.forward.ready)
     self._params = self._ready(params)
     self._begin = jax.jit(self._prefill, static_argnames=("S",))
     self._go = jax.jit(
@@ -117,6 +117,7 @@ class Engine:
       raise BadConfig(f"max_tokens={max_tokens}: expected at least 1")
     if prompt < 1:
       raise BadConfig("an empty prompt has no token to start from")
+    prompt = self.forward.positions_of(prompt, max_tokens) - max_tokens
     if not self.positions or prompt + max_tokens <= self.positions:
       return
     fits = self.positions - prompt
@@ -132,69 +133,29 @@ class Engine:
 
   # Compiled from here on.
 
-  def _prepare(self, params):
-    """Matrices in the model's dtype, once; layers apart, where unrolled."""
-    params = jax.tree_util.tree_map_with_path(
-      lambda path, x: (
-        x.astype(self.model.dtype)
-        if tree.match(("*/w", "*/table"), tree.name_of(path))
-        else x
-      ),
-      nn.unbox(params),
-    )
-    return {**params, "stack": self._apart(params["stack"])}
-
-  def _apart(self, stacked):
-    if not self.unrolled:
-      return stacked
-    layers = jax.tree.leaves(stacked)[0].shape[0]
-    return tuple(
-      jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(layers)
-    )
-
-  def _joined(self, parts):
-    """What `_apart` took apart. The model slices it again; XLA sees through."""
-    if not self.unrolled:
-      return parts
-    return jax.tree.map(lambda *a: jnp.stack(a), *parts)
-
-  def _call(self, params, tokens_BT, positions_BT, cache):
-    params = {**params, "stack": self._joined(params["stack"])}
-    batch = {"tokens": tokens_BT, "positions": positions_BT}
-    readout, cache = self.model.apply(
-      {"params": params}, batch, self._joined(cache)
-    )
-    return readout, self._apart(cache)
-
   def _prefill(self, params, tokens_UP, lengths_U, index_B, carry, *, S):
     """Reads U prompts, spreads them over B rows, makes each row's first token.
 
     `carry` comes without cache, token and position.
     """
     self.compiles += 1
-    U, P = tokens_UP.shape
-    cache = self._apart(self.model.cache(U, S))
-    positions_1P = jnp.arange(P, dtype=jnp.int32)[None]
-    readout, cache = self._call(params, tokens_UP, positions_1P, cache)
-    last_U1 = lengths_U[:, None] - 1
-    last_U1D = jnp.take_along_axis(
-      readout.features_BTD, last_U1[..., None], axis=1
+    logits_UV, cache, tokens_UT, lengths_U = self.forward.first(
+      params, tokens_UP, lengths_U, S
     )
-    logits_UV = readout.replace(features_BTD=last_U1D).logits()[:, 0]
+    U, T = tokens_UT.shape
     # Junk behind a prompt is causal: only the rows' own ends can be bad.
     finite = jnp.all(jnp.isfinite(logits_UV))
     seen_BV = None
     if self.sampling.remembers:
       V = logits_UV.shape[-1]
-      held_UP = jnp.arange(P) < lengths_U[:, None]
-      ids_UP = jnp.where(held_UP, tokens_UP, V)
+      held_UT = jnp.arange(T) < lengths_U[:, None]
+      ids_UT = jnp.where(held_UT, tokens_UT, V)
       seen_UV = jnp.zeros((U, V), bool)
       row_U1 = jnp.arange(U)[:, None]
-      seen_UV = seen_UV.at[row_U1, ids_UP].set(True, mode="drop")
+      seen_UV = seen_UV.at[row_U1, ids_UT].set(True, mode="drop")
       seen_BV = seen_UV[index_B]
     if U != len(index_B):
-      axis = 0 if self.unrolled else 1
-      cache = jax.tree.map(lambda a: jnp.take(a, index_B, axis), cache)
+      cache = self.forward.rows(cache, index_B)
     carry = carry.replace(
       cache=cache,
       position_B=lengths_U[index_B] - 1,
@@ -244,7 +205,7 @@ class Engine:
       alive_B = carry.left_B > 0
       # A finished row goes on computing, over its own last slot.
       at_B1 = jnp.minimum(carry.position_B, S - 1)[:, None]
-      readout, cache = self._call(
+      readout, cache = self.forward.next(
         params, carry.token_B[:, None],
         at_B1[:1] if uniform else at_B1, carry.cache,
       )  # fmt: skip
@@ -265,8 +226,11 @@ class Engine:
 
   def _placed(self, carry: Carry) -> Carry:
     """The carry as it lies on the mesh, the same in and out of a dispatch."""
-    letters = "BSKH" if self.unrolled else "LBSKH"
-    place = functools.partial(sharding.constrain, letters=letters)
+    letters = "BSKH" if self.forward.unrolled else "LBSKH"
+
+    def place(a):
+      return sharding.constrain(a, letters[: a.ndim])
+
     whole = {
       f.name: sharding.constrain(getattr(carry, f.name), ".")
       for f in dataclasses.fields(carry)
@@ -288,8 +252,9 @@ class Session:
     unique = list(dict.fromkeys(row.prompt for row in rows))
     B, U = bucket(len(rows), 1), bucket(len(unique), 1)
     longest = max(len(p) for p in unique)
-    S = engine.length(longest + max_tokens)
-    P = min(engine.length(longest), S)
+    S = engine.length(engine.forward.positions_of(longest, max_tokens))
+    P = engine.length(longest)
+    P = P if engine.model.source else min(P, S)
     tokens_UP = np.zeros((U, P), np.int32)
     lengths_U = np.ones(U, np.int32)
     for u, prompt in enumerate(unique):
@@ -309,7 +274,9 @@ class Session:
       seen_BV=None,
     )
     index_B = np.pad(index_B, lacking)
-    self._uniform = len({len(p) for p in unique}) == 1
+    # Of a source, all rows start alike.
+    alike = len({len(p) for p in unique}) == 1
+    self._uniform = alike or engine.model.source
     self._carry, first_B, finite = engine._begin(
       engine._params, tokens_UP, lengths_U, index_B, carry, S=S
     )

@@ -17,6 +17,7 @@ class Completion:
 
   tokens are all that were made; text ends before the stop string, if one was
   met. finish: "eot" (the model ended it), "stop" (a stop string), "length".
+  score: of beam search.
   """
 
   index: int
@@ -25,6 +26,7 @@ class Completion:
   text: str
   tokens: tuple[int, ...]
   finish: str
+  score: float | None = None
 
 
 def prompt_ids(
@@ -81,11 +83,15 @@ class _Writer:
   """One row becoming text."""
 
   def __init__(
-    self, tokenizer, row: Row, stops: Sequence[str], ends: Sequence[int] = ()
+    self,
+    tokenizer,
+    after: Sequence[int],
+    stops: Sequence[str],
+    ends: Sequence[int] = (),
   ):
-    """ends: the ids at which the engine stops."""
+    """after: what the row goes on from; ends: the ids that end it."""
     self._ends = ends
-    self._decoder = Decoder(tokenizer, after=row.prompt)
+    self._decoder = Decoder(tokenizer, after=after)
     self._cutter = Cutter(stops)
     self.tokens: list[int] = []
     self.text, self.finish = "", ""
@@ -172,7 +178,12 @@ def _together(
   """The writers of rows decoded in one batch, all of them finished."""
   session = engine.start([row for _, row in rows], max_tokens)
   ends = engine.stop_ids
-  writers = [_Writer(tokenizer, row, stops, ends) for _, row in rows]
+  # A source is not what its target goes on from.
+  apart = engine.model.source
+  writers = [
+    _Writer(tokenizer, () if apart else row.prompt, stops, ends)
+    for _, row in rows
+  ]
   while not all(w.finish for w in writers):
     if poll:
       poll()
@@ -187,3 +198,15 @@ def _together(
         stopped.append(i)
     session.stop(stopped)
   return writers
+
+
+def finished(
+  tokenizer, index, sample, prompt, after, tokens, stops, ends, most, score
+) -> Completion:
+  """The completion that tokens made all at once are."""
+  writer = _Writer(tokenizer, after, stops, ends)
+  writer.push(np.asarray(tokens, np.int32), most)
+  return Completion(
+    index, sample, prompt, writer.text, tuple(writer.tokens),
+    writer.finish or "length", score,
+  )  # fmt: skip
