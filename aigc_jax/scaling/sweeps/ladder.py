@@ -351,7 +351,7 @@ def source(
 
 def _plain(value: float) -> str:
   """1e14 as formatters write it."""
-  return f"{value:g}".replace("e+", "e")
+  return re.sub(r"e\+0*", "e", f"{value:g}")
 
 
 def _literal(name: str, pairs: Sequence[tuple[str, str | None]]) -> list[str]:
