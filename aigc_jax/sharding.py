@@ -7,6 +7,7 @@ so B takes `fsdp` in activations and D takes it in parameters. Every mesh has
 all the axes: size 1 is free. Mesh axis names occur in this file only.
 """
 
+import functools
 import importlib.util
 import math
 import os
@@ -352,7 +353,8 @@ def start_distributed(
 def over_batch(f: Callable, mesh, cut: Sequence[bool]) -> Callable:
   """`f` run on each device's own rows of the batch, its results added up.
 
-  `cut` says which arguments have a leading batch axis; the others arrive whole.
+  `cut` says which arguments are arrays with a leading batch axis; the others,
+  arrays or trees of them, arrive whole.
   The partitioner would add up a loop's carry at each trip; here it is added
   once, at the end. Where the mesh does not cut the batch, `f` itself.
   """
@@ -364,9 +366,9 @@ def over_batch(f: Callable, mesh, cut: Sequence[bool]) -> Callable:
   def local(*args):
     # Marked as differing between devices, a whole argument gets a gradient
     # that is added up once, where the mark is put.
+    mark = functools.partial(jax.lax.pcast, axis_name=axes, to="varying")
     args = [
-      a if c else jax.lax.pcast(a, axes, to="varying")
-      for a, c in zip(args, cut, strict=True)
+      a if c else jax.tree.map(mark, a) for a, c in zip(args, cut, strict=True)
     ]
     return jax.tree.map(lambda x: jax.lax.psum(x, axes), f(*args))
 

@@ -135,12 +135,14 @@ class LearnedPositions(nn.Module):
   dtype: jnp.dtype
   std: float = 0.0
   gradient: str = "auto"  # as `lookup` takes it
+  start: int = 0  # rows before that of position 0, which nothing reads
 
   @nn.compact
   def __call__(self, positions_BT: jax.Array, fixed: bool) -> jax.Array:
     """(B or 1, T, D); `fixed` says that the positions are 0, 1, ..., T-1."""
     init = drawn("TD", self.dim, self.std)
-    table = self.param("table", init, (self.length, self.dim))
+    rows = self.start + self.length
+    table = self.param("table", init, (rows, self.dim))
     T = positions_BT.shape[-1]
     if T > self.length:
       raise errors.BadConfig(
@@ -148,7 +150,9 @@ class LearnedPositions(nn.Module):
         f"model: lower data.length, or raise model.position_length"
       )
     if fixed:  # a slice, whose gradient is a sum and not a scatter
-      return table[None, :T].astype(self.dtype)
+      table = table[self.start : self.start + T]
+      return table[None].astype(self.dtype)
+    positions_BT = positions_BT + self.start
     return lookup(table, positions_BT, self.dtype, self.gradient)
 
 

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from aigc_jax import sharding
+from aigc_jax import errors, sharding
 from aigc_jax.layers.einsum import drawn
 from aigc_jax.layers.products import product
 
 
 @struct.dataclass
 class Readout:
-  """Predictions before the last product: logits = cap(features . table).
+  """Predictions before the last product: logits = cap(features . table + bias).
 
   Training never makes all the logits; decoding asks for `logits()`.
   """
@@ -20,10 +20,13 @@ class Readout:
   features_BTD: jax.Array
   table_VD: jax.Array
   softcap: float = struct.field(pytree_node=False, default=0.0)
+  bias_V: jax.Array | None = None
 
   def logits(self) -> jax.Array:
     """(B, T, V) in float32."""
     z_BTV = product("BTD,VD->BTV", self.features_BTD, self.table_VD)
+    if self.bias_V is not None:
+      z_BTV = z_BTV + self.bias_V.astype(z_BTV.dtype)
     return sharding.constrain(cap(z_BTV, self.softcap), "BTV")
 
 
@@ -41,28 +44,11 @@ class Head(nn.Module):
   bias: bool = False
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Features (B, T, D) and a table (V, D) whose products are the logits.
-
-    With a bias both are one wider: it is the weight of a feature that is 1, so
-    that whatever makes logits in pieces need not know of it.
-    """
+  def __call__(self) -> tuple[jax.Array, jax.Array | None]:
+    """A table (V, D) and a bias (V,), or None for none."""
     init = drawn("VD", self.dim, self.std)
     table_VD = self.param("table", init, (self.vocab, self.dim))
-    if not self.bias:
-      return x_BTD, table_VD
-    zeros = sharding.named(nn.initializers.zeros, "V")
-    bias_V = self.param("bias", zeros, (self.vocab,))
-    return with_bias(x_BTD, table_VD, bias_V)
-
-
-def with_bias(x_BTD, table_VD, bias_V) -> tuple[jax.Array, jax.Array]:
-  """Features and a table, both one wider, whose products have the bias."""
-  one = jnp.ones((*x_BTD.shape[:-1], 1), x_BTD.dtype)
-  table_VD = jnp.concatenate(
-    [table_VD, bias_V[:, None].astype(table_VD.dtype)], axis=-1
-  )
-  return jnp.concatenate([x_BTD, one], axis=-1), table_VD
+    return table_VD, bias_of(self, self.vocab) if self.bias else None
 
 
 class TiedHead(nn.Module):
@@ -71,6 +57,26 @@ class TiedHead(nn.Module):
   vocab: int
 
   @nn.compact
-  def __call__(self, x_BTD, table_VD) -> tuple[jax.Array, jax.Array]:
-    zeros = sharding.named(nn.initializers.zeros, "V")
-    return with_bias(x_BTD, table_VD, self.param("bias", zeros, (self.vocab,)))
+  def __call__(self) -> jax.Array:
+    """(V,)."""
+    return bias_of(self, self.vocab)
+
+
+def bias_of(module: nn.Module, vocab: int) -> jax.Array:
+  """The parameter "bias" (V,) of a module that makes a readout."""
+  zeros = sharding.named(nn.initializers.zeros, "V")
+  return module.param("bias", zeros, (vocab,))
+
+
+def readout_of(output) -> Readout:
+  """The Readout that a model gives, alone or as a part of more.
+
+  Raises BadConfig where the model has no head for tokens.
+  """
+  readout = output if isinstance(output, Readout) else output.readout
+  if readout is None:
+    raise errors.BadConfig(
+      "this model predicts no tokens, and its objective asks for them: "
+      "--config.model.token_head=True"
+    )
+  return readout

@@ -1,6 +1,7 @@
 """Architectures: inputs, a stack, a head. They only predict."""
 
 from aigc_jax.models.decoder import decoder, widths
+from aigc_jax.models.encoder import encoder
 from aigc_jax.models.encoder_decoder import encoder_decoder
 from aigc_jax.models.encoder_decoder import widths as two_widths
 from aigc_jax.models.resnet import resnet
@@ -12,6 +13,7 @@ MODELS = {
   "encoder_decoder": encoder_decoder,
   "resnet": resnet,
   "vit": vit,
+  "encoder": encoder,
 }
 
 # What puts numbers for the widths of a kind that a config leaves None.

@@ -82,9 +82,10 @@ class Decoder(nn.Module):
     if self.logit_multiplier:
       x_BTD = x_BTD.astype(jnp.float32) * self.logit_multiplier
     x_BTD = rounded(x_BTD, self.operand_dtype)
+    bias_V = None
     if self.head is not None:
-      x_BTD, table_VD = self.head(name="head")(x_BTD)
-    readout = Readout(x_BTD, table_VD, self.logit_softcap)
+      table_VD, bias_V = self.head(name="head")()
+    readout = Readout(x_BTD, table_VD, self.logit_softcap, bias_V)
     return readout if cache is None else (readout, cache_out)
 
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:

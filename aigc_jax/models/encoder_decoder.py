@@ -207,11 +207,12 @@ class EncoderDecoder(nn.Module):
     if tied and self.tied_scale != 1.0:
       x_BTD = x_BTD.astype(jnp.float32) * self.tied_scale
     x_BTD = rounded(x_BTD, self.operand_dtype)
+    bias_V = None
     if not tied:
-      return Readout(*self.head(x_BTD))
-    if self.tied_bias:
-      x_BTD, table_VD = self.head(x_BTD, table_VD)
-    return Readout(x_BTD, table_VD)
+      table_VD, bias_V = self.head()
+    elif self.tied_bias:
+      bias_V = self.head()
+    return Readout(x_BTD, table_VD, bias_V=bias_V)
 
 
 def _at_least_1(name: str, value: object) -> None:

@@ -5,7 +5,8 @@ is the one that is differentiated.
 """
 
 from aigc_jax.objectives.labels import labels
+from aigc_jax.objectives.masked import masked
 from aigc_jax.objectives.tokens import tokens
 
 # The kinds a config may name; the other keys are their keyword arguments.
-OBJECTIVES = {"labels": labels, "tokens": tokens}
+OBJECTIVES = {"labels": labels, "masked": masked, "tokens": tokens}

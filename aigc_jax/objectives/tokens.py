@@ -16,6 +16,7 @@ from aigc_jax import errors, sharding
 from aigc_jax.layers import sums
 from aigc_jax.layers.forms import are_plain
 from aigc_jax.layers.products import multiplied, weight_gradient
+from aigc_jax.layers.readout import readout_of
 from aigc_jax.layers.rounding import rounded
 from aigc_jax.metrics import Mean
 
@@ -30,8 +31,24 @@ class Terms(NamedTuple):
 
   z_loss: float
   softcap: float
-  rows: int  # tokens of one piece
+  rows: int | None  # tokens of one piece; None is all
   dtype: jnp.dtype = jnp.float32  # that logits are rounded to
+  hits: bool = False  # whether right guesses are counted, in "hits"
+
+
+class Table(NamedTuple):
+  """What features are multiplied by, and what is added to the logits."""
+
+  w_VD: jax.Array
+  bias_V: jax.Array | None
+
+
+class Sums(NamedTuple):
+  """Over tokens, each with its weight."""
+
+  loss: jax.Array
+  nll: jax.Array
+  hits: jax.Array | None = None  # where no other token is likelier
 
 
 def tokens(
@@ -53,56 +70,77 @@ def tokens(
   Raises BadConfig for a dtype that is neither.
   """
   dtype = errors.choose(logits, LOGITS, "objective.logits")
-  readout = predict(batch)
+  readout = readout_of(predict(batch))
+  sums, weight = of_readout(
+    readout, batch, Terms(z_loss, readout.softcap, chunk, dtype)
+  )
+  return {"loss": Mean(sums.loss, weight), "nll": Mean(sums.nll, weight)}
+
+
+def of_readout(readout, batch: Batch, terms: Terms) -> tuple[Sums, jax.Array]:
+  """The sums for "targets" under "weights", and the sum of the weights.
+
+  Both are of the shape of the readout's features without their last axis.
+  """
   y_BT, w_BT = batch["targets"], batch["weights"].astype(jnp.float32)
-  terms = Terms(z_loss, readout.softcap, chunk, dtype)
   mesh = jax.sharding.get_abstract_mesh()
-  loss, nll = sharding.over_batch(
+  sums = sharding.over_batch(
     functools.partial(summed, terms), mesh, (True, False, True, True)
-  )(readout.features_BTD, readout.table_VD, y_BT, w_BT)
-  weight = jnp.sum(w_BT)
-  return {"loss": Mean(loss, weight), "nll": Mean(nll, weight)}
+  )(readout.features_BTD, Table(readout.table_VD, readout.bias_V), y_BT, w_BT)
+  return sums, jnp.sum(w_BT)
 
 
-def summed(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
-  """(sum of loss, sum of nll) over the tokens; gradients for x and table."""
+def summed(terms: Terms, x_BTD, table: Table, y_BT, w_BT) -> Sums:
+  """The sums over the tokens; gradients of the loss for x and table."""
   run = _summed_formula if are_plain() else _summed
-  return run(terms, x_BTD, table_VD, y_BT, w_BT)
+  return run(terms, x_BTD, table, y_BT, w_BT)
 
 
-def _summed_formula(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
+def _summed_formula(terms: Terms, x_BTD, table: Table, y_BT, w_BT) -> Sums:
   # Rounded here, on each device: what crosses devices, there and back, is the
   # float32 table and its float32 gradient.
-  small_VD = rounded(table_VD, x_BTD.dtype)
+  small = table._replace(w_VD=rounded(table.w_VD, x_BTD.dtype))
 
   def piece(sums, part):
     x, y, w = part
-    loss, nll, _ = _losses(terms, x, small_VD, y)
-    return (sums[0] + jnp.sum(loss * w), sums[1] + jnp.sum(nll * w)), None
+    found, _ = _losses(terms, x, small, y)
+    return _added(sums, found, w), None
 
-  zero = jnp.zeros((), jnp.float32)
   parts = _pieces(terms.rows, x_BTD, y_BT, w_BT)
-  return _each(piece, (zero, zero), parts)[0]
+  return _each(piece, _zeros(terms), parts)[0]
 
 
 _summed = jax.custom_vjp(_summed_formula, nondiff_argnums=(0,))
 
 
-def _losses(terms: Terms, x, table_VD, y):
-  """Per token: loss, nll, and what the gradient needs (logits, log Z)."""
-  z = _logits(terms.dtype, x, table_VD)
+def _zeros(terms: Terms) -> Sums:
+  zero = jnp.zeros((), jnp.float32)
+  return Sums(zero, zero, zero if terms.hits else None)
+
+
+def _added(sums: Sums, found: Sums, w) -> Sums:
+  return jax.tree.map(lambda total, x: total + jnp.sum(x * w), sums, found)
+
+
+def _losses(terms: Terms, x, table: Table, y):
+  """(what is summed, per token; what the gradient needs: logits, log Z)."""
+  z = _logits(terms.dtype, x, table)
   if terms.softcap:
     z = terms.softcap * jnp.tanh(z / terms.softcap)
   logz = _log_sum_exp(z)
-  nll = logz - _at_targets(z, y)[:, 0]
-  return nll + terms.z_loss * logz**2, nll, (z, logz)
+  at_targets = _at_targets(z, y)[:, 0]
+  nll = logz - at_targets
+  hits = (at_targets >= jnp.max(z, axis=-1)) if terms.hits else None
+  return Sums(nll + terms.z_loss * logz**2, nll, hits), (z, logz)
 
 
-def _logits(dtype, x, table_VD):
+def _logits(dtype, x, table: Table):
   """(T, V) in float32, rounded to `dtype`."""
   equation = "TD,VD->TV"
   # Rounded as they leave the product, or a compiler omits what it makes of it.
-  z = multiplied(equation, x, table_VD, dtype).astype(jnp.float32)
+  z = multiplied(equation, x, table.w_VD, dtype).astype(jnp.float32)
+  if table.bias_V is not None:
+    z = z + table.bias_V.astype(jnp.float32)
   if dtype == jnp.float32:
     return z
   bits = jnp.finfo(dtype)
@@ -156,26 +194,37 @@ def _at_targets(z, y):
   return jnp.sum(jnp.where(_hits(z, y), z, 0.0), axis=-1, keepdims=True)
 
 
-def _summed_forward(terms: Terms, x_BTD, table_VD, y_BT, w_BT):
-  small_VD = rounded(table_VD, x_BTD.dtype)
+def _summed_forward(terms: Terms, x_BTD, table: Table, y_BT, w_BT):
+  small = table._replace(w_VD=rounded(table.w_VD, x_BTD.dtype))
 
   def piece(carry, part):
-    loss_sum, nll_sum, d_VD = carry
+    sums, gradient = carry
     x, y, w = part
-    loss, nll, (z, logz) = _losses(terms, x, small_VD, y)
+    found, (z, logz) = _losses(terms, x, small, y)
     dz = _gradient(terms, z, logz, y, w, x.dtype)
-    dx = multiplied("TV,VD->TD", dz, small_VD).astype(x.dtype)
-    d_VD = d_VD + weight_gradient("TD,VD->TV", x, dz)
-    sums = (loss_sum + jnp.sum(loss * w), nll_sum + jnp.sum(nll * w))
-    return (*sums, d_VD), (dx, loss)
+    dx = multiplied("TV,VD->TD", dz, small.w_VD).astype(x.dtype)
+    gradient = _added_gradient(gradient, x, dz)
+    return (_added(sums, found, w), gradient), (dx, found.loss)
 
-  zero = jnp.zeros((), jnp.float32)
-  start = (zero, zero, jnp.zeros(table_VD.shape, jnp.float32))
+  start = (
+    _zeros(terms),
+    jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), table),
+  )
   parts = _pieces(terms.rows, x_BTD, y_BT, w_BT)
-  (loss, nll, d_VD), (dx, _) = _each(piece, start, parts)
+  (sums, gradient), (dx, _) = _each(piece, start, parts)
   count = y_BT.size
   dx_BTD = dx.reshape(-1, x_BTD.shape[-1])[:count].reshape(x_BTD.shape)
-  return (loss, nll), (dx_BTD, d_VD.astype(table_VD.dtype))
+  return sums, (
+    dx_BTD, jax.tree.map(lambda d, a: d.astype(a.dtype), gradient, table)
+  )  # fmt: skip
+
+
+def _added_gradient(gradient: Table, x, dz) -> Table:
+  """With that of one piece, in float32."""
+  w_VD = gradient.w_VD + weight_gradient("TD,VD->TV", x, dz)
+  if gradient.bias_V is None:
+    return Table(w_VD, None)
+  return Table(w_VD, gradient.bias_V + jnp.sum(dz.astype(jnp.float32), axis=0))
 
 
 def _gradient(terms: Terms, z, logz, y, w, dtype):
@@ -199,22 +248,16 @@ def _gradient(terms: Terms, z, logz, y, w, dtype):
   )
 
 
-def _summed_backward(terms: Terms, kept, cotangents):
-  # Only the sum of the loss is differentiated; nll is for the record.
-  dx_BTD, d_VD = kept
-  g, _ = cotangents
-  return (
-    dx_BTD * g.astype(dx_BTD.dtype),
-    d_VD * g.astype(d_VD.dtype),
-    None,
-    None,
-  )
+def _summed_backward(terms: Terms, kept, cotangents: Sums):
+  # Only the sum of the loss is differentiated; the others are for the record.
+  gradients = jax.tree.map(lambda d: d * cotangents.loss.astype(d.dtype), kept)
+  return *gradients, None, None
 
 
 _summed.defvjp(_summed_forward, _summed_backward)
 
 
-def _pieces(rows: int, x_BTD, y_BT, w_BT):
+def _pieces(rows: int | None, x_BTD, y_BT, w_BT):
   """The tokens in pieces of `rows`, the last filled with weight zero."""
   D = x_BTD.shape[-1]
   x, y, w = x_BTD.reshape(-1, D), y_BT.reshape(-1), w_BT.reshape(-1)

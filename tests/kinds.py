@@ -1,0 +1,115 @@
+"""A tiny model of each kind, its batch and its objective, for laws of all.
+
+A new kind is a line in KINDS; its sizes are all different, so that a transposed
+axis cannot hide.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aigc_jax.models import MODELS
+from aigc_jax.objectives import OBJECTIVES
+from tests import tiny
+
+
+class Kind(NamedTuple):
+  """model: keywords, kind among them. batch(B, T, seed): a batch of it.
+
+  objective: keywords, kind among them. letters: axes of the batch's entries
+  that are not "BT".
+  """
+
+  model: Mapping
+  batch: Callable[..., dict]
+  objective: Mapping
+  letters: Mapping[str, str] = {}
+
+
+def masked_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
+  """Rows of two texts, some shorter than others, a few of their tokens asked.
+
+  Places behind the last one asked have weight 0 and the position 0.
+  """
+  draw = np.random.default_rng(seed)
+  length_B1 = draw.integers(T // 2 + 1, T + 1, (B, 1))
+  at = np.arange(T)
+  real = at < length_B1
+  # The first position is asked nowhere else, so that an empty place is seen.
+  asked = np.stack(
+    [draw.choice(T // 2, 2, replace=False) + 1 for _ in range(B)]
+  )
+  at_BM = np.concatenate([np.sort(asked, -1), np.zeros((B, 1), int)], -1)
+  found = dict(
+    tokens=draw.integers(0, 37, (B, T)),
+    types=(at >= length_B1 // 2) & real,
+    segments=real,
+    at=at_BM,
+    targets=draw.integers(0, 37, at_BM.shape),
+    follows=draw.integers(0, 2, (B,)),
+  )
+  batch = {name: jnp.asarray(x, jnp.int32) for name, x in found.items()}
+  weights = jnp.asarray(at_BM > 0, jnp.float32)
+  # One row is asked less than the others.
+  return batch | {"weights": weights.at[0, 1].set(0)}
+
+
+ENCODER = dict(
+  kind="encoder", vocab=37, layers=3, dim=24, heads=4, mlp_dim=44,
+  position_length=19, position_start=2, kernel="xla",
+)  # fmt: skip
+PLACES = dict(at="B.", targets="B.", weights="B.", follows="B")
+KINDS = {
+  "decoder": Kind(
+    dict(kind="decoder", **tiny.LLAMA),
+    tiny.ragged_batch,
+    dict(kind="tokens", z_loss=1e-3, chunk=16),
+  ),
+  "encoder": Kind(
+    ENCODER, masked_batch, dict(kind="masked", chunk=5), PLACES
+  ),
+  "encoder of pairs": Kind(
+    ENCODER | dict(pooler=True, next_sentence=True), masked_batch,
+    dict(kind="masked", next_sentence=True), PLACES,
+  ),
+}  # fmt: skip
+
+
+def build(name: str, **changes) -> nn.Module:
+  keywords = dict(KINDS[name].model) | changes
+  return MODELS[keywords.pop("kind")](**keywords)
+
+
+@functools.cache
+def params_of(name: str):
+  """Parameters, none of them 0 or 1."""
+  model = build(name)
+  batch = KINDS[name].batch(1, 4)
+  init = jax.jit(lambda key: nn.unbox(model.init(key, batch))["params"])
+  return jax.tree.map(tiny.perturbed, init(jax.random.key(0)))
+
+
+def score_of(name: str, **changes) -> Callable:
+  """score(params, batch) -> {name: Mean}."""
+  model, options = build(name, **changes), dict(KINDS[name].objective)
+  objective = OBJECTIVES[options.pop("kind")]
+
+  def score(params, batch):
+    predict = functools.partial(model.apply, {"params": params})
+    return objective(predict, batch, **options)
+
+  return score
+
+
+@functools.cache
+def gradient_of(name: str, **changes) -> Callable:
+  """jitted (params, batch) -> (loss sum, gradients)."""
+  score = score_of(name, **changes)
+  return jax.jit(
+    jax.value_and_grad(lambda p, batch: score(p, batch)["loss"].sum)
+  )

@@ -1,0 +1,116 @@
+"""Laws that the models of every kind obey."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from aigc_jax import sharding
+from tests import kinds, tiny
+from tests.sweep import slow
+
+NAMES = sorted(kinds.KINDS)
+CLOSE = dict(rtol=2e-4, atol=2e-5)
+
+
+def assert_close(a, b, **close):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, **close or CLOSE), a, b
+  )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_example_is_enough_to_initialise_it(name):
+  model, batch = kinds.build(name), kinds.KINDS[name].batch(2, 6)
+  shapes = [
+    jax.tree.map(
+      lambda x: (x.shape, x.dtype),
+      nn.unbox(jax.eval_shape(model.init, jax.random.key(0), some))["params"],
+    )
+    for some in (model.example(), batch)
+  ]
+  assert shapes[0] == shapes[1]
+
+
+EACH = [dict(unroll=None), dict(remat="full"), dict(kernel="chunked")]
+ALL = dict(unroll=None, remat="dots", kernel="chunked")
+
+
+@pytest.mark.parametrize(
+  ("name", "change"),
+  [(name, ALL) for name in NAMES if name != "decoder"]
+  + [slow((name, change)) for name in NAMES for change in EACH],
+)
+def test_how_it_is_computed_changes_neither_value_nor_gradient(name, change):
+  params, batch = kinds.params_of(name), kinds.KINDS[name].batch(2, 7)
+  (a, da), (b, db) = (
+    kinds.gradient_of(name, **change)(params, batch) for change in ({}, change)
+  )
+  np.testing.assert_allclose(a, b, rtol=1e-5)
+  assert_close(da, db)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_of_a_batch_add_up_to_the_whole(name):
+  params, batch = kinds.params_of(name), kinds.KINDS[name].batch(4, 7)
+  score = jax.jit(kinds.score_of(name))
+  parts = [
+    score(params, {key: x[i : i + 2] for key, x in batch.items()})
+    for i in (0, 2)
+  ]
+  assert_close(score(params, batch), jax.tree.map(jnp.add, *parts), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
+  params, batch = kinds.params_of(name), kinds.KINDS[name].batch(2, 7)
+  for x in jax.tree.leaves(kinds.gradient_of(name)(params, batch)[1]):
+    assert np.isfinite(x).all() and np.any(x != 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_stays_near_float32(name):
+  params, batch = kinds.params_of(name), kinds.KINDS[name].batch(4, 7)
+  a, b = (
+    jax.jit(kinds.score_of(name, **change))(params, batch)["loss"].value()
+    for change in ({}, dict(dtype="bfloat16"))
+  )
+  assert b.dtype == jnp.float32
+  assert abs(a - b) < 0.05 * abs(a)
+
+
+@pytest.mark.parametrize(
+  ("name", "shape"),
+  [(name, (2, 2, 2)) for name in NAMES if name != "decoder"]
+  + [slow((name, (1, 4, 2))) for name in NAMES],
+)
+def test_eight_devices_give_the_loss_and_gradient_of_one(name, shape):
+  data, fsdp, tensor = shape
+  mesh = sharding.make_mesh(
+    data=data, fsdp=fsdp, expert=1, tensor=tensor, sequence=1, pipeline=1
+  )
+  params, batch = kinds.params_of(name), kinds.KINDS[name].batch(8, 6)
+  one, d_one = kinds.gradient_of(name)(params, batch)
+  abstract = jax.eval_shape(kinds.build(name).init, jax.random.key(0), batch)
+  laid = sharding.of_tree(abstract["params"], mesh)
+  letters = kinds.KINDS[name].letters
+  cut = {
+    k: jax.device_put(
+      x, sharding.shardings(letters.get(k, "BT"), x.shape, mesh)
+    )
+    for k, x in batch.items()
+  }
+  with jax.set_mesh(mesh):
+    f = jax.jit(kinds.gradient_of(name).__wrapped__)
+    many, d_many = f(jax.device_put(params, laid), cut)
+  np.testing.assert_allclose(one, many, rtol=1e-5)
+  assert_close(d_one, jax.device_get(d_many), rtol=1e-3, atol=1e-4)
+
+
+def test_all_sizes_of_a_tiny_model_differ():
+  for name, kind in kinds.KINDS.items():
+    keys = ("vocab", "layers", "dim", "heads", "mlp_dim", "position_length")
+    sizes = [kind.model[key] for key in keys if kind.model.get(key)]
+    assert len(set(sizes)) == len(sizes), name
+  assert tiny.LLAMA["kv_heads"] != tiny.LLAMA["heads"]
