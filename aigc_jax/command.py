@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import signal
@@ -48,7 +49,11 @@ def main(
   flags.DEFINE_integer("process", -1, "which of them this one is, from 0")
   flags.DEFINE_integer("heartbeat", 30, "seconds until a silent one is dead")
   flags.DEFINE_integer("join_limit", 300, "seconds to wait for all of them")
-  for name in ("config",) * config + TOGETHER:  # in --help, not only --helpfull
+  flags.DEFINE_multi_string("with", [], "FILE.py with kinds of your own")
+  for name in ("config",) * config + (
+    "with",
+    *TOGETHER,
+  ):  # in --help, not only --helpfull
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   logging.set_verbosity(logging.WARNING)
 
@@ -221,7 +226,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def parsed(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-  """The words that are no flags; absl's parsing, with keys of the config."""
+  """The words that are no flags; absl's parsing, with keys of the config.
+
+  What --with=FILE.py adds is there before a config is read.
+  """
+  for word, after in itertools.zip_longest(argv[1:], argv[2:]):
+    if re.match(r"--?with=", word):
+      run.extend(word.partition("=")[2])
+    elif re.fullmatch(r"--?with", word) and after:
+      run.extend(after)
   if "config" in values:
     words = values.read_flags_from_files(argv[1:], force_gnu=False)
     argv, values["config"].parser.settings = _without_keys([argv[0], *words])

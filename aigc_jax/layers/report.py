@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from aigc_jax.metrics import Mean
 from aigc_jax.tree import Tree
@@ -76,5 +77,24 @@ def told(reports: Mapping, prefix: str = "") -> dict[str, Mean]:
     if isinstance(value, Mapping):
       found |= told(value, f"{path}/")
     elif isinstance(value, Mean):
-      found[path] = value
+      # One with an axis is of many layers, or of many experts.
+      found[path] = Mean(jnp.sum(value.sum), jnp.sum(value.weight))
   return found
+
+
+@struct.dataclass
+class OfLayers:
+  """A report that moves stats, of all the layers of a stack: leading axis L."""
+
+  value: Moves
+
+  def move(self, old: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Each layer's stats by its own report."""
+    return jax.vmap(lambda value, old: value.move(old))(self.value, old)
+
+
+def of_layers(reports: Tree) -> Tree:
+  """Reports of single layers, stacked, as a report of the stack."""
+  if isinstance(reports, Mapping):
+    return {name: of_layers(value) for name, value in reports.items()}
+  return OfLayers(reports) if hasattr(reports, "move") else reports

@@ -15,6 +15,13 @@ from aigc_jax import errors
 from aigc_jax.layers.attention import Cache
 from aigc_jax.layers.block import Block, Caches, Scene
 from aigc_jax.layers.forms import are_counted, are_plain
+from aigc_jax.layers.report import (
+  REPORTS,
+  STATS,
+  of_layers,
+  report,
+  reporting,
+)
 
 _P = jax.checkpoint_policies
 # What the backward pass may keep of a layer; "none" means no rematerialisation.
@@ -59,6 +66,7 @@ class Layer:
   """What differs from layer to layer: a leaf each, with a leading axis L."""
 
   params: dict
+  stats: dict
   key: jax.Array | None
   cache: Cache | Caches | None
 
@@ -73,7 +81,8 @@ class Stack(nn.Module):
   turned; () for all turned.
   A trip of the loop holds whole patterns, so that the window of each layer is
   known to its kernel. However many layers it holds, parameters have one layout
-  and results are the same.
+  and results are the same. What blocks report, and stats that this moves, have
+  the leading axis too.
   """
 
   layers: int
@@ -100,7 +109,7 @@ class Stack(nn.Module):
   ) -> tuple[jax.Array, Cache | Caches | None]:
     """(B, T, D) and, where given, the caches with their leading axis L."""
     block = self.block(parent=None)
-    params = self._params(block, x_BTD, scene)
+    params, stats = self._variables(block, x_BTD, scene)
     if self.is_initializing():  # drawn; what comes after asks for a shape only
       return x_BTD, caches
     keys = None
@@ -113,12 +122,17 @@ class Stack(nn.Module):
       seen = _windowed(scene, window)
       if not turned:
         seen = dataclasses.replace(seen, turn=None)
-      return block.apply(
-        {"params": layer.params}, x, seen, layer.cache, rngs=rngs
+      variables = {"params": layer.params, STATS: layer.stats}
+      if not reporting(self):
+        x, cache = block.apply(variables, x, seen, layer.cache, rngs=rngs)
+        return x, (cache, {})
+      (x, cache), told = block.apply(
+        variables, x, seen, layer.cache, rngs=rngs, mutable=[REPORTS]
       )
+      return x, (cache, told.get(REPORTS, {}))
 
     def in_turn(x, layers: list[Layer]):
-      """Some layers from the pattern's first on; their caches as a list."""
+      """Some layers from the pattern's first on; their news as a list."""
       news = []
       for layer, (window, turned) in zip(
         layers, itertools.cycle(pattern), strict=False
@@ -134,16 +148,17 @@ class Stack(nn.Module):
     unrolled = self.unroll in (0, self.layers) and not are_counted()
     if unrolled:
       each = [
-        Layer(p, *_at((keys, caches), i)) for i, p in enumerate(unstack(params))
+        Layer(p, *_at((stats, keys, caches), i))
+        for i, p in enumerate(unstack(params))
       ]
       x_BTD, news = in_turn(x_BTD, each)
-      return x_BTD, _stack(news)
+      return x_BTD, self._told(_stack(news))
 
     P = min(len(pattern), self.layers)
     whole = self.layers - self.layers % P
-    every = Layer(params, keys, caches)
+    every = Layer(params, stats, keys, caches)
     x_BTD, news = jax.lax.scan(
-      lambda x, group: _stacked_caches(in_turn(x, _members(group, P))),
+      lambda x, group: _stacked_news(in_turn(x, _members(group, P))),
       x_BTD,
       _in_groups(every, whole, P),
       unroll=max(1, self.unroll // P),
@@ -151,13 +166,11 @@ class Stack(nn.Module):
     if P > 1:
       news = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), news)
     if whole == self.layers:
-      return x_BTD, news
+      return x_BTD, self._told(news)
     rest = [_at(every, i) for i in range(whole, self.layers)]
     x_BTD, last = in_turn(x_BTD, rest)
-    if caches is None:
-      return x_BTD, None
     join = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
-    return x_BTD, jax.tree.map(join, news, _stack(last))
+    return x_BTD, self._told(jax.tree.map(join, news, _stack(last)))
 
   def remember(self, memory_BSD: jax.Array) -> Cache:
     """Keys and values that the cross attention of each layer reads, from L."""
@@ -169,15 +182,25 @@ class Stack(nn.Module):
 
     return jax.lax.map(one, params)
 
-  def _params(self, block: Block, x_BTD, scene) -> dict:
-    """The blocks' parameters, directly below this module's name."""
+  def _told(self, news: tuple) -> Cache | Caches | None:
+    """Reports what the blocks did, of all layers; their caches."""
+    caches, reports = news
+    for name, value in reports.items():
+      report(self, name, of_layers(value))
+    return caches
+
+  def _variables(self, block: Block, x_BTD, scene) -> tuple[dict, dict]:
+    """The blocks' parameters and stats, directly below this module's name."""
     if self.is_initializing():
       fresh = _stacked(
         block, self.layers, self.make_rng("params"), x_BTD, scene
       )
-      for name, value in fresh.items():
+      for name, value in fresh["params"].items():
         self.param(name, lambda _, value=value: value)
-    return nn.unbox(dict(self.variables["params"]))
+      for name, value in fresh.get(STATS, {}).items():
+        self.variable(STATS, name, lambda value=value: value)
+    found = self.variables
+    return nn.unbox(dict(found["params"])), nn.unbox(dict(found.get(STATS, {})))
 
   def _rematted(self, run):
     if self.remat == "none" or are_counted():
@@ -186,10 +209,11 @@ class Stack(nn.Module):
 
 
 def _stacked(block: Block, layers: int, key, x_BTD, scene: Scene) -> dict:
-  """Fresh parameters of all the blocks, each block drawn with its own key."""
+  """Fresh variables of all the blocks, each block drawn with its own key."""
 
   def one(key):
-    return block.init(key, x_BTD, scene)["params"]
+    found = block.init(key, x_BTD, scene)
+    return {name: found[name] for name in ("params", STATS) if name in found}
 
   def name(box):
     return box.replace(names=("L", *box.names))
@@ -211,9 +235,9 @@ def _at(tree, i: int):
   return jax.tree.map(lambda a: a[i], tree)
 
 
-def _stack(caches: list):
-  """Caches of single layers with a leading axis L; None where there is none."""
-  return jax.tree.map(lambda *a: jnp.stack(a), *caches)
+def _stack(news: list):
+  """What single layers give, with a leading axis L."""
+  return jax.tree.map(lambda *a: jnp.stack(a), *news)
 
 
 def _in_groups(every: Layer, whole: int, P: int) -> Layer:
@@ -229,7 +253,7 @@ def _members(group: Layer, P: int) -> list[Layer]:
   return [group] if P == 1 else [_at(group, i) for i in range(P)]
 
 
-def _stacked_caches(found: tuple[jax.Array, list]):
+def _stacked_news(found: tuple[jax.Array, list]):
   x, news = found
   return x, news[0] if len(news) == 1 else _stack(news)
 

@@ -23,6 +23,7 @@ from aigc_jax.run.evaluation import (
   evaluations,
   evaluator,
 )
+from aigc_jax.run.extension import extend
 from aigc_jax.run.inputs import (
   check_inputs,
   check_workdir,
@@ -80,6 +81,7 @@ __all__ = [
   "declared_params",
   "evaluations",
   "evaluator",
+  "extend",
   "find_eval",
   "fingerprint",
   "frozen_digest",

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from aigc_jax import data
 from aigc_jax.data.sources import SOURCES
-from aigc_jax.data.tasks import TASKS
+from aigc_jax.data.tasks import TASKS, Task
+from aigc_jax.data.windows import GIVEN
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
@@ -34,7 +35,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
   r"objective": OBJECTIVES,
   r"optim": OPTIMIZERS,
   r"data": data.KINDS,
-  r"data\.task": {name: task.make for name, task in TASKS.items()},
+  r"data\.task": TASKS,
   r"evaluate\.[^.]+": EVALUATORS,
   r"data\.sources\[\d+\]": SOURCES,
   r"evaluate\.[^.]+\.data\.sources\[\d+\]": SOURCES,
@@ -159,6 +160,9 @@ def _own(section: str, kind: object) -> dict[str, Any] | None:
       if kind not in table:
         return None  # refused by name, with what there is, where it is read
       made = table[kind]
+      if isinstance(made, Task):
+        own = keys_of(made.make).items()
+        return {k: p.default for k, p in own if k not in GIVEN}
       if isinstance(made, tuple):
         return {k: SOURCE.get(k, EMPTY) for k in (*made[1], "weight")}
       return {k: p.default for k, p in keys_of(made).items()}

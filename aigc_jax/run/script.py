@@ -88,12 +88,12 @@ def _made(given: str, kind: Kind) -> Any:
   """What the function of "PATH.py:PRESET" returns."""
   path, colon, preset = given.partition(":")
   where, name = f"{kind.flag}={path}", kind.function
-  module = _module(path, where, kind)
-  make = getattr(module, name, None)
+  found = module(path, where, kind.begin)
+  make = getattr(found, name, None)
   if not callable(make):
     raise BadConfig(
       f"{where}: the file defines no {name}(): def {name}(): ... {kind.returns}"
-      f"{nearest(name, [n for n in vars(module) if n[0] != '_'])}"
+      f"{nearest(name, [n for n in vars(found) if n[0] != '_'])}"
     )
   takes = inspect.signature(make).parameters.values()
   if colon and not takes:
@@ -111,26 +111,32 @@ def _made(given: str, kind: Kind) -> Any:
     raise _refusal(error, path, where) from error
 
 
-def _module(path: str, where: str, kind: Kind) -> types.ModuleType:
-  """The file run as a module, with what it imports."""
+def module(
+  path: str, where: str, begin: str, name: str = NAME
+) -> types.ModuleType:
+  """The file run as a module called `name`, with what it imports.
+
+  where: how messages name it. begin: the first line of one that works. Raises
+  BadConfig.
+  """
   file = files.expanded(path)
   if not file.is_file():
     raise BadConfig(
       f"{where}: there is no such file (a clone has some in its configs/ and "
-      f"experiments/; an own one begins with: {kind.begin})"
+      f"experiments/; an own one begins with: {begin})"
     )
   _let_import(file)
-  spec = importlib.util.spec_from_file_location(NAME, file.absolute())
+  spec = importlib.util.spec_from_file_location(name, file.absolute())
   if spec is None or spec.loader is None:
     raise BadConfig(f"{where}: expected a Python file, PATH.py")
-  module = importlib.util.module_from_spec(spec)
+  found = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
+    spec.loader.exec_module(found)
   except ImportError as error:
     raise BadConfig(f"{where} imports what is not here: {error}") from error
   except Exception as error:
     raise _refusal(error, path, where) from error
-  return module
+  return found
 
 
 def _let_import(file: Path) -> None:
