@@ -12,6 +12,7 @@ looks. See `text`.
 
 from aigc_jax.data.known import find_eval
 from aigc_jax.data.mixture import first_example
+from aigc_jax.data.pairs import Pairs
 from aigc_jax.data.placement import batches, place
 from aigc_jax.data.preparation import (
   find_tokenizer,
@@ -35,7 +36,7 @@ from aigc_jax.data.tokenizers import (
 from aigc_jax.data.windows import check_vocab
 
 # The kinds a config may name.
-KINDS = {"text": Text}
+KINDS = {"text": Text, "pairs": Pairs}
 
 __all__ = [
   "KINDS", "Array", "Decoder", "EvalSet", "Store", "Stream", "batches", "build",

@@ -50,6 +50,23 @@ def _parquet(path):
     raise BadData(f"{path}: not a Parquet file: {e}") from e
 
 
+def parquet_rows(path: str, columns: tuple[str, ...]):
+  """Rows of a Parquet file as {column: value}, of those columns it has.
+
+  Raises BadData for what is not one, or is damaged.
+  """
+  file = _parquet(path)
+  names = file.schema_arrow.names
+  some = [name for name in columns if name in names]
+  if len(some) < len(columns):
+    yield dict.fromkeys(names)
+  try:
+    for batch in file.iter_batches(batch_size=1024, columns=some):
+      yield from batch.to_pylist()
+  except (ValueError, OSError) as e:  # pyarrow's errors are both
+    raise BadData(f"{path}: damaged Parquet file: {e}") from e
+
+
 def _read_lines(name, path, start, stop, field):
   """Rows whose line begins in [start, stop)."""
   with open(path, "rb") as f:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from aigc_jax.data import denoising
 from aigc_jax.data.draw import Draw
 from aigc_jax.data.spec import Array, Spec
 from aigc_jax.signature import check_call, keys_of, kind_of
@@ -78,7 +79,11 @@ def _next_token_spec(*, batch: int, length: int, segments: bool) -> Spec:
   }
 
 
-TASKS = {"next_token": Task(next_token, _next_token_spec, exact=True)}
+TASKS = {
+  "next_token": Task(next_token, _next_token_spec, exact=True),
+  "span_corruption": Task(denoising.span_corruption, denoising.span_spec),
+  "prefix": Task(denoising.prefix, denoising.prefix_spec),
+}
 
 
 def task_of(task: Mapping, given: tuple[str, ...] = ()) -> tuple[Task, dict]:
