@@ -8,11 +8,14 @@
     [--metric=eval/heldout/loss] [--at=tokens:1e6] [--margin=0.003]
     [--out=x.md|.json|.html|.png]
   python -m aigc_jax.report html DIR [DIR ...] --out=report.html
+  python -m aigc_jax.report rows DIR [DIR ...] --out=results.jsonl
   python -m aigc_jax.report reference DIR [DIR ...] --out=reference.json
   python -m aigc_jax.report compare DIR REFERENCE.json [--json]
 
-DIR is the work directory of a run, or a folder of such. Runs that differ in
-their seed only are an arm; --by names the config keys that make an arm.
+DIR is the work directory of a run, a folder of such, or that of a sweep, whose
+arms have names. Runs that differ in their seed only are an arm; --by names the
+config keys that make an arm. DIR may also be a results.jsonl, which `rows`
+makes of them, or a CSV with the columns arm, seed and a metric.
 
 diff: what differs between two runs (config, code, data, environment) and where
 their curves part. Exit status 0 when the curves are equal bit for bit, else 1.
@@ -33,10 +36,19 @@ from absl import flags
 
 from aigc_jax import command, files
 from aigc_jax.errors import BadConfig, choose
-from aigc_jax.scaling import compare, curves, page, pictures, reference, table
+from aigc_jax.scaling import (
+  compare,
+  curves,
+  page,
+  pictures,
+  reference,
+  results,
+  table,
+)
 from aigc_jax.scaling.ablation import Ablation, ablation
 from aigc_jax.scaling.arms import EACH_RUN, Arm, arms_of
 from aigc_jax.scaling.runs import AXES, open_runs
+from aigc_jax.scaling.sweeps import ledger
 
 
 def diff(words: list[str]) -> int:
@@ -67,11 +79,11 @@ def curve(words: list[str]) -> int:
 
 def table_(words: list[str]) -> int:
   """The arms, and each against the baseline."""
-  arms, out = _arms("table", words), flags.FLAGS.out
+  arms, out = _arms("table", words, waiting=True), flags.FLAGS.out
   if out:
     choose(Path(out).suffix.lower(), WRITERS, "--out ending in")
     command.check_out(out)
-  found = _ablation(arms)
+  found = _ablation(arms, _baseline(words))
   print(table.markdown(found))
   if out:
     WRITERS[Path(out).suffix.lower()](found, out)
@@ -81,10 +93,11 @@ def table_(words: list[str]) -> int:
 
 def html(words: list[str]) -> int:
   """One page of everything."""
-  arms, out = _arms("html", words), flags.FLAGS.out or "report.html"
+  arms = _arms("html", words, waiting=True)
+  out = flags.FLAGS.out or "report.html"
   command.check_out(out)
   try:
-    found: Ablation | BadConfig = _ablation(arms)
+    found: Ablation | BadConfig = _ablation(arms, _baseline(words))
   except BadConfig as refusal:
     found = refusal  # the page says so, and shows the curves
   title = flags.FLAGS.title or "Report"
@@ -132,21 +145,46 @@ def compare_(words: list[str]) -> int:
   return int(any(one.left for one in found))
 
 
-def _arms(report: str, words: list[str]) -> list[Arm]:
+def rows_(words: list[str]) -> int:
+  """The runs as one file, from which reports are made again."""
+  arms, out = _arms("rows", words), flags.FLAGS.out or "results.jsonl"
+  choose(Path(out).suffix.lower(), {".jsonl": None}, "--out ending in")
+  command.check_out(out)
+  names = {r.name: arm.name for arm in arms for r in arm.runs}
+  metrics = list(dict.fromkeys([*flags.FLAGS.metrics, flags.FLAGS.metric]))
+  runs = [r for arm in arms for r in arm.runs]
+  files.write_out(out, results.lines_of(runs, names, metrics))
+  print(out)
+  return 0
+
+
+def _baseline(words: list[str]) -> str:
+  """The arm that is named, else that of the sweep."""
+  if flags.FLAGS.baseline or flags.FLAGS.by:
+    return flags.FLAGS.baseline
+  sweeps = [w for w in words if ledger.is_sweep(files.expanded(w))]
+  return (
+    ledger.read_index(sweeps[0]).baseline
+    if len(words) == 1 == len(sweeps)
+    else ""
+  )
+
+
+def _arms(report: str, words: list[str], *, waiting: bool = False) -> list[Arm]:
   if not words:
     raise BadConfig(
       f"report {report} takes one or more work directories: python -m "
       f"aigc_jax.report {report} DIR [DIR ...]"
     )
-  return arms_of(open_runs(words), flags.FLAGS.by)
+  return arms_of(open_runs(words, waiting=waiting), flags.FLAGS.by)
 
 
-def _ablation(arms: list[Arm]) -> Ablation:
+def _ablation(arms: list[Arm], baseline: str) -> Ablation:
   values = flags.FLAGS
   return ablation(
     arms,
     metric=values.metric,
-    baseline=values.baseline,
+    baseline=baseline,
     at=values.at,
     margin=values.margin,
   )
@@ -197,6 +235,7 @@ REPORTS = {
   "diff": diff,
   "html": html,
   "reference": reference_,
+  "rows": rows_,
   "table": table_,
 }
 

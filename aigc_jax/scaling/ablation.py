@@ -217,7 +217,7 @@ def value_at(r: Record, metric: str, place: Place) -> Value:
     return Value(r, None, False, why)
 
   if not r.rows:
-    return no("never came to a step")
+    return no(r.waits or "never came to a step")
   if r.status == DIVERGED:
     return no(f"diverged: its loss is no number, or grew (step {r.last_step})")
   if metric not in r.metrics:

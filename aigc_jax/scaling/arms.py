@@ -37,12 +37,15 @@ class Arm:
 def arms_of(runs: Sequence[Record], by: Sequence[str] = ()) -> list[Arm]:
   """The runs by arms, in the order in which these first appear.
 
-  by: config keys, such as "optim.learning_rate"; none: all in which the runs
-  differ, but for the seed and what changes no result; "run": each run.
+  by: config keys, such as "optim.learning_rate"; none: as the sweep named them
+  that all runs are of, else all keys in which the runs differ, but for the seed
+  and what changes no result; "run": each run.
   Raises BadConfig for a key that no config has.
   """
   if tuple(by) == (EACH_RUN,):
     return [Arm(r.name, (r,), {}) for r in runs]
+  if not by and all(r.arm for r in runs):
+    return _by_name(runs)
   leaves = [leaves_of(r.config) for r in runs]
   keys = list(by) or differing(leaves)
   known = sorted({key for one in leaves for key in one})
@@ -65,6 +68,21 @@ def arms_of(runs: Sequence[Record], by: Sequence[str] = ()) -> list[Arm]:
     )
     for name, members in zip(names, groups.values(), strict=True)
   ]
+
+
+def _by_name(runs: Sequence[Record]) -> list[Arm]:
+  """The arms of a sweep, with the keys that it sets in them."""
+  groups: dict[str, list[Record]] = collections.defaultdict(list)
+  for r in runs:
+    groups[r.arm].append(r)
+  return [
+    Arm(name, tuple(members), _without_seed(members[0].values))
+    for name, members in groups.items()
+  ]
+
+
+def _without_seed(values: Mapping) -> dict[str, Any]:
+  return {key: value for key, value in values.items() if key != "seed"}
 
 
 def leaves_of(config: Mapping, prefix: str = "") -> dict[str, Any]:

@@ -118,6 +118,7 @@ def _curve(arms: Sequence[Arm], metric: str, style: curves.Style) -> str:
 
 
 def _differences(runs: Sequence[Record]) -> str:
+  runs = [r for r in runs if not r.waits]
   leaves = [leaves_of(r.config) for r in runs]
   keys = differing(leaves)
   if any(r.seed != runs[0].seed for r in runs):

@@ -86,7 +86,7 @@ def from_csv(
   if path.stat().st_size > MOST_BYTES:
     raise BadData(f"{path} is larger than {MOST_BYTES} bytes: not read")
   data = path.read_bytes()
-  header, rows = _rows(path, data)
+  header, rows = csv_rows(path, data)
   found, notes = _kept(path, header, rows, where)
   names = _mapped(path, header, columns or {})
   read = {
@@ -107,7 +107,7 @@ def from_csv(
   return completed(points)
 
 
-def _rows(path: Path, data: bytes) -> tuple[list[str], list]:
+def csv_rows(path: Path, data: bytes) -> tuple[list[str], list]:
   """(header, [(line, {column: text})])."""
   try:
     text = data.decode("utf-8-sig")

@@ -5,16 +5,24 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aigc_jax import files, run
 from aigc_jax.errors import BadConfig, nearest
+from aigc_jax.scaling import results
+from aigc_jax.scaling.sweeps import ledger
 from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, rows
 
 # What a row says of how far the run has come.
 AXES = ("step", "tokens", "examples", "flops", "seconds")
 FINISHED, UNFINISHED, DIVERGED = "finished", "unfinished", "diverged"
+# Of a run.json, what a file of results keeps.
+ABOUT = (
+  "seed", "steps", "data_fingerprint", "tokenizer_fingerprint",
+  "heldout_fingerprints",
+)  # fmt: skip
 # How deep below a folder that is no run its runs are looked for.
 DEPTH = 3
 
@@ -24,7 +32,9 @@ class Record:
   """A run: its configuration, where it comes from, its rows.
 
   name: the end of its path that no other run of the report shares.
-  config, about, result: {} where the work directory lacks the file.
+  config, about, result: {} where the work directory lacks the file. arm and
+  values: what a sweep calls it and sets in it. said: its status, where a file
+  of results says it. waits: why it has no rows, a point that never began.
   """
 
   path: Path
@@ -33,6 +43,10 @@ class Record:
   about: dict
   result: dict
   rows: list[dict]
+  arm: str = ""
+  values: dict = dataclasses.field(default_factory=dict)
+  said: str = ""
+  waits: str = ""
 
   @property
   def seed(self) -> int | None:
@@ -43,7 +57,8 @@ class Record:
   @property
   def planned(self) -> int | None:
     """How many steps it is to take; None where nothing says it."""
-    return self.config["steps"] if "steps" in self.config else None
+    known = self.config if "steps" in self.config else self.about
+    return known.get("steps")
 
   @property
   def last_step(self) -> int:
@@ -96,6 +111,8 @@ class Record:
     began, or the run gave up for losses that were none. Finished: it left a
     result or a row of its last step; also where nothing says which is its last.
     """
+    if self.said:
+      return self.said
     losses = [r["train/loss"] for r in self.rows if "train/loss" in r]
     if losses and not _finite(losses[-1]):
       return DIVERGED
@@ -124,29 +141,95 @@ def _floats(values: Sequence, name: str, path: Path) -> np.ndarray:
   return np.array([math.nan if v is None else v for v in values], np.float64)
 
 
-def open_runs(words: Sequence[str]) -> list[Record]:
-  """The runs in these folders: work directories, or folders of those.
+def open_runs(words: Sequence[str], *, waiting: bool = False) -> list[Record]:
+  """The runs in these folders: work directories, folders of those, sweeps.
 
-  Raises BadConfig where a folder is missing, holds no run, or is named twice.
+  A word may also name a file of results, see `results`. waiting: also points of
+  a sweep that have not begun. Raises BadConfig where a folder is missing, holds
+  no run, or is named twice.
   """
-  paths: list[Path] = []
+  found: list[Record] = []
   for word in words:
-    for path in _runs_below(word):
-      if any(path.resolve() == other.resolve() for other in paths):
-        raise BadConfig(f"{path} is named twice: one run counts once")
-      paths.append(path)
-  names = distinct([path.resolve().parts for path in paths])
+    for one in _runs_of(word, waiting):
+      same = (one.path.resolve(), one.name if results.is_file(word) else "")
+      for other in found:
+        known = other.name if results.is_file(str(other.path)) else ""
+        if same == (other.path.resolve(), known):
+          raise BadConfig(f"{one.path} is named twice: one run counts once")
+      found.append(one)
+  parts = [_parts(one) for one in found]
+  names = distinct(parts)
   return [
-    Record(
-      path=path,
-      name=name,
-      config=_read(run.config_in, path, "config.json"),
-      about=_read(run.provenance_in, path, "run.json"),
-      result=_read(run.result_in, path, "result.json"),
-      rows=rows(path / METRICS),
-    )
-    for path, name in zip(paths, names, strict=True)
+    dataclasses.replace(one, name=name)
+    for one, name in zip(found, names, strict=True)
   ]
+
+
+def _parts(one: Record) -> Sequence[str]:
+  """What a name is made of: the folders above a run, or a file's own name."""
+  if results.is_file(str(one.path)):
+    return (str(one.path), one.name)
+  return one.path.resolve().parts
+
+
+def _runs_of(word: str, waiting: bool) -> list[Record]:
+  if results.is_file(word):
+    return [_of_results(word, one) for one in results.read(word)]
+  if ledger.is_sweep(files.expanded(word)):
+    return _of_sweep(word, waiting)
+  return [_opened(path) for path in _runs_below(word)]
+
+
+def _opened(path: Path, **more) -> Record:
+  return Record(
+    path=path,
+    name="",
+    config=_read(run.config_in, path, "config.json"),
+    about=_read(run.provenance_in, path, "run.json"),
+    result=_read(run.result_in, path, "result.json"),
+    rows=rows(path / METRICS),
+    **more,
+  )
+
+
+def _of_sweep(word: str, waiting: bool) -> list[Record]:
+  """The points of a sweep, in its order and under its arms."""
+  found = []
+  for entry in ledger.read_index(word).entries:
+    more: dict[str, Any] = dict(arm=entry.arm, values=entry.values)
+    if _is_run(entry.workdir):
+      found.append(_opened(entry.workdir, **more))
+    elif waiting:
+      state = ledger.state_of(entry)
+      why = f"{state.state}, never came to a step"
+      if state.error:
+        why += f" ({state.error[-1]})"
+      config = {"seed": entry.seed, "steps": entry.cost.steps}
+      found.append(
+        Record(entry.workdir, "", config, {}, {}, [], waits=why, **more)
+      )
+  if not found:
+    raise BadConfig(
+      f"{word} is a sweep none of whose points has begun: python -m "
+      f"aigc_jax.sweep --out={word}"
+    )
+  return found
+
+
+def _of_results(word: str, one: dict) -> Record:
+  head = one["head"]
+  about = {k: v for k, v in head.items() if k in ABOUT and v is not None}
+  return Record(
+    path=files.expanded(word),
+    name=head["run"],
+    config={},
+    about=about,
+    result={},
+    rows=one["rows"],
+    arm=head["arm"],
+    values=head.get("values") or {},
+    said=head["status"],
+  )
 
 
 def _read(reader, path: Path, name: str) -> dict:
