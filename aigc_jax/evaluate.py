@@ -46,6 +46,7 @@ def define_flags() -> None:
   """The flags of this command."""
   flags.DEFINE_string("workdir", "", "folder of the run, or hf:FOLDER")
   flags.DEFINE_integer("step", None, "checkpoint to use; the last by default")
+  flags.DEFINE_string("weights", "raw", "or average, where a run keeps one")
   flags.DEFINE_list("tasks", [], "NAME=FILE.jsonl,...")
   flags.DEFINE_multi_string("text", [], "text file to read; repeatable")
   flags.DEFINE_bool(
@@ -69,7 +70,9 @@ def main() -> int:
     command.check_out(FLAGS.out, make=True)
   texts = {path: text_of(path) for path in FLAGS.text}
   tasks = {name: formats.read(path) for name, path in tasks_of(FLAGS.tasks)}
-  loaded = run.load(FLAGS.workdir, step=FLAGS.step, remat="none")
+  loaded = run.load(
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, remat="none"
+  )
   if not texts and not tasks and "evaluate" not in loaded.config:
     raise BadConfig(
       f"{FLAGS.workdir} has no held-out data of its own: name some with "

@@ -247,10 +247,16 @@ def length_of(config: Mapping, tokenizer) -> int:
 
 
 def export_run(
-  where: str, out: str, *, step: int | None, dtype: str, shard_bytes: int
+  where: str,
+  out: str,
+  *,
+  step: int | None,
+  dtype: str,
+  shard_bytes: int,
+  weights: str = "raw",
 ) -> dict:
   """Exports a work directory, or "hf:FOLDER" once more."""
-  loaded = run.load(where, step=step)
+  loaded = run.load(where, step=step, weights=weights)
   model = dict(loaded.config["model"])
   kind = model.pop("kind")
   if kind != "decoder":
@@ -287,6 +293,7 @@ def main() -> None:
     step=values.step,
     dtype=values.dtype,
     shard_bytes=bytes_of(values.shard_size),
+    weights=values.weights,
   )
   print(
     f"{values.out}: {hf.FAMILIES[found['family']].architecture}, "
@@ -300,6 +307,7 @@ def define_flags() -> None:
   flags.DEFINE_string("workdir", "", "of the run, or hf:FOLDER")
   flags.DEFINE_string("out", "", "the folder to write; it must not exist")
   flags.DEFINE_integer("step", None, "of the checkpoint; the last by default")
+  flags.DEFINE_string("weights", "raw", "or average, where a run keeps one")
   flags.DEFINE_string("dtype", "float32", "of the weights: float32, bfloat16")
   flags.DEFINE_string("shard_size", "5GB", "the most bytes of one file")
 

@@ -26,6 +26,8 @@ from aigc_jax.layers.visible import Visible
 
 HEAD = "head/table"
 EMBED = "embed/table"
+# What a shard_map calls the mesh axes that it takes apart, by version of JAX.
+_AXES = ("newly_manual_axes", "manual_axes")
 
 
 def count(f: Callable, *args) -> int:
@@ -77,7 +79,8 @@ def _of_equation(equation) -> int:
     return max(inner)
   if name == "shard_map":  # the program of one device
     mesh = params["mesh"]
-    devices = math.prod(mesh.shape[axis] for axis in params["manual_axes"])
+    axes = next(params[name] for name in _AXES if name in params)
+    devices = math.prod(mesh.shape[axis] for axis in axes)
     return devices * sum(inner)
   return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
 

@@ -50,6 +50,7 @@ def define_flags() -> None:
   """The flags of this command."""
   flags.DEFINE_string("workdir", "", "folder of the run, or hf:FOLDER")
   flags.DEFINE_integer("step", None, "checkpoint to use; the last by default")
+  flags.DEFINE_string("weights", "raw", "or average, where a run keeps one")
   flags.DEFINE_multi_string("prompt", [], "text to continue; repeatable")
   flags.DEFINE_string("prompts_file", "", "a prompt a line, or JSON lines; -")
   flags.DEFINE_bool("chat", False, "prompts are messages to a chat model")
@@ -86,7 +87,10 @@ def main() -> int:
   prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file, FLAGS.chat)
   if FLAGS.out:
     command.check_out(FLAGS.out)
-  loaded = run.load(FLAGS.workdir, step=FLAGS.step, unroll=None, remat="none")
+  loaded = run.load(
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, unroll=None,
+    remat="none",
+  )  # fmt: skip
   note_length(loaded, FLAGS.max_tokens)
   rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
   check_room(loaded.model, FLAGS.max_tokens, rows, room())

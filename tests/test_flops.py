@@ -189,3 +189,17 @@ def test_a_separate_head_costs_and_the_look_up_does_not():
   assert flops.matmul_params(tied) == flops.matmul_params(untied)
   headless = {k: v for k, v in tied.items() if k != "embed"}
   assert flops.matmul_params(tied) - flops.matmul_params(headless) == 66
+
+
+def test_a_program_for_each_device_counts_on_all_of_them():
+  mesh = sharding.make_mesh(
+    data=8, fsdp=1, expert=1, tensor=1, sequence=1, pipeline=1
+  )
+  x, w = jnp.ones((16, 6)), jnp.ones((6, 5))
+
+  def f(x, w):
+    return sharding.over_batch(
+      lambda x, w: jnp.sum(x @ w), mesh, (True, False)
+    )(x, w)
+
+  assert flops.count(f, x, w) == 2 * 16 * 6 * 5

@@ -17,6 +17,7 @@ from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf.settings import FREE, LATER, canonical
+from aigc_jax.models import MODELS
 from aigc_jax.run import spelling
 from aigc_jax.run.build import (
   Run,
@@ -36,6 +37,7 @@ from aigc_jax.run.settings import (
 )
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling
+from aigc_jax.signature import keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
@@ -98,8 +100,9 @@ def load(
   """The run in a work directory, or the model in "hf:FOLDER".
 
   weights: "raw", or "average" where a run keeps one. `model_changes` replace
-  keys of config.model that do not shape parameters, such as unroll. Raises
-  BadConfig where there is none, StorageFailure where no checkpoint is valid.
+  keys of config.model that do not shape parameters, such as unroll, of a kind
+  that has them. Raises BadConfig where there is none, StorageFailure where no
+  checkpoint is valid.
   """
   check_local(where, "--workdir")
   folder = hf_folder(where)
@@ -115,7 +118,9 @@ def load(
     check_weights("weights", weights, config)
     tokenizer = tokenizer_in(where, missing=not reads_text(config))
     check = functools.partial(check_saved, where, config, tokenizer)
-    config = config | {"model": config["model"] | model_changes}
+    make, _ = kind_of("model", config["model"], MODELS)
+    known = {k: v for k, v in model_changes.items() if k in keys_of(make)}
+    config = config | {"model": config["model"] | known}
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
   model = model_of(config)
   with jax.set_mesh(mesh):
