@@ -9,6 +9,7 @@ model card. It is written aside, read back and compared with the run, and only
 then renamed to OUT.
 """
 
+import functools
 import json
 import os
 import re
@@ -25,13 +26,12 @@ from absl import flags
 
 from aigc_jax import command, files, hf, run, tree
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
-from aigc_jax.hf import card, outgoing, vocabulary
-from aigc_jax.hf.settings import FREE, canonical
-from aigc_jax.models import decoder
+from aigc_jax.hf import card, families, kinds, outgoing, vocabulary
+from aigc_jax.hf.settings import FREE
+from aigc_jax.hf.table import Family
 from aigc_jax.trainer import journal
 
-CLOSE = 1e-4  # of logits in float32
-LENGTH = 128
+CLOSE = 1e-4  # of logits and hidden states in float32
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -42,6 +42,7 @@ def export(
   out: str | Path,
   *,
   length: int,
+  kind: str = "decoder",
   step: int = 0,
   dtype: str = "float32",
   shard_bytes: int = 5 * 10**9,
@@ -50,28 +51,25 @@ def export(
   metrics: Mapping | None = None,
   say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-  """Writes a decoder's parameters and tokenizer to the folder `out`.
+  """Writes a model's parameters and tokenizer to the folder `out`.
 
-  kwargs: of `models.decoder`. length: what the model was trained to read, told
+  kwargs: of the model of this kind. length: what it was trained to read, told
   as its longest where its positions set no limit and no larger one is named.
   config, record, metrics: for the model card (see hf.card). Returns the
-  family, the bytes and the largest differences of logits. Raises BadConfig
-  where no family expresses the decoder or `out` exists, BadData where what was
-  written is not the same; nothing is left behind then.
+  family, the bytes and the largest differences of what the model says. Raises
+  BadConfig where no family expresses the model or `out` exists, BadData where
+  what was written is not the same; nothing is left behind then.
   """
   out = files.expanded(out).absolute()
   outgoing.dtype_of(dtype)
-  head_dim = kwargs["head_dim"] or kwargs["dim"] // kwargs["heads"]
-  kwargs = dict(kwargs, head_dim=head_dim)
-  family = hf.choose_family(kwargs)
+  family = hf.choose_family(kwargs, kind=kind)
+  kwargs = kinds.KINDS[kind].settled(kwargs, length)
   if tokenizer.text_vocab > kwargs["vocab"]:
     raise BadConfig(
       f"the tokenizer makes {tokenizer.text_vocab} ids, the model model.vocab="
       f"{kwargs['vocab']}: they do not belong together"
     )
-  if kwargs["position"] != "learned":
-    longest = max(kwargs["position_length"], length)
-    kwargs = dict(kwargs, position_length=longest)
+  _check_padding(tokenizer, family, kwargs)
   if out.exists():
     raise BadConfig(
       f"--out={out} exists: name a folder that does not, or delete it"
@@ -85,7 +83,8 @@ def export(
     )  # fmt: skip
     made["README.md"] = card.write(
       name=out.name,
-      architecture=family.architecture,
+      architecture=_architecture(family, kwargs),
+      pipeline=family.pipeline,
       dtype=dtype,
       parameters=tree.count(params),
       step=step,
@@ -97,7 +96,7 @@ def export(
       files.write_text(aside / name, text)
     if not vocabulary.verify(tokenizer, made):
       say("the tokenizer files are not compared: pip install 'aigc_jax[hf]'")
-    found = compare(aside, params, kwargs, dtype)
+    found = compare(aside, params, kwargs, dtype, kind)
     settle_class(tokenizer, aside, made, family, out, say)
     found |= dict(
       family=family.model_type,
@@ -111,6 +110,26 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     raise
   return found
+
+
+def _architecture(family: Family, kwargs: Mapping) -> str:
+  """The class of transformers that reads the folder."""
+  (name,) = families.write_config(family, kwargs)["architectures"]
+  return name
+
+
+def _check_padding(tokenizer, family: Family, kwargs: Mapping) -> None:
+  """Refuses a family whose padding is what this tokenizer has text for."""
+  id = families.write_config(family, kwargs)["pad_token_id"]
+  special = tokenizer.special_words.values()
+  if id is None or id in special or id >= tokenizer.text_vocab:
+    return
+  raise BadConfig(
+    f"{family.architecture} takes id {id} for padding and counts no position "
+    f"there, and the tokenizer has text for it ({tokenizer.decode([id])!r}): "
+    "train with a tokenizer whose padding it is, or with "
+    "--config.model.position_start=0, as BERT has it"
+  )
 
 
 def settle_class(tokenizer, folder: Path, made, family, out, say) -> None:
@@ -162,15 +181,20 @@ def _settle(aside: Path, out: Path) -> None:
   files.sync(out.parent)
 
 
-def compare(folder: Path, params, kwargs: Mapping, dtype: str) -> dict:
-  """Reads a folder back; BadData unless it is this decoder, to the bit.
+def compare(
+  folder: Path, params, kwargs: Mapping, dtype: str, kind: str = "decoder"
+) -> dict:
+  """Reads a folder back; BadData unless it is this model, to the bit.
 
-  Parameters must be those of the run, rounded to `dtype`, and logits the same.
-  Returns how far these logits, and those of the unrounded run, are away.
+  Parameters must be those of the run, rounded to `dtype`, and what the model
+  says of a probe the same: logits, and hidden states where it gives some.
+  Returns how far these, and those of the unrounded run, are away.
   """
   found = hf.load(folder)
-  if canonical(found.kwargs) != canonical(kwargs):
-    raise BadData("config.json, read back, describes another decoder")
+  canonical = functools.partial(kinds.canonical, kind)
+  same_kind = found.family.kind == kind
+  if not same_kind or canonical(found.kwargs) != canonical(kwargs):
+    raise BadData(f"config.json, read back, describes another {kind}")
   rounded = jax.tree.map(
     lambda x: x.astype(jnp.dtype(dtype)).astype(x.dtype), params
   )
@@ -184,34 +208,19 @@ def compare(folder: Path, params, kwargs: Mapping, dtype: str) -> dict:
   ):
     if not bool(jnp.array_equal(a, b)):
       raise BadData(f"{path}, read back, differs from the run's (or holds NaN)")
-  limit = kwargs["position_length"]
-  length = min(LENGTH, limit) if kwargs["position"] == "learned" else LENGTH
-  tokens = np.random.default_rng(0).integers(0, kwargs["vocab"], (1, length))
-  tokens = tokens.astype(np.int32)
+  batch = kinds.KINDS[kind].probe(kwargs, np.random.default_rng(0))
   # Computed in the run's way: another kernel would round differently.
   again = found.kwargs | {k: kwargs[k] for k in FREE if k in kwargs}
-  theirs = _logits(again, back, tokens)
-  same = _apart(theirs, _logits(kwargs, rounded, tokens))
-  whole = _apart(theirs, _logits(kwargs, params, tokens))
+  theirs = kinds.outputs(kind, again, back, batch)
+  same = _apart(theirs, kinds.outputs(kind, kwargs, rounded, batch))
+  whole = _apart(theirs, kinds.outputs(kind, kwargs, params, batch))
   if not same <= CLOSE:
-    raise BadData(f"logits, read back, differ by {same:.3g}")
+    raise BadData(f"what the model says, read back, differs by {same:.3g}")
   return dict(difference=same, rounding=whole)
 
 
-def _logits(kwargs: Mapping, params, tokens: np.ndarray) -> np.ndarray:
-  """In float32 with plain products, whatever the run computes in."""
-  model = decoder(**dict(kwargs, dtype="float32", products="plain"))
-
-  @jax.jit
-  def logits(params):
-    return model.apply({"params": params}, {"tokens": tokens}).logits()
-
-  with jax.default_matmul_precision("highest"):
-    return np.asarray(logits(params))
-
-
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
-  return float(np.max(np.abs(a - b)))
+def _apart(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+  return max(float(np.max(np.abs(x - y))) for x, y in zip(a, b, strict=True))
 
 
 def bytes_of(text: str) -> int:
@@ -259,8 +268,12 @@ def export_run(
   loaded = run.load(where, step=step, weights=weights)
   model = dict(loaded.config["model"])
   kind = model.pop("kind")
-  if kind != "decoder":
-    raise BadConfig(f"{where} holds a model of kind {kind!r}, not a decoder")
+  if kind not in kinds.KINDS:
+    raise BadConfig(
+      f"{where} holds a model of kind {kind!r}, which no family of "
+      f"transformers is written for here (kinds that are: "
+      f"{', '.join(kinds.KINDS)})"
+    )
   folder = Path(where)
   trained = run.hf_folder(where) is None
   has_record = trained and (folder / "run.json").is_file()
@@ -270,6 +283,7 @@ def export_run(
       model,
       loaded.tokenizer,
       out,
+      kind=kind,
       length=length_of(loaded.config, loaded.tokenizer) if trained else 0,
       step=loaded.step,
       dtype=dtype,
@@ -297,8 +311,8 @@ def main() -> None:
   )
   print(
     f"{values.out}: {hf.FAMILIES[found['family']].architecture}, "
-    f"{found['bytes']:,} bytes in {values.dtype}; read back, its logits differ "
-    f"from the run's by {found['rounding']:.2g}"
+    f"{found['bytes']:,} bytes in {values.dtype}; read back, its outputs "
+    f"differ from the run's by {found['rounding']:.2g}"
   )
 
 

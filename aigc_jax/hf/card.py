@@ -12,10 +12,27 @@ RECORD = {
 }
 
 
+# How it is used, by what transformers calls its use.
+USES = {
+  "text-generation": (
+    "```python\nfrom transformers import pipeline\n\n"
+    'generate = pipeline("text-generation", model="PATH_OF_THIS_FOLDER")\n'
+    'print(generate("Once", max_new_tokens=20)[0]["generated_text"])\n```\n'
+  ),
+  "fill-mask": (
+    "```python\nfrom transformers import pipeline\n\n"
+    'fill = pipeline("fill-mask", model="PATH_OF_THIS_FOLDER")\n'
+    'text = f"import {fill.tokenizer.mask_token}"\n'
+    'print(fill(text)[0]["sequence"])\n```\n'
+  ),
+}
+
+
 def write(
   *,
   name: str,
   architecture: str,
+  pipeline: str,
   dtype: str,
   parameters: int,
   step: int,
@@ -29,14 +46,12 @@ def write(
   {name: value} as last known at `step`, or nothing.
   """
   parts = [
-    "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+    f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\n"
     "tags:\n- aigc_jax\n---\n",
     f"# {name}\n",
     f"`{architecture}` with {parameters:,} parameters in {dtype}, exported by "
     f"aigc_jax after {step:,} steps.\n",
-    "```python\nfrom transformers import pipeline\n\n"
-    'generate = pipeline("text-generation", model="PATH_OF_THIS_FOLDER")\n'
-    'print(generate("Once", max_new_tokens=20)[0]["generated_text"])\n```\n',
+    USES.get(pipeline, ""),
   ]
   if metrics:
     parts += ["## What was measured\n", _metrics(metrics)]

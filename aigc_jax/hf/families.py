@@ -1,8 +1,11 @@
-"""The families there are, and which of them can express a decoder."""
+"""The families there are, and which of them can express a model."""
 
 from collections.abc import Mapping
 
 from aigc_jax.errors import BadConfig, BadData, choose
+from aigc_jax.hf import kinds
+from aigc_jax.hf.bert import BERT
+from aigc_jax.hf.distilbert import DISTILBERT
 from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
 from aigc_jax.hf.granite import GRANITE
@@ -11,7 +14,8 @@ from aigc_jax.hf.neox import NEOX
 from aigc_jax.hf.olmo import OLMO2, OLMO3
 from aigc_jax.hf.phi import PHI, PHI3
 from aigc_jax.hf.qwen import QWEN2, QWEN3
-from aigc_jax.hf.settings import LATER, Settings, canonical
+from aigc_jax.hf.roberta import ROBERTA
+from aigc_jax.hf.settings import Settings
 from aigc_jax.hf.smollm import SMOLLM3
 from aigc_jax.hf.stablelm import STABLELM
 from aigc_jax.hf.table import Family
@@ -34,6 +38,9 @@ FAMILIES = {
   "gpt_neox": NEOX,
   "stablelm": STABLELM,
   "phi": PHI,
+  "bert": BERT,
+  "roberta": ROBERTA,
+  "distilbert": DISTILBERT,
 }
 
 
@@ -56,7 +63,7 @@ def family_of(config: Mapping, where: str) -> Family:
 
 
 def read_config(family: Family, config: Mapping, where: str) -> dict:
-  """The decoder's keywords that a config.json means.
+  """The model's keywords that a config.json means.
 
   dtype, of the computation, is bfloat16 where the weights are, else float32.
   """
@@ -67,7 +74,7 @@ def read_config(family: Family, config: Mapping, where: str) -> dict:
 
 
 def write_config(family: Family, kwargs: Mapping) -> dict:
-  """A config.json for the decoder, without the ids of special tokens.
+  """A config.json for the model, without the ids of special tokens.
 
   No token is for padding unless that is said: some families have one by
   default, which may lie beyond a vocabulary.
@@ -76,41 +83,52 @@ def write_config(family: Family, kwargs: Mapping) -> dict:
     pad_token_id=None,
     architectures=[family.architecture],
     model_type=family.model_type,
-    **family.config(LATER | dict(kwargs)),
-  )
+  ) | family.config({**kinds.later(family.kind), **kwargs})
 
 
 def objections(family: Family, kwargs: Mapping) -> list[str]:
-  """What of a decoder the family cannot express; nothing if it can.
+  """What of a model of its kind it cannot express; nothing if it can.
 
   A config is written and read back: what comes back different is in the way.
   """
-  kwargs = LATER | dict(kwargs)
+  kwargs = {**kinds.later(family.kind), **kwargs}
   written = write_config(family, kwargs)
   try:
-    back = canonical(read_config(family, written, "config"))
+    read = read_config(family, written, "config")
+    # Which heads there are, tensors say.
+    read |= {head: kwargs[head] for head in family.heads}
+    back = kinds.canonical(family.kind, read)
   except BadData:  # not even a config of that family: all of it is in the way
     back = {}
-  asked = canonical(kwargs)
+  asked = kinds.canonical(family.kind, kwargs)
   return family.limits(kwargs) + [
     f"{key}={kwargs[key]!r}" for key in asked if asked[key] != back.get(key)
   ]
 
 
-def choose_family(kwargs: Mapping, name: str = "") -> Family:
-  """The family `name`, or the first that expresses the decoder.
+def choose_family(
+  kwargs: Mapping, name: str = "", kind: str = "decoder"
+) -> Family:
+  """The family `name`, or the first that expresses the model of this kind.
 
-  Raises BadConfig naming the keywords that stand in the way.
+  Raises BadConfig naming the keywords that stand in the way, or for a kind
+  that none can express.
   """
-  found = {name: choose(name, FAMILIES, "family")} if name else FAMILIES
-  faults = {kind: objections(f, kwargs) for kind, f in found.items()}
-  for kind, fault in faults.items():
+  there = {n: f for n, f in FAMILIES.items() if f.kind == kind}
+  found = {name: choose(name, there, "family")} if name else there
+  if not found:
+    raise BadConfig(
+      f"a model of kind {kind!r} is none of transformers' architectures that "
+      "can be written here: it stays where it is"
+    )
+  faults = {n: objections(f, kwargs) for n, f in found.items()}
+  for family, fault in faults.items():
     if not fault:
-      return FAMILIES[kind]
-  kind = min(faults, key=lambda k: len(faults[k]))
+      return FAMILIES[family]
+  nearest = min(faults, key=lambda n: len(faults[n]))
   others = "" if name else "; the other families differ in more"
   raise BadConfig(
-    "no architecture of transformers is this decoder: "
-    f"{FAMILIES[kind].architecture} comes nearest, in its way stand model."
-    f"{', model.'.join(faults[kind])}{others}"
+    f"no architecture of transformers is this {kind}: "
+    f"{FAMILIES[nearest].architecture} comes nearest, in its way stand model."
+    f"{', model.'.join(faults[nearest])}{others}"
   )

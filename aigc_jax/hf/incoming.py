@@ -1,4 +1,4 @@
-"""From a Hugging Face folder: a decoder's keywords and its parameters."""
+"""From a Hugging Face folder: a model's keywords and its parameters."""
 
 import dataclasses
 import functools
@@ -9,17 +9,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from aigc_jax import files, sharding, tree
 from aigc_jax.errors import BadData
 from aigc_jax.hf import folder as folders
+from aigc_jax.hf import kinds
 from aigc_jax.hf.families import family_of, read_config
 from aigc_jax.hf.safetensors import Tensor
 from aigc_jax.hf.table import Family, Leaf, check, leaves, renamed
-from aigc_jax.models import decoder
 
 LAYERS = 10_000
+# Keywords that say how large something is, and how many layers there are.
+SIZES = ("vocab", "dim", "heads", "head_dim", "mlp_dim", "position_length")
+DEPTHS = ("layers", "encoder_layers", "decoder_layers")
 PIECE = 1 << 19  # numbers read or compared at a time
 
 
@@ -27,8 +29,8 @@ PIECE = 1 << 19  # numbers read or compared at a time
 class Imported:
   """A folder whose weights are known to be those of its config.json.
 
-  kwargs: for `models.decoder`. table and tensors: what `read_params` reads,
-  lazily. tokenizer: a spec for `data.tokenizers`, or None.
+  kwargs: for the model of the family's kind. table and tensors: what
+  `read_params` reads, lazily. tokenizer: a spec for `data.tokenizers`, or None.
   """
 
   folder: Path
@@ -52,11 +54,12 @@ def load(folder: str | Path) -> Imported:
   config = files.read_json(path / "config.json")
   family = family_of(config, where)
   kwargs = read_config(family, config, where)
-  _plausible(where, kwargs, tensors)
   tensors = renamed(family, tensors)
-  if kwargs["tied"]:
-    tensors = _without_copy(str(path), tensors, family)
-  table = leaves(family, shapes_of(kwargs))
+  kwargs |= {head: name in tensors for head, name in family.heads.items()}
+  _plausible(where, kwargs, tensors)
+  for copy, original in _copies(family, kwargs).items():
+    tensors = _without_copy(str(path), tensors, copy, original)
+  table = leaves(family, kinds.shapes_of(family.kind, kwargs))
   check(str(path), table, tensors)
   has = (path / "tokenizer.json").exists()
   return Imported(
@@ -64,40 +67,37 @@ def load(folder: str | Path) -> Imported:
   )
 
 
-def shapes_of(kwargs: Mapping) -> dict[str, tuple[int, ...]]:
-  """{path: shape} of a decoder's parameters; nothing is computed."""
-  model = decoder(**kwargs)
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  boxed = jax.eval_shape(model.init, jax.random.key(0), {"tokens": tokens})
-  flat = tree.flat(nn.unbox(boxed["params"]))
-  return {path: x.shape for path, x in flat.items()}
-
-
 def _plausible(where: str, kwargs: Mapping, tensors: Mapping) -> None:
   """No size in the config may exceed what the folder's tensors can hold."""
   largest = max((t.size for t in tensors.values()), default=0)
-  most = {"layers": min(LAYERS, len(tensors)), "kv_heads": kwargs["heads"]}
-  for key in ("vocab", "dim", "heads", "head_dim", "mlp_dim"):
-    most[key] = largest
-  if kwargs["position"] == "learned":
-    most["position_length"] = largest
+  most = dict.fromkeys(SIZES, largest)
+  most["kv_heads"] = kwargs.get("heads", 0)
+  most |= dict.fromkeys(DEPTHS, min(LAYERS, len(tensors)))
+  if kwargs.get("position", "learned") != "learned":
+    del most["position_length"]
   for key, limit in most.items():
-    if kwargs[key] > limit:
+    if (kwargs.get(key) or 0) > limit:
       raise BadData(
         f"{where} says {key}={kwargs[key]}; its weights have {len(tensors)} "
         f"tensors of at most {largest} numbers"
       )
 
 
+def _copies(family: Family, kwargs: Mapping) -> Mapping[str, str]:
+  """{tensor: what it must be, where it is there at all}."""
+  if not kwargs.get("tied"):
+    return family.copies
+  names = {row.path: row.name for row in family.rows}
+  return {**family.copies, names["head/table"]: names["embed/table"]}
+
+
 def _without_copy(
-  where: str, tensors: dict[str, Tensor], family: Family
+  where: str, tensors: dict[str, Tensor], copy: str, original: str
 ) -> dict[str, Tensor]:
   """Tied: the head may be stored again, if it is the embedding bit by bit."""
-  names = {row.path: row.name for row in family.rows}
-  head, table = names["head/table"], names["embed/table"]
-  if head not in tensors or table not in tensors:
+  if copy not in tensors or original not in tensors:
     return tensors
-  a, b = tensors[head].view(), tensors[table].view()
+  a, b = tensors[copy].view(), tensors[original].view()
   same = a.shape == b.shape and a.dtype == b.dtype
   if same:
     words = np.dtype(f"u{a.dtype.itemsize}")
@@ -108,20 +108,21 @@ def _without_copy(
     )
   if not same:
     raise BadData(
-      f"{where}: tie_word_embeddings is true, yet {head} differs from {table}; "
+      f"{where}: tie_word_embeddings is true, yet {copy} differs from "
+      f"{original}; "
       "set tie_word_embeddings to false in config.json to use both"
     )
-  return {name: t for name, t in tensors.items() if name != head}
+  return {name: t for name, t in tensors.items() if name != copy}
 
 
 def read_params(source: Imported | str | Path, abstract, shardings=None):
   """The parameters, each leaf read straight into its devices' shards.
 
-  abstract: the decoder's parameters as ShapeDtypeStructs (unboxed), whose
+  abstract: the model's parameters as ShapeDtypeStructs (unboxed), whose
   dtypes are used. shardings: the same tree of shardings, one for all leaves,
   or None for the default device. Beside what the devices keep, the host holds
   PIECE numbers and the pages of one tensor of one file. Raises BadData where
-  the decoder is not the one of the folder.
+  the model is not the one of the folder.
   """
   found = source if isinstance(source, Imported) else load(source)
   wanted = tree.flat(abstract)

@@ -10,7 +10,7 @@ import numpy as np
 from aigc_jax import files, tree
 from aigc_jax.errors import choose
 from aigc_jax.hf import folder as folders
-from aigc_jax.hf import safetensors
+from aigc_jax.hf import kinds, safetensors
 from aigc_jax.hf.families import write_config
 from aigc_jax.hf.table import Family, Leaf, leaves
 
@@ -37,17 +37,23 @@ def write(
 ) -> dict:
   """config.json, generation_config.json and safetensors into a folder.
 
+  That of generation where the model writes text.
   Tensors are taken from the devices one at a time. special: the ids of the
   special tokens, for both configs. Returns the config.
   """
-  config = write_config(family, kwargs) | dict(special)
-  config |= dict(torch_dtype=dtype, use_cache=True)
+  # What the family itself says of padding is part of the architecture.
+  said = write_config(family, kwargs)
+  own = {k: said[k] for k in special if said.get(k) is not None}
+  config = said | dict(special) | own | dict(torch_dtype=dtype)
+  writes = family.kind not in kinds.KINDS or kinds.KINDS[family.kind].writes
+  if writes:
+    config["use_cache"] = True
+    files.write_json(
+      folder / "generation_config.json",
+      dict(special) | {"_from_model_config": True},
+      indent=2,
+    )
   files.write_json(folder / "config.json", config, indent=2)
-  files.write_json(
-    folder / "generation_config.json",
-    dict(special) | {"_from_model_config": True},
-    indent=2,
-  )
   flat = tree.flat(params)
   table = leaves(family, {path: x.shape for path, x in flat.items()})
   write_weights(folder, table, flat, dtype_of(dtype), shard_bytes)

@@ -41,11 +41,16 @@ class Row(NamedTuple):
 class Family:
   """One architecture of transformers.
 
-  settings: config.json -> keywords of `models.decoder`, and config: back. The
-  latter always gives a config; what it cannot say shows when it is read back.
+  kind: of models.MODELS. settings: config.json -> keywords of that model, and
+  config: back. The latter always gives a config; what it cannot say shows when
+  it is read back; it may name other `architectures` than the family's own.
   limits: what transformers itself would refuse of such a config, in words.
   insist: the tokenizer class, if any, that transformers puts in the place of
   whatever is named; it changes text before it is cut.
+  heads: {keyword: tensor}: parts that are there where that tensor is, whatever
+  the config names. copies: {tensor: original} that a folder may hold besides,
+  if they are the same. spellings: parts of names that were others once.
+  pipeline: what transformers calls the use of it.
   """
 
   model_type: str
@@ -58,6 +63,11 @@ class Family:
   ignored: tuple[str, ...] = ()
   limits: Callable[[Mapping], list[str]] = lambda kwargs: []
   insist: str = ""
+  kind: str = "decoder"
+  heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  pipeline: str = "text-generation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +215,10 @@ def leaves(family: Family, shapes: Mapping[str, tuple]) -> dict[str, Leaf]:
 
 
 def renamed(family: Family, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-  """The tensors with the prefix, where none of them has it, and no buffers."""
+  """The tensors by the names of today, and no buffers.
+
+  With the prefix, where none of them has it.
+  """
   prefix = family.prefix
   known = {row.name.split("{layer}")[0] for row in family.rows}
   bare = not any(name.startswith(prefix) for name in names)
@@ -213,6 +226,8 @@ def renamed(family: Family, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
   for name, tensor in names.items():
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in family.ignored):
       continue
+    for old, new in family.spellings.items():
+      name = name.replace(old, new)
     full = prefix + name
     starts = any(full.startswith(k) for k in known)
     out[full if bare and starts else name] = tensor

@@ -16,7 +16,8 @@ from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.hf.settings import FREE, LATER, canonical
+from aigc_jax.hf import kinds
+from aigc_jax.hf.settings import FREE
 from aigc_jax.models import MODELS
 from aigc_jax.run import spelling
 from aigc_jax.run.build import (
@@ -110,7 +111,8 @@ def load(
   check = None
   if folder is not None:
     imported = hf.load(folder)
-    model_config = {"kind": "decoder"} | imported.kwargs | model_changes
+    model_config = {"kind": imported.family.kind} | imported.kwargs
+    model_config |= model_changes
     config = {"model": spelling.modern_section("model", model_config)}
     tokenizer = data.load_tokenizer(where)
   else:
@@ -269,7 +271,8 @@ def check_origin(
   folder = hf_folder(where)
   if folder is not None:
     imported = hf.load(folder)
-    theirs = spelling.modern_section("model", imported.kwargs)
+    model = {"kind": imported.family.kind} | imported.kwargs
+    theirs = spelling.modern_section("model", model)
     words = imported.tokenizer
   else:
     theirs = usable_config_in(where)["model"]
@@ -386,15 +389,15 @@ def differing(model: Mapping, theirs: Mapping) -> dict:
 
   Of a value that follows from others, only those others.
   """
-  kinds = {m.get("kind", "decoder") for m in (model, theirs)}
+  both = {m.get("kind", "decoder") for m in (model, theirs)}
   kind = theirs.get("kind", "decoder")
-  before = LATER if kinds == {"decoder"} else {}
+  before = kinds.later(kind) if len(both) == 1 else {}
   model = {**before, **model}
   theirs = {**model, **before, **theirs}
-  if len(kinds) > 1:
+  if len(both) > 1:
     ours, asked, theirs = model, {"kind": kind}, {"kind": kind}
-  elif kinds == {"decoder"}:
-    ours, asked = canonical(model), canonical(theirs)
+  elif kind in kinds.KINDS:
+    ours, asked = (kinds.canonical(kind, m) for m in (model, theirs))
   else:
     ours, asked = model, {k: v for k, v in theirs.items() if k not in FREE}
   return {

@@ -8,7 +8,7 @@ import pytest
 
 from aigc_jax import hf
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.hf import families, incoming, table
+from aigc_jax.hf import families, kinds, table
 from aigc_jax.hf.settings import Settings, canonical, windows_of
 from aigc_jax.layers.position import frequencies
 from tests import tiny
@@ -110,7 +110,7 @@ def test_a_decoder_is_written_as_a_config_and_read_back(name):
   back = families.read_config(family, config, "config")
   assert canonical(back) == canonical(kwargs)
   # And the table has a row for each leaf.
-  table.leaves(family, incoming.shapes_of(kwargs))
+  table.leaves(family, kinds.shapes_of("decoder", kwargs))
 
 
 # name: (what is changed, what the refusal names)

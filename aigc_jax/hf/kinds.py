@@ -1,0 +1,130 @@
+"""What folders have to know of each kind of model.
+
+A kind that is not in KINDS is one with no more to say: its keywords decide what
+it is, but for those that change how it is computed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aigc_jax import tree
+from aigc_jax.hf.settings import FREE, LATER
+from aigc_jax.hf.settings import canonical as decoder_canonical
+from aigc_jax.layers.readout import Readout
+from aigc_jax.models import MODELS
+
+LENGTH = 128  # tokens that two models are compared on, at most
+
+
+def _plain(kwargs: Mapping) -> dict:
+  return {key: value for key, value in kwargs.items() if key not in FREE}
+
+
+def _as_they_are(kwargs: Mapping, length: int) -> dict:
+  return dict(kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """canonical(kwargs): what of them decides the function, in one spelling.
+
+  later: keywords that came later, and what they were before. settled(kwargs,
+  length): the same for an export, `length` being what the model was trained to
+  read. probe(kwargs, random): a batch that shows differences of two models.
+  writes: whether it writes text, and so has a generation_config.json.
+  """
+
+  probe: Callable[[Mapping, np.random.Generator], dict[str, np.ndarray]]
+  canonical: Callable[[Mapping], dict] = _plain
+  later: Mapping = dataclasses.field(default_factory=dict)
+  settled: Callable[[Mapping, int], dict] = _as_they_are
+  writes: bool = False
+
+
+def _text(kwargs: Mapping, random: np.random.Generator) -> dict:
+  """Tokens of one row, as many as the model reads."""
+  limit = kwargs.get("position_length") or LENGTH
+  if kwargs.get("position", "learned") != "learned":
+    limit = LENGTH
+  shape = (1, min(LENGTH, limit))
+  tokens = random.integers(0, kwargs["vocab"], shape)
+  return {"tokens": tokens.astype(np.int32)}
+
+
+def _padded_text(kwargs: Mapping, random: np.random.Generator) -> dict:
+  """Two texts and some padding, where they can be told apart."""
+  batch = _text(kwargs, random)
+  at = np.arange(batch["tokens"].shape[1])[None]
+  real = at < -(-at.shape[1] * 3 // 4)
+  batch["segments"] = real.astype(np.int32)
+  if kwargs["types"]:
+    second = (at >= at.shape[1] // 2) & real & (kwargs["types"] > 1)
+    batch["types"] = second.astype(np.int32)
+  return batch
+
+
+def _decoder_settled(kwargs: Mapping, length: int) -> dict:
+  head_dim = kwargs["head_dim"] or kwargs["dim"] // kwargs["heads"]
+  kwargs = dict(kwargs, head_dim=head_dim)
+  if kwargs["position"] != "learned":
+    kwargs["position_length"] = max(kwargs["position_length"] or 0, length)
+  return kwargs
+
+
+def _encoder_canonical(kwargs: Mapping) -> dict:
+  known = _plain(kwargs)
+  mlp_dim = known.get("mlp_dim") or 4 * known["dim"]
+  return known | dict(mlp_dim=mlp_dim, norm_eps=float(known["norm_eps"]))
+
+
+KINDS = {
+  "decoder": Kind(
+    _text, decoder_canonical, LATER, _decoder_settled, writes=True
+  ),
+  "encoder": Kind(_padded_text, _encoder_canonical),
+}
+
+
+def canonical(kind: str, kwargs: Mapping) -> dict:
+  """What of a model's keywords decides its function, in one spelling."""
+  return KINDS[kind].canonical(kwargs) if kind in KINDS else _plain(kwargs)
+
+
+def later(kind: str) -> Mapping:
+  """Keywords that the kind has since later, and what they were before."""
+  return KINDS[kind].later if kind in KINDS else {}
+
+
+def shapes_of(kind: str, kwargs: Mapping) -> dict[str, tuple[int, ...]]:
+  """{path: shape} of a model's parameters; nothing is computed."""
+  model = MODELS[kind](**kwargs)
+  boxed = jax.eval_shape(model.init, jax.random.key(0), model.example())
+  flat = tree.flat(nn.unbox(boxed["params"]))
+  return {path: x.shape for path, x in flat.items()}
+
+
+def outputs(kind: str, kwargs: Mapping, params, batch: Mapping) -> list:
+  """All that a model says of a batch, as float32 arrays, logits among them.
+
+  In float32 with plain products, whatever else it computes in.
+  """
+  model = MODELS[kind](**dict(kwargs, dtype="float32", products="plain"))
+
+  @jax.jit
+  def run(params):
+    found = model.apply({"params": params}, batch)
+    return jax.tree.leaves(
+      jax.tree.map(_said, found, is_leaf=lambda x: isinstance(x, Readout))
+    )
+
+  with jax.default_matmul_precision("highest"):
+    return [np.asarray(x, np.float32) for x in run(params)]
+
+
+def _said(x):
+  return x.logits() if isinstance(x, Readout) else jnp.asarray(x)
