@@ -47,6 +47,8 @@ from aigc_jax.run.load import (
 )
 from aigc_jax.run.overrides import configured, section_of
 from aigc_jax.run.places import repeated
+from aigc_jax.run.record import entries
+from aigc_jax.run.session import Options, Session, changed_since, identity_of
 from aigc_jax.run.settings import (
   Config,
   check_data,
@@ -63,11 +65,14 @@ from aigc_jax.run.standing import Standing, going_on
 __all__ = [
   "Config",
   "Loaded",
+  "Options",
   "Place",
   "Run",
+  "Session",
   "Standing",
   "abstract_params",
   "build",
+  "changed_since",
   "check_data",
   "check_evaluators",
   "check_frozen",
@@ -79,6 +84,7 @@ __all__ = [
   "configured",
   "data_of",
   "declared_params",
+  "entries",
   "evaluations",
   "evaluator",
   "extend",
@@ -89,6 +95,7 @@ __all__ = [
   "heldout_prints",
   "hf_folder",
   "identity_in",
+  "identity_of",
   "load",
   "make_mesh",
   "model_of",

@@ -1,0 +1,128 @@
+"""What a run writes of itself when it starts or goes on."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from absl import logging
+
+from aigc_jax import tree
+from aigc_jax.run.build import Run
+from aigc_jax.run.load import frozen_digest
+from aigc_jax.run.settings import Config, config_in, fingerprint, provenance_in
+from aigc_jax.trainer import history, provenance
+from aigc_jax.trainer.changes import Change
+from aigc_jax.trainer.identity import Identity
+from aigc_jax.trainer.journal import Journal
+
+
+def fingerprints(stream, evaluators: dict) -> dict[str, str]:
+  """Of the training data and of every held-out set, by their config keys."""
+  return {"data": stream.fingerprint} | {
+    f"evaluate.{name}": evaluator.fingerprint
+    for name, (_, evaluator) in evaluators.items()
+    if hasattr(evaluator, "fingerprint")
+  }
+
+
+def entries(config: Config) -> dict[str, str]:
+  """Hashes of how each held-out set is configured."""
+  return {
+    f"evaluate.{name}": fingerprint(entry)
+    for name, entry in config["evaluate"].items()
+  }
+
+
+def note_identity(
+  workdir: Path, known: Identity, ours: Identity, journal: Journal
+) -> None:
+  """Puts what the run is from now on into its run.json, before it saves."""
+  there = (workdir / "run.json").is_file()
+  about = provenance_in(workdir) if there else {}
+  journal.write("run.json", about | {"run": ours.as_json()})
+  if known.id:
+    return
+  journal.event("identity", ours.since, run=ours.id)
+  logging.warning(
+    "this run is from before runs had an identity: it is %s from now on",
+    ours.id,
+  )
+
+
+def record(
+  r: Run,
+  workdir: Path,
+  *,
+  stream,
+  prints: Mapping[str, str],
+  start: int,
+  changed: list[Change],
+  ours: Identity,
+  manifest: Mapping | None,
+  frozen,
+  journal: Journal,
+) -> tuple[dict, Callable[[str], None]]:
+  """config.json, run.json and the restart.
+
+  Returns the checkpoints' meta, and what notes the hash of the compiled step in
+  it and beside the rest. run.json is of the first start, run.<step>.json of a
+  later one. What is not as it was in `manifest` is journalled.
+  """
+  config = r.config
+  meta = {
+    "config_sha256": fingerprint(config),
+    "data_fingerprint": prints["data"],
+    "heldout_fingerprints": {k: x for k, x in prints.items() if k != "data"},
+    "heldout_entries": entries(config),
+    "each_step": r.each.as_meta(),
+  }
+  if stream.tokenizer is not None:
+    meta["tokenizer_fingerprint"] = stream.tokenizer.fingerprint
+  if frozen is not None:
+    meta["frozen_digest"] = frozen_digest(frozen)
+  about = provenance.describe(
+    argv=sys.argv,
+    mesh=dict(r.mesh.shape),
+    run=ours.as_json(),
+    parameters=tree.count(r.state.params),
+    flops_per_step=r.flops_per_step,
+    seed=config["seed"],
+    **meta,
+  )
+  if start and (workdir / "config.json").is_file() and changed:
+    journal.write(f"config.before-{start}.json", config_in(workdir))
+  for change in changed:
+    journal.event(
+      "change", start, key=change.key, old=change.old, new=change.new
+    )
+  journal.event("restart" if start else "start", start, **meta)
+  name = f"run.{start}.json" if start else "run.json"
+
+  meta |= {
+    "model": config["model"],
+    "packages": about["packages"],
+    "code_sha256": about["code"]["sha256"],
+    "numerics": provenance.numerics(),
+  }
+
+  def with_program(sha256: str) -> None:
+    meta["hlo_sha256"] = sha256
+    journal.write(name, about | {"hlo_sha256": sha256})
+    _same_program(manifest, meta, ("hlo_sha256",), journal)
+
+  journal.write("config.json", config)
+  journal.config(start, config)
+  journal.write(name, about)
+  _same_program(
+    manifest, meta, ("packages", "code_sha256", "numerics"), journal
+  )
+  return meta, with_program
+
+
+def _same_program(manifest, meta, keys, journal: Journal) -> None:
+  """Tells what of the program is not as it was: that may change results."""
+  if manifest is None:
+    return
+  for change in history.program_changes(manifest, meta, keys):
+    journal.event("change", manifest["step"], key=change.key, old=change.old,
+                  new=change.new)  # fmt: skip

@@ -1,0 +1,393 @@
+"""A session: a run from its config to its result, in one process.
+
+The order of a start is a contract: what can be refused is refused before
+anything is computed or written; the data is opened before the state is, and the
+state comes from the run's own checkpoint, else from init_from, else from the
+seed. Then the loop has it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from aigc_jax import chips, data
+from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.run.build import Run, build
+from aigc_jax.run.evaluation import (
+  Place,
+  check_evaluators,
+  evaluations,
+  evaluator,
+)
+from aigc_jax.run.inputs import check_inputs, open_stream
+from aigc_jax.run.load import (
+  check_frozen,
+  check_origin,
+  check_resumed,
+  identity_in,
+  read_frozen,
+  read_trained,
+)
+from aigc_jax.run.record import entries, fingerprints, note_identity, record
+from aigc_jax.run.settings import (
+  Config,
+  config_in,
+  fingerprint,
+  provenance_in,
+)
+from aigc_jax.run.standing import Standing, going_on
+from aigc_jax.trainer import changes, faults, history, identity, provenance
+from aigc_jax.trainer.checkpoint import Checkpoints
+from aigc_jax.trainer.identity import Identity
+from aigc_jax.trainer.journal import CUT, Journal, wandb_run
+from aigc_jax.trainer.lock import Lock
+from aigc_jax.trainer.loop import check_calls, fit
+from aigc_jax.trainer.profile import Profiler
+from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.together import all_or_none, same
+from aigc_jax.trainer.watchdog import Watchdog
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a command line says of a session beside the config."""
+
+  allow_change: Sequence[str] = ()
+  allow_data_change: bool = False
+  profile_steps: Sequence[str] = ()
+  wandb: str = ""  # project of Weights & Biases, or nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """The state that a session begins with, and where it is from.
+
+  manifest: of the checkpoint, or None. purposely: differences to the model of
+  init_from that were allowed.
+  """
+
+  state: object
+  manifest: Mapping | None
+  purposely: list[changes.Change]
+
+
+class Session:
+  """One run in its work directory; its steps are called in their order.
+
+  plan() -> Run; open_data() -> fingerprints; train() -> result. `say` is given
+  lines for people; `first` is whether this process is the one that writes.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    workdir: Path,
+    *,
+    stop: Stop,
+    lock: Lock,
+    watchdog: Watchdog,
+    options: Options,
+    say: Callable[[str], None],
+    first: bool,
+  ):
+    self.config, self.mesh, self.workdir = config, mesh, workdir
+    self.stop, self.lock, self.watchdog = stop, lock, watchdog
+    self.options, self.say, self.first = options, say, first
+
+  def plan(self) -> Run:
+    """The run, built; refuses what no data and no checkpoint could mend."""
+    _alike("configs", fingerprint(self.config))
+    _alike("versions of the program or of JAX", provenance.program())
+    with all_or_none():
+      self.changed = changed_since(self.workdir, self.config, self.options)
+      self.known = identity_of(self.workdir)
+    _alike("run.json", self.known.id)
+    self.run = build(self.config, self.mesh)
+    with all_or_none():
+      check_inputs(self.config)
+      check_evaluators(self.config)
+      if not (self.workdir / "config.json").is_file():
+        # Before the data, which may take long.
+        check_origin(self.config, allowed=self.options.allow_change)
+    self.stop.check()
+    self.run.advance()  # refuses a library that is not there
+    return self.run
+
+  def open_data(self) -> dict[str, str]:
+    """Opens stream and evaluators; their fingerprints by config key."""
+    with all_or_none():
+      self.stream = open_stream(
+        self.config, say=self.say, progress=self._preparing
+      )
+      _check_batch(self.stream, self.run)
+      self.evaluators = self._evaluators()
+    self.prints = fingerprints(self.stream, self.evaluators)
+    for what, print_ in self.prints.items():
+      _alike(f"data ({what})", print_)
+    self.stop.check()
+    return self.prints
+
+  def train(self) -> dict:
+    """Restores or begins, and trains to the end; the result."""
+    events: list[dict] = []
+    checkpoints = self._checkpoints(events)
+    begun = self._start(checkpoints)
+    state, manifest = begun.state, begun.manifest
+    start = int(state.step)
+    checkpoints.run = _named(self.known, manifest).going_on(start, self.workdir)
+    original = identity.original_of(self.workdir, self.known)
+    told, since = self._told_before(manifest)
+    forked = changes.data_changes(
+      told, self.prints, entries(self.config),
+      self.options.allow_data_change, since,
+    )  # fmt: skip
+    at = going_on(self.workdir, manifest, self.run, self.stream)
+    check_calls(start, at.run.steps, self.config["steps_per_call"])
+    self.say(at.epochs())
+    with Journal(
+      self.workdir,
+      step=start,
+      total_steps=at.run.steps,
+      fence=self.lock.check,
+      wandb=self._wandb(anew=bool(original)),
+    ) as journal:
+      for event in events:
+        journal.event(**event)
+      checkpoints.tell = journal.event
+      if forked:
+        journal.event("fork", start, old=forked, new=self.prints)
+      if start:
+        note_identity(self.workdir, self.known, checkpoints.run, journal)
+      if original:
+        self.say(
+          f"a copy of {original}: from step {start} on they are two runs, and "
+          "neither goes on from what the other saves"
+        )
+        journal.event("copied", start, origin=original)
+      if at.derived:
+        journal.event("derived", start, **at.derived)
+      for change in begun.purposely:
+        journal.event("origin_change", start, **dataclasses.asdict(change))
+      return self._fit(at, state, start, manifest, checkpoints, journal)
+
+  def _fit(
+    self, at: Standing, state, start: int, manifest, checkpoints, journal
+  ) -> dict:
+    """Records the start and hands everything to the loop."""
+    r, stream, config = at.run, at.stream, self.config
+    meta, compiled = record(
+      r,
+      self.workdir,
+      stream=stream,
+      prints=self.prints,
+      start=start,
+      changed=self.changed + _another_run(self.known, manifest),
+      ours=checkpoints.run,
+      manifest=manifest,
+      frozen=state.frozen,
+      journal=journal,
+    )
+    if self.first and stream.tokenizer is not None:
+      data.save(stream.tokenizer, self.workdir / "tokenizer")
+    if self.first and stream.about:
+      journal.write("data.json", stream.about)
+    calls = config["steps_per_call"]
+    with (
+      data.batches(
+        stream, self.mesh, start, r.steps, per_call=calls
+      ) as batches,
+      Profiler(
+        self.workdir / "profile", self.options.profile_steps
+      ) as profiler,
+    ):
+      _, result = fit(
+        state,
+        start=start,
+        steps=r.steps,
+        steps_per_call=calls,
+        advance=r.advance(),
+        before_call=profiler.before,
+        compiled=compiled,
+        batches=batches,
+        evaluate=functools.partial(_evaluate, self.evaluators, r.steps),
+        checkpoints=checkpoints,
+        meta=lambda n: meta | at.meta(n),
+        journal=journal,
+        stop=self.stop,
+        watchdog=self.watchdog,
+        log_every_steps=config["log"]["every_steps"],
+        each=r.each,
+        peak_flops=chips.peak_flops(self.mesh),
+        before=at.before,
+      )
+    return result
+
+  def _preparing(self, *_) -> None:
+    """Lets a process go that is asked to while it prepares its data."""
+    faults.hit("prepare")
+    self.stop.check_alone()
+
+  def _checkpoints(self, events: list[dict]) -> Checkpoints:
+    """Those of the run; what they tell before there is a journal, in events."""
+    checkpoints = Checkpoints(
+      self.workdir / "checkpoints",
+      **self.config["checkpoint"],
+      fence=self.lock.check,
+      tell=lambda kind, **fields: events.append(dict(kind=kind, **fields)),
+      run=None if "run" in self.options.allow_change else self.known,
+    )
+    checkpoints.clean()
+    self.watchdog.feed("restoring", self.watchdog.compile_seconds)
+    return checkpoints
+
+  def _start(self, checkpoints: Checkpoints) -> Start:
+    """From the run's own checkpoint, from init_from, or from the seed."""
+    r, allowed = self.run, self.options.allow_change
+    check = functools.partial(check_resumed, r.config["model"], allowed)
+    found = checkpoints.restore(r.state, check)
+    if found is not None:
+      state, manifest = found
+      self.say(f"continuing from step {manifest['step']}")
+      if r.state.frozen is not None:
+        frozen = self._frozen()
+        check_frozen(frozen, manifest)
+        state = state.replace(frozen=frozen)
+      return Start(state, manifest, [])
+    where = r.config["init_from"]
+    with all_or_none():
+      begun = history.check_nothing_lost(self.workdir)
+      changed = check_origin(r.config, self.stream.tokenizer, allowed)
+    if begun:
+      self.say(
+        "this run ended before its first checkpoint: it begins again from step "
+        f"0 ({begun} rows are kept in {CUT})"
+      )
+    state = r.init()
+    if where:
+      params, step = read_trained(where, r)
+      self.say(f"parameters from {where}" + (f", step {step}" if step else ""))
+      for change in changed:
+        self.say(f"  of another model there: {change}")
+      state = state.replace(params=params)
+      if state.average is not None:
+        state = state.replace(average=jax.tree.map(jnp.copy, params))
+    if state.frozen is not None:
+      state = state.replace(frozen=self._frozen())
+    return Start(state, None, changed)
+
+  def _frozen(self):
+    """The frozen parts, from where the config has them."""
+    r = self.run
+    return read_frozen(r.config, r.model, r.mesh, r.state.frozen)
+
+  def _told_before(self, manifest) -> tuple[dict | None, str]:
+    """(what was recorded of the data, since when).
+
+    By the checkpoint; without one by run.json, where the data was moved.
+    """
+    if manifest is not None:
+      return manifest["meta"], f"step {manifest['step']}"
+    moved = any(map(changes.moved, self.changed))
+    if not moved or not (self.workdir / "run.json").is_file():
+      return None, ""
+    return provenance_in(self.workdir), "the start"
+
+  def _wandb(self, anew: bool):
+    if not self.options.wandb or not self.first:
+      return None
+    return wandb_run(self.workdir, self.options.wandb, self.config, anew)
+
+  def _evaluators(self) -> dict:
+    """{name: (every_steps, evaluator)} for the entries of config.evaluate."""
+
+    def poll(name: str) -> None:
+      self.watchdog.feed(f"evaluation {name!r}", self.watchdog.compile_seconds)
+      faults.hit(f"evaluate/{name}")
+      self.stop.check()
+
+    wanted = evaluations(self.config)
+    for name in self.config["evaluate"]:
+      if name not in wanted:
+        self.say(
+          f"evaluate.{name} is left out: data.validation=0 holds nothing out "
+          "(--config.data.validation_path=FILE measures text of your own)"
+        )
+    return {
+      name: evaluator(
+        Place(
+          name, self.run, self.stream.tokenizer, self.workdir,
+          functools.partial(poll, name), self.say,
+        ),
+        entry,
+      )
+      for name, entry in wanted.items()
+    }  # fmt: skip
+
+
+def _alike(what: str, text: str) -> None:
+  """Refuses to train in processes that differ in this."""
+  if not same(text):
+    raise BadConfig(f"the processes of this run were given different {what}")
+
+
+def changed_since(
+  workdir: Path, config: Config, options: Options
+) -> list[changes.Change]:
+  """What differs from the run that is there; refuses what must not."""
+  history.check_config(workdir)
+  if not (workdir / "config.json").is_file():
+    return []
+  return changes.check(
+    changes.changes(config_in(workdir), config),
+    options.allow_change,
+    options.allow_data_change,
+  )
+
+
+def identity_of(workdir: Path) -> Identity:
+  """That of the run which is there, without one where none is noted."""
+  return identity_in(workdir) or Identity("")
+
+
+def _check_batch(stream, r: Run) -> None:
+  """The abstract batch that was planned with is the one the data gives."""
+  given = {k: (v.shape, str(v.dtype)) for k, v in stream.spec.items()}
+  planned = {k: (v.shape, str(v.dtype)) for k, v in r.batch.items()}
+  if given != planned:
+    raise BadConfig(f"the data gives {given}, but the step takes {planned}")
+
+
+def _named(known: Identity, manifest: Mapping | None) -> Identity:
+  """`known`, or a new one for a run that has none."""
+  if known.id:
+    return known
+  return identity.new(since=manifest["step"] if manifest else None)
+
+
+def _another_run(known: Identity, manifest) -> list[changes.Change]:
+  """The change to journal where another run's checkpoint is gone on from."""
+  if manifest is None or known.owns(manifest):
+    return []
+  return [changes.Change("run", manifest.get("run"), known.id or None)]
+
+
+def _evaluate(evaluators, steps: int, step: int, state) -> dict | None:
+  """The metrics of all evaluators that are due at this step, or None.
+
+  A file that one of them cannot write does not end the run.
+  """
+  found = {}
+  for every, measure in evaluators.values():
+    at_end = step == steps
+    if at_end or (every and step > 0 and step % every == 0):
+      try:
+        found |= measure(step, state)
+      except StorageFailure as error:
+        logging.error("evaluation at step %d: %s", step, error)
+  return found or None
