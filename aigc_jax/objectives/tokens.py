@@ -34,6 +34,7 @@ class Terms(NamedTuple):
   rows: int | None  # tokens of one piece; None is all
   dtype: jnp.dtype = jnp.float32  # that logits are rounded to
   hits: bool = False  # whether right guesses are counted, in "hits"
+  smoothing: float = 0.0  # share of the target that is any id
 
 
 class Table(NamedTuple):
@@ -58,22 +59,30 @@ def tokens(
   z_loss: float,
   chunk: int | None,
   logits: str = "float32",
+  label_smoothing: float = 0.0,
 ) -> dict[str, Mean]:
   """Negative log likelihood of "targets" (B, T) under "weights" (B, T).
 
   Returns "nll" (nats per token) and "loss" = nll + z_loss * log(Z)**2
-  (arXiv:2204.02311, section 5). `chunk` is how many tokens' logits exist at
+  (arXiv:2204.02311, section 5). With label_smoothing the loss, not "nll", is
+  for a target that is any id of the vocabulary, each as likely, with that
+  probability (arXiv:1512.00567). `chunk` is how many tokens' logits exist at
   once on a device; None means all of them. `logits` is what they are rounded
   to, in evaluation too: in bfloat16 half of the bytes move, as in models under
   autocast.
 
-  Raises BadConfig for a dtype that is neither.
+  Raises BadConfig for a dtype that is neither, or what is no probability.
   """
+  if not 0 <= label_smoothing < 1:
+    raise errors.BadConfig(
+      f"objective.label_smoothing={label_smoothing}: expected 0 to below 1"
+    )
   dtype = errors.choose(logits, LOGITS, "objective.logits")
   readout = readout_of(predict(batch))
-  sums, weight = of_readout(
-    readout, batch, Terms(z_loss, readout.softcap, chunk, dtype)
+  terms = Terms(
+    z_loss, readout.softcap, chunk, dtype, smoothing=label_smoothing
   )
+  sums, weight = of_readout(readout, batch, terms)
   return {"loss": Mean(sums.loss, weight), "nll": Mean(sums.nll, weight)}
 
 
@@ -131,7 +140,11 @@ def _losses(terms: Terms, x, table: Table, y):
   at_targets = _at_targets(z, y)[:, 0]
   nll = logz - at_targets
   hits = (at_targets >= jnp.max(z, axis=-1)) if terms.hits else None
-  return Sums(nll + terms.z_loss * logz**2, nll, hits), (z, logz)
+  loss = nll + terms.z_loss * logz**2
+  if terms.smoothing:
+    mean = sums.total(lambda z: z, z)[:, 0] / z.shape[-1]
+    loss = loss + terms.smoothing * (at_targets - mean)
+  return Sums(loss, nll, hits), (z, logz)
 
 
 def _logits(dtype, x, table: Table):
@@ -230,9 +243,15 @@ def _added_gradient(gradient: Table, x, dz) -> Table:
 def _gradient(terms: Terms, z, logz, y, w, dtype):
   """Of the loss of tokens that weigh `w`, for the logits before the cap."""
 
+  vocab = z.shape[-1]
+
+  def wanted(hit):
+    return (1 - terms.smoothing) * hit + terms.smoothing / vocab
+
   def at(z, hit):
     soft = jnp.exp(z - logz[:, None])
-    dz = soft * (1 + 2 * terms.z_loss * logz)[:, None] - hit
+    dz = soft * (1 + 2 * terms.z_loss * logz)[:, None]
+    dz = dz - (wanted(hit) if terms.smoothing else hit)
     if terms.softcap:
       dz = dz * (1 - (z / terms.softcap) ** 2)
     return rounded(dz * w[:, None], dtype)

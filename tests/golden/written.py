@@ -18,7 +18,9 @@ from aigc_jax import run, sharding, tree
 from aigc_jax.optim.groups import treatments
 
 FOLDER = pathlib.Path(__file__).parent / "presets"
-FAMILIES = ("gpt2", "gpt3", "llama", "mistral", "qwen", "gemma")
+FAMILIES = (
+  "gpt2", "gpt3", "llama", "mistral", "qwen", "gemma", "t5", "transformer",
+)  # fmt: skip
 ALONE = ("quickstart", "text_file")  # configs that are one run
 
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from aigc_jax import errors, sharding, tree
 from aigc_jax.models import encoder_decoder
+from aigc_jax.presets import t5, transformer
 from tests import seq2seq, tiny
 from tests.sweep import sweep
 
@@ -186,24 +187,48 @@ def test_parts_that_cannot_go_together_are_refused(change, word):
     jax.eval_shape(model.apply, nn.unbox(boxed), batch)
 
 
-T5_SIZES = {
-  # (dim, layers, mlp_dim, head_dim, heads), parameters
-  "small": ((512, 6, 2048, 64, 8), 60_506_624),
-  "base": ((768, 12, 3072, 64, 12), 222_903_552),
-  "3b": ((1024, 24, 16384, 128, 32), 2_851_598_336),
+# The sums of the sizes of the published tensors; of the Transformer, those of
+# its layers and one table, where implementations add norms after the stacks.
+PUBLISHED = {
+  "t5:small": 60_506_624,
+  "t5:base": 222_903_552,
+  "t5:large": 737_668_096,
+  "t5:3b": 2_851_598_336,
+  "t5:v1_1_small": 76_961_152,
+  "t5:v1_1_base": 247_577_856,
+  "t5:v1_1_large": 783_150_080,
+  "t5:v1_1_xl": 2_849_757_184,
+  "t5:v1_1_xxl": 11_135_332_352,
+  "transformer:base": 63_082_496,
+  "transformer:big": 214_245_376,
 }
 
 
-@pytest.mark.parametrize("size", T5_SIZES)
-def test_parameters_are_as_many_as_published(size):
-  (dim, layers, mlp_dim, head_dim, heads), published = T5_SIZES[size]
-  model = encoder_decoder(
-    **seq2seq.T5
-    | dict(
-      vocab=32128, dim=dim, encoder_layers=layers, decoder_layers=layers,
-      mlp_dim=mlp_dim, head_dim=head_dim, heads=heads, relative_buckets=32,
-      relative_distance=128,
-    )
-  )  # fmt: skip
-  boxed = jax.eval_shape(model.init, jax.random.key(0), model.example())
-  assert tree.count(nn.unbox(boxed["params"])) == published
+def count(**model) -> int:
+  made = encoder_decoder(**model)
+  boxed = jax.eval_shape(made.init, jax.random.key(0), made.example())
+  return tree.count(nn.unbox(boxed["params"]))
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_parameters_are_as_many_as_published(preset):
+  family, size = preset.split(":")
+  module = {"t5": t5, "transformer": transformer}[family]
+  model = module.get_config(size).model.to_dict()
+  assert model.pop("kind") == "encoder_decoder"
+  assert count(**model) == PUBLISHED[preset]
+
+
+def test_every_preset_is_held_against_a_published_count():
+  presets = {f"t5:{size}" for size in t5.SIZES}
+  presets |= {f"transformer:{size}" for size in transformer.SIZES}
+  assert presets == set(PUBLISHED)
+
+
+def test_a_translator_of_opus_has_the_published_count():
+  """Less its fixed positions, 512 each side, and with its bias of the logits,
+  which transformers keeps apart from the parameters."""
+  model = transformer.get_config("base").model.to_dict()
+  model |= dict(vocab=58_101, activation="silu", head_bias=True)
+  del model["kind"]
+  assert count(**model) == 74_410_496 - 2 * 512 * 512 + 58_101

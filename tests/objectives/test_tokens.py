@@ -1,0 +1,62 @@
+"""The cross entropy in pieces, against what optax makes of all the logits."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aigc_jax.errors import BadConfig
+from aigc_jax.layers.readout import Readout
+from aigc_jax.objectives import tokens
+
+
+@pytest.mark.parametrize("by_index", [True, False])
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_smoothed_labels_are_those_of_the_dense_loss(
+  monkeypatch, by_index, softcap
+):
+  module = importlib.import_module("aigc_jax.objectives.tokens")
+  monkeypatch.setattr(module, "_by_index", lambda: by_index)
+  x, table, bias = (
+    jax.random.normal(jax.random.key(i), shape)
+    for i, shape in enumerate([(2, 7, 5), (11, 5), (11,)])
+  )
+  batch = {
+    "targets": jax.random.randint(jax.random.key(3), (2, 7), 0, 11),
+    "weights": jnp.arange(14.0).reshape(2, 7) % 3,
+  }
+
+  def readout(x, table, bias):
+    return Readout(x, table, softcap, bias)
+
+  def chunked(*args):
+    means = tokens(
+      lambda _: readout(*args), batch, z_loss=0.0, chunk=4, label_smoothing=0.1
+    )
+    return means["loss"].sum, means["nll"].sum
+
+  def dense(*args):
+    labels = jax.nn.one_hot(batch["targets"], 11)
+    logits = readout(*args).logits()
+    loss = optax.softmax_cross_entropy(logits, optax.smooth_labels(labels, 0.1))
+    nll = optax.softmax_cross_entropy(logits, labels)
+    return tuple(jnp.sum(y * batch["weights"]) for y in (loss, nll))
+
+  every = dict(argnums=(0, 1, 2), has_aux=True)
+  a, b = (
+    jax.jit(jax.value_and_grad(f, **every))(x, table, bias)
+    for f in (chunked, dense)
+  )
+  for one, other in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+  # Without its gradient the value comes from another code path.
+  np.testing.assert_allclose(chunked(x, table, bias), b[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_what_is_no_probability_is_refused(smoothing):
+  with pytest.raises(BadConfig, match="label_smoothing"):
+    tokens(None, {}, z_loss=0.0, chunk=None, label_smoothing=smoothing)
