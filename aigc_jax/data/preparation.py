@@ -11,7 +11,7 @@ and two runs share it; what is in use is never changed.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aigc_jax.data import sentences
@@ -51,10 +51,12 @@ def find_tokenizer(
   tokenizer_vocab: int,
   validation: float,
   root: str,
+  special: Sequence[str] = (),
   say: Callable[[str], None] = print,
 ):
   """The tokenizer of a run; "sentencepiece" is trained on the first source.
 
+  special: words for ids that one trained here has besides those of texts.
   Raises BadConfig and BadData; see tokenizers.py and sentences.py.
   """
   check_local(root, "data.root")
@@ -64,7 +66,7 @@ def find_tokenizer(
   source = _open(sources, validation, root, say)[0]
   if not source.present:
     source.obtain(False, say)
-  folder, missing = _trained(source, sources[0], tokenizer_vocab, root)
+  folder, missing = _trained(source, sources[0], tokenizer_vocab, special, root)
   if missing:
     with storage(folder, ELSEWHERE), locked(Path(f"{folder}.lock"), say):
       if not (folder / "manifest.json").is_file():
@@ -73,15 +75,19 @@ def find_tokenizer(
             f"on {source.name!r}")  # fmt: skip
         texts = _sample(source, sources[0]["split"])
         name = f"sentencepiece-{tokenizer_vocab} of {source.name}"
-        save(sentences.train(texts, tokenizer_vocab, name), folder)
+        made = sentences.train(texts, tokenizer_vocab, name, special)
+        save(made, folder)
         say(f"tokenizer: {folder} ({time.perf_counter() - started:.1f} s)")
   return load(folder)
 
 
-def _trained(source, spec: dict, vocab: int, root: Path) -> tuple[Path, bool]:
+def _trained(
+  source, spec: dict, vocab: int, special: Sequence[str], root: Path
+) -> tuple[Path, bool]:
   """Where the tokenizer trained on a source is, and whether it is missing."""
+  words = [list(special)] if special else []
   key = _key("bpe 1", source.fingerprint, source.division, spec["split"],
-             vocab, SAMPLE)  # fmt: skip
+             vocab, SAMPLE, *words)  # fmt: skip
   folder = root / "tokenizers" / f"{_safe(source.name)}-{vocab}-{key}"
   return folder, not (folder / "manifest.json").is_file()
 
@@ -118,6 +124,7 @@ def open_stores(
   say: Callable[[str], None],
   progress: Progress | None,
   download: bool = False,
+  special: Sequence[str] = (),
 ) -> tuple[object, list[Store]]:
   """(tokenizer, one store for each source), prepared where missing.
 
@@ -139,6 +146,7 @@ def open_stores(
       tokenizer_vocab=tokenizer_vocab,
       validation=validation,
       root=root,
+      special=special,
       say=say,
     )
   stores = []
@@ -200,6 +208,7 @@ def prepare(
   say: Callable[[str], None] = print,
   progress: Progress | None = None,
   download: bool = False,
+  special: Sequence[str] = (),
 ) -> list[Store]:
   """Makes the stores of all sources and splits ahead of time.
 
@@ -222,6 +231,7 @@ def prepare(
       say=say,
       progress=progress,
       download=download,
+      special=special,
     )[1]
   return stores
 
@@ -234,6 +244,7 @@ def prepared(
   validation: float,
   root: str,
   split: str | None = None,
+  special: Sequence[str] = (),
 ) -> list[dict] | None:
   """The manifests of the stores, one for each source; None if one is missing.
 
@@ -244,7 +255,9 @@ def prepared(
   if not all(source.present for source in opened):
     return None
   if tokenizer == "sentencepiece":
-    folder, missing = _trained(opened[0], sources[0], tokenizer_vocab, root)
+    folder, missing = _trained(
+      opened[0], sources[0], tokenizer_vocab, special, root
+    )
     if missing:
       return None
     found = load(folder)

@@ -22,7 +22,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -191,11 +191,14 @@ class SentencePiece:
     return {"tokenizer.model": self._model}
 
 
-def train(texts: Iterable[str], vocab: int, name: str) -> SentencePiece:
+def train(
+  texts: Iterable[str], vocab: int, name: str, special: Sequence[str] = ()
+) -> SentencePiece:
   """A BPE model of `vocab` ids for `texts`; the same texts, the same model.
 
-  One thread: the number of threads is written into the model. Raises BadConfig
-  where `vocab` does not suit the text, naming what would.
+  special: words of ids, among the `vocab`, that no text makes. One thread: the
+  number of threads is written into the model. Raises BadConfig where `vocab`
+  does not suit the text, naming what would.
   """
   if vocab < SMALLEST:
     raise BadConfig(
@@ -224,6 +227,7 @@ def train(texts: Iterable[str], vocab: int, name: str) -> SentencePiece:
       bos_id=-1,
       pad_id=-1,
       eos_piece=EOT,
+      control_symbols=list(special),
       num_threads=1,
       minloglevel=2,
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from aigc_jax.data import denoising
+from aigc_jax.data import denoising, masking
 from aigc_jax.data.draw import Draw
 from aigc_jax.data.spec import Array, Spec
 from aigc_jax.signature import check_call, keys_of, kind_of
@@ -29,12 +29,18 @@ class Task:
   """make(records, draw, **options) -> batch; spec(**sizes, **options) -> Spec.
 
   exact: whether each token of a text is a target just once, so that what a
-  held-out set counts is known beforehand.
+  held-out set counts is known beforehand. special: words that a tokenizer
+  trained here has for it. check(tokenizer, vocab, **options): refuses, as
+  BadConfig, a tokenizer that lacks what the task needs, or a model's vocab that
+  is too small for it. pairs(**options): whether records have an "other" window.
   """
 
   make: Callable[..., Batch]
   spec: Callable[..., Spec]
   exact: bool = False
+  special: tuple[str, ...] = ()
+  check: Callable[..., None] = lambda tokenizer, vocab, **options: None
+  pairs: Callable[..., bool] = lambda **options: False
 
 
 def next_token(
@@ -81,6 +87,13 @@ def _next_token_spec(*, batch: int, length: int, segments: bool) -> Spec:
 
 TASKS = {
   "next_token": Task(next_token, _next_token_spec, exact=True),
+  "masked": Task(
+    masking.masked,
+    masking.masked_spec,
+    special=masking.SPECIAL,
+    check=masking.check,
+    pairs=lambda *, next_sentence=False, **_: next_sentence,
+  ),
   "span_corruption": Task(denoising.span_corruption, denoising.span_spec),
   "prefix": Task(denoising.prefix, denoising.prefix_spec),
 }

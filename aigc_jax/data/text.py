@@ -26,6 +26,7 @@ from aigc_jax.data.tokenizers import load_tokenizer
 from aigc_jax.data.windows import (
   GIVEN,
   batch_spec,
+  check_task,
   check_vocab,
   eval_of,
   stream_of,
@@ -61,7 +62,7 @@ class Text:
 
   def __post_init__(self):
     check_batch(batch=self.batch, length=self.length)
-    task_of(self.task, GIVEN)
+    batch_spec(self.task, self.batch, self.length, self.segments)
 
   @property
   def spec(self) -> Spec:
@@ -110,6 +111,7 @@ class Text:
       "tokenizer": self.tokenizer,
       "tokenizer_vocab": self.tokenizer_vocab,
       "root": self.root,
+      "special": task_of(self.task, GIVEN)[0].special,
     }
 
   def heldout_arguments(self, split: str) -> dict:
@@ -124,10 +126,15 @@ class Text:
     return {"sources": [source], "split": ALL}
 
   def check_model(self, model: Mapping) -> None:
-    """Raises BadConfig where the model has fewer ids than the tokenizer."""
+    """Raises BadConfig where the model or the tokenizer lacks what is needed.
+
+    The model as many ids as the tokenizer, that one what the task needs.
+    """
     needed = self.tokenizer_vocab
     if self.tokenizer != "sentencepiece":
-      needed = load_tokenizer(self.tokenizer).text_vocab
+      tokenizer = load_tokenizer(self.tokenizer)
+      needed = tokenizer.text_vocab
+      check_task(self.task, tokenizer, model)
     vocab = model.get("vocab", needed)
     if vocab < needed:
       raise BadConfig(
@@ -177,7 +184,7 @@ class Text:
       say=say,
       progress=progress,
     )
-    check_vocab(found, model)
+    self._check_ids(found, model)
     return found
 
   def heldout(
@@ -203,7 +210,7 @@ class Text:
       arguments |= {"sources": [dict(s) for s in sources], "split": split}
     arguments["tokenizer"] = tokenizer
     found = build_eval(**arguments, **self._windows(), say=say)
-    check_vocab(found, model)
+    self._check_ids(found, model)
     return found
 
   def known(
@@ -233,8 +240,12 @@ class Text:
       **self._windows(),
     )
     if found is not None:
-      check_vocab(found, model)
+      self._check_ids(found, model)
     return found
+
+  def _check_ids(self, found: Stream | EvalSet, model: Mapping) -> None:
+    check_vocab(found, model)
+    check_task(self.task, found.tokenizer, model)
 
   def _windows(self) -> dict:
     names = ("task", "batch", "length", "segments")
@@ -269,6 +280,7 @@ def build(
   say: Callable = print,
   workers: int = 0,
   progress=None,
+  special: Sequence[str] = (),
 ) -> Stream:
   """The training stream of `sources`; missing stores are prepared.
 
@@ -284,6 +296,7 @@ def build(
     workers=workers,
     say=say,
     progress=progress,
+    special=special,
   )
   return stream_of(
     stores,
@@ -314,6 +327,7 @@ def build_eval(
   say: Callable = print,
   workers: int = 0,
   progress=None,
+  special: Sequence[str] = (),
 ) -> EvalSet:
   """`split` of all the sources as a set that is read exactly once.
 
@@ -329,6 +343,7 @@ def build_eval(
     workers=workers,
     say=say,
     progress=progress,
+    special=special,
   )
   return eval_of(
     stores, found, task=task, batch=batch, length=length, segments=segments

@@ -138,6 +138,26 @@ class HuggingFace:
   def __reduce__(self):
     return type(self), (self._model, self._eot, self.name, self.beside)
 
+  @functools.cached_property
+  def named_special(self) -> dict[str, str]:
+    """{"mask_token": "[MASK]", ...}: what its folder calls them."""
+    found = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+      for role, word in json.loads(self.beside.get(file, b"{}")).items():
+        word = word.get("content") if isinstance(word, dict) else word
+        if role.endswith("_token") and isinstance(word, str):
+          found[role] = word
+    return found
+
+  @property
+  def continues(self) -> str:
+    """What pieces within a word begin with, "##" of WordPiece, or nothing."""
+    return getattr(self._hf.model, "continuing_subword_prefix", None) or ""
+
+  def piece(self, i: int) -> str:
+    """The piece of an id as it is spelled there, "" where there is none."""
+    return self._hf.id_to_token(i) or ""
+
   def encode(self, text: str) -> np.ndarray:
     """The ids of a text, int32; no special ids."""
     return self.encode_documents([text])[0]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from aigc_jax.data.mixture import scatter
 from aigc_jax.data.store import Store
 from aigc_jax.data.tasks import Records
 
@@ -64,6 +65,30 @@ class Pieces(Windows):
         window[i, : len(found)] = found
         count[i] = len(found) - 1
     return {"window": window, "count": count}
+
+
+class Paired:
+  """A view with another window beside each: "other", from elsewhere in it.
+
+  Which one is a function of the number alone.
+  """
+
+  def __init__(self, view: Windows):
+    self.view, self.store = view, view.store
+    self.name, self.fingerprint = view.name, view.fingerprint
+
+  def __len__(self) -> int:
+    return len(self.view)
+
+  def gather(self, numbers: np.ndarray) -> Records:
+    """The records of the view, and "other" (n, length + 1) int32."""
+    # Neither the window itself nor, where there are more, the one behind it,
+    # which may well go on with its text.
+    far = max(len(self) - 2, 1)
+    away = 2 + scatter(numbers.astype(np.uint64)) % np.uint64(far)
+    others = (numbers + away.astype(np.int64)) % max(len(self), 1)
+    found = dict(self.view.gather(numbers))
+    return found | {"other": self.view.gather(others)["window"]}
 
 
 def ends_of(views: Sequence[View]) -> np.ndarray:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from aigc_jax.data.spec import Spec
 from aigc_jax.data.store import Store
 from aigc_jax.data.stream import EvalSet, Stream, check_batch, digest, used
-from aigc_jax.data.tasks import made_by, spec_of, task_of
-from aigc_jax.data.views import Pieces, Windows
+from aigc_jax.data.tasks import Task, made_by, spec_of, task_of
+from aigc_jax.data.views import Paired, Pieces, View, Windows
 from aigc_jax.errors import BadConfig, BadData
 
 # The options of a task that text itself decides.
@@ -39,13 +39,14 @@ def stream_of(
   impossible settings.
   """
   check_batch(batch=batch, length=length)
-  views, shares = used([Windows(s, length) for s in stores], weights)
+  found, options = task_of(task, GIVEN)
+  found_views = _beside(found, options, [Windows(s, length) for s in stores])
+  views, shares = used(found_views, weights)
   _check_tokens([view.store for view in views], tokenizer)
   total = sum(len(view) for view in views)
   for view in views:
     if not len(view) or total < batch:
       _too_small(view.store, len(view), total, batch, length)
-  found, options = task_of(task, GIVEN)
   given = dict(eot=tokenizer.eot, segments=segments, tokenizer=tokenizer)
   return Stream(
     views,
@@ -88,8 +89,9 @@ def eval_of(
     targets = sum(store.tokens - 1 for store in stores)
     counts = {"tokens": targets, "bytes": sum(store.bytes for store in stores)}
     yardsticks = _yardsticks(stores)
+  views = [Pieces(store, length, tokenizer.eot) for store in stores]
   return EvalSet(
-    [Pieces(store, length, tokenizer.eot) for store in stores],
+    _beside(found, options, views),
     made_by(found, options, **given),
     spec=batch_spec(task, batch, length, segments),
     batch=batch,
@@ -102,6 +104,17 @@ def eval_of(
     yardsticks=yardsticks,
     tokenizer=tokenizer,
   )
+
+
+def _beside(task: Task, options: Mapping, views: list[Windows]) -> list[View]:
+  """The views, with another window beside each where the task asks for it."""
+  return [Paired(v) for v in views] if task.pairs(**options) else views
+
+
+def check_task(task: Mapping, tokenizer, model: Mapping) -> None:
+  """Refuses a tokenizer or a model that lacks what a task needs."""
+  found, options = task_of(task, GIVEN)
+  found.check(tokenizer, model.get("vocab"), **options)
 
 
 def eval_fingerprint(
