@@ -1,8 +1,6 @@
 """An export is whole and the same as the run, or it is not there."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,9 @@ from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.hf import card, safetensors
 from aigc_jax.hf.settings import canonical
 from aigc_jax.models import decoder
-from tests import tiny
+from tests import commands, tiny
 from tests.data import test_spelling as spelling
+from tests.sweep import sweep
 
 KWARGS = tiny.LLAMA | dict(vocab=257, tied=True)
 
@@ -79,7 +78,9 @@ def test_bfloat16_is_half_as_large_and_told_how_far(params, tmp_path):
   assert half["difference"] == 0 < half["rounding"] < 0.5
 
 
-@pytest.mark.parametrize("style", ["gpt2", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+  "style", sweep(["gpt2", "mistral", "qwen2", "qwen3"], "gpt2")
+)
 def test_every_style_with_a_family_is_exported(style, tmp_path):
   kwargs = tiny.STYLES[style] | dict(vocab=260)  # more than there are ids
   found = exported(made(kwargs), tmp_path / "out", kwargs=kwargs)
@@ -194,7 +195,9 @@ def pieces_of(name):
   return tokenizers.HuggingFace(model, "</s>", "x", beside)
 
 
-@pytest.mark.parametrize("name", ["LlamaTokenizer", "GPT2Tokenizer"])
+@pytest.mark.parametrize(
+  "name", sweep(["LlamaTokenizer", "GPT2Tokenizer"], "LlamaTokenizer")
+)
 def test_auto_tokenizer_gives_the_ids_that_the_run_had(name, tmp_path):
   """transformers 5 makes some classes anew, with another cut of the text."""
   transformers = pytest.importorskip("transformers", reason="needs [parity]")
@@ -276,10 +279,10 @@ def test_the_card_tells_where_the_weights_come_from():
 def test_the_command_exports_a_folder_once_more(params, tmp_path):
   pytest.importorskip("tokenizers", reason="needs the extra [hf]")
   exported(params, tmp_path / "a")
-  line = [sys.executable, "-m", "aigc_jax.export", f"--out={tmp_path / 'b'}"]
+  line = ["aigc_jax.export", f"--out={tmp_path / 'b'}"]
 
   def run(*more):
-    return subprocess.run([*line, *more], capture_output=True, text=True)
+    return commands.run(*line, *more)
 
   done = run(f"--workdir=hf:{tmp_path / 'a'}")
   assert done.returncode == 0, done.stderr

@@ -172,6 +172,8 @@ class Run:
     self.process = begin(line, variables)
 
   def _forked(self, line: list[str], environ: dict) -> commands.Process:
+    for path in (self._out, self._err):  # so that the next one finds them
+      path.touch()
     return commands.start(
       *line, cwd=ROOT, environ=environ, out=self._out, err=self._err
     )

@@ -15,6 +15,7 @@ from aigc_jax import errors
 from aigc_jax.layers import kernels, splash
 from aigc_jax.layers.cpu import blocks
 from aigc_jax.layers.visible import Visible
+from tests.sweep import sweep
 
 CLOSE = dict(rtol=2e-5, atol=2e-6)
 
@@ -55,7 +56,7 @@ SEEN = {
 
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("seen", list(SEEN))
-@pytest.mark.parametrize("size", [4, 11])
+@pytest.mark.parametrize("size", sweep([4, 11], 4))
 def test_blocks_are_dense_attention(size, seen, softcap):
   def both(*args):
     kernel = functools.partial(blocks.attend, size=size)
@@ -83,7 +84,7 @@ def test_blocks_row_by_row_are_all_the_rows_at_once(monkeypatch, dtype):
   same(by_two(*args), at_once, **close)
 
 
-@pytest.mark.parametrize("seen", [None, 40, "segments"])
+@pytest.mark.parametrize("seen", sweep([None, 40, "segments"], "segments"))
 def test_splash_attention_is_dense_attention(seen):
   args = inputs(B=1, T=128, N=2, K=1, H=16)
   ids = jnp.array([[1] * 50 + [2] * 78])

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from aigc_jax import sharding
 from aigc_jax.layers import cpu, einsum, mlp, norm, products
+from tests.sweep import sweep
 from tests.test_bench import mesh_of_one
 
 EQUATIONS = {
@@ -48,7 +49,9 @@ def test_the_transposed_copy_for_a_weight_gradient_survives_the_compiler():
   assert "lhs_contracting_dims={0}" not in text
 
 
-@pytest.mark.parametrize("equation", list(EQUATIONS))
+@pytest.mark.parametrize(
+  "equation", sweep(EQUATIONS, "BTD,DNH->BTNH", "EBD,EDF->EBF")
+)
 def test_products_of_bfloat16_in_float32_round_operands_and_nothing_else(
   equation,
 ):
@@ -104,7 +107,7 @@ def params_of_two(x):
   return jax.tree.map(lambda p: p + 0.1, params)
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", sweep([False, True], True))
 def test_rounding_results_where_they_are_parted_changes_no_bit_nor_gradient(
   bias,
 ):
@@ -175,8 +178,8 @@ def test_a_model_in_float32_needs_no_copies():
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("bias", sweep([False, True], True))
+@pytest.mark.parametrize("offset", sweep([0.0, 1.0], 1.0))
 @pytest.mark.parametrize("centre", [False, True])
 def test_the_gradient_of_a_norm_is_that_of_its_formula(
   monkeypatch, centre, offset, bias, platform

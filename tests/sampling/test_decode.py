@@ -10,6 +10,7 @@ from aigc_jax.errors import BadConfig, NonFinite
 from aigc_jax.sampling.decode import Engine, Row, bucket
 from aigc_jax.sampling.logits import Sampling
 from tests import tiny
+from tests.sweep import sweep
 
 PROMPTS = ((5, 1, 30), (7,), (2, 2, 9, 11, 36, 0), (4, 8))
 SAMPLED = Sampling(temperature=0.9, top_k=20, top_p=0.95)
@@ -34,7 +35,9 @@ def uncached(style, prompt, n):
   return row[len(prompt) :]
 
 
-@pytest.mark.parametrize("style", ["llama", "gpt2", "gemma"])
+@pytest.mark.parametrize(
+  "style", sweep(["llama", "gpt2", "gemma"], "llama", "gemma")
+)
 def test_greedy_tokens_are_those_of_the_uncached_model(style, engine):
   found = decode(engine(style), [Row(p) for p in PROMPTS], 9)
   assert found == [uncached(style, p, 9) for p in PROMPTS]

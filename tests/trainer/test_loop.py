@@ -20,6 +20,7 @@ from aigc_jax.trainer.loop import fit
 from aigc_jax.trainer.step import MEANS
 from aigc_jax.trainer.stop import Stop
 from aigc_jax.trainer.watchdog import Watchdog
+from tests.sweep import sweep
 from tests.trainer import toy
 
 
@@ -331,14 +332,19 @@ def twin(tmp_path_factory, compiled):
 
 @pytest.mark.parametrize(
   "place",
-  [
-    {"site": "boundary", "step": 0},
-    {"site": "boundary", "step": 5},
+  sweep(
+    [
+      {"site": "boundary", "step": 0},
+      {"site": "boundary", "step": 5},
+      {"site": "step", "step": 7},
+      {"site": "evaluate/batch", "n": 8},
+      {"site": "save/manifest", "n": 2},
+      {"site": "compile"},
+    ],
     {"site": "step", "step": 7},
     {"site": "evaluate/batch", "n": 8},
     {"site": "save/manifest", "n": 2},
-    {"site": "compile"},
-  ],
+  ),
 )
 def test_a_run_stopped_anywhere_continues_bit_for_bit(
   tmp_path, monkeypatch, twin, place
