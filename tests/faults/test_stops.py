@@ -184,7 +184,9 @@ def test_a_run_stopped_in_every_phase(
 
   def ask(doing, site, step, number=signal.SIGTERM, at=None, **changes):
     place = {} if step is None else {"step": step}
-    run = start(workdir, plan=SLOW | stop(site, **place), **changes)
+    # Steps so slow that a busy machine hears the signal within one.
+    plan = slow(0.5) | stop(site, **place)
+    run = start(workdir, plan=plan, **changes)
     run.stopped()
     asked = run.go_on(number)
     name = signal.Signals(number).name
