@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aigc_jax import errors, sharding
+from aigc_jax import errors, sharding, signature
 from aigc_jax.layers.einsum import drawn
 from aigc_jax.layers.forms import are_plain
 from aigc_jax.layers.lookup import lookup
@@ -23,14 +23,30 @@ def frequencies(
   """Radians per position for each of head_dim/2 planes (arXiv:2104.09864).
 
   head_dim: how many components of a head are turned.
+  Raises BadConfig for a scaling that is none, or that gives no frequencies.
   """
   planes = np.arange(0, head_dim, 2, dtype=np.float64)
-  radians = 1.0 / (base ** (planes / head_dim))
-  if scaling is None:
-    return radians
-  scaling = {k: v for k, v in scaling.items() if k != LONGER}
-  scale = errors.choose(scaling.pop("kind"), SCALINGS, "rotary_scaling kind")
-  return scale(radians, **scaling)
+  with np.errstate(all="ignore"):
+    found = 1.0 / (base ** (planes / head_dim))
+    if scaling is not None:
+      found = _scaled(found, scaling)
+  if not np.all((0 < found) & (found < np.inf)):
+    raise errors.BadConfig(
+      f"a rotary base of {base:g} and model.rotary_scaling={scaling} turn "
+      "positions by no finite angle above 0: choose other numbers"
+    )
+  return found
+
+
+def _scaled(radians: np.ndarray, scaling: Mapping) -> np.ndarray:
+  where = "model.rotary_scaling"
+  rest = {k: v for k, v in scaling.items() if k != LONGER}
+  scale, values = signature.kind_of(where, rest, SCALINGS)
+  signature.check_call(scale, where, values)
+  try:
+    return scale(radians, **values)
+  except (ArithmeticError, ValueError):  # math's own, of a number out of range
+    return np.full_like(radians, np.nan)
 
 
 def _linear(radians: np.ndarray, *, factor: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Spellings of before: 0, 0.0, "" and -1 where it is None today."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +76,12 @@ def _modern(section: Mapping, prefix: str, old: list[str]) -> dict[str, Any]:
 def _is_old(path: str, value: object) -> bool:
   if isinstance(value, bool) or value is None:
     return False
-  return any(
-    tree.match((pattern,), path) and value == old
-    for pattern, old in BEFORE.items()
+  return value in _before(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _before(path: str) -> tuple:
+  """What once stood for None at this key."""
+  return tuple(
+    old for pattern, old in BEFORE.items() if tree.match((pattern,), path)
   )

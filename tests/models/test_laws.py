@@ -210,6 +210,16 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(style, shape):
     (dict(norm="rmsnorm"), "rms"),
     (dict(remat="everything"), "full"),
     (dict(rotary_dim=3), "even"),
+    (dict(rotary_scaling={"factor": 2.0}), "rotary_scaling.kind is missing"),
+    (dict(rotary_scaling={"kind": "linear"}), "scaling.factor is missing"),
+    (
+      dict(rotary_scaling={"kind": "linear", "factor": "x"}),
+      "rotary_scaling.factor='x': expected a number",
+    ),
+    (
+      dict(rotary_scaling={"kind": "linear", "factor": 0.0}),
+      "no finite angle above 0",
+    ),
     (dict(rotary_dim=10), "head_dim=8"),
     (dict(shared_norm=True), "parallel=True"),
     (dict(qk_norm_joint=True), "qk_norm=True"),
