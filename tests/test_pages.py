@@ -27,7 +27,7 @@ def leaves(section: dict, prefix: str = ""):
       yield f"{prefix}{key}"
 
 
-WHOLE = ("data.task", "evaluate.heldout.data", "frozen")
+WHOLE = ("data.task", "evaluate.heldout.data", "frozen", "init_parts")
 
 
 def test_every_key_of_a_config_is_on_its_page_with_a_meaning():

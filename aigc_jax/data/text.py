@@ -30,6 +30,7 @@ from aigc_jax.data.windows import (
   check_vocab,
   eval_of,
   stream_of,
+  vocab_of,
 )
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.signature import check_type, expect, kind_of
@@ -135,7 +136,7 @@ class Text:
       tokenizer = load_tokenizer(self.tokenizer)
       needed = tokenizer.text_vocab
       check_task(self.task, tokenizer, model)
-    vocab = model.get("vocab", needed)
+    vocab = vocab_of(model, needed)
     if vocab < needed:
       raise BadConfig(
         f"model.vocab={vocab}, but the tokenizer ({self.tokenizer}) makes "

@@ -178,6 +178,12 @@ def _check_tokens(stores, tokenizer) -> None:
       )
 
 
+def vocab_of(model: Mapping, otherwise: int) -> int:
+  """The least of the ids that config.model, or a part of it, has."""
+  parts = [model, *model.get("parts", {}).values()]
+  return min((p["vocab"] for p in parts if "vocab" in p), default=otherwise)
+
+
 def check_vocab(found: Stream | EvalSet, model: Mapping) -> None:
   """Raises BadConfig where the model has fewer ids than text can need.
 
@@ -185,7 +191,7 @@ def check_vocab(found: Stream | EvalSet, model: Mapping) -> None:
   """
   held = (view.store.max_token + 1 for view in found.views)
   needed = max(found.tokenizer.text_vocab, *held)
-  vocab = model.get("vocab", needed)
+  vocab = vocab_of(model, needed)
   if vocab < needed:
     raise BadConfig(
       f"model.vocab={vocab}, but the tokenizer ({found.tokenizer.name}) makes "

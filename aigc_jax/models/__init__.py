@@ -5,6 +5,7 @@ from aigc_jax.models.encoder import encoder
 from aigc_jax.models.encoder_decoder import encoder_decoder
 from aigc_jax.models.encoder_decoder import widths as two_widths
 from aigc_jax.models.resnet import resnet
+from aigc_jax.models.roles import roles_of
 from aigc_jax.models.vit import vit
 
 # The kinds a config may name; each is built from plain keyword arguments.
@@ -15,6 +16,9 @@ MODELS = {
   "vit": vit,
   "encoder": encoder,
 }
+
+# Several of them as one.
+MODELS["roles"] = roles_of(MODELS)
 
 # What puts numbers for the widths of a kind that a config leaves None.
 DERIVED = {"decoder": widths, "encoder_decoder": two_widths}

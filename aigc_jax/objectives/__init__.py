@@ -4,9 +4,15 @@ An objective is a function (predict, batch) -> {name: Mean}; the entry "loss"
 is the one that is differentiated.
 """
 
+from aigc_jax.objectives.distill import distill
 from aigc_jax.objectives.labels import labels
 from aigc_jax.objectives.masked import masked
 from aigc_jax.objectives.tokens import tokens
 
 # The kinds a config may name; the other keys are their keyword arguments.
-OBJECTIVES = {"labels": labels, "masked": masked, "tokens": tokens}
+OBJECTIVES = {
+  "distill": distill,
+  "labels": labels,
+  "masked": masked,
+  "tokens": tokens,
+}

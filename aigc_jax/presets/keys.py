@@ -29,6 +29,9 @@ def skeleton() -> ConfigDict:
   # Parts of the model that are not trained, "stack" or "stack/mlp": where each
   # has its parameters from, a run or hf:FOLDER; None for those of the start.
   config.frozen = {}
+  # Parts that start as copies of others, of stacked layers some:
+  # dict(student=dict(part="teacher", layers=(0, 2, 4))).
+  config.init_parts = {}
   # How many devices along each axis; one of them may be None, for the rest.
   config.mesh = dict(
     data=1, fsdp=None, expert=1, tensor=1, sequence=1, pipeline=1

@@ -25,6 +25,7 @@ from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.objectives.tokens import LOGITS
 from aigc_jax.run import budget
+from aigc_jax.run.parts import check_parts
 from aigc_jax.run.settings import Config, data_of
 from aigc_jax.signature import (
   EMPTY,
@@ -317,6 +318,7 @@ def build(
   whole = params
   params, frozen = tree.split(whole, config["frozen"])
   _check_frozen(config, whole, params)
+  check_parts(config, whole)
   frozen = frozen or None
   cost = _closed_cost(config, whole) if frozen is None else None
   each = _each(config, batch, cost, score, params, Fixed(frozen, stats))

@@ -27,6 +27,7 @@ from aigc_jax.run.build import (
   fresh_params,
   model_of,
 )
+from aigc_jax.run.parts import below, nested
 from aigc_jax.run.settings import (
   WEIGHTS,
   Config,
@@ -173,28 +174,16 @@ def read_frozen(config: Config, model: nn.Module, mesh, abstract) -> tree.Tree:
   """
   found: tree.Tree = {}
   for part, where in config["frozen"].items():
-    own, wanted = _below(abstract, part), where or config["init_from"]
+    own, wanted = below(abstract, part), where or config["init_from"]
     if where:
       values, _ = read_params(where, own)
     elif wanted:
       whole, _ = read_params(wanted, abstract_params(model, mesh))
-      values = _below(whole, part)
+      values = below(whole, part)
     else:
-      values = _below(fresh_params(config, model, mesh), part)
-    found = tree.joined(found, _nested(part, values))
+      values = below(fresh_params(config, model, mesh), part)
+    found = tree.joined(found, nested(part, values))
   return found
-
-
-def _below(whole, part: str):
-  for key in part.split("/"):
-    whole = whole[key]
-  return whole
-
-
-def _nested(part: str, values):
-  for key in reversed(part.split("/")):
-    values = {key: values}
-  return values
 
 
 def read_trained(where: str, r: Run):

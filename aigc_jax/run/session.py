@@ -33,6 +33,7 @@ from aigc_jax.run.load import (
   read_frozen,
   read_trained,
 )
+from aigc_jax.run.parts import with_parts
 from aigc_jax.run.record import entries, fingerprints, note_identity, record
 from aigc_jax.run.settings import (
   Config,
@@ -279,7 +280,7 @@ class Session:
         state = state.replace(average=jax.tree.map(jnp.copy, params))
     if state.frozen is not None:
       state = state.replace(frozen=self._frozen())
-    return Start(state, None, changed)
+    return Start(with_parts(r.config, state), None, changed)
 
   def _frozen(self):
     """The frozen parts, from where the config has them."""

@@ -59,6 +59,7 @@ SECTIONS = {
   "log": Mapping,
   "init_from": str | None,
   "frozen": Mapping,
+  "init_parts": Mapping,
 }
 CHECKPOINT = {
   "every_steps": int | None,
@@ -177,7 +178,11 @@ def _plain(where: str, value: Any) -> Any:
 
 def _settle_widths(config: Config) -> None:
   """Puts numbers for the widths that are None, and tells of odd ones."""
-  model = config["model"]
+  for model in (config["model"], *config["model"].get("parts", {}).values()):
+    _settle_model(model, config)
+
+
+def _settle_model(model: dict, config: Config) -> None:
   derive = DERIVED.get(model["kind"])
   if derive is not None:
     model |= derive(**{key: model[key] for key in keys_of(derive)})

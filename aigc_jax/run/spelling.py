@@ -33,7 +33,9 @@ BEFORE: dict[str, object] = {
   "checkpoint/keep_every_steps": 0,
 }
 # Keys that came later, and what runs did before.
-LATER = {"library": "xla", "frozen": {}} | dict.fromkeys(TOTALS)
+LATER = {"library": "xla", "frozen": {}, "init_parts": {}} | dict.fromkeys(
+  TOTALS
+)
 LATER_DATA = {"kind": "text"}
 LATER_TEXT = {"validation_path": None}
 

@@ -1,0 +1,159 @@
+"""Roles, and what a student learns from a teacher."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from aigc_jax import models
+from aigc_jax.errors import BadConfig
+from aigc_jax.layers.readout import Readout
+from aigc_jax.models.encoder import Encoded
+from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.run import scorer
+from aigc_jax.run.parts import check_parts, with_parts
+from aigc_jax.trainer.state import Fixed, State
+from tests import tiny
+
+distill = OBJECTIVES["distill"]
+PART = {"kind": "decoder"} | tiny.LLAMA | dict(layers=1)
+PARTS = dict(student=PART, teacher=PART | dict(layers=2, dim=32))
+
+
+def batch(rows=4, length=6):
+  ids = tiny.some_tokens(rows, length + 1)
+  weights = np.ones((rows, length), np.float32)
+  weights[0, 2:] = 0
+  return dict(
+    tokens=ids[:, :-1], targets=ids[:, 1:], weights=jnp.asarray(weights)
+  )
+
+
+def both_and_params(parts):
+  both = models.MODELS["roles"](parts=parts)
+  example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), both.example())
+  made = jax.jit(both.init)(jax.random.key(0), example)
+  return both, nn.unbox(made["params"])
+
+
+def test_each_role_is_the_model_by_itself():
+  both, params = both_and_params(PARTS)
+  assert set(params) == {"student", "teacher"}
+  for name, section in PARTS.items():
+    rest = {k: v for k, v in section.items() if k != "kind"}
+    alone = models.MODELS["decoder"](**rest)
+    np.testing.assert_array_equal(
+      both.apply({"params": params}, batch(), name).logits(),
+      alone.apply({"params": params[name]}, batch()).logits(),
+    )
+  with pytest.raises(BadConfig, match="'judge', and model.parts has student"):
+    both.apply({"params": params}, batch(), "judge")
+
+
+def test_the_loss_is_what_its_definition_says_however_it_is_cut():
+  both, params = both_and_params(PARTS)
+  z, t = (
+    np.asarray(both.apply({"params": params}, batch(), name).logits(), float)
+    for name in ("student", "teacher")
+  )
+
+  def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+  p, q = log_softmax(z / 3), log_softmax(t / 3)
+  w = np.asarray(batch()["weights"])
+  soft = 9 * ((np.exp(q) * (q - p)).sum(-1) * w).sum() / w.sum()
+  hard = log_softmax(z)
+  y = np.asarray(batch()["targets"])
+  nll = -(np.take_along_axis(hard, y[..., None], -1)[..., 0] * w).sum()
+  for chunk in (None, 5, 24):
+    score = scorer(
+      both,
+      lambda predict, batch, chunk=chunk: distill(
+        predict, batch, temperature=3.0, soft=2.0, hard=0.5, chunk=chunk
+      ),
+    )
+    found = score(params, batch(), None)
+    assert found["soft"].value() == pytest.approx(soft, rel=1e-4)
+    assert found["loss"].value() == pytest.approx(
+      2 * soft + 0.5 * nll / w.sum(), rel=1e-4
+    )
+
+
+def test_a_frozen_teacher_is_read_and_gets_no_gradient():
+  both, params = both_and_params(PARTS)
+  score = scorer(both, distill)
+  fixed = Fixed(frozen={"teacher": params["teacher"]})
+
+  def loss(student):
+    means = score(student, batch(), jax.random.key(0), fixed=fixed)
+    return means["loss"].sum
+
+  apart = jax.grad(loss)({"student": params["student"]})
+  whole = jax.grad(lambda p: score(p, batch(), None)["loss"].sum)(params)
+  jax.tree.map(
+    np.testing.assert_array_equal, apart["student"], whole["student"]
+  )
+  assert all(not np.any(x) for x in jax.tree.leaves(whole["teacher"]))
+
+
+def test_a_student_that_is_its_teacher_has_no_soft_loss():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 5))
+  table = jax.random.normal(jax.random.key(1), (7, 5))
+  same = Encoded(x, Readout(x, table))
+  one = dict(
+    at=jnp.zeros((2, 3), jnp.int32), targets=jnp.zeros((2, 3), jnp.int32),
+    weights=jnp.ones((2, 3)),
+  )  # fmt: skip
+  found = distill(lambda batch, role: same, one, cosine=1.0)
+  assert found["soft"].value() == pytest.approx(0.0, abs=1e-5)
+  assert found["cosine"].value() == pytest.approx(0.0, abs=1e-5)
+  turned = Encoded(-x, Readout(x, table))
+  found = distill(
+    lambda batch, role: same if role == "student" else turned, one, cosine=1.0
+  )
+  assert found["cosine"].value() == pytest.approx(2.0)
+
+
+def test_parts_that_cannot_be_compared_are_refused_by_name():
+  make = models.MODELS["roles"]
+  with pytest.raises(BadConfig, match="model.parts is empty"):
+    make(parts={})
+  with pytest.raises(BadConfig, match="model.parts.a.kind"):
+    make(parts=dict(a=PART | dict(kind="decodr")))
+  with pytest.raises(BadConfig, match="in one dtype"):
+    make(parts=dict(a=PART, b=PART | dict(dtype="bfloat16")))
+  wide, params = both_and_params(PARTS | dict(teacher=PART | dict(vocab=41)))
+  with pytest.raises(BadConfig, match="student predicts 37 ids and the"):
+    scorer(wide, distill)(params, batch(), None)
+
+
+def state_of(layers):
+  small = PART | dict(layers=len(layers))
+  _, params = both_and_params(
+    PARTS | dict(student=small, teacher=PART | dict(layers=4))
+  )
+  config = {"init_parts": {"student": {"part": "teacher", "layers": layers}}}
+  state = State(
+    step=0, seed=0, skipped=0, params={"student": params["student"]},
+    opt_state=None, frozen={"teacher": params["teacher"]},
+  )  # fmt: skip
+  check_parts(config, jax.eval_shape(lambda: params))
+  return params, with_parts(config, state)
+
+
+def test_a_student_starts_as_layers_of_its_teacher():
+  params, state = state_of([0, 2])
+  own, theirs = state.params["student"], params["teacher"]
+  w = ("stack", "mlp", "up", "w")
+  for key in w:
+    own, theirs = own[key], theirs[key]
+  np.testing.assert_array_equal(own, theirs[jnp.array([0, 2])])
+  np.testing.assert_array_equal(
+    state.params["student"]["embed"]["table"],
+    params["teacher"]["embed"]["table"],
+  )
+  with pytest.raises(BadConfig, match=r"layers=\[0, 4\]: there are 4"):
+    state_of([0, 4])
