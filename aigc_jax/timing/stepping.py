@@ -151,7 +151,9 @@ def _filled(r: run.Run, number: int) -> dict[str, np.ndarray]:
   shares = np.cumsum(1.0 / (np.arange(vocab) + 2.7))
   for name, x in r.batch.items():
     if name == "targets" and following is not None:
-      found[name] = following
+      found[name] = following[..., : x.shape[-1]]
+    elif name in ("types", "follows"):
+      found[name] = draw.integers(0, 2, x.shape, x.dtype)
     elif name == "segments" or name.endswith("weights"):
       found[name] = np.ones(x.shape, x.dtype)
     elif name in ("positions", "at"):

@@ -9,6 +9,7 @@ from flax import linen as nn
 from aigc_jax import errors, tree
 from aigc_jax.models import encoder
 from aigc_jax.objectives import masked, tokens
+from aigc_jax.presets import bert, roberta
 from tests import kinds
 
 NAME = "encoder of pairs"
@@ -157,36 +158,52 @@ def test_parts_that_cannot_go_together_are_refused(change, word):
     )
 
 
-# {name: (encoder, sum of the sizes of the tensors of transformers' model)}
-BASE = dict(layers=12, dim=768, heads=12)
-LARGE = dict(layers=24, dim=1024, heads=16)
-BARE, WHOLE = dict(token_head=False), dict(pooler=True, next_sentence=True)
-ROBERTA = dict(vocab=50_265, types=1, position_start=2)
-COUNTS = {
-  "bert base": (BASE | dict(vocab=30_522), 109_514_298),
-  "bert base, bare": (BASE | BARE | dict(vocab=30_522), 108_891_648),
-  "bert base, pooled": (
-    BASE | BARE | dict(vocab=30_522, pooler=True), 109_482_240
-  ),
-  "bert base, whole": (BASE | WHOLE | dict(vocab=30_522), 110_106_428),
-  "bert base, cased": (BASE | dict(vocab=28_996), 108_340_804),
-  "bert large": (LARGE | dict(vocab=30_522), 335_174_458),
-  "bert large, whole": (LARGE | WHOLE | dict(vocab=30_522), 336_226_108),
-  "bert large, cased": (LARGE | dict(vocab=28_996), 333_610_308),
-  "roberta base": (BASE | ROBERTA, 124_697_433),
-  "roberta base, pooled": (
-    BASE | ROBERTA | BARE | dict(pooler=True), 124_645_632
-  ),
-  "roberta large": (LARGE | ROBERTA, 355_412_057),
-  "distilbert": (
-    BASE | dict(vocab=30_522, layers=6, types=0), 66_985_530
-  ),
-}  # fmt: skip
+# Sums of the sizes of the tensors of transformers' models.
+PRESETS = {
+  "bert:base": 110_106_428,
+  "bert:base_cased": 108_932_934,
+  "bert:large": 336_226_108,
+  "bert:large_cased": 334_661_958,
+  "roberta:base": 124_697_433,
+  "roberta:large": 355_412_057,
+}
+BARE = dict(pooler=False, next_sentence=False)
+HEADLESS = BARE | dict(token_head=False)
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_published_sizes_have_the_published_counts(name):
-  keywords, count = COUNTS[name]
+def count(preset: str, **changes) -> int:
+  family, size = preset.split(":")
+  config = {"bert": bert, "roberta": roberta}[family].get_config(size)
+  keywords = config.model.to_dict() | changes
+  assert keywords.pop("kind") == "encoder"
   model = encoder(**keywords)
   boxed = jax.eval_shape(model.init, jax.random.key(0), model.example())
-  assert tree.count(nn.unbox(boxed)["params"]) == count
+  return tree.count(nn.unbox(boxed)["params"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_has_the_published_count(preset):
+  assert count(preset) == PRESETS[preset]
+
+
+def test_every_preset_is_held_against_a_published_count():
+  names = {f"bert:{size}" for size in bert.SIZES}
+  assert names | {f"roberta:{size}" for size in roberta.SIZES} == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+  ("preset", "changes", "expected"),
+  [
+    ("bert:base", BARE, 109_514_298),
+    ("bert:base", HEADLESS, 108_891_648),
+    ("bert:base", HEADLESS | dict(pooler=True), 109_482_240),
+    ("bert:large", BARE, 335_174_458),
+    ("bert:large_cased", HEADLESS | dict(pooler=True), 333_579_264),
+    ("roberta:base", HEADLESS | dict(pooler=True), 124_645_632),
+    ("roberta:large", HEADLESS, 354_310_144),
+    # DistilBERT
+    ("bert:base", BARE | dict(layers=6, types=0), 66_985_530),
+  ],
+)
+def test_with_other_heads_too(preset, changes, expected):
+  assert count(preset, **changes) == expected
