@@ -6,7 +6,9 @@
 
 Without tasks and texts: the run's own held-out sets. A task is NAME=FILE.jsonl;
 its format (LAMBADA, HellaSwag, ARC, PIQA, BLiMP, choices, references) is known
-by the keys of its records, see evaluators/formats.py. Scores come as a table
+by the keys of its records, see evaluators/formats.py. Of held-out pairs the
+targets are also written, with --beams=4 by beam search, and compared by BLEU,
+chrF, ROUGE and METEOR. Scores come as a table
 and as JSON, each with its standard error and number of items.
 """
 
@@ -27,12 +29,15 @@ from rich.table import Table
 from rich.text import Text
 
 from aigc_jax import command, files, records, run, terminal
+from aigc_jax.data.pairs import Pairs
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 from aigc_jax.evaluators.loss import Loss, results
 from aigc_jax.records import COUNT
+from aigc_jax.sampling.beam import Beams, search_texts
+from aigc_jax.sampling.decodes import Decodes
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
 
@@ -56,6 +61,8 @@ def define_flags() -> None:
   flags.DEFINE_integer("batch", 8, "rows scored together")
   flags.DEFINE_integer("length", 0, "tokens read at once; 0 as trained")
   flags.DEFINE_integer("max_tokens", 64, "written at most, for references")
+  flags.DEFINE_integer("beams", 0, "of what is written; 0 takes the likeliest")
+  flags.DEFINE_float("length_penalty", 1.0, "of beams: more favours long ones")
   flags.DEFINE_multi_string("stop", ["\n"], "where writing stops; repeatable")
 
 
@@ -63,7 +70,9 @@ def main() -> int:
   """The command; the exit status."""
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
-  for name, least in (("batch", 1), ("length", 0), ("max_tokens", 1)):
+  for name, least in (
+    ("batch", 1), ("length", 0), ("max_tokens", 1), ("beams", 0)
+  ):  # fmt: skip
     if FLAGS[name].value < least:
       raise BadConfig(f"--{name}={FLAGS[name].value}: expected {least} or more")
   if FLAGS.out:
@@ -81,6 +90,10 @@ def main() -> int:
   out = FLAGS.out or default_out(loaded)
   if out:
     command.check_out(out, make=True)
+  if texts or any(
+    formats.FORMATS[form].scores != "references" for form, _ in tasks.values()
+  ):
+    check_likelihood(loaded.model)
   scores: dict[str, Scores] = {}
   with jax.set_mesh(loaded.mesh):
     scorer = Scorer(
@@ -99,6 +112,16 @@ def main() -> int:
     screen = Console(file=terminal.plain(sys.stdout))
     screen.print(table_of(loaded, scores))
   return 0
+
+
+def check_likelihood(model) -> None:
+  """BadConfig unless a model says how likely a text is by itself."""
+  if not isinstance(model, Decodes) or model.source:
+    raise BadConfig(
+      f"a model of the kind {type(model).__name__} does not say how likely a "
+      "text is by itself: leave --text and --tasks out, but for tasks with "
+      "references where it writes targets"
+    )
 
 
 def text_of(path: str) -> str:
@@ -149,16 +172,29 @@ def score_task(loaded: run.Loaded, scorer: Scorer, form: str, items) -> Scores:
   kind = formats.FORMATS[form].scores
   if kind != "references":
     return choices.evaluate(scorer, items, kind)
-  engine = loaded.engine(Sampling(), seed=0, group=32)
-  written = generate(
-    engine, loaded.tokenizer, [item.prompt for item in items],
-    max_tokens=FLAGS.max_tokens, num_samples=1, stops=FLAGS.stop,
-    batch=FLAGS.batch, steps=16,
+  return score_written(
+    loaded, [item.prompt for item in items],
+    [item.references for item in items], FLAGS.max_tokens, stops=FLAGS.stop,
     keep=max(scorer.length - FLAGS.max_tokens, 1),
   )  # fmt: skip
-  found, lacking = text_scores.all_scores(
-    [c.text for c in written], [item.references for item in items]
+
+
+def score_written(
+  loaded: run.Loaded, prompts, references, max_tokens: int, *, stops, keep=None
+) -> Scores:
+  """The scores of what the model writes, by beam search or the likeliest."""
+  asked = dict(
+    max_tokens=max_tokens, num_samples=1, stops=stops, batch=FLAGS.batch
   )
+  if FLAGS.beams:
+    search = loaded.search(Beams(FLAGS.beams, FLAGS.length_penalty))
+    written = search_texts(search, loaded.tokenizer, prompts, **asked)
+  else:
+    engine = loaded.engine(Sampling(), seed=0, group=32)
+    written = generate(
+      engine, loaded.tokenizer, prompts, steps=16, keep=keep, **asked
+    )
+  found, lacking = text_scores.all_scores([c.text for c in written], references)
   for reason in lacking:
     print(f"note: {reason}", file=sys.stderr)
   return found
@@ -189,12 +225,32 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
     loss = Loss(score, eval_set, loaded.mesh, name=name)
     items = eval_set.targets or len(eval_set)
     found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
+    if isinstance(loaded.model, Decodes) and loaded.model.source:
+      found[name] |= score_pairs(loaded, entry["data"])
   if not found:
     raise BadConfig(
       "the run's config has no held-out set (evaluate.NAME.kind='loss'): name "
       "data with --text=FILE or --tasks=NAME=FILE.jsonl"
     )
   return found
+
+
+def score_pairs(loaded: run.Loaded, which: dict) -> Scores:
+  """The scores of the targets that the model writes for held-out sources.
+
+  Nothing where the data has no pairs. Every pair counts, however long.
+  """
+  data = run.data_of(loaded.config)
+  if not isinstance(data, Pairs):
+    return {}
+  pairs = data.texts(**which)
+  most = FLAGS.max_tokens
+  if not FLAGS["max_tokens"].present:
+    most = data.target_length
+  return score_written(
+    loaded, [source for source, _ in pairs], [[target] for _, target in pairs],
+    most, stops=(),
+  )  # fmt: skip
 
 
 def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:

@@ -11,27 +11,32 @@ with "prompt"; "-" is standard input. A single continuation is written to the
 terminal as it comes. A prompt's continuations depend on the prompt, the seed
 and their number, not on the other prompts.
 
+With --beams=4 the likeliest are searched for instead of drawn. A model that
+reads a source, to translate it for one, reads the prompt as such.
+
 With --chat a prompt is a message of a user (or JSON lines with "messages"),
 written as the folder's chat template has it; --special reads special tokens
 that a prompt spells as such, which else are text like any other.
 """
 
 import contextlib
-import functools
 import json
 import os
 import sys
 import time
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from aigc_jax import command, files, run, tree
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.sampling import chat
+from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
+from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.sampling.logits import Sampling
-from aigc_jax.sampling.text import generate, prompt_ids
+from aigc_jax.sampling.text import generate, reader
 
 FLAGS = flags.FLAGS
 # How a continuation ended, in words.
@@ -65,6 +70,12 @@ def define_flags() -> None:
   flags.DEFINE_integer("seed", 0, "of the random choices")
   flags.DEFINE_integer("num_samples", 1, "continuations of each prompt")
   flags.DEFINE_integer("batch", 8, "continuations made together")
+  flags.DEFINE_integer(
+    "beams", 0, "keep so many at each step, the likeliest; 0 draws tokens"
+  )
+  flags.DEFINE_float(
+    "length_penalty", 1.0, "of beams: more favours long ones, less short ones"
+  )
   flags.DEFINE_string("out", "", "file for the continuations, as JSON lines")
 
 
@@ -76,6 +87,7 @@ def main() -> int:
   )  # fmt: skip
   # Before the model is read, which may take minutes.
   sampling.check(2**31)
+  beams = beams_of()
   for name in ("max_tokens", "num_samples", "batch"):
     value = FLAGS[name].value
     if not 1 <= value <= MOST:
@@ -91,34 +103,63 @@ def main() -> int:
     FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, unroll=None,
     remat="none",
   )  # fmt: skip
+  check_decodes(loaded.model, "generate")
   note_length(loaded, FLAGS.max_tokens)
   rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
-  check_room(loaded.model, FLAGS.max_tokens, rows, room())
-  read = functools.partial(prompt_ids, special=FLAGS.special)
+  rows = max(rows, FLAGS.beams)
+  check_room(loaded.model, loaded.params, FLAGS.max_tokens, rows, room())
+  read = reader(loaded.model, special=FLAGS.special)
   if FLAGS.chat:  # the template spells what comes before a text itself
     prompts = written_out(loaded.tokenizer, prompts)
-    read = functools.partial(prompt_ids, special=True, begin=False)
+    read = reader(loaded.model, special=True, begin=False)
   elif not FLAGS.special:
     note_special(loaded.tokenizer, prompts)
-  alone = len(prompts) * FLAGS.num_samples == 1
+  alone = len(prompts) * FLAGS.num_samples == 1 and not beams
+  answers = FLAGS.chat or loaded.model.source
   with jax.set_mesh(loaded.mesh):
-    engine = loaded.engine(sampling, seed=FLAGS.seed, group=32)
-    started = time.perf_counter()
-    before = "" if FLAGS.chat else prompts[0]
-    show = stream_of(before) if alone and command.is_first() else None
-    found = generate(
-      engine, loaded.tokenizer, prompts,
+    started, engine = time.perf_counter(), None
+    asked = dict(
       max_tokens=FLAGS.max_tokens, num_samples=FLAGS.num_samples,
-      stops=FLAGS.stop, batch=FLAGS.batch, steps=4 if alone else 32, show=show,
-      read=read,
+      stops=FLAGS.stop, batch=FLAGS.batch, read=read,
     )  # fmt: skip
+    if beams:
+      search = loaded.search(beams)
+      found = search_texts(search, loaded.tokenizer, prompts, **asked)
+    else:
+      engine = loaded.engine(sampling, seed=FLAGS.seed, group=32)
+      show = None
+      if alone and command.is_first():
+        show = stream_of("" if answers else prompts[0])
+      found = generate(
+        engine, loaded.tokenizer, prompts, steps=4 if alone else 32, show=show,
+        **asked,
+      )  # fmt: skip
   if not command.is_first():
     return 0
   seconds = time.perf_counter() - started
-  report(found, engine, seconds, streamed=alone, answers=FLAGS.chat)
+  report(found, engine, seconds, streamed=alone, answers=answers)
   if FLAGS.out:
     write(FLAGS.out, found, loaded)
   return 0
+
+
+def beams_of() -> Beams | None:
+  """The beams that the flags ask for; what draws tokens does not go with it."""
+  if not FLAGS.beams:
+    if FLAGS["length_penalty"].present:
+      raise BadConfig("--length_penalty is of beams: add --beams=4")
+    return None
+  for name in (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"
+  ):  # fmt: skip
+    if FLAGS[name].present:
+      raise BadConfig(f"--{name} draws tokens, --beams does not: leave one out")
+  if FLAGS.num_samples > FLAGS.beams:
+    raise BadConfig(
+      f"--num_samples={FLAGS.num_samples} of --beams={FLAGS.beams}: expected "
+      "at most as many"
+    )
+  return Beams(FLAGS.beams, FLAGS.length_penalty).check(2**31)
 
 
 def prompts_of(given: list[str], file: str, chats: bool = False) -> list:
@@ -211,9 +252,13 @@ def room() -> int:
   return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def check_room(model, max_tokens: int, rows: int, memory: int) -> None:
+def check_room(model, params, max_tokens: int, rows: int, memory: int) -> None:
   """Raises BadConfig where the cache of so many tokens could never fit."""
-  cache = jax.eval_shape(lambda: model.cache(1, 1))
+  one = jnp.zeros((1, 1), jnp.int32)
+  batch = {"encoder_tokens" if model.source else "tokens": one}
+  cache = jax.eval_shape(
+    lambda p: model.apply({"params": p}, batch, 1, method="begin"), params
+  )
   each = rows * tree.nbytes(cache)  # of one position of all rows
   if each * max_tokens <= memory:
     return
@@ -227,7 +272,7 @@ def check_room(model, max_tokens: int, rows: int, memory: int) -> None:
 
 def note_length(loaded: run.Loaded, max_tokens: int) -> None:
   """Says where more is asked for than the model was trained to read."""
-  trained = loaded.config["data"]["length"] if "data" in loaded.config else 0
+  trained = run.trained_length(loaded.config)
   if trained and max_tokens > trained and command.is_first():
     print(
       f"note: --max_tokens={max_tokens} goes beyond the {trained} positions "
@@ -248,7 +293,7 @@ def stream_of(before: str):
 
 
 def report(
-  found, engine: Engine, seconds: float, *, streamed: bool, answers: bool
+  found, engine: Engine | None, seconds: float, *, streamed: bool, answers: bool
 ) -> None:
   """The continuations, where not shown already, and how fast they came.
 
@@ -267,12 +312,14 @@ def report(
       )
   else:
     for c in found:
-      print(f"--- prompt {c.index}, sample {c.sample} ({ENDS[c.finish]})")
+      worth = "" if c.score is None else f", score {c.score:.4f}"
+      ended = f"({ENDS[c.finish]}{worth})"
+      print(f"--- prompt {c.index}, sample {c.sample} {ended}")
       print(c.text if answers else c.prompt + c.text)
   sys.stdout.flush()
   tokens = sum(len(c.tokens) for c in found)
   speed = f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s"
-  if engine.tokens:
+  if engine and engine.tokens:
     rate = engine.tokens / engine.seconds
     speed += f" ({rate:.1f} without reading the prompt and compiling)"
   print(speed, file=sys.stderr)
@@ -286,7 +333,7 @@ def write(out: str, found, loaded: run.Loaded) -> None:
         "prompt": c.prompt, "text": c.text, "sample": c.sample,
         "finish": c.finish, "tokens": list(c.tokens), "seed": FLAGS.seed,
         "model": loaded.name, "step": loaded.step,
-      },
+      } | ({} if c.score is None else {"score": c.score}),
       ensure_ascii=False,
     )
     for c in found

@@ -40,7 +40,7 @@ def test_a_task_of_references_is_written_greedily(
   capsys,  # noqa: F811
 ):
   class Flags:
-    max_tokens, stop, batch = 3, ["\n"], 2
+    max_tokens, stop, batch, beams = 3, ["\n"], 2, 0
 
   monkeypatch.setattr(evaluate, "FLAGS", Flags)
   items = [Reference("ab", ("x",)), Reference("a" * 40, ("y", "z"))]

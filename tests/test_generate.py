@@ -217,7 +217,29 @@ def test_an_output_that_cannot_be_finished_leaves_the_old_one(
 def test_a_cache_that_could_never_fit_is_refused_before_it_is_made():
   model = tiny.build("llama")  # 3 layers of 2 key heads of width 8, float32
   each = 2 * 3 * 2 * 8 * 4
-  generate.check_room(model, 100, rows=5, memory=500 * each)
+  params = tiny.params_of("llama")
+  generate.check_room(model, params, 100, rows=5, memory=500 * each)
   with pytest.raises(BadConfig, match="expected at most 99 "):
-    generate.check_room(model, 100, rows=5, memory=499 * each)
+    generate.check_room(model, params, 100, rows=5, memory=499 * each)
   assert generate.room() > 2**28
+
+
+def test_beams_are_the_likeliest_and_told_with_their_scores(call, capsys):
+  assert call("--workdir=x", "--prompt=a", "--max_tokens=3", "--beams=2",
+              "--num_samples=2") == 0  # fmt: skip
+  out = capsys.readouterr().out
+  assert out.count("score -") == 2 and "sample 1" in out
+
+
+@pytest.mark.parametrize(
+  ("words", "told"),
+  [
+    (("--beams=2", "--temperature=0.5"), "--temperature draws"),
+    (("--beams=2", "--num_samples=3"), "--num_samples=3"),
+    (("--beams=-1",), "beams=-1"),
+    (("--length_penalty=2",), "--beams"),
+  ],
+)
+def test_flags_that_do_not_go_with_beams_are_named(call, words, told):
+  with pytest.raises(BadConfig, match=told):
+    call("--workdir=x", "--prompt=a", "--max_tokens=3", *words)

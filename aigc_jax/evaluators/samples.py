@@ -38,6 +38,7 @@ class Samples:
     seed: int,
     positions: int,
     unrolled: bool,
+    start: int | None = None,
     poll: Callable[[], None] | None = None,
   ):
     if not prompts:
@@ -50,6 +51,7 @@ class Samples:
     self._settings = dict(
       sampling=Sampling(temperature=temperature, top_p=top_p),
       stop_ids=stops(tokenizer), positions=positions, unrolled=unrolled,
+      start=start,
       group=32, seed=seed,
     )  # fmt: skip
 

@@ -44,6 +44,7 @@ from aigc_jax.run.load import (
   read_frozen,
   read_params,
   read_trained,
+  trained_length,
 )
 from aigc_jax.run.overrides import configured, section_of
 from aigc_jax.run.places import repeated
@@ -97,6 +98,7 @@ __all__ = [
   "identity_in",
   "identity_of",
   "load",
+  "trained_length",
   "make_mesh",
   "model_of",
   "objective_of",

@@ -11,6 +11,7 @@ from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.inputs import open_eval
 from aigc_jax.run.settings import Config, check_weights, data_of
+from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.signature import (
   call,
   check_call,
@@ -124,6 +125,8 @@ def _samples(
 ) -> Samples:
   """Texts the model writes, below DIR/samples."""
   config = place.run.config
+  check_decodes(place.run.model, f"evaluate.{place.name}")
+  start = config["model"].get("start_token")
   return Samples(
     # Unrolled, a token costs no loop; parameters are the same either way.
     model_of(config | {"model": config["model"] | {"unroll": None}}),
@@ -136,8 +139,9 @@ def _samples(
     top_p=top_p,
     num_samples=num_samples,
     seed=config["seed"],
-    positions=config["model"]["position_length"] or 0,
+    positions=config["model"].get("position_length") or 0,
     unrolled=True,
+    start=place.tokenizer.eot if start is None else start,
     poll=place.poll,
   )
 

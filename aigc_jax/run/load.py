@@ -37,7 +37,9 @@ from aigc_jax.run.settings import (
   usable_config_in,
   written_fingerprint,
 )
+from aigc_jax.sampling.beam import Beams, BeamSearch
 from aigc_jax.sampling.decode import Engine
+from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.signature import keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
@@ -71,18 +73,38 @@ class Loaded:
 
   def engine(self, sampling: Sampling, *, seed: int, group: int) -> Engine:
     """Decoding with this model; see sampling/decode.py."""
-    model = self.config["model"]
-    learned = model["position"] == "learned"
+    check_decodes(self.model, "writing text")
     return Engine(
-      self.model,
-      self.params,
-      sampling=sampling,
-      stop_ids=special.stops(self.tokenizer),
-      positions=model["position_length"] if learned else 0,
-      unrolled=not model["unroll"],
-      group=group,
-      seed=seed,
-    )
+      self.model, self.params, sampling=sampling, group=group, seed=seed,
+      **decoding_of(self.config, self.tokenizer),
+    )  # fmt: skip
+
+  def search(self, beams: Beams) -> BeamSearch:
+    """Beam search with this model; see sampling/beam.py."""
+    check_decodes(self.model, "beam search")
+    return BeamSearch(
+      self.model, self.params, beams=beams,
+      **decoding_of(self.config, self.tokenizer),
+    )  # fmt: skip
+
+
+def trained_length(config: Config) -> int:
+  """How many tokens a run was trained to write; 0 where there is none."""
+  data = config.get("data", {})
+  return data.get("target_length", data.get("length", 0))
+
+
+def decoding_of(config: Config, tokenizer) -> dict:
+  """What decoding has to know beside a model and its parameters."""
+  model = config["model"]
+  learned = model.get("position") == "learned"
+  start = model.get("start_token")
+  return dict(
+    stop_ids=special.stops(tokenizer),
+    positions=model["position_length"] if learned else 0,
+    unrolled=not model["unroll"],
+    start=tokenizer.eot if start is None else start,
+  )
 
 
 def hf_folder(where: str) -> str | None:

@@ -22,7 +22,7 @@ from aigc_jax.data import check_ids
 from aigc_jax.errors import BadConfig, NonFinite
 from aigc_jax.sampling.decode import bucket
 from aigc_jax.sampling.decodes import Forward
-from aigc_jax.sampling.text import Completion, finished, prompt_ids
+from aigc_jax.sampling.text import Completion, finished, reader
 
 NOTHING = -1e9  # the score of what is not there
 
@@ -285,7 +285,7 @@ def search_texts(
   num_samples: int = 1,
   stops: Sequence[str] = (),
   batch: int,
-  read: Callable[..., tuple[int, ...]] = prompt_ids,
+  read: Callable[..., tuple[int, ...]] | None = None,
   poll: Callable[[], None] | None = None,
 ) -> list[Completion]:
   """The `num_samples` best continuations of each prompt, best first.
@@ -299,7 +299,7 @@ def search_texts(
     raise BadConfig(
       f"num_samples={num_samples} of beams={width}: expected from 1 to {width}"
     )
-  rows = []
+  rows, read = [], read or reader(search.model)
   for prompt in prompts:
     ids = read(tokenizer, prompt)
     check_ids(tokenizer, ids, search.model.vocab)

@@ -30,12 +30,18 @@ class Completion:
 
 
 def prompt_ids(
-  tokenizer, text: str, *, special: bool = False, begin: bool = True
+  tokenizer,
+  text: str,
+  *,
+  special: bool = False,
+  begin: bool = True,
+  end: bool = False,
 ) -> tuple[int, ...]:
   """A prompt as the model reads it; the empty one begins a new text.
 
   special: whether special tokens in it are read as such. begin: whether what
   the tokenizer puts before a text is put there, if it is not there already.
+  end: whether the end of text stands behind it, as it does in a source.
   """
   encode = tokenizer.encode
   if special:
@@ -44,7 +50,14 @@ def prompt_ids(
   start = tuple(tokenizer.start) if begin else ()
   if not special or ids[: len(start)] != start:
     ids = (*start, *ids)
+  if end and ids[-1:] != (tokenizer.eot,):
+    return (*ids, tokenizer.eot)
   return ids or (tokenizer.eot,)
+
+
+def reader(model, **how) -> Callable[..., tuple[int, ...]]:
+  """`prompt_ids` as this model reads prompts."""
+  return functools.partial(prompt_ids, end=model.source, **how)
 
 
 class Cutter:
@@ -83,15 +96,11 @@ class _Writer:
   """One row becoming text."""
 
   def __init__(
-    self,
-    tokenizer,
-    after: Sequence[int],
-    stops: Sequence[str],
-    ends: Sequence[int] = (),
+    self, tokenizer, row: Row, stops: Sequence[str], ends: Sequence[int] = ()
   ):
-    """after: what the row goes on from; ends: the ids that end it."""
+    """ends: the ids at which the engine stops."""
     self._ends = ends
-    self._decoder = Decoder(tokenizer, after=after)
+    self._decoder = Decoder(tokenizer, after=row.prompt)
     self._cutter = Cutter(stops)
     self.tokens: list[int] = []
     self.text, self.finish = "", ""
@@ -129,7 +138,7 @@ def generate(
   batch: int,
   steps: int,
   keep: int | None = None,
-  read: Callable[..., tuple[int, ...]] = prompt_ids,
+  read: Callable[..., tuple[int, ...]] | None = None,
   show: Callable[[int, int, str], None] | None = None,
   poll: Callable[[], None] | None = None,
 ) -> list[Completion]:
@@ -137,7 +146,8 @@ def generate(
 
   batch: rows decoded together; steps: tokens between two looks at the text
   (at most the engine's group). keep: how many tokens of a prompt are read at
-  most, its last ones; None is all. read(tokenizer, prompt) gives its ids.
+  most, its last ones; None is all. read(tokenizer, prompt) gives its ids,
+  None is as the model reads.
   show(index, sample, text) is given new text as it comes; poll is called
   between looks, and may raise. Raises BadConfig for what cannot be done,
   BadData for a prompt with ids that the model lacks, before doing anything.
@@ -147,7 +157,7 @@ def generate(
       raise BadConfig(f"{name}={value}: expected at least 1")
   if any(not stop for stop in stops):
     raise BadConfig("stop='': an empty stop string would stop at once")
-  rows = []
+  rows, read = [], read or reader(engine.model)
   for index, prompt in enumerate(prompts):
     ids = read(tokenizer, prompt)
     check_ids(tokenizer, ids, engine.model.vocab)
@@ -181,7 +191,7 @@ def _together(
   # A source is not what its target goes on from.
   apart = engine.model.source
   writers = [
-    _Writer(tokenizer, () if apart else row.prompt, stops, ends)
+    _Writer(tokenizer, Row(()) if apart else row, stops, ends)
     for _, row in rows
   ]
   while not all(w.finish for w in writers):
@@ -204,7 +214,7 @@ def finished(
   tokenizer, index, sample, prompt, after, tokens, stops, ends, most, score
 ) -> Completion:
   """The completion that tokens made all at once are."""
-  writer = _Writer(tokenizer, after, stops, ends)
+  writer = _Writer(tokenizer, Row(tuple(after)), stops, ends)
   writer.push(np.asarray(tokens, np.int32), most)
   return Completion(
     index, sample, prompt, writer.text, tuple(writer.tokens),
