@@ -195,3 +195,9 @@ def test_a_folder_of_tfds_is_checked_before_it_is_opened():
       if "builder_from_directory(" in text:
         before = text.split("builder_from_directory(")[0]
         assert "check_folder(self.folder)" in before, function.name
+
+
+def test_files_of_tests_may_have_one_name_in_two_folders():
+  """pytest tells modules apart by their packages alone."""
+  folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+  assert [f for f in folders if not (f / "__init__.py").exists()] == []

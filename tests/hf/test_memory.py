@@ -14,7 +14,7 @@ import pytest
 from aigc_jax import files, hf, sharding
 from aigc_jax.hf import incoming, outgoing
 from aigc_jax.hf.families import write_config
-from aigc_jax.hf.incoming import shapes_of
+from aigc_jax.hf.kinds import shapes_of
 from aigc_jax.hf.llama import LLAMA
 from aigc_jax.hf.table import Leaf, leaves
 from tests import tiny
@@ -68,7 +68,7 @@ print(status("VmHWM") - before - sum(s.data.nbytes for s in shards))
 def folder(tmp_path_factory):
   """Some 340 MB in float32, in files of at most 64 MB."""
   path = tmp_path_factory.mktemp("large")
-  shapes = shapes_of(KWARGS)
+  shapes = shapes_of("decoder", KWARGS)
   table = leaves(LLAMA, shapes)
   draw = np.random.default_rng(0)
   arrays = {

@@ -169,7 +169,7 @@ def test_goes_on_from_a_copy_of_its_state_as_if_never_stopped(kind):
     assert (x.shape, x.dtype) == (y.shape, y.dtype)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
 def test_a_frozen_group_keeps_every_bit(kind):
   params, target = normal(0), normal(1)
   params["embed"]["table"][0, 0] = -0.0
@@ -188,7 +188,7 @@ def test_a_frozen_group_keeps_every_bit(kind):
     assert kept == tree.match(frozen, name), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
 def test_weight_decay_is_decoupled_and_spares_what_it_should(kind):
   """With decay minus without is -rate * decay * p, or nothing at all."""
   params, target = normal(0), normal(1)
@@ -207,7 +207,7 @@ def test_weight_decay_is_decoupled_and_spares_what_it_should(kind):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
 def test_a_group_has_its_own_decay_and_rate(kind):
   params, target = normal(0), normal(1)
   groups = [
@@ -232,7 +232,7 @@ def test_a_group_has_its_own_decay_and_rate(kind):
   assert same_bits(plain, grouped)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
 def test_the_first_group_that_matches_counts(kind):
   params = normal(0)
   group = dict(patterns=["*"], weight_decay=0.0, learning_rate_factor=1.0)

@@ -43,6 +43,7 @@ def test_greedy_tokens_are_those_of_the_uncached_model(style, engine):
   assert found == [uncached(style, p, 9) for p in PROMPTS]
 
 
+@pytest.mark.slow
 def test_layers_in_a_loop_and_unrolled_give_the_same(engine):
   rows = [Row(p) for p in PROMPTS]
   unrolled = decode(engine("llama", unroll=0), rows, 9)
@@ -58,6 +59,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(sampling, engine):
   assert together == back[::-1]
 
 
+@pytest.mark.slow
 def test_steps_per_dispatch_and_longer_buckets_change_nothing(engine):
   e = engine("llama", SAMPLED)
   row = [Row((5, 1, 30))]
@@ -171,6 +173,7 @@ def test_predictions_that_are_not_finite_are_refused():
     e.start([Row((1,))], 3)
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_tokens_of_one_device(engine):
   rows = [Row(p) for p in PROMPTS]
   expected = decode(engine("llama", SAMPLED), rows, 6)

@@ -71,7 +71,7 @@ def configs():
   sweep(
     ["gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2",
      "gemma3"],
-    "gpt2", "gemma3",
+    "gpt2",
   ),
 )  # fmt: skip
 @pytest.mark.parametrize("penalty", sweep([1.0, 1.3], 1.3))
