@@ -228,6 +228,6 @@ def test_held_out_text_of_which_nothing_is_held_out(tmp_path):
   whole = data.build_eval(
     **settings(path, tmp_path / "root", validation=0.0), **SHAPE, split="all"
   )
-  assert whole.bytes == path.stat().st_size
+  assert whole.counts["bytes"] == path.stat().st_size
   assert set(whole.yardsticks) == {"gzip", "xz"}
-  assert np.isfinite(whole.tokens)
+  assert np.isfinite(whole.counts["tokens"])
