@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from aigc_jax.data import sentences, special, spelling
+from aigc_jax.data import masking, sentences, special, spelling
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf.table import Family
 
@@ -18,6 +18,12 @@ SPACE = "\u2581"  # what stands for a space in SentencePiece's pieces
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
 PLAIN = "PreTrainedTokenizerFast"  # what reads tokenizer.json as it is
+# What transformers calls the special tokens of masked text.
+ROLES = {
+  "mask_token": masking.MASK,
+  "cls_token": masking.FIRST,
+  "sep_token": masking.LAST,
+}
 # Texts that show a difference between two tokenizers, if there is one.
 PROBES = (
   "",
@@ -52,8 +58,13 @@ def files(tokenizer, length: int, family: Family) -> dict[str, str]:
   make = dict(bytes=of_bytes, sentencepiece=of_sentencepiece)[tokenizer.kind]
   model = make(tokenizer)
   config = _config(model, tokenizer.eot, length)
-  # A special token that is spelled in the text is text, as in training.
-  config["split_special_tokens"] = True
+  # A special token that is spelled in the text is text, as in training; but
+  # that is how somebody who asks for a hidden word writes it.
+  hides = family.pipeline == "fill-mask"
+  config["split_special_tokens"] = not hides
+  if hides:
+    config |= _roles(tokenizer)
+    model["post_processor"] = _edges(tokenizer)
   return {
     "tokenizer.json": json.dumps(model, ensure_ascii=False) + "\n",
     "tokenizer_config.json": _json(_kept_class(config, family)),
@@ -71,6 +82,40 @@ def _config(model: dict, eot: int, length: int) -> dict:
     clean_up_tokenization_spaces=False,
     model_max_length=length,
   )
+
+
+def _roles(tokenizer) -> dict:
+  """What a tokenizer that is trained here has for masked text, by its use."""
+  return {
+    role: word
+    for role, word in ROLES.items()
+    if word in tokenizer.special_words
+  }
+
+
+def _edges(tokenizer) -> dict | None:
+  """A template that puts a text between its edges, where there are some."""
+  words = tokenizer.special_words
+  if masking.FIRST not in words or masking.LAST not in words:
+    return None
+
+  def edge(word: str, kind: int) -> dict:
+    return {"SpecialToken": {"id": word, "type_id": kind}}
+
+  def text(name: str, kind: int) -> dict:
+    return {"Sequence": {"id": name, "type_id": kind}}
+
+  first, last = masking.FIRST, masking.LAST
+  single = [edge(first, 0), text("A", 0), edge(last, 0)]
+  return {
+    "type": "TemplateProcessing",
+    "single": single,
+    "pair": [*single, text("B", 1), edge(last, 1)],
+    "special_tokens": {
+      word: {"id": word, "ids": [words[word]], "tokens": [word]}
+      for word in (first, last)
+    },
+  }
 
 
 def _as_it_was(tokenizer, length: int, family: Family) -> dict[str, str]:
@@ -391,12 +436,9 @@ def verify(tokenizer, made: dict[str, str], texts=PROBES) -> bool:
   except ImportError:
     return False
   theirs = tokenizers.Tokenizer.from_str(made["tokenizer.json"])
-  config = json.loads(made["tokenizer_config.json"])
   # A Hugging Face tokenizer finds its special tokens in a text, unless asked
   # not to; ours have no such way.
-  theirs.encode_special_tokens = tokenizer.kind == "hf" or bool(
-    config.get("split_special_tokens")
-  )
+  theirs.encode_special_tokens = True
   for text in texts:
     found = theirs.encode(text, add_special_tokens=False).ids
     if found != tokenizer.encode(text).tolist():

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
 from aigc_jax import export, hf  # noqa: E402
-from aigc_jax.data import tokenizers  # noqa: E402
+from aigc_jax.data import masking, sentences, tokenizers  # noqa: E402
 from aigc_jax.errors import BadConfig, BadData  # noqa: E402
 from aigc_jax.hf import kinds, safetensors  # noqa: E402
 from aigc_jax.models import encoder  # noqa: E402
@@ -331,3 +331,32 @@ def test_two_kinds_of_model_are_told_apart(made):
   )
   other = kwargs | dict(position_start=1)
   assert kinds.canonical("encoder", other) != kinds.canonical("encoder", kwargs)
+
+
+def test_a_mask_in_a_text_is_the_mask_of_the_run(tmp_path):
+  """And a text stands between the tokens that it had in training."""
+  texts = ["import os\nreturn self\ndef f(x):\n    pass\n" * 9] * 20
+  tokenizer = sentences.train(texts, 330, "test", masking.SPECIAL)
+  kwargs = {k: v for k, v in ENCODER.items() if k != "kind"}
+  whole = full() | kwargs | dict(vocab=330, position_start=0)
+  model = encoder(**whole)
+  init = jax.jit(model.init)(
+    jax.random.key(0), {"tokens": np.zeros((1, 4), int)}
+  )
+  params = jax.tree.map(tiny.perturbed, nn.unbox(init["params"]))
+  out = tmp_path / "out"
+  export.export(params, whole, tokenizer, out, length=19, kind="encoder")
+  theirs = transformers.AutoTokenizer.from_pretrained(out)
+  ids = masking.ids_of(tokenizer)
+  assert theirs.mask_token_id == ids.mask
+  text = tokenizer.encode("import ").tolist()
+  found = theirs(f"import {theirs.mask_token}")["input_ids"]
+  assert found == [ids.first, *text, ids.mask, ids.last]
+  fill = transformers.pipeline("fill-mask", model=str(out))
+  said = fill(f"import {theirs.mask_token}")[0]
+  row = np.array([found], np.int32)
+  logits = jax.jit(model.apply)({"params": params}, {"tokens": row})
+  probability = jax.nn.softmax(logits.readout.logits()[0, len(found) - 2])
+  assert said["token"] == int(np.argmax(probability))
+  assert abs(said["score"] - float(np.max(probability))) < 1e-4
+  assert "fill-mask" in (out / "README.md").read_text()
