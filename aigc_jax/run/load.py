@@ -279,17 +279,7 @@ def check_origin(
   where = config["init_from"]
   if not where:
     return []
-  folder = hf_folder(where)
-  if folder is not None:
-    imported = hf.load(folder)
-    model = {"kind": imported.family.kind} | imported.kwargs
-    theirs = spelling.modern_section("model", model)
-    words = imported.tokenizer
-  else:
-    theirs = usable_config_in(where)["model"]
-    words = None  # of images, say
-    if tokenizer_in(where, missing=True) is not None:
-      words = str(files.expanded(where) / "tokenizer")
+  theirs, words = _model_of(where)
   changed = _changed_on_purpose(where, config["model"], theirs, set(allowed))
   if tokenizer is None or words is None:
     return changed
@@ -300,6 +290,39 @@ def check_origin(
       f"--config.data.tokenizer={words}"
     )
   return changed
+
+
+def _model_of(where: str) -> tuple[Mapping, str | None]:
+  """(config.model, the tokenizer's place or None) of a run or a folder."""
+  folder = hf_folder(where)
+  if folder is not None:
+    imported = hf.load(folder)
+    model = {"kind": imported.family.kind} | imported.kwargs
+    return spelling.modern_section("model", model), imported.tokenizer
+  words = None  # of images, say
+  if tokenizer_in(where, missing=True) is not None:
+    words = str(files.expanded(where) / "tokenizer")
+  return usable_config_in(where)["model"], words
+
+
+def check_frozen_origins(config: Config) -> None:
+  """Refuses frozen parts that are read from another model than they are.
+
+  Raises BadConfig with what to set instead, BadData for a folder that is none.
+  """
+  parts = config["model"].get("parts", {})
+  for part, where in config["frozen"].items():
+    if not where:
+      continue
+    theirs, _ = _model_of(where)
+    if part not in parts:
+      continue  # a piece of one: its shapes are all that is compared
+    lines = differences(parts[part], theirs, f"model.parts.{part}")
+    if lines:
+      raise BadConfig(
+        f"frozen.{part}={where} is another model than model.parts.{part}:\n  "
+        + "\n  ".join(lines)
+      )
 
 
 def _changed_on_purpose(
@@ -419,14 +442,17 @@ def differing(model: Mapping, theirs: Mapping) -> dict:
   }
 
 
-def differences(model: Mapping, theirs: Mapping) -> list[str]:
-  """A line for each key of config.model that makes it another model."""
+def differences(
+  model: Mapping, theirs: Mapping, section: str = "model"
+) -> list[str]:
+  """A line for each key of a model's section that makes it another model."""
   lines = []
   for key, new in differing(model, theirs).items():
     if isinstance(new, list | tuple):
       new = tuple(new)
-    way = f"--config.model.{key}={shlex.quote(str(new))}"
-    lines.append(f"model.{key}={model.get(key)!r}, there it is {new!r}: {way}")
+    way = f"--config.{section}.{key}={shlex.quote(str(new))}"
+    own = f"{section}.{key}={model.get(key)!r}"
+    lines.append(f"{own}, there it is {new!r}: {way}")
   return lines
 
 

@@ -27,6 +27,7 @@ from aigc_jax.run.evaluation import (
 from aigc_jax.run.inputs import check_inputs, open_stream
 from aigc_jax.run.load import (
   check_frozen,
+  check_frozen_origins,
   check_origin,
   check_resumed,
   identity_in,
@@ -113,6 +114,7 @@ class Session:
     with all_or_none():
       check_inputs(self.config)
       check_evaluators(self.config)
+      check_frozen_origins(self.config)
       if not (self.workdir / "config.json").is_file():
         # Before the data, which may take long.
         check_origin(self.config, allowed=self.options.allow_change)
