@@ -263,9 +263,10 @@ def export_run(
   dtype: str,
   shard_bytes: int,
   weights: str = "raw",
+  part: str = "",
 ) -> dict:
   """Exports a work directory, or "hf:FOLDER" once more."""
-  loaded = run.load(where, step=step, weights=weights)
+  loaded = run.load(where, step=step, weights=weights, part=part)
   model = dict(loaded.config["model"])
   kind = model.pop("kind")
   if kind not in kinds.KINDS:
@@ -308,6 +309,7 @@ def main() -> None:
     dtype=values.dtype,
     shard_bytes=bytes_of(values.shard_size),
     weights=values.weights,
+    part=values.part,
   )
   print(
     f"{values.out}: {hf.FAMILIES[found['family']].architecture}, "
@@ -322,6 +324,9 @@ def define_flags() -> None:
   flags.DEFINE_string("out", "", "the folder to write; it must not exist")
   flags.DEFINE_integer("step", None, "of the checkpoint; the last by default")
   flags.DEFINE_string("weights", "raw", "or average, where a run keeps one")
+  flags.DEFINE_string(
+    "part", "", "of a model of several roles, such as student"
+  )
   flags.DEFINE_string("dtype", "float32", "of the weights: float32, bfloat16")
   flags.DEFINE_string("shard_size", "5GB", "the most bytes of one file")
 

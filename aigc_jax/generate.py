@@ -56,6 +56,9 @@ def define_flags() -> None:
   flags.DEFINE_string("workdir", "", "folder of the run, or hf:FOLDER")
   flags.DEFINE_integer("step", None, "checkpoint to use; the last by default")
   flags.DEFINE_string("weights", "raw", "or average, where a run keeps one")
+  flags.DEFINE_string(
+    "part", "", "of a model of several roles, such as student"
+  )
   flags.DEFINE_multi_string("prompt", [], "text to continue; repeatable")
   flags.DEFINE_string("prompts_file", "", "a prompt a line, or JSON lines; -")
   flags.DEFINE_bool("chat", False, "prompts are messages to a chat model")
@@ -100,8 +103,8 @@ def main() -> int:
   if FLAGS.out:
     command.check_out(FLAGS.out)
   loaded = run.load(
-    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, unroll=None,
-    remat="none",
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
+    unroll=None, remat="none",
   )  # fmt: skip
   check_decodes(loaded.model, "generate")
   note_length(loaded, FLAGS.max_tokens)

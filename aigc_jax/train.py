@@ -47,8 +47,9 @@ if __name__ == "__main__":
 import jax
 from absl import flags, logging
 
-from aigc_jax import command, files, run
+from aigc_jax import command, files, hf, run
 from aigc_jax.planning import summary
+from aigc_jax.sampling.decodes import Decodes
 from aigc_jax.scaling import repeat
 from aigc_jax.trainer import changes, faults, history
 from aigc_jax.trainer.journal import (
@@ -307,6 +308,23 @@ def _prompt(config: run.Config) -> str:
   return ""
 
 
+def _commands(workdir: str, out: str, config: run.Config) -> list[str]:
+  """The commands that can use this run, whatever its model can do."""
+  model = config["model"]
+  student = model.get("parts", {}).get("student")
+  part = " --part=student" if student else ""
+  kind = (student or model)["kind"]
+  lines = [f"  python -m aigc_jax.evaluate --workdir={workdir}"]
+  if isinstance(run.model_of(config), Decodes):
+    given = f"{workdir}{_prompt(config)}"
+    lines.insert(0, f"  python -m aigc_jax.generate --workdir={given}")
+  if any(family.kind == kind for family in hf.FAMILIES.values()):
+    lines.append(
+      f"  python -m aigc_jax.export --workdir={workdir} --out={out}{part}"
+    )
+  return lines
+
+
 def footer(workdir: Path, result: dict, config: run.Config) -> str:
   """Results, where things are, what to try next: as one would type it here."""
   has_samples = (workdir / "samples").is_dir()
@@ -323,10 +341,7 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
     f"  {workdir}/checkpoints            {result['step']} is the last step",
     *([f"  {workdir}/samples                text it wrote"] * has_samples),
     "Next",
-    f"  python -m aigc_jax.generate --workdir={quoted}{_prompt(config)}",
-    f"  python -m aigc_jax.evaluate --workdir={quoted}",
-    f"  python -m aigc_jax.export --workdir={quoted} "
-    f"--out={shlex.quote(str(workdir / 'hf'))}",
+    *_commands(quoted, shlex.quote(str(workdir / "hf")), config),
     f"  tensorboard --logdir={quoted}",
   ]
   return "\n".join(lines)

@@ -119,11 +119,17 @@ def everywhere(config: Config) -> Config:
 
 
 def load(
-  where: str, *, step: int | None = None, weights: str = "raw", **model_changes
+  where: str,
+  *,
+  step: int | None = None,
+  weights: str = "raw",
+  part: str = "",
+  **model_changes,
 ) -> Loaded:
   """The run in a work directory, or the model in "hf:FOLDER".
 
-  weights: "raw", or "average" where a run keeps one. `model_changes` replace
+  weights: "raw", or "average" where a run keeps one. part: of a model of
+  several roles, that one alone. `model_changes` replace
   keys of config.model that do not shape parameters, such as unroll, of a kind
   that has them. Raises BadConfig where there is none, StorageFailure where no
   checkpoint is valid.
@@ -135,7 +141,7 @@ def load(
   if folder is not None:
     imported = hf.load(folder)
     model_config = {"kind": imported.family.kind} | imported.kwargs
-    model_config |= model_changes
+    model_config = changed_model(model_config, model_changes)
     config = {"model": spelling.modern_section("model", model_config)}
     tokenizer = data.load_tokenizer(where)
   else:
@@ -143,16 +149,47 @@ def load(
     check_weights("weights", weights, config)
     tokenizer = tokenizer_in(where, missing=not reads_text(config))
     check = functools.partial(check_saved, where, config, tokenizer)
-    make, _ = kind_of("model", config["model"], MODELS)
-    known = {k: v for k, v in model_changes.items() if k in keys_of(make)}
-    config = config | {"model": config["model"] | known}
+    own = changed_model(config["model"], model_changes)
+    config = config | {"model": own}
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
   model = model_of(config)
   with jax.set_mesh(mesh):
     params, fixed, step = read_variables(
       where, config, model, mesh, step, check, weights
     )
-  return Loaded(model, params, tokenizer, config, mesh, step, where, fixed)
+  found = Loaded(model, params, tokenizer, config, mesh, step, where, fixed)
+  return part_of(found, part) if part else found
+
+
+def changed_model(model: Mapping, changes: Mapping) -> dict:
+  """config.model with those of the changes that its kind has; parts as well."""
+  make, _ = kind_of("model", model, MODELS)
+  model = dict(model)
+  if "parts" in model:
+    model["parts"] = {
+      name: changed_model(part, changes)
+      for name, part in model["parts"].items()
+    }
+  return model | {k: v for k, v in changes.items() if k in keys_of(make)}
+
+
+def part_of(whole: Loaded, part: str) -> Loaded:
+  """One role of a model of several, as a model. Raises BadConfig."""
+  parts = whole.config["model"].get("parts", {})
+  if part not in parts:
+    known = f"it has {', '.join(parts)}" if parts else "it has no parts"
+    raise BadConfig(f"part={part}: the model in {whole.name}: {known}")
+  config = whole.config | {"model": parts[part]}
+  fixed = whole.fixed
+  if fixed is not None:
+    fixed = Fixed(None, fixed.stats.get(part))
+  return dataclasses.replace(
+    whole,
+    model=model_of(config),
+    params=whole.params[part],
+    config=config,
+    fixed=fixed,
+  )
 
 
 def reads_text(config: Config) -> bool:
