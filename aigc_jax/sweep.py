@@ -1,8 +1,8 @@
 """Trains every point of a sweep, each in a work directory of its own.
 
   python -m aigc_jax.sweep --sweep=experiments/NAME/sweep.py --out=DIR
-    [--parallel=N] [--launcher=local|slurm|"LINE {command}"] [--arm=A]
-    [--dry_run] [--status] [--noretry]
+    [--parallel=N] [--launcher=local|slurm|"LINE {command}"] [--together=K]
+    [--arm=A] [--dry_run] [--status] [--noretry]
   python -m aigc_jax.sweep ladder --config=C.py --budgets=1e14,3e14
     --sizes=2x64,4x128 [--pairs] [--rule=width] [--out=sweep.py]
 
@@ -12,6 +12,8 @@ with a config that was written down once; its work directory is named by its
 content. The same line again runs only what is missing or failed: after a kill,
 or with more points, in another order, too. `report table DIR` compares them.
 
+--together=K: up to K points that differ in numbers only (seed, learning rate,
+weight decay, b1, b2, init_std) are one program that takes all their steps.
 --dry_run: what each point sets, costs and will take; nothing is written.
 --status: what became of each. ladder: writes a sweep file, sizes of a model at
 budgets of compute, counted exactly. Exit status: how many points failed (64
@@ -20,6 +22,7 @@ are 64 or more); 75 where it was stopped and none failed.
 
 import contextlib
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,8 +32,16 @@ from absl import flags
 from aigc_jax import command, files
 from aigc_jax.errors import BadConfig, Stopped, choose, nearest
 from aigc_jax.planning.summary import table
+from aigc_jax.scaling.sweeps import (
+  joint_runs,
+  launch,
+  ledger,
+  plan,
+  progress,
+  slurm,
+  work,
+)
 from aigc_jax.scaling.sweeps import ladder as ladders
-from aigc_jax.scaling.sweeps import launch, ledger, plan, progress, slurm, work
 from aigc_jax.scaling.sweeps.ledger import DONE, FAILED, Entry, Index
 from aigc_jax.scaling.sweeps.plan import Plan
 from aigc_jax.trainer.lock import Lock
@@ -49,7 +60,15 @@ def main(words: list[str]) -> int:
       "--config is of `sweep ladder`: a sweep file names its config, and a "
       "point may name another (arms(small={'config': 'configs/x.py'}))"
     )
+  if values.joint:
+    return joint_runs.train_all(values.joint)
   launch.check_line(values.launcher)
+  if values.together < 1:
+    raise BadConfig(f"--together={values.together}: expected 1 or more")
+  if values.together > 1 and values.launcher == launch.SLURM:
+    raise BadConfig(
+      "--together is not for --launcher=slurm, where a task is one point"
+    )
   shares = launch.shares(values.parallel or 1)
   if values.dry_run:
     return _dry_run()
@@ -125,6 +144,7 @@ def _run(entries: Sequence[Entry], index: Index, shares) -> int:
         wish=wish,
         metric=index.metric,
         retry=values.retry,
+        together=values.together,
       )
   finally:
     for number, handler in old.items():
@@ -274,6 +294,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "launcher", launch.LOCAL, "local, slurm, or a line with {command}"
   )
+  flags.DEFINE_integer("together", 1, "points in one program")
+  flags.DEFINE_string("joint", "", "run the points in this file as one program")
   flags.DEFINE_multi_string("arm", [], "only the points of this arm")
   flags.DEFINE_bool("dry_run", False, "show what there is to run, and stop")
   flags.DEFINE_bool("status", False, "show what became of each point, and stop")
@@ -295,6 +317,7 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
   # Points have the accelerators; what this process counts, any CPU counts.
-  jax.config.update("jax_platforms", "cpu")
+  if not any(word.startswith("--joint") for word in sys.argv):
+    jax.config.update("jax_platforms", "cpu")
   define_flags()
   command.main(main, config=True, words=True, alone=True)

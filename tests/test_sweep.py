@@ -15,6 +15,7 @@ from aigc_jax import command, files, sweep
 from aigc_jax.errors import BadConfig, Stopped, WorkdirInUse
 from aigc_jax.scaling.sweeps import ledger, plan
 from aigc_jax.scaling.sweeps.plan import Cost
+from aigc_jax.trainer.journal import rows
 from aigc_jax.trainer.lock import Lock
 from tests.scaling import sweeping
 
@@ -322,3 +323,37 @@ def test_points_equal_their_lone_runs_and_a_killed_sweep_goes_on(
     files.read_json(d / "result.json")["digest"] for d in (alone, entry.workdir)
   ]
   assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+def test_points_that_train_together_are_as_they_are_alone(made, tmp_path):
+  """Real training: four points as one program, and each by itself."""
+  root, environ = Path(__file__).parents[1], os.environ | {"XLA_FLAGS": ""}
+  points = (
+    'repeat(arms(a={"optim.learning_rate": 3e-3, "optim.b1": 0.8}, '
+    'b={"optim.weight_decay": 0.2, "model.init_std": 0.03}), seeds=2)'
+  )
+  outs = {words: tmp_path / name for name, words in
+          (("joint", "--together=4"), ("alone", "--together=1"))}  # fmt: skip
+  for words, out in outs.items():
+    line = [sys.executable, "-m", "aigc_jax.sweep", f"--sweep={made(points)}",
+            f"--out={out}", words]  # fmt: skip
+    assert subprocess.run(line, cwd=root, env=environ).returncode == 0
+  joint, alone = (ledger.read_index(out).entries for out in outs.values())
+  together = [ledger.state_of(e).attempts[0]["together"] for e in joint]
+  assert together == [2, 2, 2, 2]  # init_std or none is more than a number
+  for one, other in zip(joint, alone, strict=True):
+    a, b = (rows(e.workdir / "metrics.jsonl") for e in (one, other))
+    assert [row["step"] for row in a] == [row["step"] for row in b]
+    for x, y in zip(a, b, strict=True):
+      assert x.get("data/batch_hash") == y.get("data/batch_hash")
+      for key in ("train/loss", "eval/heldout/loss", "optim/learning_rate"):
+        if key in y:
+          assert x[key] == pytest.approx(y[key], rel=2e-5), (one.name, key)
+    assert (one.workdir / "checkpoints" / "6").is_dir()
+  # Said of the joint ones as of any run: the same line finds them finished.
+  words, folder = ledger.command_of(joint[0])
+  again = subprocess.run(
+    words, cwd=folder, env=environ, capture_output=True, text=True
+  )
+  assert again.returncode == 0 and "is finished (6 steps)" in again.stdout

@@ -214,7 +214,7 @@ class Session:
         start=start,
         steps=r.steps,
         steps_per_call=calls,
-        advance=r.advance(),
+        advance=self.advance(r),
         before_call=profiler.before,
         compiled=compiled,
         batches=batches,
@@ -230,6 +230,10 @@ class Session:
         before=at.before,
       )
     return result
+
+  def advance(self, r: Run) -> Callable:
+    """What takes the steps of the loop: (state, batch) -> (state, metrics)."""
+    return r.advance()
 
   def _preparing(self, *_) -> None:
     """Lets a process go that is asked to while it prepares its data."""

@@ -14,9 +14,20 @@ from aigc_jax.scaling.sweeps.plan import Cost, Plan, Planned
 # Stands in for training: says what it was given, leaves a result, or ends as
 # BEHAVIOUR.json says for each attempt of a seed: a status, or "wait".
 STAND_IN = """
-import json, pathlib, signal, sys, time
+import json, pathlib, signal, subprocess, sys, time
 behaviour = json.loads(pathlib.Path(sys.argv[1]).read_text())
 given = dict(word[2:].split("=", 1) for word in sys.argv[2:] if "=" in word)
+if "joint" in given:  # several at once: each by itself, and what became of it
+  path, outcomes = pathlib.Path(given["joint"]), {}
+  for run in json.loads(path.read_text())["runs"]:
+    words = [f"--{key}={value}" for key, value in run.items()]
+    line = [sys.executable, "-S", "-E", sys.argv[0], sys.argv[1], *words]
+    status = subprocess.run(line).returncode
+    error = ["it said why"] if status else []
+    outcomes[run["workdir"]] = {"status": status, "error": error}
+  noted = path.with_name(path.stem + ".outcome.json")
+  noted.write_text(json.dumps({"outcomes": outcomes}))
+  sys.exit(max(one["status"] for one in outcomes.values()))
 config = json.loads(pathlib.Path(given["config"]).read_text())
 workdir = pathlib.Path(given["workdir"])
 workdir.mkdir(parents=True, exist_ok=True)

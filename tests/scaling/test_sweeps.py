@@ -154,6 +154,23 @@ def test_a_point_that_another_process_trains_is_left_to_it(out, tmp_path):
   assert len(attempts(entry)) == 1  # once it was free
 
 
+def test_points_that_differ_in_numbers_only_are_one_program(out, tmp_path):
+  numbers = {"optim.learning_rate": "0.1", "optim.weight_decay": "0.2"}
+  points = [
+    planned(0), planned(1, "wide", **{"model.dim": "64"}),
+    planned(2, **numbers),
+    planned(3, "undecayed", **{"optim.weight_decay": "0"}), planned(4),
+  ]  # fmt: skip
+  index = ledger.write(plan_of(*points), out)
+  line = sweeping.line(tmp_path, {"2": [9, 0]})
+  found = carry_out(index, line, together=2)
+  assert states(found) == ["done", "done", "failed", "done", "done"]
+  assert found[2].status == 9 and found[2].error == ("it said why",)
+  assert [s.attempts[0]["together"] for s in found] == [2, 1, 2, 1, 1]
+  assert states(carry_out(index, line, together=2)) == ["done"] * 5
+  assert [len(attempts(e)) for e in index.entries] == [1, 1, 2, 1, 1]
+
+
 def test_a_result_that_was_deleted_is_made_again(out, tmp_path):
   line = sweeping.line(tmp_path)
   index = ledger.write(plan_of(planned(0)), out)

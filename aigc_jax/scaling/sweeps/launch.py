@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from aigc_jax import files
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.scaling.sweeps import ledger
 from aigc_jax.scaling.sweeps.ledger import Entry
@@ -95,12 +96,20 @@ def gpus() -> list[str]:
 
 @dataclasses.dataclass
 class Process:
-  """A point that runs as a child of this process."""
+  """A point that runs as a child of this process, or several as one program.
 
-  entry: Entry
+  listed: the file that names them, where they are several.
+  """
+
+  entries: tuple[Entry, ...]
   share: Share
   popen: subprocess.Popen
   error_start: int  # bytes of err.txt that are of earlier attempts
+  listed: Path | None = None
+
+  @property
+  def error_file(self) -> Path:
+    return self.entries[0].folder / "err.txt"
 
   def signal(self, number: int) -> None:
     """To the child and all that it started."""
@@ -160,13 +169,36 @@ def words_of(
   return found
 
 
-def start(entry: Entry, launcher: str, share: Share) -> Process:
-  """Starts a point; its output goes to files beside its record.
+def _listed(entries: Sequence[Entry]) -> Path:
+  """Writes which points are one program."""
+  folder = entries[0].out / "together"
+  folder.mkdir(exist_ok=True)
+  path = folder.absolute() / f"{entries[0].name}.json"
+  path.with_name(f"{path.stem}.outcome.json").unlink(missing_ok=True)
+  runs = [
+    {
+      "config": str(entry.folder.absolute() / "config.json"),
+      "workdir": str(entry.workdir.absolute()),
+    }
+    for entry in entries
+  ]
+  files.write_json(path, {"runs": runs})
+  return path
+
+
+def start(entries: Sequence[Entry], launcher: str, share: Share) -> Process:
+  """Starts a point, or several as one program.
+
+  The output goes to files beside the record, of several beside the first's.
 
   It has a session of its own: a Ctrl-C comes to this process alone, which
   asks the points once, and waits until they have saved.
   """
+  entry, listed = entries[0], None
   command, folder = ledger.command_of(entry)
+  if len(entries) > 1:
+    listed = _listed(entries)
+    command = [*command[:2], "aigc_jax.sweep", f"--joint={listed}"]
   words = words_of(launcher, command, entry.name, share.slot)
   try:
     with (
@@ -188,7 +220,7 @@ def start(entry: Entry, launcher: str, share: Share) -> Process:
       os.sched_setaffinity(popen.pid, share.cores)
     except ProcessLookupError:
       pass
-  return Process(entry, share, popen, before)
+  return Process(tuple(entries), share, popen, before, listed)
 
 
 def ended(status: int) -> str:

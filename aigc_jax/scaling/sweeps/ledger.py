@@ -59,6 +59,7 @@ _ATTEMPT = {
   "seconds?": (float, None),
   "status?": (int, None),
   "cores?": ([COUNT], None),
+  "together?": COUNT,
 }
 _STATE = {
   "state": "|".join(STATES),
@@ -242,6 +243,11 @@ def command_of(entry: Entry) -> tuple[list[str], str]:
       "which is gone: make it again, or change 'folder' there"
     )
   return found["command"], found["folder"]
+
+
+def config_of(entry: Entry) -> run.Config:
+  """The config of a point, as training reads it."""
+  return run.read(files.read_json(entry.folder / "config.json"))
 
 
 def line_of(entry: Entry) -> str:

@@ -17,7 +17,7 @@ from typing import Protocol
 from aigc_jax import files, run
 from aigc_jax.errors import BadConfig, BadData, Stopped, StorageFailure
 from aigc_jax.scaling import comparable
-from aigc_jax.scaling.sweeps import launch, ledger
+from aigc_jax.scaling.sweeps import joint_runs, launch, ledger
 from aigc_jax.scaling.sweeps.launch import Process, Share
 from aigc_jax.scaling.sweeps.ledger import (
   DONE,
@@ -65,10 +65,12 @@ def carry_out(
   wish: Wish,
   metric: str,
   retry: bool = True,
+  together: int = 1,
 ) -> None:
   """Runs every point that is not done, as many at once as there are shares.
 
-  retry: those that failed too. Points that another process runs are waited
+  retry: those that failed too. together: how many points that differ in numbers
+  only may be one program. Points that another process runs are waited
   for. Returns when none is left, or after a wish once all have saved.
   """
   crew = _Crew(list(shares), launcher, view, wish, metric)
@@ -86,12 +88,26 @@ def carry_out(
       for entry in crew.free_again():
         waiting.append(entry)
       while waiting and crew.has_room() and not wish.count:
-        crew.start(waiting.popleft())
+        crew.start(_next(waiting, together))
       crew.look(entries, waiting)
       time.sleep(POLL)
   except BaseException:
     crew.leave()
     raise
+
+
+def _next(waiting: collections.deque, together: int) -> list[Entry]:
+  """The first point that waits, and those that may train with it."""
+  first = waiting.popleft()
+  if together < 2:
+    return [first]
+  alike = joint_runs.group_of(ledger.config_of(first))
+  others = [
+    e for e in waiting if joint_runs.group_of(ledger.config_of(e)) == alike
+  ][: together - 1]
+  for entry in others:
+    waiting.remove(entry)
+  return [first, *others]
 
 
 class _Crew:
@@ -111,15 +127,17 @@ class _Crew:
     here = sum(_runs_here(entry) for entry in self.watched)
     return len(self._free) > here
 
-  def start(self, entry: Entry) -> None:
-    said = ledger.said_of(entry)
+  def start(self, entries: Sequence[Entry]) -> None:
     share = self._free.pop(0)
     attempt = {"started": time.time(), "seconds": None, "status": None}
     attempt["cores"] = None if share.cores is None else list(share.cores)
-    state = State(RUNNING, (*said.attempts, attempt))
-    ledger.write_state(entry, state, os.getpid())
-    self.running.append(launch.start(entry, self._launcher, share))
-    self._view.started(entry, state)
+    attempt["together"] = len(entries)
+    for entry in entries:
+      said = ledger.said_of(entry)
+      state = State(RUNNING, (*said.attempts, attempt))
+      ledger.write_state(entry, state, os.getpid())
+      self._view.started(entry, state)
+    self.running.append(launch.start(entries, self._launcher, share))
 
   def free_again(self) -> list[Entry]:
     """Notes what has ended; points of others that nobody runs any more."""
@@ -129,10 +147,11 @@ class _Crew:
         self.running.remove(process)
         self._free.append(process.share)
         self._free.sort(key=lambda share: share.slot)
-        state = _concluded(process, status)
-        ledger.write_state(process.entry, state)
-        value = value_of(process.entry, self._metric)
-        self._view.ended(process.entry, state, value)
+        for entry in process.entries:
+          state = _concluded(process, entry, status)
+          ledger.write_state(entry, state)
+          value = value_of(entry, self._metric)
+          self._view.ended(entry, state, value)
     left = []
     for entry in list(self.watched):
       state = ledger.state_of(entry).state
@@ -152,13 +171,16 @@ class _Crew:
     now = time.monotonic()
     if now > self._renewed + RENEW:
       self._renewed = now
-      ledger.renew(process.entry for process in self.running)
+      ledger.renew(self._entries())
     if now > self._looked + LOOK:
       self._looked = now
-      active = [p.entry for p in self.running] + self.watched
+      active = self._entries() + self.watched
       rows = [(entry, last_row(entry.workdir / METRICS)) for entry in active]
       parallel = max(1, len(self._free) + len(self.running))
       self._view.shows(rows, _left(entries, waiting, rows, parallel))
+
+  def _entries(self) -> list[Entry]:
+    return [entry for process in self.running for entry in process.entries]
 
   def leave(self) -> None:
     """Ends what runs, for this process ends by an error of its own."""
@@ -171,14 +193,19 @@ def _runs_here(entry: Entry) -> bool:
   return holder.get("boot_id") == lock.boot_id()
 
 
-def _concluded(process: Process, status: int) -> State:
+def _concluded(process: Process, entry: Entry, status: int) -> State:
   """What a point became by its exit status and what it left."""
-  entry = process.entry
   said = ledger.said_of(entry)
+  error = ledger.error_lines(process.error_file, process.error_start)
+  if process.listed:
+    outcomes = joint_runs.outcomes_in(process.listed)
+    mine = outcomes.get(str(entry.workdir.absolute()))
+    if mine is not None:
+      status = mine["status"]
+      error = tuple(mine["error"][-ledger.ERROR_LINES :]) or error
   last = dict(said.attempts[-1])
   last |= {"seconds": time.time() - last["started"], "status": status}
   attempts = (*said.attempts[:-1], last)
-  error = ledger.error_lines(entry.folder / "err.txt", process.error_start)
   if status == 0 and (entry.workdir / "result.json").is_file():
     return State(DONE, attempts)
   if status == Stopped.code:
@@ -238,7 +265,8 @@ def known_seconds(entries: Sequence[Entry]) -> list[tuple[Cost, float]]:
   found = []
   for entry in entries:
     said = ledger.said_of(entry)
-    if said.state == DONE and len(said.attempts) == 1 and said.seconds > 0:
+    alone = len(said.attempts) == 1 and said.attempts[0].get("together", 1) == 1
+    if said.state == DONE and alone and said.seconds > 0:
       found.append((entry.cost, said.seconds))
   return found
 

@@ -1,0 +1,246 @@
+"""Several runs whose steps are one program: small models side by side.
+
+Each run keeps its own loop, in a thread of its own, with its own state,
+batches, rows and checkpoints. Where they meet is the step: it waits for all of
+them, and takes all their steps as one batched program. A run that ends, stops
+or fails leaves the others to themselves.
+
+What may differ between their steps are numbers: the steps are traced one by
+one, and every literal in which they differ becomes an argument of the program
+that they share.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from aigc_jax.errors import BadConfig
+from aigc_jax.tree import Tree
+
+# Parameters of operations that are rules of differentiation: made anew at each
+# trace, and not run any more once the gradients are taken.
+RULES = ("thunk", "_fun", "bwd", "out_trees")
+
+
+def batched(
+  steps: Sequence[Callable], states: Sequence[Tree], batches: Sequence[Tree]
+) -> Callable:
+  """f(states, batches) -> [(state, metrics)]: step k of its state and batch.
+
+  states, batches: those of each, or their shapes. f is to be jitted. Raises
+  BadConfig where the steps differ in more than numbers.
+  """
+  for name, trees in (("state", states), ("batch", batches)):
+    first, *others = (
+      jax.tree.map(lambda x: (x.shape, x.dtype), one) for one in trees
+    )
+    if any(other != first for other in others):
+      raise _unlike(f"the shapes of their {name}")
+  step, numbers = with_numbers(steps, states[0], batches[0])
+
+  def f(states, batches):
+    def stacked(trees):
+      return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+    out = jax.vmap(step)(numbers, stacked(states), stacked(batches))
+    return [jax.tree.map(lambda x, k=k: x[k], out) for k in range(len(steps))]
+
+  return f
+
+
+def with_numbers(
+  steps: Sequence[Callable], state: Tree, batch: Tree
+) -> tuple[Callable, list[jax.Array]]:
+  """(f, numbers): f([n[k] for n in numbers], state, batch) is step k's result.
+
+  numbers: an array over the steps for each literal in which they differ.
+  """
+  traced = [
+    jax.make_jaxpr(step, return_shape=True)(state, batch) for step in steps
+  ]
+  closed = [one for one, _ in traced]
+  first = closed[0]
+  places = _places([one.jaxpr for one in closed])
+  constants = list(zip(*(one.consts for one in closed), strict=True))
+  outputs = jax.tree.structure(traced[0][1])
+  equations, variables = _lifted(first.jaxpr, places)
+  jaxpr = first.jaxpr.replace(
+    eqns=equations, invars=[*variables, *first.jaxpr.invars]
+  )
+  # Both kinds of numbers, those in the text and those beside it.
+  literals = [
+    jnp.stack([jnp.asarray(x.val, x.aval.dtype) for x in row])
+    for row in places.values()
+  ]
+  beside = [jnp.stack([jnp.asarray(x) for x in row]) for row in constants]
+
+  def f(numbers, state, batch):
+    mine, consts = numbers[: len(literals)], numbers[len(literals) :]
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, list(consts)))
+    return jax.tree.unflatten(
+      outputs, run(*mine, *jax.tree.leaves((state, batch)))
+    )
+
+  return f, literals + beside
+
+
+def _places(jaxprs: Sequence) -> dict[tuple[int, int], tuple]:
+  """{(equation, argument): the literals there} where not all are equal."""
+  found = {}
+  first, *others = jaxprs
+  for other in others:
+    if len(other.eqns) != len(first.eqns):
+      raise _unlike(f"{len(first.eqns)} and {len(other.eqns)} operations")
+  for i, equations in enumerate(zip(*(j.eqns for j in jaxprs), strict=True)):
+    for other in equations[1:]:
+      _check_alike(equations[0], other)
+    for j, words in enumerate(zip(*(e.invars for e in equations), strict=True)):
+      literals = [isinstance(x, core.Literal) for x in words]
+      if any(literals) and not all(literals):
+        raise _unlike(str(equations[0].primitive))
+      if all(literals) and not all(_same(words[0], x) for x in words):
+        found[i, j] = words
+  return found
+
+
+def _same(one, other) -> bool:
+  return np.asarray(one.val).tobytes() == np.asarray(other.val).tobytes()
+
+
+def _check_alike(one, other, inside: bool = False) -> None:
+  """Raises BadConfig unless two operations are one but for their literals.
+
+  inside: of a loop or a function, where literals have to be equal too.
+  """
+  name = str(one.primitive)
+  if one.primitive is not other.primitive or len(one.invars) != len(
+    other.invars
+  ):
+    raise _unlike(f"{name} and {other.primitive}")
+  for x, y in zip(
+    (*one.invars, *one.outvars), (*other.invars, *other.outvars), strict=True
+  ):
+    if x.aval.shape != y.aval.shape or x.aval.dtype != y.aval.dtype:
+      raise _unlike(f"{name} of {x.aval} and {y.aval}")
+    if inside and isinstance(x, core.Literal):
+      if not isinstance(y, core.Literal) or not _same(x, y):
+        raise _unlike(f"a number inside a loop ({name})")
+  for key, value in one.params.items():
+    if not key.endswith(RULES):
+      _check_params(name, key, value, other.params.get(key))
+
+
+def _check_params(name: str, key: str, one, other) -> None:
+  if isinstance(one, tuple | list):
+    if len(one) != len(other):
+      raise _unlike(f"{name}, {key}")
+    for x, y in zip(one, other, strict=True):
+      _check_params(name, key, x, y)
+    return
+  if hasattr(one, "jaxpr"):
+    for x, y in zip(one.consts, other.consts, strict=True):
+      if not np.array_equal(np.asarray(x), np.asarray(y)):
+        raise _unlike(f"numbers inside {name}")
+    one, other = one.jaxpr, other.jaxpr
+  if hasattr(one, "eqns"):
+    if len(one.eqns) != len(other.eqns):
+      raise _unlike(name)
+    for x, y in zip(one.eqns, other.eqns, strict=True):
+      _check_alike(x, y, inside=True)
+  elif not callable(one) and one != other and repr(one) != repr(other):
+    raise _unlike(f"{name}, {key}: {one} and {other}")
+
+
+def _unlike(what: str) -> BadConfig:
+  return BadConfig(
+    "runs that train together may differ in numbers only, such as seed, "
+    "learning rate, weight decay or b1, and the programs of these differ "
+    f"({what}): train them by themselves (without --together)"
+  )
+
+
+def _lifted(jaxpr, places: dict) -> tuple[list, list]:
+  """(equations with variables at these places, the variables)."""
+  equations, variables = list(jaxpr.eqns), []
+  for (i, j), words in places.items():
+    variable = core.Var(words[0].aval)
+    variables.append(variable)
+    old = equations[i]
+    new = [variable if n == j else x for n, x in enumerate(old.invars)]
+    equations[i] = old.replace(invars=new)
+  return equations, variables
+
+
+class Meeting:
+  """Where the steps of several runs meet.
+
+  make([part of each], states, batches) gives the program, which maps (states,
+  batches) to [(state, metrics)] of as many runs. It is made once, of the runs
+  that come to a first step.
+  """
+
+  def __init__(self, make: Callable, count: int):
+    self._make = make
+    self._there = set(range(count))
+    self._parts: dict[int, object] = {}
+    self._members: list[int] = []  # of the program, once there is one
+    self._program: Callable | None = None
+    self._given: dict[int, tuple] = {}
+    self._made: dict[int, object] = {}
+    self._change = threading.Condition()
+
+  def advance(self, k: int, part) -> Callable:
+    """The step of run k: waits for those of the others. part: for `make`."""
+    self._parts[k] = part
+
+    def step(state, batch):
+      with self._change:
+        self._given[k] = state, batch
+        self._run_if_all_are_there()
+        self._change.wait_for(lambda: k in self._made)
+        made = self._made.pop(k)
+      if isinstance(made, BaseException):
+        raise made
+      return made
+
+    return step
+
+  def leave(self, k: int) -> None:
+    """Run k takes no more steps; the others do not wait for it."""
+    with self._change:
+      self._there.discard(k)
+      self._given.pop(k, None)
+      self._run_if_all_are_there()
+
+  def _run_if_all_are_there(self) -> None:
+    if not self._there or self._there - self._given.keys():
+      return
+    try:
+      self._made |= self._taken()
+    except BaseException as error:  # all of them have to know
+      self._made |= dict.fromkeys(self._given, error)
+    self._given.clear()
+    self._change.notify_all()
+
+  def _taken(self) -> dict[int, object]:
+    """The results of one step of all, by run."""
+    first = self._program is None
+    if first:
+      self._members = sorted(self._there)
+    # Who has left is stood in for by one that is there: the program is as
+    # wide as ever, and nobody looks at what becomes of the stand-in.
+    some = next(iter(self._given))
+    given = [
+      self._given[k if k in self._given else some] for k in self._members
+    ]
+    states, batches = [s for s, _ in given], [b for _, b in given]
+    if first:
+      parts = [self._parts[k] for k in self._members]
+      self._program = self._make(parts, states, batches)
+    made = self._program(states, batches)
+    pairs = zip(self._members, made, strict=True)
+    return {k: one for k, one in pairs if k in self._given}
