@@ -13,7 +13,8 @@ content. The same line again runs only what is missing or failed: after a kill,
 or with more points, in another order, too. `report table DIR` compares them.
 
 --together=K: up to K points that differ in numbers only (seed, learning rate,
-weight decay, b1, b2, init_std) are one program that takes all their steps.
+weight decay, b1, b2, init_std) are one program that takes all their steps. Each
+is as it is alone but for rounding; its batches are the same to the bit.
 --dry_run: what each point sets, costs and will take; nothing is written.
 --status: what became of each. ladder: writes a sweep file, sizes of a model at
 budgets of compute, counted exactly. Exit status: how many points failed (64

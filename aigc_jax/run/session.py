@@ -85,6 +85,8 @@ class Session:
   lines for people; `first` is whether this process is the one that writes.
   """
 
+  keeper: type[Checkpoints] = Checkpoints
+
   def __init__(
     self,
     config: Config,
@@ -242,7 +244,7 @@ class Session:
 
   def _checkpoints(self, events: list[dict]) -> Checkpoints:
     """Those of the run; what they tell before there is a journal, in events."""
-    checkpoints = Checkpoints(
+    checkpoints = self.keeper(
       self.workdir / "checkpoints",
       **self.config["checkpoint"],
       fence=self.lock.check,

@@ -11,7 +11,7 @@ that they share.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import numpy as np
 from jax.extend import core
 
 from aigc_jax.errors import BadConfig
+from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.tree import Tree
 
 # Parameters of operations that are rules of differentiation: made anew at each
@@ -173,6 +174,31 @@ def _lifted(jaxpr, places: dict) -> tuple[list, list]:
     new = [variable if n == j else x for n, x in enumerate(old.invars)]
     equations[i] = old.replace(invars=new)
   return equations, variables
+
+
+class OneAtATime(Checkpoints):
+  """Checkpoints of one of several runs in a process.
+
+  Two saves or restores at once would wait for each other for ever: what Orbax
+  does in the background it tells apart by a counter of the whole process.
+  """
+
+  turn = threading.RLock()
+
+  def save(self, step: int, state, meta: Mapping) -> bool:
+    """Saves, and waits until all of it is on the disk."""
+    with self.turn:
+      saved = super().save(step, state, meta)
+      self.wait()
+      return saved
+
+  def commit(self, step: int, state, meta: Mapping) -> None:
+    with self.turn:
+      super().commit(step, state, meta)
+
+  def restore(self, abstract, check: Callable = lambda content: None):
+    with self.turn:
+      return super().restore(abstract, check)
 
 
 class Meeting:

@@ -53,6 +53,7 @@ def group_of(config: Mapping) -> str:
 class Member(run.Session):
   """A session whose steps are taken where those of others are."""
 
+  keeper = joint.OneAtATime
   meeting: joint.Meeting
   number: int
 
