@@ -17,6 +17,7 @@ from aigc_jax.run.build import (
   reached,
   scorer,
 )
+from aigc_jax.run.defaults import filled
 from aigc_jax.run.evaluation import (
   Place,
   check_evaluators,
@@ -89,6 +90,7 @@ __all__ = [
   "evaluations",
   "evaluator",
   "extend",
+  "filled",
   "find_eval",
   "fingerprint",
   "frozen_digest",

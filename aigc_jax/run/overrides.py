@@ -153,7 +153,7 @@ def _named(path: Path) -> str:
   return text.removeprefix(".")
 
 
-def _own(section: str, kind: object) -> dict[str, Any] | None:
+def own(section: str, kind: object) -> dict[str, Any] | None:
   """{key: default or EMPTY} of a kind in a section that has kinds."""
   for pattern, table in KINDS.items():
     if re.fullmatch(pattern, section):
@@ -173,20 +173,20 @@ def _accepts(section: Any, path: Path, key: str) -> bool:
   """Whether a key may be set: it is there, or its section's kind has it."""
   if not isinstance(section, Mapping):
     return False
-  own = _own(_named(path[:-1]), section.get("kind")) or {}
-  return key in section or key in own
+  keys = own(_named(path[:-1]), section.get("kind")) or {}
+  return key in section or key in keys
 
 
 def _change_kind(section: dict, path: Path, old: str, new: object) -> None:
   """Leaves out the keys of the old kind alone, and fills those of the new."""
   where = _named(path)
-  was, own = _own(where, old), _own(where, new)
-  if was is None or own is None:
+  was, now = own(where, old), own(where, new)
+  if was is None or now is None:
     return
   for key in was:
-    if key not in own:
+    if key not in now:
       section.pop(key, None)
-  for key, default in own.items():
+  for key, default in now.items():
     if default is not EMPTY:
       section.setdefault(key, default)
 

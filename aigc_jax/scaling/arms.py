@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aigc_jax import tree
+from aigc_jax import run, tree
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.scaling.runs import Record
 from aigc_jax.trainer.changes import HARMLESS
@@ -46,7 +46,9 @@ def arms_of(runs: Sequence[Record], by: Sequence[str] = ()) -> list[Arm]:
     return [Arm(r.name, (r,), {}) for r in runs]
   if not by and all(r.arm for r in runs):
     return _by_name(runs)
-  leaves = [leaves_of(r.config) for r in runs]
+  leaves = [
+    leaves_of(config) for config in run.filled([r.config for r in runs])
+  ]
   keys = list(by) or differing(leaves)
   known = sorted({key for one in leaves for key in one})
   for key in keys:

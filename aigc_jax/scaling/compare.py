@@ -47,7 +47,7 @@ class Comparison:
 def compare(one: str | Path, other: str | Path) -> Comparison:
   """The comparison of two work directories; raises BadConfig for no run."""
   one, other = Path(one), Path(other)
-  a, b = run.config_in(one), run.config_in(other)
+  a, b = run.filled([run.config_in(one), run.config_in(other)])
   about_a, about_b = run.provenance_in(one), run.provenance_in(other)
 
   def part(keys: tuple[str, ...]) -> list[Change]:

@@ -9,6 +9,7 @@ import html
 import io
 from collections.abc import Sequence
 
+from aigc_jax import run
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import curves, pictures, table
 from aigc_jax.scaling.ablation import Ablation
@@ -119,7 +120,9 @@ def _curve(arms: Sequence[Arm], metric: str, style: curves.Style) -> str:
 
 def _differences(runs: Sequence[Record]) -> str:
   runs = [r for r in runs if not r.waits]
-  leaves = [leaves_of(r.config) for r in runs]
+  leaves = [
+    leaves_of(config) for config in run.filled([r.config for r in runs])
+  ]
   keys = differing(leaves)
   if any(r.seed != runs[0].seed for r in runs):
     keys = ["seed", *keys]

@@ -9,7 +9,9 @@ from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import statistics, table
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
+from aigc_jax.scaling.compare import compare
 from aigc_jax.scaling.runs import open_runs
+from aigc_jax.trainer.changes import Change
 from tests.scaling.made import made_run
 from tests.scaling.test_statistics import THREE
 
@@ -163,6 +165,39 @@ def test_arms_are_named_by_the_keys_that_tell_them_apart(tmp_path):
   ]
   by = arms_of(open_runs([str(tmp_path)]), ["model.dim"])
   assert sorted(len(a.runs) for a in by) == [2, 4]
+
+
+# Keys that a run of an older program lacks, with what it did.
+SINCE = {
+  "library": "xla", "cast_once": True, "optim.kind": "adamw",
+  "model.kind": "decoder", "optim.b1": 0.9, "model.parallel": False,
+  "objective": {"kind": "tokens", "z_loss": 0.0, "logits": "float32"},
+  "data.validation_path": None,
+}  # fmt: skip
+
+
+def test_an_older_run_without_keys_that_came_later_is_of_the_same_arm(tmp_path):
+  older = {"objective": {"kind": "tokens"}}
+  made_run(tmp_path / "older", seed=0, config=older)
+  made_run(tmp_path / "newer", seed=1, config=SINCE)
+  (one,) = arms_of(open_runs([str(tmp_path)]))
+  assert one.name == "all runs" and len(one.runs) == 2
+  other = SINCE | {"library": "onednn", "optim.b1": 0.8}
+  made_run(tmp_path / "other", seed=1, config=other)
+  arms = arms_of(open_runs([str(tmp_path)]))
+  assert sorted(a.name for a in arms) == ["b1=0.8", "b1=0.9"]
+  assert compare(tmp_path / "older", tmp_path / "newer").config == [
+    Change("seed", 0, 1)
+  ]
+
+
+def test_a_key_of_another_kind_is_no_default_of_this_one(tmp_path):
+  made_run(tmp_path / "a", config={"optim.kind": "adamw", "optim.b2": 0.95})
+  made_run(tmp_path / "s", config={"optim.kind": "sgd", "optim.nesterov": True})
+  one, other = arms_of(open_runs([str(tmp_path)]))
+  assert "optim.nesterov" not in one.runs[0].config["optim"]
+  assert one.values["optim.nesterov"] is None
+  assert "optim.b2" not in other.values  # sgd has it too, of that default
 
 
 def other_text(name):
