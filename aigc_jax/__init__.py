@@ -30,3 +30,18 @@ The parts in import order; each may import itself and those before it:
 and the commands: prepare train evaluate generate export bench report sweep
 fit lm_eval.
 """
+
+import os
+import sys
+
+# Before anything else is imported: libraries abort where there is no folder.
+if sys.argv[:1] == ["-m"]:
+  try:
+    os.getcwd()
+  except OSError:
+    print(
+      "aigc_jax: the folder that this command was started in is gone: go to "
+      "one that is there (cd), and name files by their full paths",
+      file=sys.stderr,
+    )
+    sys.exit(74)

@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -278,6 +278,46 @@ def _as_key(error: flags.UnrecognizedFlagError) -> str:
   return f" It is a key of the config: --config.{key}={value}"
 
 
+# Settings of JAX with which this program is something else, or does not run:
+# float64, guards and checks that refuse what it does on purpose (a mean of no
+# step is NaN). In the environment they are mostly meant for another program.
+SETTINGS: dict[str, Any] = {
+  "jax_enable_x64": False,
+  "jax_numpy_rank_promotion": "allow",
+  "jax_numpy_dtype_promotion": "standard",
+  "jax_transfer_guard": "allow",
+  "jax_transfer_guard_host_to_device": "allow",
+  "jax_transfer_guard_device_to_host": "allow",
+  "jax_transfer_guard_device_to_device": "allow",
+  "jax_debug_nans": False,
+  "jax_debug_infs": False,
+  "jax_disable_jit": False,
+  "jax_no_tracing": False,
+  "jax_no_execution": False,
+}
+
+
+def settle_jax() -> list[str]:
+  """Sets what this program relies on; the names of what was set otherwise."""
+  found = []
+  for name, needed in SETTINGS.items():
+    value = jax.config.values.get(name, needed)
+    if value is not None and value != needed:
+      jax.config.update(name, needed)
+      found.append(name)
+  return found
+
+
+def _tell_of_settings(names: Sequence[str]) -> None:
+  if names and is_first():
+    shown = ", ".join(f"{name.upper()}={SETTINGS[name]}" for name in names)
+    print(
+      f"aigc_jax: goes on as with {shown}: it computes in 32 bits or fewer, "
+      "and compiles what it runs. Unset what the environment says otherwise",
+      file=sys.stderr,
+    )
+
+
 def start_jax(alone: bool = False) -> None:
   """Joins the other processes, and remembers compiled programs on the disk.
 
@@ -289,6 +329,7 @@ def start_jax(alone: bool = False) -> None:
       "this command is the work of one process: leave --coordinator, "
       "--processes and --process out"
     )
+  changed = settle_jax()
   sharding.start_distributed(
     values.coordinator,
     1 if alone else values.processes,
@@ -297,6 +338,7 @@ def start_jax(alone: bool = False) -> None:
     start_seconds=values.join_limit,
     beforehand=_name_aborts,
   )
+  _tell_of_settings(changed)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = files.expanded(COMPILED)
     jax.config.update("jax_compilation_cache_dir", str(folder))

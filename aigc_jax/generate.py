@@ -35,7 +35,7 @@ from aigc_jax.sampling import chat
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import check_decodes
-from aigc_jax.sampling.logits import Sampling
+from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.text import generate, reader
 
 FLAGS = flags.FLAGS
@@ -91,6 +91,7 @@ def main() -> int:
   # Before the model is read, which may take minutes.
   sampling.check(2**31)
   beams = beams_of()
+  check_seed(FLAGS.seed, "--seed")
   for name in ("max_tokens", "num_samples", "batch"):
     value = FLAGS[name].value
     if not 1 <= value <= MOST:

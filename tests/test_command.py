@@ -118,3 +118,45 @@ def test_devices_that_are_not_there_are_named_with_a_way_out(monkeypatch):
   refusal = command.of_the_machine(told.value)
   assert refusal.code == 78 and "'banana'" in str(refusal)
   assert command.of_the_machine(ValueError("x")) is None
+
+
+OTHERWISE = {
+  "jax_enable_x64": True, "jax_numpy_rank_promotion": "raise",
+  "jax_numpy_dtype_promotion": "strict", "jax_transfer_guard": "disallow",
+  "jax_debug_nans": True, "jax_debug_infs": True, "jax_disable_jit": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_settings_of_jax_for_another_program_are_put_right(name):
+  before = jax.config.values[name]
+  try:
+    jax.config.update(name, OTHERWISE[name])
+    assert command.settle_jax() == [name]
+    assert jax.config.values[name] == command.SETTINGS[name]
+    assert command.settle_jax() == []
+  finally:
+    jax.config.update(name, before)
+
+
+GONE = """
+import os, runpy, sys
+os.rmdir(os.getcwd())
+sys.argv = ["-m"]  # as it is while Python imports the package
+runpy.run_module({module!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["aigc_jax.train", "aigc_jax.report"])
+def test_a_folder_that_is_gone_is_named(tmp_path, module):
+  folder = tmp_path / "gone"
+  folder.mkdir()
+  root = os.path.dirname(os.path.dirname(command.__file__))
+  found = subprocess.run(
+    [sys.executable, "-c", GONE.format(module=module)], cwd=folder,
+    env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True,
+    timeout=120,
+  )  # fmt: skip
+  assert found.returncode == 74
+  assert found.stderr.startswith("aigc_jax: the folder that this command was")
+  assert "Traceback" not in found.stderr

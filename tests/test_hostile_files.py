@@ -33,13 +33,25 @@ from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.hf import card
 from aigc_jax.presets import skeleton
 from aigc_jax.run import settings
+from aigc_jax.run.load import check_saved
 from aigc_jax.scaling import compare, curves
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.reference import against, read_reference
 from aigc_jax.scaling.runs import open_runs
 from aigc_jax.scaling.table import markdown
-from aigc_jax.trainer import changes, journal, provenance
+from aigc_jax.trainer import (
+  changes,
+  history,
+  journal,
+  lock,
+  manifest,
+  provenance,
+)
+from aigc_jax.trainer.consumed import Consumed
+from aigc_jax.trainer.identity import Identity
+from aigc_jax.trainer.log import Log
+from aigc_jax.trainer.step import MEANS
 from tests.data.texts import prose, text_source
 
 # cases of each format; AIGC_JAX_CASES is for a search of one's own
@@ -264,6 +276,100 @@ def read_used_config(folder: Path) -> None:
   run.data_of(config).arguments()
 
 
+# Checkpoints, locks, prompts.
+
+OURS = Identity("0123456789abcdef", legs=(("a1", 4), ("b7", None)))
+
+
+def good_checkpoint(folder: Path) -> None:
+  good_run(folder)
+  config = run.config_in(folder / "one")
+  meta = {
+    "config_sha256": "ab", "data_fingerprint": "cd", "hlo_sha256": None,
+    "heldout_fingerprints": {"evaluate.heldout": "ef"},
+    "heldout_entries": {"evaluate.heldout": "01"},
+    "tokenizer_fingerprint": "23", "each_step": {"units": {"examples": 2}},
+    "model": config["model"], "packages": {"jax": "0.1"},
+    "code_sha256": "45", "numerics": provenance.numerics(),
+    "skipped_in_a_row": 0, "position": 8, "batches": [[0, 2]],
+    "consumed": Consumed({"examples": 8}, 10**20).as_meta(),
+    "means": {"train/loss": [3.5, 2.0]},
+    "rows": {"count": 4, "sha256": "0" * 64, "trained": [[1, 4, 1]],
+             "evaluated": []},
+  }  # fmt: skip
+  step = folder / "one/checkpoints/4"
+  (step / "arrays").mkdir(parents=True)
+  (step / "arrays/data").write_bytes(b"abcd")
+  leaves = manifest.table(STATE)
+  for leaf in leaves:
+    leaf["digest"] = [1, 2]
+  manifest.write(step, step=4, leaves=leaves, meta=meta, run=OURS)
+
+
+STATE = {"params": {"w": np.zeros((2, 3), np.float32)}, "step": np.int32(4)}
+
+
+def read_checkpoint(folder: Path) -> None:
+  """All that is read of a manifest before its arrays are."""
+  workdir = folder / "one"
+  saved = history.checkpoints_in(workdir, OURS)
+  saved.latest()
+  run.heldout_prints(str(workdir), 4)
+  content = saved.manifest(4)
+  if content is None:
+    return
+  manifest.digest_version(content)
+  manifest.differences(content, manifest.table(STATE), "")
+  meta, config = content["meta"], run.config_in(workdir)
+  run.check_resumed(config["model"], ["model.rotary_base"], content)
+  check_saved(str(workdir), config, None, content)
+  now = {"packages": {"jax": "2"}, "code_sha256": "x", "numerics": {}}
+  history.program_changes(content, now, tuple(now))
+  changes.data_changes(meta, {"data": "x"}, {}, True, "the start")
+  with journal.Journal(workdir, step=4, tensorboard=False) as found:
+    log = Log(
+      found, start=4, steps=6, every=1, each=Consumed({"examples": 2}, 3),
+      peak_flops=None, most_skipped=3, before=meta,
+    )  # fmt: skip
+    means = np.ones((1, 2), np.float32)
+    log.step(5, 1, {"train/loss": np.float32(1), MEANS: means})
+    log.catch_up()
+    json.dumps(log.meta(5, {}))
+
+
+def good_lock(folder: Path) -> None:
+  holder = {
+    "host": "there", "pid": os.getpid(), "boot_id": lock.boot_id(),
+    "token": "ab", "since": "2026-01-01T00:00:00+0000",
+  }  # fmt: skip
+  (folder / "LOCK").write_text(json.dumps(holder))
+
+
+def read_stolen(folder: Path) -> None:
+  with lock.Lock(folder, steal=True) as held:
+    held.check()
+
+
+def read_lock(folder: Path) -> None:
+  with lock.Lock(folder) as held:
+    held.check()
+
+
+def prompts(name: str, content: str, chats: bool) -> Format:
+  return Format(
+    lambda folder: (folder / name).write_text(content),
+    name,
+    lambda folder: generate.prompts_of([], str(folder / name), chats),
+  )
+
+
+PROMPTS = "".join(json.dumps({"prompt": f"é {i}"}) + "\n" for i in range(4))
+TALKS = "".join(
+  json.dumps({"messages": [{"role": "user", "content": f"é {i}"}]}) + "\n"
+  for i in range(3)
+)
+
+
 class Loaded(NamedTuple):
   name: str
   step: int
@@ -315,6 +421,14 @@ FORMATS = {
   "config of a model in use": in_run("one/config.json", read_used_config),
   "config in reports": in_run("one/config.json", read_reports),
   "scores": in_run("one/evaluate/6.json", read_scores),
+  "checkpoint manifest": Format(
+    good_checkpoint, "one/checkpoints/4/manifest.json", read_checkpoint
+  ),
+  "lock": Format(good_lock, "LOCK", read_lock),
+  "lock that is taken over": Format(good_lock, "LOCK", read_stolen),
+  "prompts": prompts("in.txt", "a\nb é\n\nc\n", chats=False),
+  "prompts jsonl": prompts("in.jsonl", PROMPTS, chats=False),
+  "conversations": prompts("in.jsonl", TALKS, chats=True),
   "task": Format(
     good_task, "task.jsonl", lambda folder: formats.read(folder / "task.jsonl")
   ),
@@ -410,10 +524,13 @@ def damaged(good: bytes, draw: random.Random) -> bytes:
     return b"\n".join(lines) + b"\n"
   for _ in range(draw.choice((1, 1, 1, 3))):
     value = another(value, draw)
-  manifest = isinstance(value, dict) and "seal" in value
-  if manifest and draw.random() < 0.5:  # by somebody who knows the seal
+  sealed = isinstance(value, dict) and "seal" in value
+  if sealed and draw.random() < 0.5:  # by somebody who knows the seal
     with contextlib.suppress(ValueError):
       value["seal"] = data.store.seal(value)
+  if isinstance(value, dict) and "leaves" in value and draw.random() < 0.8:
+    with contextlib.suppress(ValueError):
+      value["sha256"] = manifest._hash(value)
   return json.dumps(value).encode()
 
 
@@ -447,6 +564,7 @@ def unheard(monkeypatch, capsys):
   Nor is anything made durable: that would be most of the time.
   """
   monkeypatch.setattr(os, "fsync", lambda fd: None)
+  monkeypatch.setattr("aigc_jax.trainer.lock.time.sleep", lambda seconds: None)
   monkeypatch.setattr("absl.logging.warning", lambda *args: None)
   logging.disable(logging.CRITICAL)
   yield

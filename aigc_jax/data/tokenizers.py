@@ -30,6 +30,10 @@ from aigc_jax.errors import BadConfig, BadData, nearest
 
 LARGEST = 256 << 20  # bytes of a tokenizer file
 MOST = 8_000_000  # lists and objects in it: a merge may be a list
+EXPECTED = (  # of the key data.tokenizer, in words
+  "'bytes', 'sentencepiece', a path that ends in .model, 'hf:FOLDER' with a "
+  "tokenizer.json, or a folder with a saved tokenizer"
+)
 EOT_NAMES = (
   "<|endoftext|>",
   "<|end_of_text|>",
@@ -285,6 +289,8 @@ def load_tokenizer(spec: str):
 
   Raises BadConfig for another word, BadData for a file that is none.
   """
+  if not spec.removeprefix("hf:").strip():
+    raise BadConfig(f"data.tokenizer={spec!r} names none: expected {EXPECTED}")
   check_local(spec, "data.tokenizer")
   if spec == "bytes":
     return Bytes()
@@ -297,9 +303,8 @@ def load_tokenizer(spec: str):
   if path.is_dir():
     return load(path)
   raise BadConfig(
-    f"data.tokenizer={spec!r}: expected 'bytes', 'sentencepiece', a path that "
-    "ends in .model, 'hf:FOLDER' with a tokenizer.json, or a folder with a "
-    f"saved tokenizer{nearest(spec, ('bytes', 'sentencepiece'))}"
+    f"data.tokenizer={spec!r}: expected {EXPECTED}"
+    f"{nearest(spec, ('bytes', 'sentencepiece'))}"
   )
 
 

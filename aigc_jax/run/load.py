@@ -15,7 +15,7 @@ from flax import linen as nn
 from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
-from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf import kinds
 from aigc_jax.hf.settings import FREE
 from aigc_jax.models import MODELS
@@ -41,13 +41,17 @@ from aigc_jax.sampling.beam import Beams, BeamSearch
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.sampling.logits import Sampling
-from aigc_jax.signature import keys_of, kind_of
+from aigc_jax.signature import check_types, keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.state import Fixed
 
 TEXTS = ("text", "pairs")  # the data kinds that have a tokenizer
+
+
+# Sizes that are divided by, or counted to, when two models are compared.
+SIZES = {"layers": 10_000, "dim": 2**31 - 1, "heads": 2**31 - 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +113,11 @@ def decoding_of(config: Config, tokenizer) -> dict:
 
 def hf_folder(where: str) -> str | None:
   """The folder of "hf:FOLDER", or None for anything else."""
-  return where.removeprefix("hf:") if where.startswith("hf:") else None
+  if not where.startswith("hf:"):
+    return None
+  if not where.removeprefix("hf:").strip():
+    raise BadConfig("hf: names no folder: expected hf:FOLDER")
+  return where.removeprefix("hf:")
 
 
 def everywhere(config: Config) -> Config:
@@ -455,11 +463,27 @@ def check_resumed(
   )
 
 
+def _check_model(model: Mapping) -> None:
+  """Raises BadConfig for a value of another type than its key has.
+
+  It may lack keys, and have some that there are no more.
+  """
+  kind = model.get("kind", "decoder")
+  keys = keys_of(choose(kind, MODELS, "model.kind"))
+  known = {name: keys[name].annotation for name in model.keys() & keys.keys()}
+  check_types("model", model, known)
+  for name, most in SIZES.items():
+    if name in known and not 1 <= model[name] <= most:
+      raise BadConfig(f"model.{name}={model[name]}: expected 1 to {most}")
+
+
 def differing(model: Mapping, theirs: Mapping) -> dict:
   """{key: their value} of config.model where they are two models.
 
   Of a value that follows from others, only those others.
   """
+  for one in (model, theirs):
+    _check_model(one)
   both = {m.get("kind", "decoder") for m in (model, theirs)}
   kind = theirs.get("kind", "decoder")
   before = kinds.later(kind) if len(both) == 1 else {}

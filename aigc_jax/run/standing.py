@@ -54,7 +54,7 @@ def going_on(
   if manifest is None:
     return Standing(r, stream, {})
   before, step, derived = dict(manifest["meta"]), manifest["step"], None
-  if "consumed" not in before:
+  if not {"consumed", "position", "batches"} <= before.keys():
     derived = _derived(workdir, step, before, r)
     before |= derived
     logging.warning(

@@ -22,7 +22,7 @@ from jax import lax
 from aigc_jax import sharding, tree
 from aigc_jax.errors import BadConfig, NonFinite
 from aigc_jax.sampling.decodes import Forward
-from aigc_jax.sampling.logits import Sampling, choose
+from aigc_jax.sampling.logits import Sampling, check_seed, choose
 
 SMALLEST = 16  # positions; shorter buckets would save nothing
 
@@ -83,7 +83,7 @@ class Engine:
     self.forward = Forward(model, unrolled, start)
     self.model, self.positions, self.group = model, positions, group
     self.stop_ids = tuple(int(i) for i in stop_ids)
-    self.seed = np.uint32(seed % 2**32)
+    self.seed = np.uint32(check_seed(seed))
     self.compiles = 0
     # Of dispatches that had nothing to compile: what decoding costs.
     self.tokens, self.seconds = 0, 0.0

@@ -16,7 +16,10 @@ from jax import lax
 
 from aigc_jax.errors import BadConfig
 
-COLDEST = 1e-6  # of temperatures that are not 0
+# Of temperatures that are not 0, and of penalties: beyond, nothing is left of
+# the logits, or float32 does not hold them.
+LEAST, MOST = 1e-6, 1e6
+SEEDS = range(2**32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,27 +44,33 @@ class Sampling:
       raise BadConfig(
         f"temperature={t}: expected a finite number of at least 0 (0 is greedy)"
       )
-    if 0 < t < COLDEST:
+    if 0 < t < LEAST:
       raise BadConfig(
         f"temperature={t}: logits divided by it overflow; expected 0, which "
-        f"takes the likeliest, or at least {COLDEST}"
+        f"takes the likeliest, or at least {LEAST}"
+      )
+    if t > MOST:
+      raise BadConfig(
+        f"temperature={t}: every token is as likely as any other by then; "
+        f"expected at most {MOST:.0e}"
       )
     if not 0 <= self.top_k <= vocab:
       raise BadConfig(
         f"top_k={self.top_k}: expected 1 to {vocab}, the size of the "
         "vocabulary, or 0 for all of it"
       )
-    if not 0 < self.top_p <= 1:
+    if not LEAST <= self.top_p <= 1:
       raise BadConfig(
-        f"top_p={self.top_p}: expected above 0 and at most 1 (1 is off)"
+        f"top_p={self.top_p}: expected at least {LEAST} and at most 1 (1 is "
+        "off; top_k=1 takes the likeliest)"
       )
     if not 0 <= self.min_p <= 1:
       raise BadConfig(f"min_p={self.min_p}: expected 0 (off) to 1")
     penalty = self.repetition_penalty
-    if not (math.isfinite(penalty) and penalty > 0):
+    if not LEAST <= penalty <= MOST:
       raise BadConfig(
-        f"repetition_penalty={penalty}: expected a finite number above 0 "
-        "(1 is off)"
+        f"repetition_penalty={penalty}: expected {LEAST} to {MOST:.0e} (1 is "
+        "off)"
       )
     return self
 
@@ -69,6 +78,14 @@ class Sampling:
   def remembers(self) -> bool:
     """Whether the tokens of a row so far matter to its next one."""
     return self.repetition_penalty != 1.0
+
+
+def check_seed(seed: int, name: str = "seed") -> int:
+  """The seed; raises BadConfig for one that 32 bits do not hold."""
+  if seed not in SEEDS:
+    shown = seed if abs(seed) < 2**70 else "(a number of more than 70 bits)"
+    raise BadConfig(f"{name}={shown}: expected 0 to {SEEDS[-1]} (32 bits)")
+  return seed
 
 
 def choose(

@@ -159,7 +159,9 @@ def data_changes(
   """
   if meta is None:
     return {}
-  saved = {"data": meta["data_fingerprint"]}
+  saved = {}
+  if "data_fingerprint" in meta:
+    saved["data"] = meta["data_fingerprint"]
   then = meta.get("heldout_entries", {})  # older checkpoints have none
   for what, old in meta.get("heldout_fingerprints", {}).items():
     if then.get(what) == entries.get(what):

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from aigc_jax import files, tree
+from aigc_jax import files, records, tree
 from aigc_jax.errors import BadConfig
+from aigc_jax.records import COUNT
 from aigc_jax.trainer import digests
 from aigc_jax.trainer.identity import Identity
 
@@ -39,6 +40,44 @@ DTYPES = frozenset(
     jnp.float8_e5m2,
   )
 )  # fmt: skip
+TEXT, WORDS, DIGEST = (str, None), {str: str}, [range(2**32)]
+# What a run notes beside its state; its readers rely on these types.
+META = {
+  "batches?": [[COUNT]],
+  "code_sha256?": TEXT,
+  "config_sha256?": TEXT,
+  "consumed?": {"units": {str: COUNT}, "flops": range(10**40)},
+  "data_fingerprint?": str,
+  "frozen_digest?": (DIGEST, None),
+  "heldout_entries?": WORDS,
+  "heldout_fingerprints?": WORDS,
+  "hlo_sha256?": TEXT,
+  "means?": {str: [float]},
+  "model?": dict,
+  "numerics?": dict,
+  "packages?": WORDS,
+  "position?": COUNT,
+  "rows?": dict,
+  "skipped_in_a_row?": COUNT,
+  "tokenizer_fingerprint?": TEXT,
+}
+LEAF = {
+  "name": str,
+  "shape": [COUNT],
+  "dtype": "|".join(sorted(DTYPES)),
+  "digest": DIGEST,
+}
+FORM = {
+  "step": COUNT,
+  "digest_version?": int,
+  "digest": DIGEST,
+  "leaves": [LEAF],
+  "files": {str: COUNT},
+  "hashes": WORDS,
+  "meta": META,
+  "run?": str,
+  "leg?": str,
+}
 
 
 class Invalid(Exception):
@@ -127,8 +166,9 @@ def read(folder: Path) -> dict:
     raise Invalid(f"its {NAME} is not of format {FORMAT}")
   if content.get("sha256") != _hash(content):
     raise Invalid(f"its {NAME} does not have the sha256 it states")
-  if not _well_formed(content):
-    raise Invalid(f"its {NAME} lacks entries or has others than it should")
+  records.check(content, FORM, f"its {NAME}", Invalid)
+  if any(len(pair) != 2 for pair in content["meta"].get("means", {}).values()):
+    raise Invalid(f"its {NAME}: meta: means: expected pairs of numbers")
   if str(content["step"]) != folder.name:
     raise Invalid(f"its {NAME} is that of step {content['step']}")
   return content
@@ -179,35 +219,6 @@ def differences(
 
 def _bytes(leaf: dict) -> int:
   return math.prod(leaf["shape"]) * jnp.dtype(leaf["dtype"]).itemsize
-
-
-def _well_formed(content: dict) -> bool:
-  """Whether all entries have the types that readers rely on."""
-
-  def leaf(x) -> bool:
-    return (
-      isinstance(x, dict)
-      and isinstance(x.get("name"), str)
-      and isinstance(x.get("shape"), list)
-      and all(type(n) is int and n >= 0 for n in x["shape"])
-      and x.get("dtype") in DTYPES
-      and isinstance(x.get("digest"), list)
-    )
-
-  sizes_, leaves = content.get("files"), content.get("leaves")
-  return (
-    type(content.get("step")) is int
-    and type(content.get("digest_version", 1)) is int
-    and isinstance(content.get("run", ""), str)
-    and isinstance(content.get("leg", ""), str)
-    and isinstance(content.get("digest"), list)
-    and isinstance(content.get("hashes"), dict)
-    and isinstance(content.get("meta"), dict)
-    and isinstance(leaves, list)
-    and all(leaf(x) for x in leaves)
-    and isinstance(sizes_, dict)
-    and all(type(n) is int and n >= 0 for n in sizes_.values())
-  )
 
 
 def _hash(content: dict) -> str:

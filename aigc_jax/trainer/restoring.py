@@ -31,6 +31,8 @@ def restore(
   run, model or optimizer. All processes call it alike.
   """
   tried: set[int] = set()
+  if step is not None:
+    steps.check_there(step)
   while True:
     found = _newest(steps, tried) if step is None else step
     found = together.from_first(-1 if found is None else found)

@@ -14,6 +14,7 @@ from aigc_jax.trainer import faults, manifest
 from aigc_jax.trainer.identity import Identity
 
 ASIDE = (".saving", ".deleting")
+MOST_SHOWN = 12  # steps that a message names
 
 
 def step_of(name: str) -> int | None:
@@ -82,6 +83,18 @@ class Steps:
   def latest(self) -> int | None:
     """The newest sound step."""
     return next((s for s in reversed(self.all()) if self.sound(s)), None)
+
+  def check_there(self, step: int) -> None:
+    """Raises BadConfig, with the steps there are, where there is no `step`."""
+    steps = self.all()
+    if step in steps or not steps:
+      return
+    near = sorted(sorted(steps, key=lambda s: abs(s - step))[:MOST_SHOWN])
+    more = f", {len(steps)} in all" if len(steps) > len(near) else ""
+    raise BadConfig(
+      f"{self.folder} has no checkpoint of step {step} (there are: "
+      f"{', '.join(map(str, near))}{more})"
+    )
 
   def check_whole(self, step: int) -> None:
     """Raises BadConfig where `step` has no whole checkpoint of this run."""

@@ -291,3 +291,9 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
   (tmp_path / "manifest.json").write_text('{"kind": "pickle"}')
   with pytest.raises(BadData, match="unknown tokenizer kind"):
     data.load(tmp_path)
+
+
+@pytest.mark.parametrize("spec", ["", " ", "hf:", "hf: "])
+def test_an_empty_name_is_no_tokenizer(spec):
+  with pytest.raises(BadConfig, match="names none: expected 'bytes'"):
+    data.load_tokenizer(spec)

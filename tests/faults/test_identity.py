@@ -305,3 +305,16 @@ def test_the_same_line_is_the_same_program(start, copy):
   changed = {event["key"] for event in events(copy, "change")}
   assert changed == {"checkpoint.every_steps", "checkpoint.keep"}  # see MANY
   assert "not the program" not in run.err
+
+
+@pytest.mark.slow
+def test_64_bits_for_another_program_change_no_bit_of_a_run(
+  start, workdir, twin, record
+):
+  run = start(workdir, environ={"JAX_ENABLE_X64": "1"}, fresh=True).done()
+  assert "goes on as with JAX_ENABLE_X64=False" in run.err
+  assert_twins(workdir, twin)
+  record(
+    "JAX_ENABLE_X64=1 in the environment", "set for another program",
+    "told, goes on in 32 bits, equals the twin", None,
+  )  # fmt: skip

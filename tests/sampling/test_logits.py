@@ -120,6 +120,9 @@ def test_greedy_takes_the_largest_and_ignores_the_rest():
     dict(min_p=-0.1),
     dict(min_p=float("nan")),
     dict(repetition_penalty=0.0),
+    dict(repetition_penalty=1e300),
+    dict(temperature=1e300),
+    dict(top_p=1e-50),
     dict(repetition_penalty=float("nan")),
   ],
 )

@@ -660,3 +660,8 @@ def test_checkpoints_without_an_identity_are_of_the_run_before_it_had_one(copy):
   for run in (OURS, Identity("a" * 16, 14)):
     with pytest.raises(BadConfig, match="15 is a checkpoint of another run"):
       opened(copy, run=run).restore(abstract(make()))
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(copy):
+  with pytest.raises(BadConfig, match=r"no checkpoint of step 7.*5, 10, 15\)"):
+    opened(copy).restore_params(abstract(make())["params"], 7)

@@ -288,3 +288,9 @@ def test_a_lock_that_is_deleted_is_no_takeover(tmp_path):
     (tmp_path / "LOCK").unlink()
     with pytest.raises(StorageFailure, match="LOCK is gone"):
       lock.check()
+
+
+def test_a_deeply_nested_lock_is_no_record(tmp_path):
+  (tmp_path / "LOCK").write_bytes(b"[" * 4096)
+  with Lock(tmp_path) as held:
+    held.check()
