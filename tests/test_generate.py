@@ -97,7 +97,6 @@ def test_completions_are_json_lines_the_same_for_the_same_seed(
     ("--seed=-1", BadConfig, "--seed=-1: expected 0 to 4294967295"),
     ("--seed=4294967296", BadConfig, "--seed=4294967296: expected 0 to"),
     ("--workdir=", BadConfig, "--workdir"),
-    ("--workdir=hf:", BadConfig, "hf: names no folder"),
     ("--prompts_file=/nowhere", BadConfig, "give one of them"),
     ("--out=/nowhere/x.jsonl", StorageFailure, "no folder /nowhere"),
     ("--out=/tmp", StorageFailure, "is a folder"),

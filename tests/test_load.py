@@ -80,3 +80,8 @@ def test_the_tokenizer_of_a_run_lies_in_its_work_directory(tokenizer, tmp_path):
   (workdir / "tokenizer").unlink()
   save(tokenizer, workdir / "tokenizer")
   assert tokenizer_in(workdir).fingerprint == tokenizer.fingerprint
+
+
+def test_an_empty_name_is_no_folder_of_hugging_face():
+  with pytest.raises(BadConfig, match="names no folder: expected hf:FOLDER"):
+    run.load("hf:")

@@ -77,9 +77,12 @@ def _decoder_settled(kwargs: Mapping, length: int) -> dict:
 
 
 def _encoder_canonical(kwargs: Mapping) -> dict:
-  known = _plain(kwargs)
-  mlp_dim = known.get("mlp_dim") or 4 * known["dim"]
-  return known | dict(mlp_dim=mlp_dim, norm_eps=float(known["norm_eps"]))
+  known = _plain(kwargs)  # of before a key was there, or in part
+  if "dim" in known:
+    known["mlp_dim"] = known.get("mlp_dim") or 4 * known["dim"]
+  if "norm_eps" in known:
+    known["norm_eps"] = float(known["norm_eps"])
+  return known
 
 
 KINDS = {
