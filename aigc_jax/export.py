@@ -74,7 +74,8 @@ def export(
     raise BadConfig(
       f"--out={out} exists: name a folder that does not, or delete it"
     )
-  made = vocabulary.files(tokenizer, kwargs["position_length"], family)
+  longest = kwargs.get("position_length") or length
+  made = vocabulary.files(tokenizer, longest, family)
   aside = _aside(out)
   try:
     hf.write(

@@ -10,6 +10,7 @@ from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
 from aigc_jax.hf.granite import GRANITE
 from aigc_jax.hf.llama import LLAMA, MISTRAL
+from aigc_jax.hf.marian import MARIAN
 from aigc_jax.hf.neox import NEOX
 from aigc_jax.hf.olmo import OLMO2, OLMO3
 from aigc_jax.hf.phi import PHI, PHI3
@@ -18,6 +19,7 @@ from aigc_jax.hf.roberta import ROBERTA
 from aigc_jax.hf.settings import Settings
 from aigc_jax.hf.smollm import SMOLLM3
 from aigc_jax.hf.stablelm import STABLELM
+from aigc_jax.hf.t5 import T5
 from aigc_jax.hf.table import Family
 
 # By model_type of config.json; an export takes the first that fits.
@@ -41,6 +43,8 @@ FAMILIES = {
   "bert": BERT,
   "roberta": ROBERTA,
   "distilbert": DISTILBERT,
+  "t5": T5,
+  "marian": MARIAN,
 }
 
 

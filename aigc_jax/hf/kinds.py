@@ -16,7 +16,7 @@ from aigc_jax import tree
 from aigc_jax.hf.settings import FREE, LATER
 from aigc_jax.hf.settings import canonical as decoder_canonical
 from aigc_jax.layers.readout import Readout
-from aigc_jax.models import MODELS
+from aigc_jax.models import MODELS, two_widths
 
 LENGTH = 128  # tokens that two models are compared on, at most
 
@@ -85,11 +85,38 @@ def _encoder_canonical(kwargs: Mapping) -> dict:
   return known
 
 
+def _pair(kwargs: Mapping, random: np.random.Generator) -> dict:
+  """A source with some padding, and a target."""
+  source, target = random.integers(0, kwargs["vocab"], (2, 1, LENGTH))
+  real = np.arange(LENGTH)[None] < LENGTH * 3 // 4
+  return {
+    "encoder_tokens": source.astype(np.int32),
+    "encoder_segments": real.astype(np.int32),
+    "tokens": target.astype(np.int32),
+  }
+
+
+def _encoder_decoder_canonical(kwargs: Mapping) -> dict:
+  """Neither how fresh weights are drawn nor what targets are written after."""
+  known = _plain(kwargs)
+  for key in ("embed_std", "start_token"):
+    del known[key]
+  names = ("dim", "heads", "head_dim", "mlp_dim", "gated")
+  known |= two_widths(**{name: known[name] for name in names})
+  scale = known["attention_scale"] or known["head_dim"] ** -0.5
+  if known["position"] != "relative":
+    known |= dict(relative_buckets=None, relative_distance=None)
+  return known | dict(
+    attention_scale=float(f"{scale:.9g}"), norm_eps=float(known["norm_eps"])
+  )
+
+
 KINDS = {
   "decoder": Kind(
     _text, decoder_canonical, LATER, _decoder_settled, writes=True
   ),
   "encoder": Kind(_padded_text, _encoder_canonical),
+  "encoder_decoder": Kind(_pair, _encoder_decoder_canonical, writes=True),
 }
 
 

@@ -45,12 +45,17 @@ def write(
   said = write_config(family, kwargs)
   own = {k: said[k] for k in special if said.get(k) is not None}
   config = said | dict(special) | own | dict(torch_dtype=dtype)
+  start = "decoder_start_token_id"
+  if start in config and config[start] is None:  # as data and decoding have it
+    config[start] = special["eos_token_id"]
   writes = family.kind not in kinds.KINDS or kinds.KINDS[family.kind].writes
   if writes:
     config["use_cache"] = True
     files.write_json(
       folder / "generation_config.json",
-      dict(special) | {"_from_model_config": True},
+      dict(special)
+      | {key: config[key] for key in (start,) if key in config}
+      | {"_from_model_config": True},
       indent=2,
     )
   files.write_json(folder / "config.json", config, indent=2)

@@ -35,6 +35,7 @@ class Row(NamedTuple):
   part: int = 0  # which of the parts of a shared tensor
   # How many there are along C, or of which axes each one is along the first.
   parts: int | tuple[str, ...] = 1
+  beside: str = ""  # a leaf of ours without which another row is meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +199,11 @@ def leaves(family: Family, shapes: Mapping[str, tuple]) -> dict[str, Leaf]:
   A row whose leaf the decoder lacks is left out. Raises BadConfig for a leaf
   that no row names.
   """
-  rows = {row.path: row for row in family.rows}
+  rows = {
+    row.path: row
+    for row in family.rows
+    if not row.beside or row.beside in shapes
+  }
   lost = [path for path in shapes if path not in rows]
   if lost:
     raise BadConfig(
