@@ -378,6 +378,13 @@ def check_out(out: str | Path, *, make: bool = False) -> None:
     ) from None
 
 
+def room() -> int:
+  """Bytes of memory of the first device; of this machine, where it is a CPU."""
+  device = jax.local_devices()[0]
+  limit = (device.memory_stats() or {}).get("bytes_limit")
+  return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def is_first() -> bool:
   """Whether this process is the one that speaks."""
   return jax.process_index() == 0

@@ -20,9 +20,11 @@ import lzma
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -95,10 +97,16 @@ def main() -> int:
   ):
     check_likelihood(loaded.model)
   scores: dict[str, Scores] = {}
+  length = FLAGS.length or loaded.length or LENGTH
+  if texts or tasks:
+    check_room(
+      "--batch and --length (that of the run by default)",
+      (FLAGS.batch, length), width_of(loaded), command.room(),
+    )  # fmt: skip
   with jax.set_mesh(loaded.mesh):
     scorer = Scorer(
       loaded.model, loaded.params, loaded.tokenizer,
-      length=FLAGS.length or loaded.length or LENGTH, batch=FLAGS.batch,
+      length=length, batch=FLAGS.batch,
     )  # fmt: skip
     for path, text in texts.items():
       scores[path] = score_text(scorer, text)
@@ -200,10 +208,45 @@ def score_written(
   return found
 
 
+def width_of(loaded: run.Loaded) -> int:
+  """Numbers that stand for a token inside of the model; at least 1."""
+  model = loaded.config["model"]
+  return max(1, model["dim"]) if "dim" in model else 1
+
+
+def check_room(
+  what: str, shape: Sequence[int], width: int, memory: int
+) -> None:
+  """Raises BadConfig where one batch of this shape could never fit.
+
+  shape: of the largest array of ids, (rows, tokens). Counted is the least that
+  it takes: the ids themselves, and the stream of activations once.
+  """
+  needed = math.prod(shape) * 4 * (1 + width)
+  if needed > memory:
+    sizes = " x ".join(f"{n:,}" for n in shape)
+    raise BadConfig(
+      f"{what}: a batch of {sizes} takes {needed / 2**30:,.0f} GiB at the "
+      f"least, and there are {memory / 2**30:,.0f}: choose smaller ones"
+    )
+
+
+def check_batch(loaded: run.Loaded, memory: int) -> None:
+  """`check_room` of the batch that the run's config says."""
+  found = run.data_of(loaded.config).spec.values()
+  for array in found:
+    ids = np.issubdtype(array.dtype, np.integer) and len(array.shape) == 2
+    check_room(
+      f"{loaded.name}/config.json: data", array.shape,
+      width_of(loaded) if ids else 1, memory,
+    )  # fmt: skip
+
+
 def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   """Each held-out set of the run's config."""
   config, found = loaded.config, {}
   run.check_data(config)
+  check_batch(loaded, command.room())
   prints = run.heldout_prints(loaded.name, loaded.step)
   score = run.scorer(loaded.model, run.objective_of(config))
   for name, entry in run.evaluations(config).items():

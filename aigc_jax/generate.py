@@ -21,7 +21,6 @@ that a prompt spells as such, which else are text like any other.
 
 import contextlib
 import json
-import os
 import sys
 import time
 
@@ -111,7 +110,9 @@ def main() -> int:
   note_length(loaded, FLAGS.max_tokens)
   rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
   rows = max(rows, FLAGS.beams)
-  check_room(loaded.model, loaded.params, FLAGS.max_tokens, rows, room())
+  check_room(
+    loaded.model, loaded.params, FLAGS.max_tokens, rows, command.room()
+  )
   read = reader(loaded.model, special=FLAGS.special)
   if FLAGS.chat:  # the template spells what comes before a text itself
     prompts = written_out(loaded.tokenizer, prompts)
@@ -247,13 +248,6 @@ def note_special(tokenizer, prompts: list[str]) -> None:
       "the special token",
       file=sys.stderr,
     )
-
-
-def room() -> int:
-  """Bytes of memory of the first device; of this machine, where it is a CPU."""
-  device = jax.local_devices()[0]
-  limit = (device.memory_stats() or {}).get("bytes_limit")
-  return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_room(model, params, max_tokens: int, rows: int, memory: int) -> None:

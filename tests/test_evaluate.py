@@ -6,11 +6,12 @@ import math
 
 import pytest
 
-from aigc_jax import evaluate
+from aigc_jax import evaluate, run
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.formats import Reference
 from aigc_jax.evaluators.likelihood import Scorer
+from aigc_jax.presets import skeleton
 from tests.test_generate import loaded  # noqa: F401
 
 
@@ -93,3 +94,20 @@ def test_the_length_is_that_of_the_model(loaded):  # noqa: F811
   assert length(model=model, data={"length": 33}) == 33
   assert length(model={"position_length": 9}) == 9
   assert length(model=model) == 0
+
+
+def test_a_batch_that_could_never_fit_is_refused_before_it_is_made(loaded):  # noqa: F811
+  config, dim = run.read(skeleton()), loaded.config["model"]["dim"]
+  config["model"] |= {"dim": dim}
+  for sizes in ({}, {"batch": 2**30}, {"length": 2**30}, {"batch": 10**6}):
+    changed = config | {"data": config["data"] | sizes}
+    one = dataclasses.replace(loaded, config=changed)
+    if not sizes:
+      evaluate.check_batch(one, 2**30)
+      continue
+    with pytest.raises(BadConfig, match="config.json: data: a batch of"):
+      evaluate.check_batch(one, 2**30)
+  need = 8 * 16 * 4 * (1 + dim)
+  evaluate.check_room("x", (8, 16), dim, need)
+  with pytest.raises(BadConfig, match="8 x 16 takes"):
+    evaluate.check_room("x", (8, 16), dim, need - 1)

@@ -226,7 +226,7 @@ def test_a_cache_that_could_never_fit_is_refused_before_it_is_made():
   generate.check_room(model, params, 100, rows=5, memory=500 * each)
   with pytest.raises(BadConfig, match="expected at most 99 "):
     generate.check_room(model, params, 100, rows=5, memory=499 * each)
-  assert generate.room() > 2**28
+  assert command.room() > 2**28
 
 
 def test_beams_are_the_likeliest_and_told_with_their_scores(call, capsys):
