@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 HF = ["tokenizers>=0.20", "jinja2>=3.1.6"]
 PLOTS = ["matplotlib>=3.8"]
 PARQUET = ["pyarrow>=15"]
+IMAGES = ["pillow>=11.2"]
 
 setup(
   name="aigc_jax",
@@ -49,6 +50,7 @@ setup(
     "hf": HF,
     "plots": PLOTS,
     "parquet": PARQUET,
+    "images": IMAGES,
     "wandb": ["wandb"],
     "scores": ["sacrebleu>=2.3", "rouge-score>=0.1.2", "nltk>=3.9"],
     "lm_eval": ["lm_eval>=0.4.9"],
@@ -62,6 +64,7 @@ setup(
     ]
     + HF
     + PARQUET
+    + IMAGES
     + PLOTS,
   },
 )

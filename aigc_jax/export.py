@@ -29,6 +29,7 @@ from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.hf import card, families, kinds, outgoing, vocabulary
 from aigc_jax.hf.settings import FREE
 from aigc_jax.hf.table import Family
+from aigc_jax.layers.report import STATS
 from aigc_jax.trainer import journal
 
 CLOSE = 1e-4  # of logits and hidden states in float32
@@ -53,8 +54,10 @@ def export(
 ) -> dict[str, Any]:
   """Writes a model's parameters and tokenizer to the folder `out`.
 
-  kwargs: of the model of this kind. length: what it was trained to read, told
-  as its longest where its positions set no limit and no larger one is named.
+  params: `kinds.joined` where the model has stats. kwargs: of the model of this
+  kind. tokenizer: None for a model that reads no text. length: what it was
+  trained to read, told as its longest where its positions set no limit and no
+  larger one is named.
   config, record, metrics: for the model card (see hf.card). Returns the
   family, the bytes and the largest differences of what the model says. Raises
   BadConfig where no family expresses the model or `out` exists, BadData where
@@ -64,30 +67,35 @@ def export(
   outgoing.dtype_of(dtype)
   family = hf.choose_family(kwargs, kind=kind)
   kwargs = kinds.KINDS[kind].settled(kwargs, length)
-  if tokenizer.text_vocab > kwargs["vocab"]:
+  if tokenizer is not None and tokenizer.text_vocab > kwargs["vocab"]:
     raise BadConfig(
       f"the tokenizer makes {tokenizer.text_vocab} ids, the model model.vocab="
       f"{kwargs['vocab']}: they do not belong together"
     )
-  _check_padding(tokenizer, family, kwargs)
+  if tokenizer is not None:
+    _check_padding(tokenizer, family, kwargs)
   if out.exists():
     raise BadConfig(
       f"--out={out} exists: name a folder that does not, or delete it"
     )
-  longest = kwargs.get("position_length") or length
-  made = vocabulary.files(tokenizer, longest, family)
+  if tokenizer is not None:
+    longest = kwargs.get("position_length") or length
+    made = vocabulary.files(tokenizer, longest, family)
+  else:
+    made = image_files((config or {}).get("data") or {}, family)
   aside = _aside(out)
   try:
     hf.write(
       aside, params, kwargs, family=family, dtype=dtype,
-      shard_bytes=shard_bytes, special=tokenizer.special,
+      shard_bytes=shard_bytes,
+      special={} if tokenizer is None else tokenizer.special,
     )  # fmt: skip
     made["README.md"] = card.write(
       name=out.name,
       architecture=_architecture(family, kwargs),
       pipeline=family.pipeline,
       dtype=dtype,
-      parameters=tree.count(params),
+      parameters=tree.count(kinds.parted(params)["params"]),
       step=step,
       config=config or {},
       record=record or {},
@@ -95,10 +103,11 @@ def export(
     )
     for name, text in made.items():
       files.write_text(aside / name, text)
-    if not vocabulary.verify(tokenizer, made):
+    if tokenizer is not None and not vocabulary.verify(tokenizer, made):
       say("the tokenizer files are not compared: pip install 'aigc_jax[hf]'")
     found = compare(aside, params, kwargs, dtype, kind)
-    settle_class(tokenizer, aside, made, family, out, say)
+    if tokenizer is not None:
+      settle_class(tokenizer, aside, made, family, out, say)
     found |= dict(
       family=family.model_type,
       bytes=sum(f.stat().st_size for f in aside.iterdir()),
@@ -111,6 +120,33 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     raise
   return found
+
+
+def image_files(data: Mapping, family: Family) -> dict[str, str]:
+  """preprocessor_config.json: how a run's images were made for its model.
+
+  data: config.data of the run; nothing where it is not known to be of images.
+  """
+  if data.get("kind") != "images":
+    return {}
+  size = data["image_size"]
+  kinds_of = {"vit": "ViTImageProcessor", "resnet": "ConvNextImageProcessor"}
+  # Of ConvNext the whole is 1 / crop_pct larger, and cut to the middle.
+  own = {} if family.model_type == "vit" else {"crop_pct": data["crop"]}
+  sides = {"height": size, "width": size}
+  found = dict(
+    image_processor_type=kinds_of[family.model_type],
+    do_normalize=True,
+    do_rescale=True,
+    do_resize=True,
+    image_mean=list(data["mean"]),
+    image_std=list(data["std"]),
+    resample=3,
+    rescale_factor=1 / 255,
+    size=sides if family.model_type == "vit" else {"shortest_edge": size},
+    **own,
+  )
+  return {"preprocessor_config.json": json.dumps(found, indent=2) + "\n"}
 
 
 def _architecture(family: Family, kwargs: Mapping) -> str:
@@ -211,7 +247,10 @@ def compare(
       raise BadData(f"{path}, read back, differs from the run's (or holds NaN)")
   batch = kinds.KINDS[kind].probe(kwargs, np.random.default_rng(0))
   # Computed in the run's way: another kernel would round differently.
-  again = found.kwargs | {k: kwargs[k] for k in FREE if k in kwargs}
+  decided = canonical(kwargs)
+  again = found.kwargs | {
+    k: x for k, x in kwargs.items() if k in FREE or k not in decided
+  }
   theirs = kinds.outputs(kind, again, back, batch)
   same = _apart(theirs, kinds.outputs(kind, kwargs, rounded, batch))
   whole = _apart(theirs, kinds.outputs(kind, kwargs, params, batch))
@@ -249,8 +288,8 @@ def length_of(config: Mapping, tokenizer) -> int:
 
   A folder that a run began from leaves its config.json with its tokenizer.
   """
-  trained = config["data"]["length"]
-  if not config["init_from"] or tokenizer.kind != "hf":
+  trained = config["data"].get("length", 0)
+  if tokenizer is None or not config["init_from"] or tokenizer.kind != "hf":
     return trained
   origin = json.loads(tokenizer.beside.get("config.json", b"{}"))
   return max(trained, origin.get("max_position_embeddings") or 0)
@@ -281,7 +320,7 @@ def export_run(
   has_record = trained and (folder / "run.json").is_file()
   with jax.set_mesh(loaded.mesh):
     return export(
-      loaded.params,
+      kinds.joined({"params": loaded.params, STATS: _stats(loaded)}),
       model,
       loaded.tokenizer,
       out,
@@ -294,6 +333,11 @@ def export_run(
       record=run.provenance_in(folder) if has_record else {},
       metrics=last_known(folder, loaded.step) if trained else {},
     )
+
+
+def _stats(loaded: run.Loaded):
+  """What no gradient moves, if the model has some."""
+  return None if loaded.fixed is None else loaded.fixed.stats
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ EvalSet. Both prepare missing stores below `root` and say so; `known` only
 looks. See `text`.
 """
 
+from aigc_jax.data.images import Images
 from aigc_jax.data.known import find_eval
 from aigc_jax.data.mixture import first_example
 from aigc_jax.data.pairs import Pairs
@@ -36,7 +37,7 @@ from aigc_jax.data.tokenizers import (
 from aigc_jax.data.windows import check_vocab
 
 # The kinds a config may name.
-KINDS = {"text": Text, "pairs": Pairs}
+KINDS = {"images": Images, "pairs": Pairs, "text": Text}
 
 __all__ = [
   "KINDS", "Array", "Decoder", "EvalSet", "Store", "Stream", "batches", "build",

@@ -149,9 +149,10 @@ class Tfds:
       )
     return split
 
-  def _records(self, split: str):
+  def _records(self, split: str, decoders=None):
+    where = self._where(split)
     try:
-      return self._builder.as_data_source(self._where(split))
+      return self._builder.as_data_source(where, decoders=decoders)
     except (ValueError, NotImplementedError, OSError) as e:
       raise BadData(
         f"tfds {self.given}: {self.folder} cannot be read without TensorFlow: "

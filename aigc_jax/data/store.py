@@ -12,39 +12,21 @@ very first is a target exactly once. A store is written aside and renamed
 array is a pickle.
 
 Nothing is read from a file whose sha256 was not compared with the manifest's,
-which has a sha256 of its own. That is done when a store is opened for training
-(`check`), else when a shard is first read. Of a store of more than ALWAYS bytes
-it is remembered in FOLDER.checked, under inode, size and times of each file, so
-that a large store is read once and not at every start; `prepare --verify` reads
-it again.
+which has a sha256 of its own: see verified.py.
 """
 
-import concurrent.futures
-import contextlib
-import functools
-import hashlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from aigc_jax import files, records
-from aigc_jax.data.arrays import (
-  AGAIN,
-  ArrayFile,
-  State,
-  check_size,
-  most_open,
-  state_of,
-)
-from aigc_jax.errors import BadData, StorageFailure
+from aigc_jax.data.arrays import AGAIN
+from aigc_jax.data.verified import Expected, Verified
+from aigc_jax.errors import BadData
 from aigc_jax.records import COUNT, SHA256
 
 FORMAT = 2
 LARGEST_MANIFEST = 256 << 20
-# Smaller stores are compared at every start: 10 to 40 ms, of some seconds.
-ALWAYS = 16 << 20
 SHARD = {
   "tokens": COUNT,
   "documents": COUNT,
@@ -78,8 +60,6 @@ FORM = {
 }
 # Of held-out text; of other text there are none.
 YARDSTICKS = {"gzip": float, "xz": float, "bytes": COUNT}
-# The checked files of a store: its seal, and {file name: State}.
-CHECKED = {"seal": SHA256, "files": dict}
 
 
 def token_dtype(vocab: int) -> np.dtype:
@@ -99,7 +79,7 @@ def seal(manifest: dict) -> str:
   return files.sha256_json(content)
 
 
-class Store:
+class Store(Verified):
   """Reads a store. `manifest` is its manifest.json.
 
   Raises BadData where the folder is no store, is not whole, or holds other
@@ -123,121 +103,18 @@ class Store:
     self._ends = np.cumsum([0] + sizes)
     self._firsts = self._ends.tolist()
     self._document_ends = np.cumsum([0] + documents)
-    # What an array file must be: (kind of array, shard, dtype, count).
-    self._arrays = {}
-    for i, (size, count) in enumerate(zip(sizes, documents, strict=True)):
-      self._arrays[f"tokens-{i:05d}.npy"] = ("tokens", i, self.dtype, size)
-      self._arrays[f"offsets-{i:05d}.npy"] = (
-        "offsets", i, np.dtype("<i8"), count
+    arrays = {}
+    for i, shard in enumerate(self._shards):
+      arrays[f"tokens-{i:05d}.npy"] = Expected(
+        self.dtype, shard["tokens"], shard["sha256"], self.max_token
+      )
+      arrays[f"offsets-{i:05d}.npy"] = Expected(
+        np.dtype("<i8"), shard["documents"], shard["offsets_sha256"],
+        shard["tokens"],
       )  # fmt: skip
-    self._states = {name: self._state(name) for name in self._arrays}
-    self._open = functools.lru_cache(most_open())(self._opened)
-    self._large = sum(state[1] for state in self._states.values()) > ALWAYS
-    self._checked: dict[str, State] = self._remembered() if self._large else {}
+    super().__init__(self.folder, m["seal"], arrays)
     if verify:
       self.verify()
-
-  def _state(self, name: str) -> State:
-    path = self.folder / name
-    try:
-      status = os.stat(path)
-    except OSError as e:
-      raise BadData(f"{path}: {e.strerror}; {AGAIN}") from e
-    _, _, dtype, count = self._arrays[name]
-    check_size(path, status, count * dtype.itemsize)
-    return state_of(status)
-
-  def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
-    """Reads all of it and compares with the sha256 of the manifest."""
-    self._checked = {}
-    self._open.cache_clear()
-    self.check(progress=progress)
-
-  def check(
-    self,
-    say: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int, int], None] | None = None,
-    remember: bool = True,
-  ) -> None:
-    """`verify` of what changed since it was checked, or was never.
-
-    remember: note beside a large store that it was checked.
-    """
-    todo = [
-      name
-      for name, state in self._states.items()
-      if self._checked.get(name) != state
-    ]
-    total = sum(self._states[name][1] for name in todo)
-    if total > ALWAYS:
-      say(f"checking {total / 1e6:,.0f} MB of {self.folder}")
-    done = 0
-    with concurrent.futures.ThreadPoolExecutor(
-      min(8, os.cpu_count() or 1)
-    ) as pool:
-      try:
-        for name, _ in zip(todo, pool.map(self._open, todo), strict=True):
-          done += self._states[name][1]
-          if progress:
-            progress(done, total)
-      except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-    if todo and self._large and remember:
-      self._remember()
-
-  def _remembered(self) -> dict[str, State]:
-    """The states under which files were found to be right, if any are kept."""
-    path = beside(self.folder, ".checked")
-    try:
-      kept = records.check(files.read_json(path), CHECKED, str(path))
-    except BadData:
-      return {}
-    if kept["seal"] != self.manifest["seal"]:
-      return {}
-    return {
-      name: tuple(state)
-      for name, state in kept["files"].items()
-      if records.fits(state, [int])
-    }
-
-  def _remember(self) -> None:
-    """A convenience: that it cannot be written harms nobody."""
-    with contextlib.suppress(OSError, StorageFailure):
-      files.write_json(
-        beside(self.folder, ".checked"),
-        {"seal": self.manifest["seal"], "files": self._checked},
-      )
-
-  def _opened(self, name: str) -> ArrayFile:
-    """A file of the store, whose content is known to be right."""
-    what, i, dtype, count = self._arrays[name]
-    file = ArrayFile(self.folder / name, dtype, count)
-    if self._checked.get(name) != file.state:
-      self._compare(file, what, self._shards[i])
-      self._checked[name] = file.state
-    return file
-
-  def _compare(self, file: ArrayFile, what: str, shard: dict) -> None:
-    """Raises BadData unless a file is what the manifest says."""
-    digest = hashlib.sha256()
-    most = self.max_token if what == "tokens" else shard["tokens"]
-    least, largest = 0, 0
-    for block in file.blocks():
-      digest.update(block.data)
-      least = min(least, int(block.min()))
-      largest = max(largest, int(block.max()))
-    expected = shard["sha256" if what == "tokens" else "offsets_sha256"]
-    if digest.hexdigest() != expected:
-      raise BadData(
-        f"{file.path}: not the bytes that the manifest names: it was changed "
-        f"or its disk is failing; {AGAIN}"
-      )
-    if least < 0 or largest > most:
-      raise BadData(
-        f"{file.path}: holds {least} to {largest}, expected 0 to {most}; "
-        f"{AGAIN}"
-      )
 
   def _fill(self, out: np.ndarray, start: int, stop: int) -> None:
     """Tokens [start, stop) of the stream, across shards."""
@@ -308,11 +185,6 @@ class Store:
     file = self._open(f"offsets-{shard:05d}.npy")
     file.fill(offset, i - int(self._document_ends[shard]))
     return self._firsts[shard] + int(offset[0])
-
-
-def beside(folder: Path, suffix: str) -> Path:
-  """FOLDER.suffix; a name may contain dots of its own."""
-  return folder.with_name(folder.name + suffix)
 
 
 def read_manifest(folder: Path) -> dict:

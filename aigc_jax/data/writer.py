@@ -33,11 +33,11 @@ from aigc_jax.data.documents import Document, Job, dividing
 from aigc_jax.data.store import (
   FORMAT,
   Store,
-  beside,
   seal,
   store_fingerprint,
   token_dtype,
 )
+from aigc_jax.data.verified import beside
 from aigc_jax.errors import BadData, StorageFailure
 from aigc_jax.files import (
   locked,
@@ -103,7 +103,7 @@ def _build(folder, source, split, tokenizer, workers, progress) -> None:
   """Makes all shards, then the manifest, then the folder."""
   jobs = source.jobs(split)
   aside = beside(folder, ".building")
-  _start(aside, jobs)
+  start_aside(aside, jobs)
   records = _shards(aside, source, split, tokenizer, jobs, workers, progress)
   manifest = _manifest(records, source, split, tokenizer)
   if not manifest["documents"]:
@@ -159,7 +159,7 @@ def _nothing(source, split: str) -> str:
   )
 
 
-def _start(aside: Path, jobs: list[Job]) -> None:
+def start_aside(aside: Path, jobs: list[Job]) -> None:
   """A place to build in; what another plan left there is thrown away."""
   plan = sha256_json(jobs)
   kept = aside / "plan.json"
@@ -253,7 +253,7 @@ def _finished(aside: Path, i: int) -> dict | None:
     return None
 
 
-class _Array:
+class ArrayWriter:
   """An .npy file written piece by piece, aside, and renamed at the end."""
 
   def __init__(self, path: Path, dtype: np.dtype):
@@ -282,8 +282,10 @@ class _Array:
 
 def write_shard(aside, i, source, split, tokenizer, job: Job) -> dict:
   """Encodes one job into tokens-i.npy and offsets-i.npy; its record."""
-  tokens = _Array(aside / f"tokens-{i:05d}.npy", token_dtype(tokenizer.vocab))
-  offsets = _Array(aside / f"offsets-{i:05d}.npy", np.dtype("<i8"))
+  tokens = ArrayWriter(
+    aside / f"tokens-{i:05d}.npy", token_dtype(tokenizer.vocab)
+  )
+  offsets = ArrayWriter(aside / f"offsets-{i:05d}.npy", np.dtype("<i8"))
   record = {"bytes": 0, "replaced": 0, "max_token": tokenizer.eot}
   eot = np.array([tokenizer.eot])
   if i == 0:

@@ -19,6 +19,11 @@ USES = {
     'generate = pipeline("text-generation", model="PATH_OF_THIS_FOLDER")\n'
     'print(generate("Once", max_new_tokens=20)[0]["generated_text"])\n```\n'
   ),
+  "image-classification": (
+    "```python\nfrom transformers import pipeline\n\n"
+    'tell = pipeline("image-classification", model="PATH_OF_THIS_FOLDER")\n'
+    'print(tell("image.png")[0]["label"])\n```\n'
+  ),
   "fill-mask": (
     "```python\nfrom transformers import pipeline\n\n"
     'fill = pipeline("fill-mask", model="PATH_OF_THIS_FOLDER")\n'

@@ -15,12 +15,14 @@ from aigc_jax.hf.neox import NEOX
 from aigc_jax.hf.olmo import OLMO2, OLMO3
 from aigc_jax.hf.phi import PHI, PHI3
 from aigc_jax.hf.qwen import QWEN2, QWEN3
+from aigc_jax.hf.resnet import RESNET
 from aigc_jax.hf.roberta import ROBERTA
 from aigc_jax.hf.settings import Settings
 from aigc_jax.hf.smollm import SMOLLM3
 from aigc_jax.hf.stablelm import STABLELM
 from aigc_jax.hf.t5 import T5
 from aigc_jax.hf.table import Family
+from aigc_jax.hf.vit import VIT
 
 # By model_type of config.json; an export takes the first that fits.
 FAMILIES = {
@@ -45,7 +47,13 @@ FAMILIES = {
   "distilbert": DISTILBERT,
   "t5": T5,
   "marian": MARIAN,
+  "vit": VIT,
+  "resnet": RESNET,
 }
+
+
+# Uses of what reads no text.
+WORDLESS = ("image-classification",)
 
 
 def family_of(config: Mapping, where: str) -> Family:
@@ -83,8 +91,9 @@ def write_config(family: Family, kwargs: Mapping) -> dict:
   No token is for padding unless that is said: some families have one by
   default, which may lie beyond a vocabulary.
   """
+  text = {} if family.pipeline in WORDLESS else {"pad_token_id": None}
   return dict(
-    pad_token_id=None,
+    text,
     architectures=[family.architecture],
     model_type=family.model_type,
   ) | family.config({**kinds.later(family.kind), **kwargs})

@@ -17,6 +17,7 @@ from aigc_jax.hf import kinds
 from aigc_jax.hf.families import family_of, read_config
 from aigc_jax.hf.safetensors import Tensor
 from aigc_jax.hf.table import Family, Leaf, check, leaves, renamed
+from aigc_jax.layers.report import STATS
 
 LAYERS = 10_000
 # Keywords that say how large something is, and how many layers there are.
@@ -119,8 +120,9 @@ def read_params(source: Imported | str | Path, abstract, shardings=None):
   """The parameters, each leaf read straight into its devices' shards.
 
   abstract: the model's parameters as ShapeDtypeStructs (unboxed), whose
-  dtypes are used. shardings: the same tree of shardings, one for all leaves,
-  or None for the default device. Beside what the devices keep, the host holds
+  dtypes are used; with its stats under STATS, where those are wanted too.
+  shardings: the same tree of shardings, one for all leaves, or None for the
+  default device. Beside what the devices keep, the host holds
   PIECE numbers and the pages of one tensor of one file. Raises BadData where
   the model is not the one of the folder.
   """
@@ -130,6 +132,7 @@ def read_params(source: Imported | str | Path, abstract, shardings=None):
     f"{path}: the folder has {_shape(found.table.get(path))}, the model "
     f"{tuple(wanted[path].shape) if path in wanted else 'nothing'}"
     for path in sorted({*found.table, *wanted})
+    if path in wanted or not _beside(path, wanted)
     if path not in wanted
     or path not in found.table
     or found.table[path].shape != tuple(wanted[path].shape)
@@ -148,6 +151,12 @@ def read_params(source: Imported | str | Path, abstract, shardings=None):
     for path, leaf in wanted.items()
   ]
   return jax.tree.unflatten(jax.tree.structure(abstract), made)
+
+
+def _beside(path: str, wanted: Mapping) -> bool:
+  """Whether a leaf is of the stats, none of which is asked for."""
+  mine = f"{STATS}/"
+  return path.startswith(mine) and not any(w.startswith(mine) for w in wanted)
 
 
 def _shape(leaf: Leaf | None):

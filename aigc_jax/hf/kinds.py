@@ -16,6 +16,7 @@ from aigc_jax import tree
 from aigc_jax.hf.settings import FREE, LATER
 from aigc_jax.hf.settings import canonical as decoder_canonical
 from aigc_jax.layers.readout import Readout
+from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS, two_widths
 
 LENGTH = 128  # tokens that two models are compared on, at most
@@ -111,12 +112,38 @@ def _encoder_decoder_canonical(kwargs: Mapping) -> dict:
   )
 
 
+def _images(kwargs: Mapping, random: np.random.Generator) -> dict:
+  """Two images of noise."""
+  size = kwargs["image_size"]
+  shape = (2, size, size, kwargs["channels"])
+  return {"images": random.normal(size=shape).astype(np.float32)}
+
+
+def _vit_canonical(kwargs: Mapping) -> dict:
+  known = _encoder_canonical(kwargs)
+  if known.get("position") != "rotary":
+    known.pop("rotary_base", None)
+  return known
+
+
+# How it is trained, and the size of the images, which shapes nothing.
+_RESNET_FREE = ("norm_momentum", "zero_init_residual", "image_size")
+
+
+def _resnet_canonical(kwargs: Mapping) -> dict:
+  known = {k: v for k, v in _plain(kwargs).items() if k not in _RESNET_FREE}
+  lists = [key for key in ("blocks", "widths") if key in known]
+  return known | {key: tuple(known[key]) for key in lists}
+
+
 KINDS = {
   "decoder": Kind(
     _text, decoder_canonical, LATER, _decoder_settled, writes=True
   ),
   "encoder": Kind(_padded_text, _encoder_canonical),
   "encoder_decoder": Kind(_pair, _encoder_decoder_canonical, writes=True),
+  "resnet": Kind(_images, _resnet_canonical),
+  "vit": Kind(_images, _vit_canonical),
 }
 
 
@@ -131,23 +158,39 @@ def later(kind: str) -> Mapping:
 
 
 def shapes_of(kind: str, kwargs: Mapping) -> dict[str, tuple[int, ...]]:
-  """{path: shape} of a model's parameters; nothing is computed."""
+  """{path: shape} of a model's parameters and stats; nothing is computed."""
   model = MODELS[kind](**kwargs)
   boxed = jax.eval_shape(model.init, jax.random.key(0), model.example())
-  flat = tree.flat(nn.unbox(boxed["params"]))
+  flat = tree.flat(joined(nn.unbox(dict(boxed))))
   return {path: x.shape for path, x in flat.items()}
+
+
+def joined(variables: Mapping) -> dict:
+  """The parameters, with what no gradient moves beside them under STATS."""
+  stats = {STATS: variables[STATS]} if variables.get(STATS) else {}
+  return dict(variables["params"]) | stats
+
+
+def parted(params: Mapping) -> dict:
+  """{collection: ...} of what was `joined`."""
+  own = {key: x for key, x in params.items() if key != STATS}
+  return {"params": own} | ({STATS: params[STATS]} if STATS in params else {})
 
 
 def outputs(kind: str, kwargs: Mapping, params, batch: Mapping) -> list:
   """All that a model says of a batch, as float32 arrays, logits among them.
 
-  In float32 with plain products, whatever else it computes in.
+  params: `joined`. In float32 with plain products, whatever else it computes
+  in.
   """
-  model = MODELS[kind](**dict(kwargs, dtype="float32", products="plain"))
+  exact = {"dtype": "float32"}
+  if "products" in kwargs:
+    exact["products"] = "plain"
+  model = MODELS[kind](**dict(kwargs) | exact)
 
   @jax.jit
   def run(params):
-    found = model.apply({"params": params}, batch)
+    found = model.apply(parted(params), batch)
     return jax.tree.leaves(
       jax.tree.map(_said, found, is_leaf=lambda x: isinstance(x, Readout))
     )

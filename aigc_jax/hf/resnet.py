@@ -125,6 +125,8 @@ RESNET = Family(
   rows=_rows(),
   settings=settings,
   config=config,
+  kind="resnet",
+  pipeline="image-classification",
   # How many batches there were; with a momentum nothing reads it.
   ignored=("*.num_batches_tracked",),
   limits=limits,

@@ -109,5 +109,7 @@ VIT = Family(
   rows=ROWS,
   settings=settings,
   config=config,
+  kind="vit",
+  pipeline="image-classification",
   ignored=("vit.embeddings.mask_token",),
 )

@@ -18,6 +18,7 @@ from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf import kinds
 from aigc_jax.hf.settings import FREE
+from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS
 from aigc_jax.run import spelling
 from aigc_jax.run.build import (
@@ -151,7 +152,8 @@ def load(
     model_config = {"kind": imported.family.kind} | imported.kwargs
     model_config = changed_model(model_config, model_changes)
     config = {"model": spelling.modern_section("model", model_config)}
-    tokenizer = data.load_tokenizer(where)
+    has = imported.tokenizer or imported.family.pipeline not in hf.WORDLESS
+    tokenizer = data.load_tokenizer(where) if has else None
   else:
     config = usable_config_in(where)
     check_weights("weights", weights, config)
@@ -216,8 +218,11 @@ def read_variables(
   whole = abstract_params(model, mesh)
   stats = abstract_stats(model, mesh)
   if hf_folder(where) is not None:
-    params, step = read_params(where, whole, step, check)
-    return params, None, step
+    if stats is None:
+      params, step = read_params(where, whole, step, check)
+      return params, None, step
+    both, step = read_params(where, whole | {STATS: stats}, step, check)
+    return both, Fixed(None, both.pop(STATS)), step
   frozen = config.get("frozen") or {}
   trained, still = tree.split(whole, frozen)
   name = WEIGHTS[weights]

@@ -341,7 +341,7 @@ def flip(path, byte: int) -> None:
 @pytest.mark.parametrize("large", [False, True])
 def test_a_flipped_bit_is_never_read(store, large, monkeypatch):
   if large:
-    monkeypatch.setattr("aigc_jax.data.store.ALWAYS", 0)
+    monkeypatch.setattr("aigc_jax.data.verified.ALWAYS", 0)
   data.Store(store.folder).check()
   for name in ("tokens-00000.npy", "tokens-00003.npy"):
     for byte in (130, -1):
@@ -355,7 +355,7 @@ def test_a_flipped_bit_is_never_read(store, large, monkeypatch):
 
 
 def test_a_large_store_is_compared_once(store, monkeypatch):
-  monkeypatch.setattr("aigc_jax.data.store.ALWAYS", 0)
+  monkeypatch.setattr("aigc_jax.data.verified.ALWAYS", 0)
   read, said = [], []
   blocks = ArrayFile.blocks
 
@@ -408,7 +408,7 @@ def test_an_id_beyond_the_vocabulary_never_leaves_a_store(store):
 
 
 def test_more_shards_than_files_may_be_open(store, monkeypatch):
-  monkeypatch.setattr("aigc_jax.data.store.most_open", lambda: 2)
+  monkeypatch.setattr("aigc_jax.data.verified.most_open", lambda: 2)
   found = data.Store(store.folder)
   assert np.array_equal(stream_of(found), stream_of(store))
   assert found._open.cache_info().currsize == 2

@@ -20,7 +20,7 @@ from aigc_jax.optim.groups import treatments
 FOLDER = pathlib.Path(__file__).parent / "presets"
 FAMILIES = (
   "gpt2", "gpt3", "llama", "mistral", "qwen", "gemma", "t5", "transformer",
-  "bert", "roberta", "distilbert",
+  "bert", "roberta", "distilbert", "vit", "resnet", "digits",
 )  # fmt: skip
 ALONE = ("quickstart", "text_file")  # configs that are one run
 

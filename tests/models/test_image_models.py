@@ -10,50 +10,44 @@ from aigc_jax import errors, flops, sharding, tree
 from aigc_jax.layers.batch_norm import BatchNorm
 from aigc_jax.layers.classifier import Scores
 from aigc_jax.layers.report import REPORTS, STATS, moved
-from aigc_jax.models.resnet import resnet
-from aigc_jax.models.vit import vit
+from aigc_jax.models import MODELS
 from aigc_jax.objectives.labels import labels
+from configs import resnet as resnet_presets
+from configs import vit as vit_presets
 from tests import images
 from tests.sweep import sweep
 
 CLOSE = dict(rtol=2e-4, atol=2e-5)
 STYLES = sorted(images.STYLES)
-LARGE = dict(classes=1000, image_size=224, channels=3)
-
-VITS = {  # name -> (layers, dim, heads, parameters)
-  "s": (12, 384, 6, 22_050_664),
-  "b": (12, 768, 12, 86_567_656),
-  "l": (24, 1024, 16, 304_326_632),
-}
-RESNETS = {  # depth -> (blocks, whether with a bottleneck, parameters)
-  18: ((2, 2, 2, 2), False, 11_689_512),
-  34: ((3, 4, 6, 3), False, 21_797_672),
-  50: ((3, 4, 6, 3), True, 25_557_032),
-  101: ((3, 4, 23, 3), True, 44_549_160),
-  152: ((3, 8, 36, 3), True, 60_192_808),
+PUBLISHED = {  # of 1,000 labels
+  "vit:s16": 22_050_664,
+  "vit:b16": 86_567_656,
+  "vit:l16": 304_326_632,
+  "resnet:r18": 11_689_512,
+  "resnet:r34": 21_797_672,
+  "resnet:r50": 25_557_032,
+  "resnet:r101": 44_549_160,
+  "resnet:r152": 60_192_808,
 }
 
 
-def count(model) -> int:
+def test_every_preset_is_held_against_a_published_count():
+  found = {
+    f"{name}:{size}"
+    for name, config in (("vit", vit_presets), ("resnet", resnet_presets))
+    for size in config.SIZES
+  }
+  assert found == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("preset", sweep(PUBLISHED, "vit:b16", "resnet:r50"))
+def test_presets_have_their_published_counts(preset):
+  name, size = preset.split(":")
+  config = dict(vit=vit_presets, resnet=resnet_presets)[name].get_config(size)
+  fields = config.model.to_dict()
+  model = MODELS[fields.pop("kind")](**fields)
   shapes = jax.eval_shape(model.init, jax.random.key(0), model.example())
-  return tree.count(nn.unbox(shapes["params"]))
-
-
-@pytest.mark.parametrize("name", VITS)
-def test_vits_have_their_published_counts(name):
-  layers, dim, heads, published = VITS[name]
-  keys = images.VIT | LARGE | dict(layers=layers, dim=dim, heads=heads)
-  assert count(vit(**keys | dict(patch=16, mlp_dim=None))) == published
-
-
-@pytest.mark.parametrize("depth", sweep(RESNETS, 18, 50))
-def test_resnets_have_their_published_counts(depth):
-  blocks, bottleneck, published = RESNETS[depth]
-  widths = [64 * 2**i * (4 if bottleneck else 1) for i in range(4)]
-  keys = images.RESNET | LARGE | dict(blocks=blocks, widths=widths)
-  assert count(resnet(**keys | dict(bottleneck=bottleneck, stem_dim=64))) == (
-    published
-  )
+  assert tree.count(nn.unbox(shapes["params"])) == PUBLISHED[preset]
 
 
 def test_how_a_vit_is_computed_changes_neither_value_nor_gradient():

@@ -17,8 +17,10 @@ REASON = "needs torch and transformers: pip install -e '.[parity]'"
 torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
-from aigc_jax import tree  # noqa: E402
+from aigc_jax import export, hf, tree  # noqa: E402
+from aigc_jax.errors import BadConfig  # noqa: E402
 from aigc_jax.hf import folder as folders  # noqa: E402
+from aigc_jax.hf import kinds  # noqa: E402
 from aigc_jax.hf.resnet import RESNET  # noqa: E402
 from aigc_jax.hf.settings import Settings  # noqa: E402
 from aigc_jax.hf.table import check, leaves, renamed  # noqa: E402
@@ -134,3 +136,45 @@ def test_a_step_moves_running_statistics_as_torch_does(made, name):
     for key, new in value.move(old).items():
       theirs_new = after[rows[f"stats/{layer}/{key}"]]
       np.testing.assert_allclose(new, theirs_new, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet basic"])
+def test_a_folder_is_read_and_written_back_the_same(made, name, tmp_path):
+  theirs, ours, variables = made(name)
+  config = CASES[name][3]
+  theirs.save_pretrained(tmp_path / "theirs")
+  found = hf.load(tmp_path / "theirs")
+  own = {"image_size": SIZE}  # a config of theirs may not say it
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), kinds.joined(variables)
+  )
+  params = hf.read_params(found, abstract)
+  jax.tree.map(np.testing.assert_array_equal, params, kinds.joined(variables))
+  # Whoever wants the parameters alone gets them.
+  alone = hf.read_params(found, kinds.parted(abstract)["params"])
+  assert STATS not in alone
+  out = tmp_path / "ours"
+  data = dict(
+    kind="images", image_size=SIZE, crop=0.9, mean=[0.5] * 3, std=[0.5] * 3
+  )
+  told = export.export(
+    params, found.kwargs | own, None, out, kind=found.family.kind, length=0,
+    config=dict(data=data), say=lambda text: None,
+  )  # fmt: skip
+  assert told["difference"] < 1e-4
+  again, info = type(theirs).from_pretrained(out, output_loading_info=True)
+  lost = [k for k in info["missing_keys"] if "num_batches_tracked" not in k]
+  assert not lost and not info["unexpected_keys"]
+  assert again.config.num_labels == config.num_labels
+  images = some_images(3)
+  with torch.no_grad():
+    a, b = (m.eval()(pixels(images)).logits.numpy() for m in (theirs, again))
+  np.testing.assert_array_equal(a, b)
+  processor = transformers.AutoImageProcessor.from_pretrained(out)
+  assert list(processor.image_mean) == [0.5] * 3
+
+
+def test_a_small_stem_is_no_resnet_of_theirs():
+  kwargs = RESNET.settings(Settings(CASES["resnet"][3].to_dict(), "c"))
+  with pytest.raises(BadConfig, match="model.stem='small'"):
+    hf.choose_family(kwargs | dict(stem="small"), kind="resnet")

@@ -1,0 +1,420 @@
+"""Images with labels as data: stores of encoded images, decoded on the host.
+
+A batch is a dict of global arrays; B is the batch:
+
+  images        (B, Y, X, C) float32  minus the mean, over the deviation
+  labels        (B,) int32
+  weights       (B,) float32          1, and 0 where a held-out batch is padded
+  other_labels  (B,) int32            where images are mixed: the second label
+  share         (B,) float32          and the share of the first
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax import files
+from aigc_jax.data.columns import Columns, told, write
+from aigc_jax.data.draw import Draw
+from aigc_jax.data.images import augmenting, sources
+from aigc_jax.data.images.augmenting import Augment
+from aigc_jax.data.images.decoding import MODES, Unusable, decoded, pixels
+from aigc_jax.data.listing import check_local
+from aigc_jax.data.spec import Array, Spec
+from aigc_jax.data.stream import (
+  EvalSet,
+  Stream,
+  check_batch,
+  digest,
+  first_fingerprint,
+)
+from aigc_jax.errors import BadConfig, BadData, nearest
+from aigc_jax.signature import call, check_type, expect
+
+SPLITS = ("train", "validation", "test", "all")
+THREADED = 16 << 10  # bytes of a file from which decoding takes threads
+MOST = 10_000  # choices of stores among which a held-out set is looked for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+  """What `data` of a config says of images; see presets/images.py.
+
+  Opens and prepares nothing by itself. Raises BadConfig for what no data could
+  mend.
+  """
+
+  sources: Sequence[Mapping]
+  batch: int
+  image_size: int
+  channels: int
+  crop: float
+  mean: Sequence[float]
+  std: Sequence[float]
+  augment: Mapping
+  shuffle: bool
+  validation: float
+  most_damaged: float
+  root: str
+  skip_steps: Sequence[Sequence[int] | int]
+
+  def __post_init__(self):
+    check_batch(batch=self.batch, image_size=self.image_size)
+    if self.channels not in MODES:
+      raise BadConfig(f"data.channels={self.channels}: expected 1 or 3")
+    for key in ("mean", "std"):
+      values = getattr(self, key)
+      if len(values) != self.channels or (key == "std" and min(values) <= 0):
+        raise BadConfig(
+          f"data.{key}={tuple(values)}: expected {self.channels} numbers, one "
+          "for each of data.channels" + (", above 0" if key == "std" else "")
+        )
+    for key in ("validation", "most_damaged"):
+      if not 0 <= getattr(self, key) < 1:
+        raise BadConfig(
+          f"data.{key}={getattr(self, key)}: expected 0 to below 1"
+        )
+    if not 0 < self.crop <= 1:
+      raise BadConfig(f"data.crop={self.crop}: expected above 0, up to 1")
+    if not self.sources:
+      raise BadConfig("data.sources is empty: name at least one source")
+    for i, source in enumerate(self.sources):
+      check_type(f"data.sources[{i}]", source, Mapping)
+      sources.check_source(f"data.sources[{i}]", source)
+    _ = self.augmentation
+
+  @functools.cached_property
+  def augmentation(self) -> Augment:
+    return call(Augment, "data.augment", dict(self.augment))
+
+  @property
+  def spec(self) -> Spec:
+    """What a training batch is."""
+    return self._spec(self.augmentation.mixes)
+
+  def _spec(self, mixes: bool) -> Spec:
+    B, S = self.batch, self.image_size
+    row = lambda kind: Array("B", (B,), np.dtype(kind))  # noqa: E731
+    found = {
+      "images": Array("BYXC", (B, S, S, self.channels), np.dtype("f4")),
+      "labels": row("i4"),
+      "weights": row("f4"),
+    }
+    if mixes:
+      found |= {"other_labels": row("i4"), "share": row("f4")}
+    return found
+
+  @property
+  def units(self) -> dict[str, int]:
+    """What a batch counts as consumed."""
+    return {"examples": self.batch}
+
+  @property
+  def holds_nothing_out(self) -> bool:
+    return False
+
+  def check_model(self, model: Mapping) -> None:
+    """Raises BadConfig where the model takes images of another size."""
+    for key in ("image_size", "channels"):
+      wanted, given = model.get(key), getattr(self, key)
+      if wanted is not None and wanted != given:
+        raise BadConfig(
+          f"model.{key}={wanted}, but the data gives {given}: "
+          f"--config.model.{key}={given} or --config.data.{key}={wanted}"
+        )
+
+  def check_heldout(self, section: str, which: Mapping) -> None:
+    """Raises BadConfig for what `heldout` could not open."""
+    own = "sources" in which
+    expect(section, which, ("split", "sources") if own else ("split",))
+    for i, source in enumerate(which.get("sources", ())):
+      check_type(f"{section}.sources[{i}]", source, Mapping)
+      sources.check_source(f"{section}.sources[{i}]", source)
+    split, given = which["split"], which.get("sources", self.sources)
+    tfds = any(source["kind"] == "tfds" for source in given)
+    if split not in SPLITS and not tfds:
+      raise BadConfig(
+        f"{section}.split={split!r}{nearest(split, SPLITS)} "
+        f"(there are: {', '.join(SPLITS)})"
+      )
+
+  def check_workdir(self, workdir: str) -> None:
+    """Raises BadConfig for a work directory that is the images' own folder."""
+    place = os.path.realpath(files.expanded(workdir))
+    for source in self.sources:
+      path = source.get("path")
+      if path and os.path.realpath(files.expanded(path)) == place:
+        raise BadConfig(
+          f"--workdir={workdir} is the folder of the images itself; use "
+          f"--workdir={os.path.join(workdir, 'run')}"
+        )
+
+  def prepared(self) -> list[dict] | None:
+    """[{"examples": n}] of the training stores; None if one is missing."""
+    try:
+      folders = [
+        self._folder(s, s["split"], self._open(s)) for s in self.sources
+      ]
+    except BadData:
+      return None
+    if not all(folder.is_dir() for folder in folders):
+      return None
+    return [{"examples": len(Columns(folder))} for folder in folders]
+
+  def stream(self, *, seed: int, model: Mapping, say=print, progress=None):
+    """The training data, prepared where it is missing.
+
+    model: config.model, which must have as many classes as there are labels.
+    """
+    stores = [
+      self._store(source, source["split"], say, progress)
+      for source in self.sources
+    ]
+    labels = self._checked_labels(stores, model)
+    kind = MixedStream if self.augmentation.mixes else Stream
+    return kind(
+      stores,
+      [source.get("weight", 1.0) for source in self.sources],
+      self._make_training,
+      spec=self.spec,
+      batch=self.batch,
+      shuffle=self.shuffle,
+      skip_steps=self.skip_steps,
+      seed=seed,
+      fingerprint=digest(
+        "images 1", [store.fingerprint for store in stores],
+        [source.get("weight", 1.0) for source in self.sources], *self._how(),
+        dict(self.augment), bool(self.shuffle),
+      ),
+      about={
+        "labels": labels, "mean": list(self.mean), "std": list(self.std),
+        "image_size": self.image_size, "channels": self.channels,
+        "crop": self.crop,
+      },
+      **({"augment": self.augmentation} if self.augmentation.mixes else {}),
+    )  # fmt: skip
+
+  def heldout(
+    self,
+    *,
+    split: str,
+    model: Mapping,
+    tokenizer=None,
+    sources: Sequence[Mapping] | None = None,
+    say=print,
+  ) -> EvalSet:
+    """A split of the sources, or of others; what is missing is prepared."""
+    given = self.sources if sources is None else sources
+    stores = [self._store(source, split, say, None) for source in given]
+    self._checked_labels(stores, model)
+    return self._eval_of(stores)
+
+  def known(
+    self,
+    *,
+    split: str,
+    batches: int | None,
+    model: Mapping,
+    tokenizer=None,
+    fingerprints: Sequence[str],
+    sources: Sequence[Mapping] | None = None,
+  ) -> EvalSet | None:
+    """The set that `heldout` gave a run, or None where it is gone.
+
+    Only stores below `root` are read: no source is, and nothing is written.
+    """
+    check_local(self.root, "data.root")
+    stores = []
+    for folder in sorted((files.expanded(self.root) / "images").glob("*")):
+      try:
+        store = Columns(folder)
+      except BadData:
+        continue  # it cannot be the one that was read
+      if store.manifest["split"] == split:
+        stores.append(store)
+    count = len(self.sources if sources is None else sources)
+    choices = itertools.product(stores, repeat=count)
+    for choice in itertools.islice(choices, MOST):
+      whole = self._eval_fingerprint(choice)
+      own = whole if batches is None else first_fingerprint(whole, batches)
+      if not {whole, own} & set(fingerprints):
+        continue
+      for store in choice:
+        store.check(remember=False)
+      found = self._eval_of(choice)
+      found = found if batches is None else found.first(batches)
+      if found.fingerprint in fingerprints:
+        self._checked_labels(choice, model)
+        return found
+    return None
+
+  def _eval_of(self, stores: Sequence[Columns]) -> EvalSet:
+    return EvalSet(
+      stores,
+      self._make_heldout,
+      spec=self._spec(mixes=False),
+      batch=self.batch,
+      fingerprint=self._eval_fingerprint(stores),
+      targets=sum(map(len, stores)),
+      counts={"examples": sum(map(len, stores))},
+      recount=_recount,
+    )
+
+  def _eval_fingerprint(self, stores: Sequence[Columns]) -> str:
+    prints = [store.fingerprint for store in stores]
+    return digest("images evalset 1", prints, *self._how())
+
+  def _how(self) -> tuple:
+    """What decides what is made of a file, besides augmentation."""
+    return (
+      self.batch, self.image_size, self.channels, self.crop,
+      list(self.mean), list(self.std),
+    )  # fmt: skip
+
+  def _open(self, source: Mapping):
+    return sources.open_source(source, self.validation, self.most_damaged)
+
+  def _folder(self, spec: Mapping, split: str, source) -> Path:
+    check_local(self.root, "data.root")
+    key = digest(
+      "image store 1", source.fingerprint, source.division, split,
+      self.most_damaged,
+    )[:16]  # fmt: skip
+    name = f"{sources.safe(source.name)}-{sources.safe(split)}-{key}"
+    return files.expanded(self.root) / "images" / name
+
+  def _store(self, spec: Mapping, split: str, say, progress) -> Columns:
+    source = self._open(spec)
+    folder = self._folder(spec, split, source)
+    if folder.is_dir():
+      store = Columns(folder)
+    else:
+      say(f"preparing the images of {source.name!r} ({split})")
+      store = write(folder, source, split, say=say, progress=progress)
+      m = store.manifest
+      if m["left_out"]:
+        say(f"{source.name!r} ({split}): {told(m['left_out'])}")
+      say(
+        f"{source.name!r} ({split}): {m['records']:,} images of "
+        f"{len(m['about']['labels'])} labels: {folder}"
+      )
+    store.check(say, progress)
+    return store
+
+  def _checked_labels(
+    self, stores: Sequence[Columns], model: Mapping
+  ) -> list[str]:
+    """The names of the labels; BadConfig unless they are those of all.
+
+    On the device a label out of range is no error: it silently reads another.
+    """
+    labels = [store.about["labels"] for store in stores]
+    for store, other in zip(stores, labels, strict=True):
+      if other != labels[0]:
+        raise BadConfig(
+          f"{store.name!r} has other labels ({len(other)}: {other[:3]}...) "
+          f"than {stores[0].name!r} ({len(labels[0])}: {labels[0][:3]}...)"
+        )
+    classes = model.get("classes", len(labels[0]))
+    if classes < len(labels[0]):
+      raise BadConfig(
+        f"model.classes={classes}, but the data has {len(labels[0])} labels: "
+        f"--config.model.classes={len(labels[0])}"
+      )
+    return labels[0]
+
+  def _make_training(self, records: Mapping, draw: Draw) -> dict:
+    names = self.augmentation.names()
+    drawn = {name: draw.uniform(name, n) for name, n in names.items()}
+
+    def one(i: int, data: bytes) -> np.ndarray:
+      own = {name: values[i] for name, values in drawn.items()}
+      image = decoded(data, self.channels)
+      return pixels(
+        self.augmentation.apply(image, self.image_size, self.crop, own)
+      )
+
+    return self._made(records, one)
+
+  def _make_heldout(self, records: Mapping, draw: Draw) -> dict:
+    def one(i: int, data: bytes) -> np.ndarray:
+      image = decoded(data, self.channels)
+      return pixels(augmenting.fitted(image, self.image_size, self.crop))
+
+    return self._made(records, one)
+
+  def _made(self, records: Mapping, one) -> dict:
+    """The batch; a record without bytes is padding."""
+    data, S = records["image"], self.image_size
+    pixels_BYXC = np.zeros((len(data), S, S, self.channels), np.float32)
+
+    def fill(i: int) -> None:
+      if data[i]:
+        try:
+          pixels_BYXC[i] = one(i, data[i])
+        except Unusable as e:  # it was looked at when the store was made
+          raise BadData(
+            f"an image of a store cannot be decoded ({e}): another version of "
+            "Pillow? Delete the store and prepare it again"
+          ) from e
+
+    if sum(map(len, data)) > THREADED * len(data):
+      list(_pool().map(fill, range(len(data))))
+    else:
+      for i in range(len(data)):
+        fill(i)
+    mean, std = (np.float32(v) for v in (self.mean, self.std))
+    pixels_BYXC = (pixels_BYXC / np.float32(255) - mean) / std
+    real_B = np.array([bool(d) for d in data])
+    pixels_BYXC[~real_B] = 0.0
+    return {
+      "images": pixels_BYXC,
+      "labels": records["label"].astype(np.int32),
+      "weights": real_B.astype(np.float32),
+    }
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+  """Pillow decodes without the interpreter's lock."""
+  return concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1)
+
+
+def _recount(part: EvalSet) -> tuple[int, dict[str, int]]:
+  """(targets, counts) of a set with fewer batches, none of them the last."""
+  count = part.batches * part.batch
+  return count, {"examples": count}
+
+
+class MixedStream(Stream):
+  """A Stream whose rows 2k and 2k + 1 are mixed with each other.
+
+  Those of an odd batch's last row stay as they are. Whoever asks for a row gets
+  the same one: its neighbour is made with it.
+  """
+
+  def __init__(self, *args, augment: Augment, **keys):
+    super().__init__(*args, **keys)
+    self._augment = augment
+
+  def rows(self, step: int, rows) -> dict:
+    wanted = np.arange(self.batch)[rows]
+    other = wanted ^ 1
+    other = np.where(other < self.batch, other, wanted)
+    both = np.union1d(wanted, other)
+    made = super().rows(step, both)
+    first, second = (
+      {key: x[np.searchsorted(both, at)] for key, x in made.items()}
+      for at in (wanted, other)
+    )
+    places = wanted + self.position(step)
+    draw = Draw(self._seed, places, places)
+    return augmenting.mixed(
+      first, second, {"mix": draw.uniform("mix", 4)}, self._augment
+    )

@@ -1,0 +1,496 @@
+"""Where labelled images come from: folders, Parquet, TFDS, arrays of packages.
+
+Each gives records {"image": the bytes of a file, "label": a number} to a store
+(data/columns.py). An image that cannot be used is left out, counted and told;
+more of them than a share of all is refused, for then something else is wrong.
+A label that is missing is refused at once, naming its record: no number could
+stand for it.
+"""
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax import files
+from aigc_jax.data import listing
+from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
+from aigc_jax.data.documents import Job, grouped, is_held_out, job_size
+from aigc_jax.data.images.decoding import Unusable, checked
+from aigc_jax.data.rows import _parquet
+from aigc_jax.data.sources import Tfds, _find
+from aigc_jax.errors import BadConfig, BadData, choose, nearest
+
+COLUMNS = {"image": BYTES, "label": "<i4"}
+SUFFIXES = (
+  ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".pgm", ".ppm", ".pnm"
+)  # fmt: skip
+FOLDERS = {  # what folders of a split are called
+  "train": ("train", "training"),
+  "validation": ("validation", "val", "valid"),
+  "test": ("test",),
+}
+
+
+class Labelled:
+  """What all sources share. A subclass gives `_records`, jobs and splits.
+
+  damaged: the largest share of images that may be left out.
+  """
+
+  columns = COLUMNS
+
+  def __init__(self, name: str, split: str, validation: float, damaged: float):
+    self.name, self.split = name, split
+    self.validation, self._damaged = validation, damaged
+
+  labels: tuple[str, ...]
+
+  def about(self, split: str) -> dict:
+    return {"labels": list(self.labels)}
+
+  def unchanged(self) -> bool:
+    return True
+
+  def read(self, job: Job, split: str, drop: Drop) -> Iterator[Record]:
+    """The records of a job whose images are as they should be."""
+    for name, data, label in self._records(job, split):
+      if not 0 <= label < len(self.labels):
+        raise BadData(
+          f"{name}: label {label}, and there are {len(self.labels)} labels, "
+          f"from 0 to {len(self.labels) - 1}: mend it, or leave it out"
+        )
+      try:
+        for note in checked(data):
+          drop(f"read: {note}", name)
+      except Unusable as e:
+        drop(str(e), name)
+        continue
+      yield {"image": data, "label": label}
+
+  def _records(self, job: Job, split: str) -> Iterator[tuple[str, bytes, int]]:
+    """(name, bytes, label) of the images of a job."""
+    raise NotImplementedError
+
+  def check(self, kept: int, left_out: LeftOut) -> None:
+    """Raises BadData where too many images were left out, or none is there."""
+    bad = {why: some for why, some in left_out.items() if not _is_note(why)}
+    lost = sum(some["count"] for some in bad.values())
+    if lost > self._damaged * (kept + lost):
+      raise BadData(
+        f"source {self.name!r}: {lost} of {kept + lost} images cannot be used "
+        f"({told(bad)}); mend or remove them, or name the share that may be "
+        "left out: --config.data.most_damaged="
+        f"{-(-lost * 1000 // (kept + lost)) / 1000}"
+      )
+    if not kept:
+      raise BadData(
+        f"source {self.name!r} has no image of this split: of the label's "
+        f"folder or of the rows, or none is held out of so few "
+        f"(--config.data.validation={self.validation})"
+      )
+
+  def _held_out(self, name: str, split: str) -> bool:
+    """Whether a record is of another split, of those made here by its name."""
+    return is_held_out(name, self.validation) != (split == "validation")
+
+
+def _is_note(why: str) -> bool:
+  return why.startswith("read: ")
+
+
+class Folder(Labelled):
+  """PATH/CLASS/IMAGE or PATH/SPLIT/CLASS/IMAGE; classes by name.
+
+  Where there is no folder for a split, "validation" is held out of the others
+  by a hash of the image's name. Hidden files and what is no image by its name
+  are not looked at.
+  """
+
+  def __init__(self, path, split, validation, damaged):
+    listing.check_local(path, "path of a source of images")
+    self.path = Path(os.path.abspath(files.expanded(path)))
+    if not self.path.is_dir():
+      raise BadData(
+        f"{str(path)!r}: no such folder; expected one with a folder of images "
+        "for each label, or those below train, validation"
+      )
+    super().__init__(self.path.name, split, validation, damaged)
+
+  @functools.cached_property
+  def _splits(self) -> dict[str, Path]:
+    """The folders of splits that there are; none where classes are on top."""
+    found = {
+      split: self.path / name
+      for split, names in FOLDERS.items()
+      for name in reversed(names)
+      if (self.path / name).is_dir()
+    }
+    return found if "train" in found else {}
+
+  @property
+  def division(self) -> str:
+    own = "validation" in self._splits
+    return "its own" if own else f"held out {self.validation}"
+
+  def _top(self, split: str) -> Path:
+    if not self._splits:
+      if split not in ("train", "validation", "all"):
+        raise BadData(
+          f"{self.path} has no folder {split!r} (its splits: train, validation)"
+        )
+      return self.path
+    name = split
+    if split == "validation" and split not in self._splits:
+      name = "train"
+    if name not in self._splits:
+      raise BadData(
+        f"{self.path} has no split {split!r}{nearest(split, self._splits)} (it "
+        f"has: {', '.join(sorted(self._splits))})"
+      )
+    return self._splits[name]
+
+  @functools.cached_property
+  def labels(self) -> tuple[str, ...]:
+    top = self._splits.get("train", self.path)
+    names = sorted(
+      p.name for p in top.iterdir() if p.is_dir() and p.name[0] != "."
+    )
+    if not names:
+      raise BadData(
+        f"{top}: no folder in it; expected one of images for each label"
+      )
+    return tuple(names)
+
+  @functools.lru_cache(4)  # noqa: B019
+  def _images(self, split: str) -> list[tuple[str, int]]:
+    """(path below the split's folder, bytes), by name."""
+    top, found = self._top(split), []
+    for label in sorted(p.name for p in top.iterdir() if p.is_dir()):
+      if label[0] == ".":
+        continue
+      if label not in self.labels:
+        raise BadData(
+          f"{top / label}: no such label in the training split "
+          f"({len(self.labels)} labels, such as {self.labels[0]!r})"
+        )
+      for place, folders, names in os.walk(top / label):
+        folders.sort()
+        for name in sorted(names):
+          path = Path(place, name)
+          if name[0] != "." and path.suffix.lower() in SUFFIXES:
+            size = files.regular(path).st_size
+            found.append((path.relative_to(top).as_posix(), size))
+    return sorted(found)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """sha256 over names, sizes and times of change of all images."""
+    digest = hashlib.sha256(b"images of folders 1")
+    for split in [*self._splits] or ["all"]:
+      top = self._top(split)
+      for name, size in self._images(split):
+        stamp = os.stat(top / name).st_mtime_ns
+        digest.update(f"\n{split} {name} {size} {stamp}".encode())
+    return digest.hexdigest()
+
+  def jobs(self, split: str) -> list[Job]:
+    _ = self.labels  # a folder without any is told so
+    images = self._images(split)
+    total = sum(size for _, size in images)
+    return grouped([((name,), size) for name, size in images], job_size(total))
+
+  def _records(self, job, split):
+    top = self._top(split)
+    divided = split not in self._splits and split != "all"
+    if "validation" in self._splits:
+      divided = False
+    for (name,) in job.parts:
+      if divided and self._held_out(name, split):
+        continue
+      data = files.content(top / name, limit=1 << 30)
+      yield str(top / name), data, self.labels.index(name.split("/")[0])
+
+
+class Parquet(Labelled):
+  """Rows with the bytes of an image and a label, a number or a word.
+
+  The image is a column of bytes, or of {"bytes": ..., "path": ...} as Hugging
+  Face's datasets write it.
+  """
+
+  def __init__(self, path, split, image, label, validation, damaged):
+    listing.check_local(path, "path of a source of images")
+    self.path = os.path.abspath(files.expanded(path))
+    found = listing.find(self.path, path, Path(os.devnull))
+    self._files = [f for f in found.files if f[0].endswith(".parquet")]
+    if not self._files:
+      raise BadData(f"{str(path)!r}: no .parquet file there")
+    self._image, self._label = image, label
+    super().__init__(Path(self.path).stem, split, validation, damaged)
+
+  @property
+  def division(self) -> str:
+    return f"held out {self.validation}"
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    content = [(name, files.sha256_file(path)) for name, path, _ in self._files]
+    return files.sha256_json(
+      ["images of Parquet 1", self._image, self._label, *content]
+    )
+
+  @functools.cached_property
+  def labels(self) -> tuple[str, ...]:
+    """Words by name; of numbers, as many as the largest needs."""
+    words, largest = set(), -1
+    for _, path, _ in self._files:
+      column = self._column(path, self._label)
+      for row, value in enumerate(column):
+        if isinstance(value, bool) or not isinstance(value, int | str):
+          raise BadData(
+            f"{path} row {row}: label {value!r}, expected a number or a word "
+            f"in every row of {self._label!r}: mend it, or leave it out"
+          )
+        if isinstance(value, str):
+          words.add(value)
+        elif not 0 <= value < 2**31:
+          raise BadData(f"{path} row {row}: label {value}, expected 0 or more")
+        else:
+          largest = max(largest, value)
+    if words and largest >= 0:
+      raise BadData(
+        f"{self.path}: {self._label!r} holds numbers and words: write all of "
+        "them as words, or all as numbers"
+      )
+    return tuple(sorted(words) or map(str, range(largest + 1)))
+
+  def _column(self, path: str, name: str) -> list:
+    file = _parquet(path)
+    self._check(path, file.schema_arrow.names, name)
+    return _read(path, lambda: file.read([name]).column(0).to_pylist())
+
+  def _check(self, path: str, names: list[str], name: str) -> None:
+    if name not in names:
+      shown = [n[:40] for n in names[:20]]
+      raise BadData(
+        f"{path}: no column {name!r}{nearest(name, names)} (its columns: "
+        f"{', '.join(shown)}); image= and label= of the source name them"
+      )
+
+  def jobs(self, split: str) -> list[Job]:
+    parts = []
+    for name, path, _ in self._files:
+      meta = _parquet(path).metadata
+      for i in range(meta.num_row_groups):
+        parts.append(((name, path, i), meta.row_group(i).total_byte_size))
+    return grouped(parts, job_size(sum(size for _, size in parts)))
+
+  def _records(self, job, split):
+    if split not in ("train", "validation", "all"):
+      raise BadData(f"{self.path}: its splits are train, validation and all")
+    for name, path, group in job.parts:
+      file = _parquet(path)
+      for column in (self._image, self._label):
+        self._check(path, file.schema_arrow.names, column)
+      at = sum(file.metadata.row_group(i).num_rows for i in range(group))
+      columns = [self._image, self._label]
+      table = _read(
+        path, lambda f=file, g=group, c=columns: f.read_row_group(g, c)
+      )
+      rows = zip(
+        table.column(self._image).to_pylist(),
+        table.column(self._label).to_pylist(),
+        strict=True,
+      )
+      for row, (image, label) in enumerate(rows, start=at):
+        if split != "all" and self._held_out(f"{name}@{row}", split):
+          continue
+        data = image.get("bytes") if isinstance(image, dict) else image
+        number = self.labels.index(label) if isinstance(label, str) else label
+        # Nothing is no image: it is counted with those that are damaged.
+        yield f"{path} row {row}", data or b"", number
+
+
+def _read(path: str, read: Callable):
+  try:
+    return read()
+  except (ValueError, OSError) as e:  # pyarrow's errors are both
+    raise BadData(f"{path}: damaged Parquet file: {e}") from e
+
+
+class TfdsImages(Labelled):
+  """A prepared TFDS dataset with an image and a label, by its folder."""
+
+  def __init__(self, name, split, image, label, validation, damaged):
+    self._tfds = Tfds(name, _find(name), split, image, validation)
+    if not self._tfds.present:
+      self._tfds.obtain(False, lambda text: None)
+    self._image, self._label = image, label
+    super().__init__(self._tfds.name, split, validation, damaged)
+
+  @property
+  def division(self) -> str:
+    return self._tfds.division
+
+  @property
+  def fingerprint(self) -> str:
+    return self._tfds.fingerprint
+
+  @functools.cached_property
+  def labels(self) -> tuple[str, ...]:
+    feature = self._features.get(self._label)
+    names = getattr(feature, "names", None)
+    if not names:
+      raise BadData(
+        f"tfds {self.name}: {self._label!r} is no label with names (its "
+        f"features: {', '.join(self._features)}); label= of the source names it"
+      )
+    return tuple(names)
+
+  @property
+  def _features(self):
+    features = self._tfds._builder.info.features
+    if self._image not in features:
+      raise BadData(
+        f"tfds {self.name}: no feature {self._image!r}"
+        f"{nearest(self._image, features)}; image= of the source names it"
+      )
+    return features
+
+  def _source(self, split: str):
+    import tensorflow_datasets as tfds
+
+    skip = {self._image: tfds.decode.SkipDecoding()}
+    return self._tfds._records(split, skip)
+
+  def jobs(self, split: str) -> list[Job]:
+    _ = self._features
+    return self._tfds.jobs(split)
+
+  def _records(self, job, split):
+    records, where = self._source(split), self._tfds._where(split)
+    part = self._tfds.hashed and split in ("validation", self._tfds.split)
+    for start, stop in job.parts:
+      for number in range(start, stop):
+        name = f"{self.name}/{where}@{number}"
+        if part and self._held_out(name, split):
+          continue
+        (row,) = self._tfds._rows(records, [number])
+        yield name, _as_bytes(row[self._image]), int(row[self._label])
+
+
+def _as_bytes(image) -> bytes:
+  if isinstance(image, np.ndarray) and image.dtype != object:
+    return netpbm(image)
+  return bytes(image.item() if isinstance(image, np.ndarray) else image)
+
+
+class Arrays(Labelled):
+  """Small images that a package has as an array; each a PNM file here."""
+
+  def __init__(self, name, split, validation, damaged):
+    self._load = choose(name, PACKAGES, "package of images")
+    super().__init__(name, split, validation, damaged)
+
+  division = "its own"
+
+  @functools.cached_property
+  def _arrays(self):
+    """(images (n, Y, X, C) uint8, labels (n,), which are held out (n,))."""
+    return self._load()
+
+  @functools.cached_property
+  def labels(self) -> tuple[str, ...]:
+    return tuple(map(str, range(int(self._arrays[1].max()) + 1)))
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    digest = hashlib.sha256(f"images of packages 1 {self.name}".encode())
+    for array in self._arrays:
+      digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+  def jobs(self, split: str) -> list[Job]:
+    if split not in ("train", "validation"):
+      raise BadData(f"{self.name}: its splits are train and validation")
+    images, _, held_out = self._arrays
+    which = np.flatnonzero(held_out == (split == "validation"))
+    each = images[0].size
+    return [
+      Job(tuple(map(int, part)), each * len(part))
+      for part in np.array_split(which, max(1, len(which) * each >> 20))
+    ]
+
+  def _records(self, job, split):
+    images, labels, _ = self._arrays
+    for i in job.parts:
+      yield f"{self.name}[{i}]", netpbm(images[i]), int(labels[i])
+
+
+def netpbm(image: np.ndarray) -> bytes:
+  """(Y, X, 1 or 3) uint8 as the bytes of a file: the same on every machine."""
+  Y, X, C = image.shape
+  head = f"{'P5' if C == 1 else 'P6'}\n{X} {Y}\n255\n".encode()
+  return head + np.ascontiguousarray(image, np.uint8).tobytes()
+
+
+def _digits():
+  """1,797 handwritten digits of 8 x 8 in 17 greys; every fifth held out."""
+  try:
+    from sklearn.datasets import load_digits
+  except ImportError as e:
+    raise BadConfig(
+      "the digits are those of scikit-learn: pip install scikit-learn"
+    ) from e
+  found = load_digits()
+  images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
+  return images, found.target.astype(np.int32), np.arange(len(images)) % 5 == 0
+
+
+PACKAGES = {"digits": _digits}
+
+# kind -> (the maker, the keys that a source of this kind has besides weight)
+SOURCES: dict[str, tuple[Callable, tuple[str, ...]]] = {
+  "folder": (Folder, ("path", "split")),
+  "parquet": (Parquet, ("path", "split", "image", "label")),
+  "tfds": (TfdsImages, ("name", "split", "image", "label")),
+  "package": (Arrays, ("name", "split")),
+}
+
+
+def check_source(where: str, source: Mapping) -> None:
+  """Raises BadConfig for an unknown kind, or a key that lacks or is unknown."""
+  kind = source.get("kind")
+  _, keys = choose(kind, SOURCES, f"{where}.kind")
+  for key in source:
+    if key not in (*keys, "kind", "weight"):
+      raise BadConfig(
+        f"{where}: unknown key {key!r}{nearest(key, keys)} (a source of kind "
+        f"{kind!r} has: {', '.join(keys)}, weight)"
+      )
+  for key in keys:
+    if not isinstance(source.get(key), str) or not source[key]:
+      raise BadConfig(
+        f"{where}: no {key!r} (a source of kind {kind!r} needs: "
+        f"{', '.join(keys)})"
+      )
+
+
+def open_source(spec: Mapping, validation: float, damaged: float) -> Labelled:
+  """The source of one entry of `data.sources`, which `check_source` passed.
+
+  Raises BadData where there is nothing to read.
+  """
+  make, keys = SOURCES[spec["kind"]]
+  given = {key: spec[key] for key in keys}
+  return make(**given, validation=validation, damaged=damaged)
+
+
+def safe(name: str) -> str:
+  """A name for a folder."""
+  return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:40].strip(".") or "images"
