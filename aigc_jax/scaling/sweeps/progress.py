@@ -176,6 +176,7 @@ class Live(Lines):
     self._live = live.Live(
       console=console.Console(file=terminal.plain(sys.stderr)),
       refresh_per_second=4,
+      transient=True,
     )
 
   def __enter__(self) -> "Live":
@@ -192,8 +193,8 @@ class Live(Lines):
     super().shows(rows, left)
     self._live.update(self.picture(rows))
 
-  def picture(self, rows) -> table.Table:
-    """The table: what runs with step and loss; the counts as its caption."""
+  def picture(self, rows) -> console.Group:
+    """What runs, with step and loss; below it the counts."""
     shown = table.Table(box=box.SIMPLE, title_justify="left")
     for name in ("running", "step", "loss"):
       shown.add_column(name, justify="left" if name == "running" else "right")
@@ -208,10 +209,8 @@ class Live(Lines):
       shown.add_row(f"and {len(rows) - MOST} more", "", "")
     spent = duration(time.monotonic() - self._began)
     words = summed_up(self._entries, self._metric)
-    shown.caption = text.Text(
-      terminal.shown(f"{words}; {spent} so far{self._until()}")
-    )
-    return shown
+    counts = terminal.shown(f"{words}; {spent} so far{self._until()}")
+    return console.Group(shown, text.Text(counts))
 
   def say(self, line: str) -> None:
     self._live.console.print(
