@@ -4,14 +4,19 @@ import dataclasses
 import json
 import math
 
+import jax
 import pytest
+from flax import linen as nn
 
-from aigc_jax import evaluate, run
+from aigc_jax import evaluate, run, sharding
+from aigc_jax.data import tokenizers
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.formats import Reference
 from aigc_jax.evaluators.likelihood import Scorer
+from aigc_jax.models import MODELS
 from aigc_jax.presets import skeleton
+from tests import seq2seq
 from tests.test_generate import loaded  # noqa: F401
 
 
@@ -111,3 +116,44 @@ def test_a_batch_that_could_never_fit_is_refused_before_it_is_made(loaded):  # n
   evaluate.check_room("x", (8, 16), dim, need)
   with pytest.raises(BadConfig, match="8 x 16 takes"):
     evaluate.check_room("x", (8, 16), dim, need - 1)
+
+
+@pytest.mark.parametrize("beams", [0, 2])
+def test_targets_of_held_out_pairs_are_written_and_scored(
+  beams, tmp_path, monkeypatch
+):
+  kwargs = seq2seq.STYLES["t5"] | dict(vocab=257, start_token=None)
+  model = MODELS["encoder_decoder"](**kwargs)
+  fresh = jax.tree.map(
+    lambda s: jax.numpy.zeros(s.shape, s.dtype), model.example()
+  )
+  params = nn.unbox(model.init(jax.random.key(0), fresh))["params"]
+  rows = [{"en": f"text {i}", "fr": f"texte {i}"} for i in range(40)]
+  path = tmp_path / "pairs.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  source = dict(kind="json", path=str(path), source="en", target="fr")
+  pairs = dict(
+    kind="pairs", sources=[source], tokenizer="bytes", tokenizer_vocab=300,
+    batch=2, source_length=16, target_length=5, packed=False, long="cut",
+    shuffle=True, validation=0.2, root=str(tmp_path), skip_steps=[],
+  )  # fmt: skip
+  config = {"model": dict(kwargs, kind="encoder_decoder"), "data": pairs}
+  mesh = sharding.mesh_of(jax.devices()[0])
+  tokenizer = tokenizers.Bytes()
+  loaded = run.Loaded(model, params, tokenizer, config, mesh, 7, "tiny")
+
+  class Flag:
+    present = False
+
+  class Flags(dict):
+    max_tokens, batch, beams, length_penalty = 64, 4, 0, 1.0
+
+  known = Flags(max_tokens=Flag)
+  known.beams = beams
+  monkeypatch.setattr(evaluate, "FLAGS", known)
+  found = evaluate.score_pairs(loaded, {"split": "validation"})
+  held = run.data_of(config).texts("validation")
+  assert found["exact_match"].items == len(held) > 0
+  assert {"bleu", "chrf"} <= found.keys()
+  with pytest.raises(BadConfig, match="EncoderDecoder.*by itself"):
+    evaluate.check_likelihood(model)
