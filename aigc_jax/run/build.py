@@ -267,6 +267,35 @@ def check_reads(config: Config, model: nn.Module, batch: Mapping) -> None:
       f"data.kind={config['data']['kind']!r} with this task gives "
       f"{', '.join(batch)}: choose data or a task for this model"
     )
+  spec = data_of(config).spec
+  source = [name for name, array in spec.items() if "S" in array.letters]
+  if source and not set(source) & set(model.example()):
+    raise BadConfig(
+      f"data.kind={config['data']['kind']!r} with this task gives sources, "
+      f"{', '.join(source)}, which model.kind={config['model']['kind']!r} "
+      "would not read: take an encoder_decoder, or other data"
+    )
+  if source:
+    _check_ids(config["model"], config["data"].get("task", {}))
+
+
+def _check_ids(model: Mapping, task: Mapping) -> None:
+  """Raises BadConfig where a task has other ids than the model."""
+  known = ("span_corruption", "prefix")
+  start = task.get("start_token")
+  if task.get("kind") in known and start != model["start_token"]:
+    raise BadConfig(
+      f"data.task.start_token={start} and model.start_token="
+      f"{model['start_token']}: targets are written after the same token in "
+      f"training and in use: --config.data.task.start_token="
+      f"{model['start_token']}"
+    )
+  sentinel = task.get("first_sentinel", 0)
+  if sentinel >= model["vocab"]:
+    raise BadConfig(
+      f"data.task.first_sentinel={sentinel} is no id of model.vocab="
+      f"{model['vocab']}: --config.model.vocab={sentinel + 1} or more"
+    )
 
 
 def check_microbatches(config: Config, model: nn.Module) -> None:
