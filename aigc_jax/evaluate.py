@@ -45,6 +45,7 @@ from aigc_jax.sampling.text import generate
 
 FLAGS = flags.FLAGS
 Scores = dict[str, Estimate]
+LARGEST = 2**32  # bytes of a text
 # What a file of them holds.
 SCORES = {"model": str, "step": COUNT, "scores": {str: {str: dict}}}
 
@@ -135,7 +136,7 @@ def check_likelihood(model) -> None:
 def text_of(path: str) -> str:
   """A text file, byte for byte. Raises BadData."""
   try:
-    text = files.expanded(path).read_bytes().decode("utf-8")
+    text = files.given(path, LARGEST, "--text").decode("utf-8")
   except OSError as error:
     raise BadData(f"--text={path}: {error.strerror}") from None
   except UnicodeDecodeError as error:

@@ -139,6 +139,20 @@ def content(path: Path, limit: int = LIMIT, error: Failure = BadData) -> bytes:
   return found
 
 
+def given(path: str | Path, most: int, flag: str) -> bytes:
+  """All of what a user named, be it a link or a pipe; BadData beyond `most`.
+
+  A device such as /dev/zero has no end. Raises OSError.
+  """
+  with open(expanded(path), "rb") as file:
+    found = file.read(most + 1)
+  if len(found) > most:
+    raise BadData(
+      f"{flag}={path}: more than {most / 2**20:,.0f} MiB: give it in parts"
+    )
+  return found
+
+
 def read_json(
   path: Path, limit: int = LIMIT, error: Failure = BadData, most: int = MOST
 ) -> dict[str, Any]:

@@ -48,6 +48,7 @@ ENDS = {
 
 # Of tokens, continuations and rows; far beyond it, lists of them fill memory.
 MOST = 10**7
+LARGEST = 2**28  # bytes of a file of prompts
 
 
 def define_flags() -> None:
@@ -186,8 +187,10 @@ def _given(given: list[str], file: str, chats: bool) -> list:
   if not file:
     return list(given) or [""]
   try:
-    path = files.expanded(file)
-    text = sys.stdin.read() if file == "-" else path.read_text("utf-8")
+    if file == "-":
+      text = sys.stdin.read()
+    else:
+      text = files.given(file, LARGEST, "--prompts_file").decode("utf-8")
   except OSError as error:
     raise BadData(f"--prompts_file={file}: {error.strerror}") from None
   except UnicodeDecodeError as error:

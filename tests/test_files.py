@@ -206,3 +206,12 @@ def test_every_path_of_a_user_is_expanded_by_the_one_function():
     if "expanduser" in path.read_text()
   }
   assert using == {"files.py"}
+
+
+def test_what_a_user_names_is_read_to_a_bound(tmp_path):
+  (tmp_path / "a").write_bytes(b"12345")
+  (tmp_path / "link").symlink_to(tmp_path / "a")
+  assert files.given(tmp_path / "link", 5, "--x") == b"12345"
+  for endless in (tmp_path / "a", "/dev/zero"):
+    with pytest.raises(BadData, match="^--x=.*more than"):
+      files.given(endless, 4, "--x")
