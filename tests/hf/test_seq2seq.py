@@ -25,6 +25,7 @@ from aigc_jax.models import decoder, encoder_decoder  # noqa: E402
 from aigc_jax.sampling.beam import Beams, BeamSearch  # noqa: E402
 from tests import seq2seq, tiny  # noqa: E402
 from tests.hf import models  # noqa: F401, E402  (one thread, no progress bars)
+from tests.sweep import sweep  # noqa: E402
 
 CLOSE = 1e-4
 T5 = dict(
@@ -251,7 +252,7 @@ def assert_beams(found, sequences, scores, skip):
   assert at == len(scores)
 
 
-@pytest.mark.parametrize("penalty", [0.6, 2.0])
+@pytest.mark.parametrize("penalty", sweep([0.6, 2.0], 0.6))
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_beams_are_those_of_transformers(name, penalty, made):
   model, folder = made(name)
