@@ -1,9 +1,9 @@
-"""Handwritten digits, told apart in a minute on a laptop; no download.
+"""Handwritten digits, a small run on images without a download.
 
   python -m aigc_jax.train --config=configs/digits.py:vit --workdir=DIR
 
 Presets: vit, resnet. The 1,797 digits of scikit-learn (8 x 8 pixels), every
-fifth held out; experiments/images has what they reach.
+fifth held out; experiments/images has what the ViT reaches.
 """
 
 from aigc_jax.presets import resnet, vit
@@ -17,7 +17,7 @@ def get_config(preset="vit"):
   config = (vit.get_config if preset == "vit" else resnet.get_config)(
     "s16,digits" if preset == "vit" else "r18,digits"
   )
-  config.steps = 1500
+  config.steps = 1000
   config.data.update(batch=64, image_size=8, crop=1.0)
   config.data.augment = dict(
     crop=None, shift=1, flip=False, operations=0, magnitude=9, mixup=None,
@@ -34,7 +34,7 @@ def get_config(preset="vit"):
     )
     config.optim.update(learning_rate=0.1)
   config.optim.update(warmup_steps=100)
-  config.evaluate.heldout.every_steps = 500
+  config.evaluate.heldout.every_steps = 250
   config.checkpoint.every_steps = 500
   config.log.every_steps = 50
   return config
