@@ -10,6 +10,7 @@ from aigc_jax import errors, tree
 from aigc_jax.models import encoder
 from aigc_jax.objectives import masked, tokens
 from aigc_jax.presets import bert, roberta
+from aigc_jax.sampling.decodes import check_decodes
 from tests import kinds
 
 NAME = "encoder of pairs"
@@ -114,6 +115,11 @@ def test_rows_of_positions_before_the_first_are_never_read():
   _, gradient = kinds.gradient_of("encoder")(params, batch)
   rows = np.any(np.asarray(gradient["position"]["table"]) != 0, axis=-1)
   assert rows.tolist() == [False] * 2 + [True] * 7 + [False] * 12
+
+
+def test_an_encoder_writes_no_text_and_that_is_refused_by_what_it_can_do():
+  with pytest.raises(errors.BadConfig, match="generate makes tokens one after"):
+    check_decodes(kinds.build("encoder"), "generate")
 
 
 def test_a_model_without_the_head_that_is_asked_for_is_refused():
