@@ -11,6 +11,7 @@ from aigc_jax.data import sentences, special, tokenizers
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.hf import llama, vocabulary
+from aigc_jax.presets import skeleton
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
 
@@ -194,9 +195,9 @@ def with_word(folder, word, special):
 
 
 def reading(folder):
-  """What a config says of its data, as far as it is asked here."""
-  task = dict(kind="next_token")
-  return dict(tokenizer=f"hf:{folder}", tokenizer_vocab=0, task=task)
+  """What a config says of its data."""
+  given = skeleton().data.to_dict()
+  return given | dict(tokenizer=f"hf:{folder}", tokenizer_vocab=0)
 
 
 def test_special_ids_beyond_the_table_are_no_hindrance(folder, tmp_path):
@@ -211,7 +212,9 @@ def test_special_ids_beyond_the_table_are_no_hindrance(folder, tmp_path):
   )
   assert found(out).vocab == 18 and run.load(f"hf:{out}").model.vocab == 17
   model = run.load(f"hf:{folder}").config["model"]
-  config = dict(model=model, data=reading(folder), init_from=f"hf:{folder}")
+  config = dict(
+    model=model, data=reading(folder), init_from=f"hf:{folder}", frozen={}
+  )
   run.check_inputs(config)
   run.check_origin(config, tokenizer)
   narrow = config | dict(model=model | dict(vocab=16))
