@@ -22,7 +22,8 @@ class Scene:
 
   bias_BNTS: added to the scores of self-attention, (B or 1, N, T, S).
   memory_BSD: what cross attention reads, as far as `memory_visible` says; None
-  where its keys and values lie in a cache.
+  where its keys and values lie in a cache. condition_BD: what adaptive norms
+  read (layers/adaptive.py).
   """
 
   visible: Visible
@@ -33,6 +34,7 @@ class Scene:
   bias_BNTS: jax.Array | None = None
   memory_BSD: jax.Array | None = None
   memory_visible: Visible | None = None
+  condition_BD: jax.Array | None = None
 
 
 @struct.dataclass

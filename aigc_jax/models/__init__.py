@@ -1,6 +1,7 @@
 """Architectures: inputs, a stack, a head. They only predict."""
 
 from aigc_jax.models.decoder import decoder, widths
+from aigc_jax.models.dit import dit
 from aigc_jax.models.encoder import encoder
 from aigc_jax.models.encoder_decoder import encoder_decoder
 from aigc_jax.models.encoder_decoder import widths as two_widths
@@ -11,6 +12,7 @@ from aigc_jax.models.vit import vit
 # The kinds a config may name; each is built from plain keyword arguments.
 MODELS = {
   "decoder": decoder,
+  "dit": dit,
   "encoder_decoder": encoder_decoder,
   "resnet": resnet,
   "vit": vit,

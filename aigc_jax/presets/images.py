@@ -50,6 +50,7 @@ def images() -> ConfigDict:
     shuffle=True,  # whether images come in a random order, new in each epoch
     validation=0.02,  # share held out where a source has no such split
     most_damaged=0.01,  # share of images that may be left out as unusable
+    draw=False,  # whether a batch has a key for each row, for noise in a loss
     root="~/.cache/aigc_jax",  # where stores are kept
     skip_steps=(),  # steps whose batches are left out
   )
@@ -79,7 +80,8 @@ def sized(sizes: dict, preset: str) -> tuple[dict, str]:
 def of(config: ConfigDict, dataset: str) -> ConfigDict:
   """The config with another dataset; of imagenet nothing changes."""
   config.data.sources = (dict(DATASETS[dataset]),)
-  config.model.classes = LABELS[dataset]
+  if "classes" in config.model:
+    config.model.classes = LABELS[dataset]
   if dataset == "digits":
     config.data.update(channels=1, mean=(0.5,), std=(0.5,))
     config.model.channels = 1

@@ -219,6 +219,8 @@ def scorer(model: nn.Module, objective: Callable) -> Callable:
       _add_reports(reports, new.get(REPORTS, {}))
       return output
 
+    # For objectives that leave something out in training alone.
+    predict.trains = key is not None
     means = objective(predict, batch)
     if not reports:
       return means
@@ -259,8 +261,13 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict:
 
 
 def check_reads(config: Config, model: nn.Module, batch: Mapping) -> None:
-  """Raises BadConfig where the data does not give what the model takes."""
-  lacking = [name for name in model.example() if name not in batch]
+  """Raises BadConfig where the data does not give what the model takes.
+
+  What the objective `makes` by itself need not be in the data.
+  """
+  objective = OBJECTIVES[config["objective"]["kind"]]
+  given = {*batch, *getattr(objective, "makes", ())}
+  lacking = [name for name in model.example() if name not in given]
   if lacking:
     raise BadConfig(
       f"model.kind={config['model']['kind']!r} takes {', '.join(lacking)}, and "

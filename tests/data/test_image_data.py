@@ -403,3 +403,28 @@ def test_manifests_are_plain_json(folder, root):
   store = streamed(kind_of(folder, root)).views[0]
   assert json.loads((store.folder / "manifest.json").read_text())
   assert netpbm(np.zeros((1, 2, 3), np.uint8)) == b"P6\n2 1\n255\n" + bytes(6)
+
+
+def test_keys_for_noise_belong_to_an_image_and_the_time_it_comes(
+  folder, tmp_path
+):
+  plain, keyed = (
+    kind_of(folder, tmp_path, draw=draw) for draw in (False, True)
+  )
+  assert "draw" not in plain.spec
+  letters, shape, dtype = keyed.spec["draw"]
+  assert letters == "B." and dtype == np.uint32
+  stream = keyed.stream(seed=3, model=MODEL, say=silent)
+  batch = stream.rows(5, slice(None))
+  assert batch["draw"].shape == shape and batch["draw"].dtype == dtype
+  np.testing.assert_array_equal(
+    stream.rows(5, [1])["draw"][0], batch["draw"][1]
+  )
+  assert len(np.unique(batch["draw"], axis=0)) == shape[0]
+  assert (stream.rows(6, slice(None))["draw"] != batch["draw"]).any(1).all()
+  sets = [
+    kind.heldout(split="validation", model=MODEL, say=silent)
+    for kind in (plain, keyed)
+  ]
+  assert sets[1].rows(0, slice(None))["draw"].shape == shape
+  assert sets[0].fingerprint != sets[1].fingerprint

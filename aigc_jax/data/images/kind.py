@@ -7,6 +7,7 @@ A batch is a dict of global arrays; B is the batch:
   weights       (B,) float32          1, and 0 where a held-out batch is padded
   other_labels  (B,) int32            where images are mixed: the second label
   share         (B,) float32          and the share of the first
+  draw          (B, 2) uint32         with draw=True: a key for noise in a loss
 """
 
 import concurrent.futures
@@ -63,6 +64,7 @@ class Images:
   most_damaged: float
   root: str
   skip_steps: Sequence[Sequence[int] | int]
+  draw: bool = False  # whether a batch has a key for each row
 
   def __post_init__(self):
     check_batch(batch=self.batch, image_size=self.image_size)
@@ -108,6 +110,8 @@ class Images:
     }
     if mixes:
       found |= {"other_labels": row("i4"), "share": row("f4")}
+    if self.draw:
+      found["draw"] = Array("B.", (B, 2), np.dtype("u4"))
     return found
 
   @property
@@ -274,7 +278,7 @@ class Images:
     """What decides what is made of a file, besides augmentation."""
     return (
       self.batch, self.image_size, self.channels, self.crop,
-      list(self.mean), list(self.std),
+      list(self.mean), list(self.std), *(["draw"] if self.draw else []),
     )  # fmt: skip
 
   def _open(self, source: Mapping):
@@ -340,16 +344,16 @@ class Images:
         self.augmentation.apply(image, self.image_size, self.crop, own)
       )
 
-    return self._made(records, one)
+    return self._made(records, draw, one)
 
   def _make_heldout(self, records: Mapping, draw: Draw) -> dict:
     def one(i: int, data: bytes) -> np.ndarray:
       image = decoded(data, self.channels)
       return pixels(augmenting.fitted(image, self.image_size, self.crop))
 
-    return self._made(records, one)
+    return self._made(records, draw, one)
 
-  def _made(self, records: Mapping, one) -> dict:
+  def _made(self, records: Mapping, draw: Draw, one) -> dict:
     """The batch; a record without bytes is padding."""
     data, S = records["image"], self.image_size
     pixels_BYXC = np.zeros((len(data), S, S, self.channels), np.float32)
@@ -373,11 +377,12 @@ class Images:
     pixels_BYXC = (pixels_BYXC / np.float32(255) - mean) / std
     real_B = np.array([bool(d) for d in data])
     pixels_BYXC[~real_B] = 0.0
-    return {
+    found = {
       "images": pixels_BYXC,
       "labels": records["label"].astype(np.int32),
       "weights": real_B.astype(np.float32),
     }
+    return found | ({"draw": draw.keys("draw")} if self.draw else {})
 
 
 @functools.cache
