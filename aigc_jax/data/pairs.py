@@ -353,12 +353,17 @@ class PairRows:
       f"{lengths[0]} and {lengths[1]} tokens; {beyond:,} with a side that is "
       f"longer {what}, {empty:,} with an empty side were left out"
     )
-    if not self.pairs:
+    if beyond and not self.pairs:
       raise BadData(
         f"{name}: no pair fits data.source_length={lengths[0]} and "
         f"data.target_length={lengths[1]}: raise them, or data.long='cut'"
-        if beyond
-        else f"{name}: no pair whose sides both have text"
+      )
+    if empty and not self.pairs:
+      raise BadData(f"{name}: no pair whose sides both have text")
+    if not self.pairs:
+      raise BadData(
+        f"{name}: it has no pair, or too few for both parts: hold out more or "
+        "less (data.validation=0.05, say), or none (data.validation=0)"
       )
 
   def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """ViT (arXiv:2010.11929), exact in its parameter counts.
 
 Presets: s16, b16, l16; a second word names the dataset (imagenet, cifar10,
-digits); tiny is a small one for images of 8 x 8. How they are trained is the
+digits; configs/digits.py is a small one for those). How they are trained is the
 simple baseline (arXiv:2205.01580) but for the class token: 90 epochs at a batch
 of 1024, RandAugment, MixUp of 0.2.
 """

@@ -132,6 +132,12 @@ def test_every_pair_is_in_one_split_by_its_source_alone(tmp_path):
   assert held_out("A  b", 0.5) == held_out("a B", 0.5)
 
 
+def test_a_share_that_holds_out_no_pair_is_said_to_be_too_small(tmp_path):
+  data = pairs_of(tmp_path, [("a", "b"), ("c", "d")], validation=1e-9)
+  with pytest.raises(BadData, match="data.validation=0.05.*data.validation=0"):
+    data.heldout(split="validation", model=MODEL, say=quiet)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_epoch_has_each_pair_once_whatever_lies_beside_it(tmp_path, packed):
   data = pairs_of(tmp_path, packed=packed, source_length=40, target_length=44)
