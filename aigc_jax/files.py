@@ -406,21 +406,22 @@ def write_json(path: Path, value, indent: int = 1) -> None:
   write_bytes(path, text.encode() + b"\n")
 
 
-def write_out(path: str | Path, text: str, flag: str = "--out") -> None:
+def write_out(path: str | Path, text: str | bytes, flag: str = "--out") -> None:
   """What a user asked to have written to a place of their own choice.
 
   A link is followed, its target replaced as by `write_bytes`; a pipe or device
   is written to. Raises StorageFailure, which names the flag.
   """
+  data = text.encode("utf-8") if isinstance(text, str) else text
   target = expanded(path)
   if target.is_symlink():
     target = Path(os.path.realpath(target))
   try:
     mode = target.stat().st_mode if target.exists() else 0o100666
     if stat.S_ISREG(mode):
-      write_bytes(target, text.encode("utf-8"), stat.S_IMODE(mode))
+      write_bytes(target, data, stat.S_IMODE(mode))
     else:
-      target.write_text(text, "utf-8")
+      target.write_bytes(data)
   except (OSError, StorageFailure) as e:
     raise StorageFailure(f"{flag}={path}: {_why(e)}") from e
 

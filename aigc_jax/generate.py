@@ -1,4 +1,4 @@
-"""Continues prompts with a trained model.
+"""Continues prompts with a trained model, or draws images with one.
 
   python -m aigc_jax.generate --workdir=DIR --prompt="def main("
   python -m aigc_jax.generate --workdir=hf:FOLDER --prompts_file=in.jsonl \\
@@ -17,20 +17,28 @@ reads a source, to translate it for one, reads the prompt as such.
 With --chat a prompt is a message of a user (or JSON lines with "messages"),
 written as the folder's chat template has it; --special reads special tokens
 that a prompt spells as such, which else are text like any other.
+
+  python -m aigc_jax.generate --workdir=DIR --grid=4x8 --out=x.png --guidance=3
+
+draws 4 rows of 8 images. A row is of one label, of a model that knows labels;
+an image depends on the seed, its number and its label.
 """
 
 import contextlib
 import json
+import math
+import re
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from aigc_jax import command, files, run, tree
-from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.sampling import chat
+from aigc_jax.errors import BadConfig, BadData, choose
+from aigc_jax.sampling import chat, images, png
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import check_decodes
@@ -49,6 +57,7 @@ ENDS = {
 # Of tokens, continuations and rows; far beyond it, lists of them fill memory.
 MOST = 10**7
 LARGEST = 2**28  # bytes of a file of prompts
+MOST_IMAGES = 10_000
 
 
 def define_flags() -> None:
@@ -80,10 +89,88 @@ def define_flags() -> None:
     "length_penalty", 1.0, "of beams: more favours long ones, less short ones"
   )
   flags.DEFINE_string("out", "", "file for the continuations, as JSON lines")
+  flags.DEFINE_string("grid", "", "ROWSxCOLUMNS of images to draw, into --out")
+  flags.DEFINE_integer("steps", 50, "of images: steps from noise to image")
+  flags.DEFINE_string("sampler", "heun", "of images: euler, heun or ddim")
+  flags.DEFINE_float(
+    "guidance", 1.0, "of images: towards their label; 1 is off"
+  )
+  flags.DEFINE_list("labels", [], "of the rows of a grid in turn; all of them")
+
+
+# Flags of text, and those of images; each but with its own.
+OF_TEXT = (
+  "prompt", "prompts_file", "chat", "special", "max_tokens", "temperature",
+  "top_k", "top_p", "min_p", "repetition_penalty", "stop", "num_samples",
+  "beams", "length_penalty",
+)  # fmt: skip
+OF_IMAGES = ("steps", "sampler", "guidance", "labels")
 
 
 def main() -> int:
   """The command; the exit status."""
+  if FLAGS.grid:
+    return draw()
+  for name in OF_IMAGES:
+    if FLAGS[name].present:
+      raise BadConfig(f"--{name} is of images: add --grid=4x4 --out=x.png")
+  return write_on()
+
+
+def draw() -> int:
+  """A grid of images; the exit status."""
+  for name in OF_TEXT:
+    if FLAGS[name].present:
+      raise BadConfig(f"--{name} is of text, --grid of images: leave one out")
+  rows, columns = grid_of(FLAGS.grid)
+  check_seed(FLAGS.seed, "--seed")
+  for name in ("steps", "batch"):
+    value = FLAGS[name].value
+    if not 1 <= value <= MOST_IMAGES:
+      raise BadConfig(f"--{name}={value}: expected from 1 to {MOST_IMAGES:,}")
+  if not math.isfinite(FLAGS.guidance):
+    raise BadConfig(f"--guidance={FLAGS.guidance}: expected a number")
+  choose(FLAGS.sampler, images.SAMPLERS, "--sampler")
+  if not FLAGS.workdir:
+    raise BadConfig("--workdir=DIR is missing")
+  if not FLAGS.out:
+    raise BadConfig("--out=x.png is missing: the file for the grid")
+  png.pillow()
+  command.check_out(FLAGS.out)
+  loaded = run.load(
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
+    unroll=None, remat="none",
+  )  # fmt: skip
+  images.check_draws(loaded.model, "--grid")
+  labels = images.labels_of(FLAGS.labels, rows, loaded.model.classes)
+  with jax.set_mesh(loaded.mesh):
+    sampler = loaded.sampler(
+      sampler=FLAGS.sampler, steps=FLAGS.steps, guidance=FLAGS.guidance,
+      seed=FLAGS.seed,
+    )  # fmt: skip
+    found = sampler(
+      np.arange(rows * columns), np.repeat(labels, columns),
+      min(FLAGS.batch, rows * columns),
+    )  # fmt: skip
+  if command.is_first():
+    files.write_out(FLAGS.out, png.png(png.grid(found, rows, columns)))
+    print(f"{rows * columns} images of step {loaded.step}: {FLAGS.out}")
+  return 0
+
+
+def grid_of(text: str) -> tuple[int, int]:
+  """(rows, columns) of "4x8"."""
+  found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+  if not found or int(found[1]) * int(found[2]) > MOST_IMAGES:
+    raise BadConfig(
+      f"--grid={text}: expected ROWSxCOLUMNS, such as 4x8, of at most "
+      f"{MOST_IMAGES:,} images"
+    )
+  return int(found[1]), int(found[2])
+
+
+def write_on() -> int:
+  """Text after prompts; the exit status."""
   sampling = Sampling(
     FLAGS.temperature, FLAGS.top_k, FLAGS.top_p, FLAGS.min_p,
     FLAGS.repetition_penalty,

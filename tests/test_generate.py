@@ -3,8 +3,10 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
+from flax import linen as nn
 
 from aigc_jax import command, generate, run, sharding
 from aigc_jax.data import load_tokenizer
@@ -248,3 +250,69 @@ def test_beams_are_the_likeliest_and_told_with_their_scores(call, capsys):
 def test_flags_that_do_not_go_with_beams_are_named(call, words, told):
   with pytest.raises(BadConfig, match=told):
     call("--workdir=x", "--prompt=a", "--max_tokens=3", *words)
+
+
+class Plain(nn.Module):
+  """Draws its label's brightness, whatever the noise."""
+
+  image, noise, classes, gradual = (4, 4, 1), (4, 4, 1), 3, True
+
+  def draw(self, noise, time_B, labels_B):
+    bright = (labels_B.astype("float32") - 1).reshape(-1, 1, 1, 1)
+    return noise - (bright + 0 * noise)
+
+
+@pytest.fixture
+def drawing(loaded, call, monkeypatch):
+  config = {
+    "model": {"kind": "dit"},
+    "data": dict(kind="images", mean=(0.5,), std=(0.5,)),
+    "objective": dict(kind="flow"),
+  }
+  found = run.Loaded(Plain(), {}, None, config, loaded.mesh, 7, "x")
+  monkeypatch.setattr(run, "load", lambda where, **_: found)
+  return call
+
+
+def test_a_grid_has_a_label_in_each_row_and_is_the_same_each_time(
+  drawing, tmp_path
+):
+  pil = pytest.importorskip("PIL.Image")
+  out = tmp_path / "x.png"
+  line = ("--workdir=x", "--grid=3x2", f"--out={out}", "--steps=1",
+          "--sampler=ddim")  # fmt: skip
+  assert drawing(*line) == 0
+  first = out.read_bytes()
+  pixels = np.asarray(pil.open(out))
+  rows = [pixels[y + 10, 10] for y in (0, 50, 100)]
+  assert rows == [0, 128, 255]
+  assert drawing(*line) == 0
+  assert out.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+  ("line", "word"),
+  [
+    (["--grid=4"], "such as 4x8"),
+    (["--grid=0x4"], "such as 4x8"),
+    (["--grid=900x900"], "10,000"),
+    (["--grid=2x2"], "--out=x.png"),
+    (["--grid=2x2", "--prompt=a"], "--prompt is of text"),
+    (["--grid=2x2", "--steps=0"], "--steps=0"),
+    (["--grid=2x2", "--sampler=hun"], "heun"),
+    (["--grid=2x2", "--guidance=nan"], "guidance"),
+    (["--grid=2x2", "--seed=-1"], "--seed"),
+    (["--guidance=3"], "--grid=4x4"),
+  ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_a_model_is_read(
+  call, line, word
+):
+  with pytest.raises(BadConfig, match=word):
+    call("--workdir=x", *line)
+
+
+def test_a_grid_of_a_model_of_text_is_refused_by_name(call, tmp_path):
+  pytest.importorskip("PIL")
+  with pytest.raises(BadConfig, match="Decoder does not"):
+    call("--workdir=x", "--grid=2x2", f"--out={tmp_path / 'x.png'}")

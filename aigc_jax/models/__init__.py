@@ -7,6 +7,7 @@ from aigc_jax.models.encoder_decoder import encoder_decoder
 from aigc_jax.models.encoder_decoder import widths as two_widths
 from aigc_jax.models.resnet import resnet
 from aigc_jax.models.roles import roles_of
+from aigc_jax.models.vae import vae
 from aigc_jax.models.vit import vit
 
 # The kinds a config may name; each is built from plain keyword arguments.
@@ -15,6 +16,7 @@ MODELS = {
   "dit": dit,
   "encoder_decoder": encoder_decoder,
   "resnet": resnet,
+  "vae": vae,
   "vit": vit,
   "encoder": encoder,
 }

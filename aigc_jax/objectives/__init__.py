@@ -5,6 +5,7 @@ is the one that is differentiated.
 """
 
 from aigc_jax.objectives.distill import distill
+from aigc_jax.objectives.elbo import elbo
 from aigc_jax.objectives.flow import flow
 from aigc_jax.objectives.labels import labels
 from aigc_jax.objectives.masked import masked
@@ -13,6 +14,7 @@ from aigc_jax.objectives.tokens import tokens
 # The kinds a config may name; the other keys are their keyword arguments.
 OBJECTIVES = {
   "distill": distill,
+  "elbo": elbo,
   "flow": flow,
   "labels": labels,
   "masked": masked,

@@ -20,6 +20,7 @@ from aigc_jax.hf import kinds
 from aigc_jax.hf.settings import FREE
 from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS
+from aigc_jax.objectives.paths import Path as ImagePath
 from aigc_jax.run import spelling
 from aigc_jax.run.build import (
   Run,
@@ -27,6 +28,7 @@ from aigc_jax.run.build import (
   abstract_stats,
   fresh_params,
   model_of,
+  objective_of,
 )
 from aigc_jax.run.parts import below, nested
 from aigc_jax.run.settings import (
@@ -41,6 +43,7 @@ from aigc_jax.run.settings import (
 from aigc_jax.sampling.beam import Beams, BeamSearch
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import check_decodes
+from aigc_jax.sampling.images import Sampler, check_draws
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.signature import check_types, keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
@@ -91,6 +94,42 @@ class Loaded:
       self.model, self.params, beams=beams,
       **decoding_of(self.config, self.tokenizer),
     )  # fmt: skip
+
+  def sampler(
+    self, *, sampler: str, steps: int, guidance: float, seed: int
+  ) -> Sampler:
+    """Drawing images with this model; see sampling/images.py."""
+    check_draws(self.model, "drawing")
+    if "data" not in self.config:
+      raise BadConfig(
+        "images are drawn with a run of one's own, which says how its pixels "
+        "were scaled; a Hugging Face folder does not"
+      )
+    path = path_of(self.config) if self.model.gradual else None
+    if path is None and guidance != 1.0:
+      raise BadConfig(
+        f"--guidance={guidance} is of models that draw step by step: leave it "
+        "out"
+      )
+    variables = {"params": self.params}
+    if self.fixed is not None and self.fixed.stats is not None:
+      variables[STATS] = self.fixed.stats
+    return Sampler(
+      self.model, variables, path,
+      mean=self.config["data"]["mean"], std=self.config["data"]["std"],
+      sampler=sampler, steps=steps, guidance=guidance, seed=seed,
+    )  # fmt: skip
+
+
+def path_of(config: Config) -> ImagePath:
+  """The path to noise that a run's objective had its model follow."""
+  options = objective_of(config).keywords
+  if "prediction" not in options:
+    raise BadConfig(
+      f"objective.kind={config['objective']['kind']!r} says of no path from "
+      "noise to images: draw with a run whose objective is flow"
+    )
+  return ImagePath(options["prediction"])
 
 
 def trained_length(config: Config) -> int:

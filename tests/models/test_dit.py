@@ -10,13 +10,14 @@ from flax import linen as nn
 
 from aigc_jax import errors, tree
 from aigc_jax.models.dit import TIMES, WAVES, dit, waves_of
+from aigc_jax.presets import dit as presets
 from tests import diffusion
 
-SIZES = {  # name -> (layers, dim, heads, parameters)
-  "s": (12, 384, 6, 32_865_056),
-  "b": (12, 768, 12, 130_315_808),
-  "l": (24, 1024, 16, 457_840_672),
-  "xl": (28, 1152, 16, 674_834_720),
+PUBLISHED = {
+  "s2": 32_865_056,
+  "b2": 130_315_808,
+  "l2": 457_840_672,
+  "xl2": 674_834_720,
 }
 
 
@@ -39,16 +40,14 @@ def given(rows: int, labels=None, time=0.5):
   return batch | ({} if labels is None else dict(labels=jnp.asarray(labels)))
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_counts_are_the_published_ones(name):
   """For latents of 32 x 32 x 4, 1,001 labels, and a variance that is learnt."""
-  layers, dim, heads, published = SIZES[name]
-  model = dit(
-    classes=1000, image_size=32, channels=4, patch=2, layers=layers, dim=dim,
-    heads=heads, mlp_dim=None, sigma=True,
-  )  # fmt: skip
+  keys = presets.get_config(name).model.to_dict()
+  assert keys.pop("kind") == "dit"
+  model = dit(**keys | dict(classes=1000, channels=4, sigma=True))
   shapes = jax.eval_shape(model.init, jax.random.key(0), model.example())
-  assert tree.count(nn.unbox(shapes["params"])) == published
+  assert tree.count(nn.unbox(shapes["params"])) == PUBLISHED[name]
 
 
 def test_it_begins_with_predicting_nothing():

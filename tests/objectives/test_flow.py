@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aigc_jax import errors, sharding
 from aigc_jax.layers.noise import normal, uniform
 from aigc_jax.models.dit import dit
 from aigc_jax.objectives.flow import STEPS, flow
@@ -172,3 +173,60 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     run(params, batch),
     jax.tree.map(jnp.add, *parts),
   )
+
+
+def test_eight_devices_give_the_loss_and_gradient_of_one():
+  params, batch = diffusion.dit_params(), diffusion.batch_of(8)
+  mesh = sharding.make_mesh(
+    data=2, fsdp=2, expert=1, tensor=2, sequence=1, pipeline=1
+  )
+  laid = {
+    name: jax.device_put(
+      x, sharding.shardings(diffusion.LETTERS[name], x.shape, mesh)
+    )
+    for name, x in batch.items()
+  }
+  model = dit(**diffusion.DIT)
+  abstract = jax.eval_shape(model.init, jax.random.key(0), model.example())
+  places = sharding.of_tree(abstract["params"], mesh)
+  loss = lambda p, b: score(p, b)["loss"].sum  # noqa: E731
+  one = jax.jit(jax.value_and_grad(loss))(params, batch)
+  with jax.set_mesh(mesh):
+    many = jax.jit(jax.value_and_grad(loss))(
+      jax.device_put(params, places), laid
+    )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    one,
+    jax.device_get(many),
+  )
+
+
+def test_every_parameter_has_a_gradient_the_variance_too():
+  params, batch = diffusion.dit_params(True), diffusion.batch_of(16)
+  grads = jax.jit(jax.grad(lambda p: score(p, batch, sigma=True)["loss"].sum))(
+    params
+  )
+  for x in jax.tree.leaves(grads):
+    assert np.isfinite(x).all() and np.any(x != 0)
+
+
+def test_data_without_keys_is_told_which_key_gives_them():
+  batch = diffusion.batch_of(2)
+  del batch["draw"]
+  with pytest.raises(errors.BadConfig, match="data.draw=True"):
+    flow(linear, batch)
+
+
+@pytest.mark.parametrize(
+  ("change", "word"),
+  [
+    (dict(prediction="noise"), "epsilon"),
+    (dict(label_dropout=1.5), "label_dropout"),
+    (dict(variance=0.1), "epsilon"),
+    (dict(variance=0.1, prediction="v"), "sigma=True"),
+  ],
+)
+def test_options_that_cannot_be_are_refused(change, word):
+  with pytest.raises(errors.BadConfig, match=word):
+    flow(linear, diffusion.batch_of(2), **change)

@@ -1,0 +1,195 @@
+"""VAE: an image as a few numbers with a deviation, and back.
+
+Variational autoencoder, arXiv:1312.6114; small convolutions both ways.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from aigc_jax import errors, sharding
+from aigc_jax.layers.convolution import Convolution
+from aigc_jax.layers.einsum import Einsum
+from aigc_jax.layers.mlp import activate
+from aigc_jax.layers.noise import normal
+from aigc_jax.models.checks import at_least_1
+from aigc_jax.models.decoder import checked_dtype
+from aigc_jax.models.images import check_images, image_example
+
+Batch = Mapping[str, jax.Array]
+
+
+@struct.dataclass
+class Told:
+  """What a VAE says of images: Gaussians of codes, and pixels of a code.
+
+  All float32. log_scale: of the pixels' distribution, each by itself.
+  """
+
+  mean_BZ: jax.Array
+  log_var_BZ: jax.Array
+  pixels_BYXC: jax.Array
+  log_scale_BYXC: jax.Array
+
+
+class Convolved(nn.Module):
+  """A convolution of 3 x 3 with a bias."""
+
+  channels: int
+  dim: int
+  dtype: jnp.dtype
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x_BYXC: jax.Array) -> jax.Array:
+    y = Convolution(
+      3, self.channels, self.dim, self.dtype, self.stride, name="conv"
+    )(x_BYXC)
+    zeros = sharding.named(nn.initializers.zeros, "D")
+    return y + self.param("bias", zeros, (self.dim,)).astype(self.dtype)
+
+
+class Encoder(nn.Module):
+  """(B, Y, X, C) -> mean and log variance (B, Z) of a code."""
+
+  image: tuple[int, int, int]
+  widths: tuple[int, ...]
+  latent: int
+  activation: str
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    Y, X, before = self.image
+    for i, width in enumerate(self.widths):
+      for name, stride in (("half", 2), ("more", 1)):
+        x = Convolved(before, width, self.dtype, stride, name=f"{name}{i}")(x)
+        x, before = activate(self.activation, x), width
+    small = 2 ** len(self.widths)
+    code = Einsum(
+      "BYXD,YXDZ->BZ", (Y // small, X // small, before, 2 * self.latent),
+      self.dtype, True, name="code",
+    )(x)  # fmt: skip
+    mean_BZ, log_var_BZ = jnp.split(code.astype(jnp.float32), 2, axis=-1)
+    return mean_BZ, log_var_BZ
+
+
+class Painter(nn.Module):
+  """A code (B, Z) -> the pixels' means and log scales (B, Y, X, C)."""
+
+  image: tuple[int, int, int]
+  widths: tuple[int, ...]
+  latent: int
+  activation: str
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, code_BZ: jax.Array) -> tuple[jax.Array, jax.Array]:
+    Y, X, C = self.image
+    small = 2 ** len(self.widths)
+    before = self.widths[-1]
+    x = Einsum(
+      "BZ,ZYXD->BYXD", (self.latent, Y // small, X // small, before),
+      self.dtype, True, name="code",
+    )(code_BZ)  # fmt: skip
+    for i, width in reversed(list(enumerate(self.widths))):
+      x = activate(self.activation, x)
+      x = x.repeat(2, axis=1).repeat(2, axis=2)
+      x = Convolved(before, width, self.dtype, name=f"double{i}")(x)
+      x = activate(self.activation, x)
+      before = width
+      x = Convolved(before, width, self.dtype, name=f"more{i}")(x)
+    x = activate(self.activation, x)
+    x = Convolved(before, 2 * C, self.dtype, name="pixels")(x)
+    mean, log_scale = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return mean, log_scale
+
+
+class Vae(nn.Module):
+  """What is `Told` of "images" (B, Y, X, C), by a code drawn by their "draw".
+
+  The code is the posterior's mean and noise of the row's key times its
+  deviation.
+  """
+
+  image: tuple[int, int, int]  # Y, X, C
+  widths: tuple[int, ...]
+  latent: int
+  activation: str
+  dtype: jnp.dtype
+
+  gradual = False  # an image is drawn at once
+  classes = 0
+
+  def setup(self):
+    parts = (
+      self.image, self.widths, self.latent, self.activation, self.dtype
+    )  # fmt: skip
+    self.encoder = Encoder(*parts)
+    self.decoder = Painter(*parts)
+
+  def __call__(self, batch: Batch) -> Told:
+    images_BYXC = batch["images"]
+    check_images(images_BYXC, self.image)
+    mean_BZ, log_var_BZ = self.encoder(images_BYXC)
+    noise_BZ = normal(batch["draw"], "code", self.noise)
+    code_BZ = mean_BZ + jnp.exp(log_var_BZ / 2) * noise_BZ
+    return Told(mean_BZ, log_var_BZ, *self.decoder(code_BZ))
+
+  @property
+  def noise(self) -> tuple[int, ...]:
+    """Shape of a code, which before an image is noise."""
+    return (self.latent,)
+
+  def draw(
+    self, noise: jax.Array, time_B: jax.Array, labels_B: jax.Array
+  ) -> jax.Array:
+    """The means of the pixels of codes (B, Z); time and labels are nothing."""
+    return self.decoder(noise)[0]
+
+  @property
+  def operand_dtype(self) -> jnp.dtype:
+    """Of what products multiply."""
+    return self.dtype
+
+  def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """An abstract batch of one row."""
+    return image_example(self.image) | {
+      "draw": jax.ShapeDtypeStruct((1, 2), jnp.uint32)
+    }
+
+
+def vae(
+  *,
+  image_size: int,
+  channels: int,
+  widths: Sequence[int],
+  latent: int,
+  activation: str = "silu",
+  dtype: str = "float32",
+) -> Vae:
+  """A Vae from plain values; the keys of `config.model`.
+
+  widths: of the stages, each of which halves rows and columns. latent: how many
+  numbers a code has. Raises BadConfig where they cannot go together.
+  """
+  at_least_1(image_size=image_size, channels=channels, latent=latent)
+  if not len(widths):
+    raise errors.BadConfig("model.widths is empty: name at least one stage")
+  at_least_1(**{f"widths[{i}]": width for i, width in enumerate(widths)})
+  small = 2 ** len(widths)
+  if image_size % small:
+    raise errors.BadConfig(
+      f"model.image_size={image_size} cannot be halved {len(widths)} times, "
+      f"once for each of model.widths: a multiple of {small}, or fewer widths"
+    )
+  return Vae(
+    image=(image_size, image_size, channels),
+    widths=tuple(widths),
+    latent=latent,
+    activation=activation,
+    dtype=checked_dtype(dtype),
+  )

@@ -1,0 +1,46 @@
+"""A variational autoencoder (arXiv:1312.6114) of small images.
+
+Presets: small; a second word names the dataset (imagenet, cifar10, digits);
+tiny is one for images of 8 x 8.
+"""
+
+from aigc_jax.presets.dit import generative, small
+from aigc_jax.presets.images import images, of, sized
+
+SIZES = {
+  "small": dict(widths=(64, 128), latent=64),
+  "tiny": dict(widths=(32, 64), latent=16),
+}
+
+
+def get_config(preset="small"):
+  size, dataset = sized(SIZES, preset)
+  config = images()
+  config.steps = 50_000
+  generative(config, batch=128, image_size=32)
+  config.data.augment.flip = False  # bits per dimension are of images as is
+  config.objective = dict(
+    kind="elbo",
+    likelihood="logistic",  # or gaussian, of whole-numbered pixels
+    beta=1.0,  # weight of the divergence in the loss
+    levels=256,  # that a pixel has, from low to high
+    low=-1.0,
+    high=1.0,
+  )
+  config.optim.update(
+    learning_rate=1e-3, weight_decay=0.0, b2=0.999, warmup_steps=500
+  )
+  config.model = dict(
+    kind="vae",
+    image_size=32,
+    channels=3,
+    **size,  # widths of the stages, numbers in a code
+    activation="silu",
+    dtype="float32",
+  )
+  config.evaluate.heldout.every_steps = 2500
+  config.checkpoint.update(every_steps=2500)
+  if preset.startswith("tiny"):
+    small(config)
+    config.optim.warmup_steps = 100
+  return of(config, dataset)

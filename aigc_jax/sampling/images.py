@@ -1,0 +1,228 @@
+"""Images from noise: what is asked of a model, samplers, guidance.
+
+A model `Draws` where it makes images of noise, at once or step by step along
+the path of its objective (objectives/paths.py). Each sample's noise is a
+function of (seed, number), so a grid is the same however often it is made.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aigc_jax.errors import BadConfig, choose
+from aigc_jax.objectives.paths import Path
+
+Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@runtime_checkable
+class Draws(Protocol):
+  """A flax module that makes images of noise.
+
+  image: (Y, X, C). noise: the shape of what an image is made of. classes: how
+  many labels it may be told, 0 for none; that number itself says none of them.
+  gradual: whether it takes steps along a path.
+  """
+
+  image: tuple[int, int, int]
+  classes: int
+  gradual: bool
+
+  @property
+  def noise(self) -> tuple[int, ...]: ...
+
+  def draw(
+    self, noise: jax.Array, time_B: jax.Array, labels_B: jax.Array
+  ) -> jax.Array:
+    """(B, Y, X, C): the images; if gradual, what its objective predicts."""
+
+
+def check_draws(model: nn.Module, what: str) -> None:
+  """BadConfig unless the model draws; `what` is what needs it."""
+  if not isinstance(model, Draws):
+    raise BadConfig(
+      f"{what} makes images, which a model of the kind {type(model).__name__} "
+      "does not: leave it out, or take a dit or a vae"
+    )
+
+
+def labels_of(given: Sequence[str], rows: int, classes: int) -> np.ndarray:
+  """(rows,) labels: those given in turn, or all that there are.
+
+  "none" is no label. Raises BadConfig for one that the model has not.
+  """
+  if given and not classes:
+    raise BadConfig("--labels: this model knows no labels: leave it out")
+  found = [classes if word == "none" else word for word in given]
+  for i, word in enumerate(found):
+    if word == classes:
+      continue
+    if not word.isdecimal() or int(word) >= classes:
+      raise BadConfig(
+        f"--labels={word}: expected numbers from 0 to {classes - 1}, or none"
+      )
+    found[i] = int(word)
+  return np.resize(found or np.arange(max(classes, 1)), rows).astype(np.int32)
+
+
+def noise_of(seed: int, numbers_B: jax.Array, shape: tuple[int, ...]):
+  """(B, *shape) of mean 0 and deviation 1, a function of seed and number."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"images") >> 1)
+
+  def one(number):
+    return jax.random.normal(jax.random.fold_in(key, number), shape)
+
+  return jax.vmap(one)(numbers_B)
+
+
+def guided(predict: Predict, none: int, guidance: float) -> Predict:
+  """Guidance without a classifier, arXiv:2207.12598.
+
+  What is predicted without a label, `none`, and from there `guidance` times the
+  way to what is predicted with it: 1 is the model itself, and asks it once.
+  """
+  if guidance == 1.0:
+    return predict
+
+  def run(z, t_B, labels_B):
+    both = [jnp.concatenate([a, a]) for a in (z, t_B)]
+    labels = jnp.concatenate([labels_B, jnp.full_like(labels_B, none)])
+    told, free = jnp.split(predict(*both, labels), 2)
+    return free + guidance * (told - free)
+
+  return run
+
+
+def _slope(path: Path, ends: Callable, z, t_B) -> jax.Array:
+  return path.velocity(*ends(z, t_B), t_B)
+
+
+def _euler(path: Path, ends: Callable, z, t_B, s_B) -> jax.Array:
+  step = (s_B - t_B).reshape(-1, *(1,) * (z.ndim - 1))
+  return z + step * _slope(path, ends, z, t_B)
+
+
+def _heun(path: Path, ends: Callable, z, t_B, s_B) -> jax.Array:
+  """Of second order: the mean of the slopes at both ends of an Euler step."""
+  step = (s_B - t_B).reshape(-1, *(1,) * (z.ndim - 1))
+  first = _slope(path, ends, z, t_B)
+  second = _slope(path, ends, z + step * first, s_B)
+  return z + step * (first + second) / 2
+
+
+def _ddim(path: Path, ends: Callable, z, t_B, s_B) -> jax.Array:
+  """The path between the ends that are predicted (arXiv:2010.02502, eta 0)."""
+  return path.between(*ends(z, t_B), s_B)
+
+
+SAMPLERS = {"euler": _euler, "heun": _heun, "ddim": _ddim}
+
+
+def walk(
+  predict: Predict,
+  path: Path,
+  z: jax.Array,
+  labels_B: jax.Array,
+  *,
+  sampler: str,
+  steps: int,
+  limits: tuple[np.ndarray, np.ndarray] | None = None,
+) -> jax.Array:
+  """From noise z at time 1 to images at time 0, in `steps` equal ones.
+
+  limits: the least and the largest value (C,) that images have, to which the
+  predicted image is cut where there is more noise than image; without it, a
+  predicted epsilon says nothing of the image where it is next to nothing.
+  """
+  step = choose(sampler, SAMPLERS, "--sampler")
+
+  def ends(z, t_B):
+    x, e = path.ends(predict(z, t_B, labels_B), z, t_B)
+    if limits is None:
+      return x, e
+    alpha, sigma = path.parts(t_B.reshape(-1, *(1,) * (z.ndim - 1)))
+    noisy, cut = alpha < sigma, jnp.clip(x, *limits)
+    rest = (z - alpha * cut) / sigma
+    return jnp.where(noisy, cut, x), jnp.where(noisy, rest, e)
+
+  times = jnp.linspace(1.0, 0.0, steps + 1)
+
+  def one(z, pair):
+    t, s = (jnp.full(len(z), time) for time in pair)
+    return step(path, ends, z, t, s), None
+
+  z, _ = jax.lax.scan(one, z, (times[:-1], times[1:]))
+  return z
+
+
+class Sampler:
+  """Images by their numbers, of a model that Draws and its variables.
+
+  path: None of a model that draws at once. mean, std (C,): what the training
+  data had taken from pixels of 0 to 1, and divided them by.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    variables,
+    path: Path | None,
+    *,
+    mean,
+    std,
+    sampler: str,
+    steps: int,
+    guidance: float,
+    seed: int,
+  ):
+    check_draws(model, "a grid of images")
+    self.model = model
+    self._variables = variables
+    mean, std = (np.asarray(v, np.float32) for v in (mean, std))
+    self._mean, self._std = mean, std
+    limits = None
+    if path is not None and path.prediction == "epsilon":
+      limits = (-mean / std, (1 - mean) / std)
+
+    def draw(variables, numbers_B, labels_B):
+      z = noise_of(seed, numbers_B, model.noise)
+
+      def predict(z, t_B, labels_B):
+        return model.apply(variables, z, t_B, labels_B, method="draw")
+
+      if path is None:
+        return predict(z, jnp.zeros(len(z)), labels_B)
+      return walk(
+        guided(predict, model.classes, guidance), path, z, labels_B,
+        sampler=sampler, steps=steps, limits=limits,
+      )  # fmt: skip
+
+    self._draw = jax.jit(draw)
+
+  def __call__(
+    self, numbers: np.ndarray, labels: np.ndarray, batch: int
+  ) -> np.ndarray:
+    """(n, Y, X, C) uint8, of samples with these numbers and labels.
+
+    batch: how many are made at once.
+    """
+    count, found = len(numbers), []
+    lacking = -count % batch
+    numbers, labels = (
+      np.pad(a, (0, lacking), mode="edge").reshape(-1, batch)
+      for a in (np.asarray(numbers, np.uint32), np.asarray(labels, np.int32))
+    )
+    for some, told in zip(numbers, labels, strict=True):
+      found.append(np.asarray(self._draw(self._variables, some, told)))
+    images = np.concatenate(found)[:count] * self._std + self._mean
+    if not np.isfinite(images).all():
+      raise BadConfig(
+        "the images are not finite: more --steps, less --guidance, or another "
+        "checkpoint"
+      )
+    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
