@@ -73,7 +73,9 @@ def curve(words: list[str]) -> int:
   pictures.check_kind(out)
   command.check_out(out)
   lines = _lines(arms)
-  print(curves.draw(lines, out, metrics=flags.FLAGS.metrics, style=_style()))
+  print(
+    curves.draw(lines, out, metrics=flags.FLAGS.metrics, style=_style(arms))
+  )
   return 0
 
 
@@ -102,7 +104,7 @@ def html(words: list[str]) -> int:
     found = refusal  # the page says so, and shows the curves
   title = flags.FLAGS.title or "Report"
   metrics = list(dict.fromkeys([*flags.FLAGS.metrics, flags.FLAGS.metric]))
-  files.write_out(out, page.page(title, arms, found, metrics, _style()))
+  files.write_out(out, page.page(title, arms, found, metrics, _style(arms)))
   print(out)
   return 0
 
@@ -190,15 +192,22 @@ def _ablation(arms: list[Arm], baseline: str) -> Ablation:
   )
 
 
-def _style() -> curves.Style:
+def _style(arms: list[Arm]) -> curves.Style:
   values = flags.FLAGS
   return curves.Style(
-    against=values.against,
+    against=values.against or _axis(arms),
     title=values.title if values.title else "",
     log=tuple(values.log),
     smooth=values.smooth,
     zoom=values.zoom,
   )
+
+
+def _axis(arms: list[Arm]) -> str:
+  """Tokens, where all the runs count them; else what all data has."""
+  rows = [run.rows for arm in arms for run in arm.runs]
+  counted = all(any("tokens" in row for row in own) for own in rows)
+  return "tokens" if counted else "examples"
 
 
 def _lines(arms: list[Arm]) -> list[curves.Line]:
@@ -252,7 +261,7 @@ def define_flags() -> None:
   flags.DEFINE_bool("json", False, "print JSON instead of text")
   flags.DEFINE_string("out", "", "the file to write (curve: curve.png)")
   flags.DEFINE_list("metrics", ["train/loss"], "what `curve` draws")
-  flags.DEFINE_enum("against", "tokens", AXES, "its x axis")
+  flags.DEFINE_enum("against", None, AXES, "its x axis; tokens, if counted")
   flags.DEFINE_string("metric", "eval/heldout/loss", "what `table` compares")
   flags.DEFINE_string("baseline", "", "the arm that others are held against")
   flags.DEFINE_string("at", "", "where: an axis, or a place such as tokens:1e6")

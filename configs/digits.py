@@ -20,11 +20,11 @@ def get_config(preset="vit"):
   config.steps = 1000
   config.data.update(batch=64, image_size=8, crop=1.0)
   config.data.augment = dict(
-    crop=None, shift=1, flip=False, operations=0, magnitude=9, mixup=None,
+    crop=None, shift=0, flip=False, operations=0, magnitude=9, mixup=None,
     cutmix=None,
   )  # fmt: skip
   config.objective.smoothing = 0.1
-  config.model.update(image_size=8, dtype="float32")
+  config.model.update(image_size=8, dtype="float32", init_std=None)
   if preset == "vit":
     config.model.update(patch=2, layers=4, dim=64, heads=4, mlp_dim=256)
     config.optim.update(learning_rate=2e-3)
