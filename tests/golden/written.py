@@ -20,7 +20,7 @@ from aigc_jax.optim.groups import treatments
 FOLDER = pathlib.Path(__file__).parent / "presets"
 FAMILIES = (
   "gpt2", "gpt3", "llama", "mistral", "qwen", "gemma", "t5", "transformer",
-  "bert", "roberta", "distilbert", "vit", "resnet", "digits",
+  "bert", "roberta", "distilbert", "vit", "resnet", "digits", "dit", "vae",
 )  # fmt: skip
 ALONE = ("quickstart", "text_file")  # configs that are one run
 
