@@ -56,6 +56,7 @@ def main(
   ):  # in --help, not only --helpfull
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   logging.set_verbosity(logging.WARNING)
+  speak_once()
 
   def guarded(argv):
     try:
@@ -83,6 +84,18 @@ def main(
     _leave(status or 0)
 
   app.run(guarded, flags_parser=_parse)
+
+
+def speak_once() -> None:
+  """Leaves absl the only one that writes what is logged to the terminal.
+
+  A library that logs while it is imported gives Python's own logging a handler
+  for that, and all would be said twice.
+  """
+  root = logging.logging.root
+  for handler in list(root.handlers):
+    if type(handler) is logging.logging.StreamHandler:
+      root.removeHandler(handler)
 
 
 # What JAX says where a process does not hear from another one any more.

@@ -13,6 +13,7 @@ from absl import flags
 from aigc_jax import command, run
 from aigc_jax.errors import BadConfig
 from configs import quickstart
+from tests import commands
 
 TRAP = "open({!r}, 'w').close()\n"
 
@@ -79,6 +80,7 @@ def test_a_config_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
 SAYING = """
 import sys
 from aigc_jax import command
+from tests import commands
 def main():
   print("said")
 sys.argv = ["command", *sys.argv[1:]]
@@ -160,3 +162,12 @@ def test_a_folder_that_is_gone_is_named(tmp_path, module):
   assert found.returncode == 74
   assert found.stderr.startswith("aigc_jax: the folder that this command was")
   assert "Traceback" not in found.stderr
+
+
+def test_a_warning_is_said_once():
+  done = commands.run(
+    "aigc_jax.train", "--config=configs/quickstart.py", "--config.steps=20",
+    "--config.optim.warmup_steps=100", "--dry_run",
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count("never leaves the warm-up") == 1, done.stderr

@@ -265,7 +265,7 @@ def check_reads(config: Config, model: nn.Module, batch: Mapping) -> None:
 
   What the objective `makes` by itself need not be in the data.
   """
-  objective = OBJECTIVES[config["objective"]["kind"]]
+  objective, _ = kind_of("objective", config["objective"], OBJECTIVES)
   given = {*batch, *getattr(objective, "makes", ())}
   lacking = [name for name in model.example() if name not in given]
   if lacking:
