@@ -50,10 +50,8 @@ def main(
   flags.DEFINE_integer("heartbeat", 30, "seconds until a silent one is dead")
   flags.DEFINE_integer("join_limit", 300, "seconds to wait for all of them")
   flags.DEFINE_multi_string("with", [], "FILE.py with kinds of your own")
-  for name in ("config",) * config + (
-    "with",
-    *TOGETHER,
-  ):  # in --help, not only --helpfull
+  shown = ("config",) * config + ("with", *TOGETHER)
+  for name in shown:  # in --help, not only --helpfull
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   logging.set_verbosity(logging.WARNING)
   speak_once()

@@ -59,6 +59,13 @@ def line(folder, workdir, *more) -> list[str]:
   ]  # fmt: skip
 
 
+def leaf_of(workdir, step: int, name: str) -> list[int]:
+  """The digest of a leaf of a saved state."""
+  saved = workdir / "checkpoints" / str(step) / "manifest.json"
+  leaves = json.loads(saved.read_text())["leaves"]
+  return next(leaf["digest"] for leaf in leaves if leaf["name"] == name)
+
+
 def digest(workdir) -> list[int]:
   return json.loads((workdir / "result.json").read_text())["digest"]
 
@@ -82,6 +89,15 @@ def test_a_family_from_outside_trains_resumes_and_is_measured(folder, tmp_path):
   )
   names = {leaf["name"] for leaf in manifest["leaves"]}
   assert {"stats/mean", "average/mix/w", "params/mix/w"} <= names
+  # Another run begins with its stats as with its parameters.
+  later = tmp_path / "later"
+  done = commands.run(
+    "aigc_jax.train", *line(folder, later), f"--config.init_from={whole}",
+    "--config.steps=0",
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  for name in ("stats/mean", "params/mix/w"):
+    assert leaf_of(later, 0, name) == leaf_of(whole, STEPS, name)
   done = commands.run(
     "aigc_jax.evaluate", f"--with={folder}/trigram.py", f"--workdir={whole}",
     "--weights=average",

@@ -15,3 +15,14 @@ def share(**values: float) -> None:
   for name, value in values.items():
     if not 0 <= value < 1:
       raise errors.BadConfig(f"model.{name}={value}: expected 0 to below 1")
+
+
+def in_patches(image_size: int, patch: int) -> None:
+  """Raises BadConfig for an image that whole patches do not cover."""
+  if image_size % patch:
+    below = image_size // patch * patch or patch
+    raise errors.BadConfig(
+      f"model.image_size={image_size} is not divisible by model.patch={patch}: "
+      f"the nearest sizes that are: {below} and "
+      f"{-(-image_size // patch) * patch}"
+    )

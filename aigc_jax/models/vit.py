@@ -30,7 +30,7 @@ from aigc_jax.layers.position import for_rows
 from aigc_jax.layers.products import PRODUCTS, operand_dtype
 from aigc_jax.layers.stack import Stack
 from aigc_jax.layers.visible import Visible
-from aigc_jax.models.checks import at_least_1, share
+from aigc_jax.models.checks import at_least_1, in_patches, share
 from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.images import check_images, image_example
 
@@ -166,12 +166,7 @@ def vit(
   errors.choose(position, dict.fromkeys(POSITIONS), "model.position")
   errors.choose(pool, dict.fromkeys(POOLS), "model.pool")
   errors.choose(products, PRODUCTS, "model.products")
-  if image_size % patch:
-    raise errors.BadConfig(
-      f"model.image_size={image_size} is not divisible by model.patch={patch}: "
-      f"the nearest sizes that are: {image_size // patch * patch or patch} and "
-      f"{-(-image_size // patch) * patch}"
-    )
+  in_patches(image_size, patch)
   if dim % heads:
     raise errors.BadConfig(
       f"model.dim={dim} is not divisible by model.heads={heads}"

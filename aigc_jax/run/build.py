@@ -175,13 +175,17 @@ def declared(model: nn.Module) -> dict:
 
 def abstract_params(model: nn.Module, mesh: jax.sharding.Mesh):
   """Shapes and shardings of the parameters; nothing is computed."""
-  return _abstract(declared_params(model), mesh)
+  return abstract_variables(model, mesh)[0]
 
 
-def abstract_stats(model: nn.Module, mesh: jax.sharding.Mesh):
-  """The same of what reports move; None where there is nothing."""
-  boxed = declared(model).get(STATS)
-  return None if boxed is None else _abstract(boxed, mesh)
+def abstract_variables(model: nn.Module, mesh: jax.sharding.Mesh) -> tuple:
+  """(parameters, what reports move or None), as `abstract_params` has them."""
+  boxed = declared(model)
+  stats = boxed.get(STATS)
+  return (
+    _abstract(boxed["params"], mesh),
+    None if stats is None else _abstract(stats, mesh),
+  )
 
 
 def _abstract(boxed, mesh: jax.sharding.Mesh):
@@ -331,7 +335,7 @@ def build(
   mesh = mesh or make_mesh(config)
   model = model_of(config)
   check_microbatches(config, model)
-  params = abstract_params(model, mesh)
+  params, stats = abstract_variables(model, mesh)
   settings = dict(config["optim"])
   spikes = {key: _take(settings, key) for key in SPIKES}
   check_types("optim", spikes, SPIKES)
@@ -350,7 +354,6 @@ def build(
   batch = abstract_batch(config, mesh)
   check_reads(config, model, batch)
   score = scorer(model, objective_of(config))
-  stats = abstract_stats(model, mesh)
   whole = params
   params, frozen = tree.split(whole, config["frozen"])
   _check_frozen(config, whole, params)

@@ -25,7 +25,7 @@ from aigc_jax.run import spelling
 from aigc_jax.run.build import (
   Run,
   abstract_params,
-  abstract_stats,
+  abstract_variables,
   fresh_params,
   model_of,
   objective_of,
@@ -254,8 +254,7 @@ def read_variables(
   What is frozen is read from where the run had it, and stands among the
   parameters.
   """
-  whole = abstract_params(model, mesh)
-  stats = abstract_stats(model, mesh)
+  whole, stats = abstract_variables(model, mesh)
   if hf_folder(where) is not None:
     if stats is None:
       params, step = read_params(where, whole, step, check)
@@ -298,11 +297,17 @@ def read_frozen(config: Config, model: nn.Module, mesh, abstract) -> tree.Tree:
 
 
 def read_trained(where: str, r: Run):
-  """(the parameters a run trains, their step) of another run or a folder."""
-  if not r.config["frozen"]:
-    return read_params(where, r.state.params)
-  params, step = read_params(where, abstract_params(r.model, r.mesh))
-  return tree.split(params, r.config["frozen"])[0], step
+  """(parameters a run trains, stats or None, step) of a run or a folder."""
+  origin, check = {}, None
+  if hf_folder(where) is None:
+    origin = config_in(where)
+    tokenizer = tokenizer_in(where, missing=True)
+    check = functools.partial(check_saved, where, origin, tokenizer)
+  params, fixed, step = read_variables(
+    where, origin, r.model, r.mesh, None, check, "raw"
+  )
+  trained, _ = tree.split(params, r.config["frozen"])
+  return trained, None if fixed is None else fixed.stats, step
 
 
 def check_frozen(frozen, content: Mapping) -> None:

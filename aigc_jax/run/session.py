@@ -279,11 +279,11 @@ class Session:
       )
     state = r.init()
     if where:
-      params, step = read_trained(where, r)
+      params, stats, step = read_trained(where, r)
       self.say(f"parameters from {where}" + (f", step {step}" if step else ""))
       for change in changed:
         self.say(f"  of another model there: {change}")
-      state = state.replace(params=params)
+      state = state.replace(params=params, stats=stats)
       if state.average is not None:
         state = state.replace(average=jax.tree.map(jnp.copy, params))
     if state.frozen is not None:

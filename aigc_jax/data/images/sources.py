@@ -7,6 +7,7 @@ A label that is missing is refused at once, naming its record: no number could
 stand for it.
 """
 
+import abc
 import functools
 import hashlib
 import os
@@ -36,7 +37,7 @@ FOLDERS = {  # what folders of a split are called
 }
 
 
-class Labelled:
+class Labelled(abc.ABC):
   """What all sources share. A subclass gives `_records`, jobs and splits.
 
   damaged: the largest share of images that may be left out.
@@ -72,9 +73,9 @@ class Labelled:
         continue
       yield {"image": data, "label": label}
 
+  @abc.abstractmethod
   def _records(self, job: Job, split: str) -> Iterator[tuple[str, bytes, int]]:
     """(name, bytes, label) of the images of a job."""
-    raise NotImplementedError
 
   def check(self, kept: int, left_out: LeftOut) -> None:
     """Raises BadData where too many images were left out, or none is there."""
