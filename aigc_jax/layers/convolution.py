@@ -18,8 +18,8 @@ NAMES = ("NHWC", "HWIO", "NHWC")  # of lax, for BYXC, YXCD, BYXD
 class Convolution(nn.Module):
   """A square kernel over (B, Y, X, C), padded by half of its width; no bias.
 
-  Its deviation is that of arXiv:1502.01852 for the backward pass, by which a
-  ReLU behind it keeps the gradient's variance.
+  Its deviation is `std`, or where that is 0 that of arXiv:1502.01852 for the
+  backward pass, by which a ReLU behind it keeps the gradient's variance.
   """
 
   width: int
@@ -27,24 +27,64 @@ class Convolution(nn.Module):
   dim: int
   dtype: jnp.dtype
   stride: int = 1
+  std: float = 0.0
 
   @nn.compact
   def __call__(self, x_BYXC: jax.Array) -> jax.Array:
-    """(B, Y / stride, X / stride, D), rounded up."""
+    """(B, Y / stride, X / stride, D), rounded up; one less of an even width."""
     shape = (self.width, self.width, self.channels, self.dim)
-    std = math.sqrt(2.0 / (self.width**2 * self.dim))
+    std = self.std or math.sqrt(2.0 / (self.width**2 * self.dim))
     w_YXCD = self.param("w", drawn("YXCD", 0, std), shape)
     y_BYXD = convolve(x_BYXC.astype(self.dtype), w_YXCD, self.stride)
     return sharding.constrain(y_BYXD, "BYXD")
+
+
+class Doubled(nn.Module):
+  """A convolution of 4 x 4 the other way: twice the rows and columns; no bias.
+
+  Known as a transposed one, of stride 2: each place adds to 4 x 4 places, two
+  apart from those of its neighbour. Its deviation is `std`, or where that is 0
+  the one by which a ReLU before it keeps the variance.
+  """
+
+  channels: int
+  dim: int
+  dtype: jnp.dtype
+  std: float = 0.0
+
+  @nn.compact
+  def __call__(self, x_BYXC: jax.Array) -> jax.Array:
+    """(B, 2 Y, 2 X, D)."""
+    # Four of the sixteen weights of a channel meet in a place.
+    std = self.std or math.sqrt(2.0 / (4 * self.channels))
+    w_YXCD = self.param(
+      "w", drawn("YXCD", 0, std), (4, 4, self.channels, self.dim)
+    )
+    y_BYXD = double(x_BYXC.astype(self.dtype), w_YXCD)
+    return sharding.constrain(y_BYXD, "BYXD")
+
+
+def double(x_BYXC: jax.Array, w_YXCD: jax.Array | Rounded) -> jax.Array:
+  """`Doubled`: row y of x adds w[i] to row 2 y + i - 1."""
+  w_YXCD = _weights(w_YXCD, x_BYXC.dtype)
+  if are_counted():
+    return _doubled_counted(x_BYXC, w_YXCD)
+  return lax.conv_general_dilated(
+    x_BYXC, w_YXCD[::-1, ::-1], (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2),
+    dimension_numbers=NAMES,
+  )  # fmt: skip
+
+
+def _weights(w: jax.Array | Rounded, dtype: jnp.dtype) -> jax.Array:
+  """As products of this dtype take them."""
+  return (_copy(*w) if isinstance(w, Rounded) else w).astype(dtype)
 
 
 def convolve(
   x_BYXC: jax.Array, w_YXCD: jax.Array | Rounded, stride: int
 ) -> jax.Array:
   """Products of x's dtype, summed in float32 and rounded to it."""
-  if isinstance(w_YXCD, Rounded):
-    w_YXCD = _copy(*w_YXCD)
-  w_YXCD = w_YXCD.astype(x_BYXC.dtype)
+  w_YXCD = _weights(w_YXCD, x_BYXC.dtype)
   if are_counted():
     return _counted(x_BYXC, w_YXCD, stride)
   before = (w_YXCD.shape[0] - 1) // 2
@@ -77,10 +117,19 @@ def _counted(x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int) -> jax.Array:
   For `flops.count`. A convolution's own gradient for what it reads would be
   counted with the zeros that a stride puts into it.
   """
-  x_BYXC = x_BYXC[:, ::stride, ::stride]
+  width = w_YXCD.shape[0]
+  lost = width - 1 - (width - 1) // 2 * 2  # an even width gives one place less
+  x_BYXC = x_BYXC[:, lost::stride, lost::stride]
   read = (*x_BYXC.shape[:3], *w_YXCD.shape[:2], x_BYXC.shape[-1])
   x_BYXHWC = jnp.broadcast_to(x_BYXC[:, :, :, None, None], read)
   return jnp.einsum("BYXHWC,HWCD->BYXD", x_BYXHWC, w_YXCD)
+
+
+def _doubled_counted(x_BYXC: jax.Array, w_YXCD: jax.Array) -> jax.Array:
+  """The same of `double`: each place is multiplied with all the weights."""
+  y_BYXHWD = jnp.einsum("BYXC,HWCD->BYXHWD", x_BYXC, w_YXCD)
+  y_BYXD = y_BYXHWD.sum((3, 4))
+  return y_BYXD.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def largest_of_neighbours(x_BYXC: jax.Array) -> jax.Array:

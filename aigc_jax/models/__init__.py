@@ -5,6 +5,7 @@ from aigc_jax.models.dit import dit
 from aigc_jax.models.encoder import encoder
 from aigc_jax.models.encoder_decoder import encoder_decoder
 from aigc_jax.models.encoder_decoder import widths as two_widths
+from aigc_jax.models.gan import gan
 from aigc_jax.models.resnet import resnet
 from aigc_jax.models.roles import roles_of
 from aigc_jax.models.vae import vae
@@ -15,6 +16,7 @@ MODELS = {
   "decoder": decoder,
   "dit": dit,
   "encoder_decoder": encoder_decoder,
+  "gan": gan,
   "resnet": resnet,
   "vae": vae,
   "vit": vit,

@@ -1,5 +1,7 @@
 """Checks of plain values that models share; each refusal names the key."""
 
+from collections.abc import Sequence
+
 from aigc_jax import errors
 
 
@@ -25,4 +27,17 @@ def in_patches(image_size: int, patch: int) -> None:
       f"model.image_size={image_size} is not divisible by model.patch={patch}: "
       f"the nearest sizes that are: {below} and "
       f"{-(-image_size // patch) * patch}"
+    )
+
+
+def in_halves(image_size: int, widths: Sequence[int]) -> None:
+  """Raises BadConfig unless each stage, a width, can halve an image."""
+  if not len(widths):
+    raise errors.BadConfig("model.widths is empty: name at least one stage")
+  at_least_1(**{f"widths[{i}]": width for i, width in enumerate(widths)})
+  small = 2 ** len(widths)
+  if image_size % small:
+    raise errors.BadConfig(
+      f"model.image_size={image_size} cannot be halved {len(widths)} times, "
+      f"once for each of model.widths: a multiple of {small}, or fewer widths"
     )

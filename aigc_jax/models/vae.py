@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from aigc_jax import errors, sharding
+from aigc_jax import sharding
 from aigc_jax.layers.convolution import Convolution
 from aigc_jax.layers.einsum import Einsum
 from aigc_jax.layers.mlp import activate
 from aigc_jax.layers.noise import normal
-from aigc_jax.models.checks import at_least_1
+from aigc_jax.models.checks import at_least_1, in_halves
 from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.images import check_images, image_example
 
@@ -177,15 +177,7 @@ def vae(
   numbers a code has. Raises BadConfig where they cannot go together.
   """
   at_least_1(image_size=image_size, channels=channels, latent=latent)
-  if not len(widths):
-    raise errors.BadConfig("model.widths is empty: name at least one stage")
-  at_least_1(**{f"widths[{i}]": width for i, width in enumerate(widths)})
-  small = 2 ** len(widths)
-  if image_size % small:
-    raise errors.BadConfig(
-      f"model.image_size={image_size} cannot be halved {len(widths)} times, "
-      f"once for each of model.widths: a multiple of {small}, or fewer widths"
-    )
+  in_halves(image_size, widths)
   return Vae(
     image=(image_size, image_size, channels),
     widths=tuple(widths),

@@ -4,6 +4,7 @@ An objective is a function (predict, batch) -> {name: Mean}; the entry "loss"
 is the one that is differentiated.
 """
 
+from aigc_jax.objectives.adversarial import adversarial
 from aigc_jax.objectives.distill import distill
 from aigc_jax.objectives.elbo import elbo
 from aigc_jax.objectives.flow import flow
@@ -13,6 +14,7 @@ from aigc_jax.objectives.tokens import tokens
 
 # The kinds a config may name; the other keys are their keyword arguments.
 OBJECTIVES = {
+  "adversarial": adversarial,
   "distill": distill,
   "elbo": elbo,
   "flow": flow,

@@ -6,10 +6,11 @@ the schedule. So a step changes p by
 
   -schedule(step) * factor * (direction + weight_decay * p)
 
-as `optax.adamw` does, and the decay follows the schedule.
+as `optax.adamw` does, and the decay follows the schedule. A group that is a
+player (optim/groups.py) goes through clip, direction, decay and factor alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from aigc_jax import tree
 from aigc_jax.errors import BadConfig, choose
 from aigc_jax.layers import sums
 from aigc_jax.optim import schedules
-from aigc_jax.optim.groups import Treatment, treatments
+from aigc_jax.optim.groups import Player, Treatment, treatments
 from aigc_jax.optim.optimizers import OPTIMIZERS, at_once
 from aigc_jax.optim.schedules import SCHEDULES, Schedule
 
@@ -85,16 +86,65 @@ def build(
     )
   treat = treatments(params, groups, weight_decay)
   frozen = {n for n, t in treat.items() if t.learning_rate_factor == 0}
+
+  def move(clip: float | None) -> list:
+    return [
+      _clip(clip) if clip else None,
+      make(b1=b1, b2=b2, eps=eps, mu_dtype=dtype),
+      _decay_and_factor(treat),
+    ]
+
+  moves = move(clip)
+  if any(t.player for t in treat.values()):
+    moves = [_each_by_itself(treat, clip, lambda c: _chain(move(c)))]
   parts = [
     _freeze(frozen, 0.0) if frozen else None,
-    _clip(clip) if clip else None,
-    make(b1=b1, b2=b2, eps=eps, mu_dtype=dtype),
-    _decay_and_factor(treat),
+    *moves,
     optax.scale_by_learning_rate(rate),
     # Not 0.0, which would turn a parameter of -0.0 into 0.0.
     _freeze(frozen, -0.0) if frozen else None,
   ]
-  return optax.chain(*(part for part in parts if part is not None)), rate
+  return _chain(parts), rate
+
+
+def _chain(parts: Sequence) -> optax.GradientTransformation:
+  return optax.chain(*(part for part in parts if part is not None))
+
+
+def _each_by_itself(
+  treat: Mapping[str, Treatment], clip: float | None, move: Callable
+) -> optax.GradientTransformation:
+  """move(clip) for each player alone, and for all others together."""
+  others = "others"
+  moves, labels = {others: move(clip)}, {}
+  for name, t in treat.items():
+    labels[name] = others if t.player is None else _word(t.player)
+    if t.player is not None and labels[name] not in moves:
+      own = move(clip if t.player.clip is None else t.player.clip)
+      moves[labels[name]] = _every(t.player.every_steps, own)
+  if others not in labels.values():
+    del moves[others]
+
+  def labels_of(params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: labels[tree.name_of(path)], params
+    )
+
+  return optax.partition(moves, labels_of)
+
+
+def _word(player: Player) -> str:
+  """What a player's state is called in a checkpoint."""
+  return f"player{player.group}"
+
+
+def _every(
+  steps: int, inner: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """`inner` in the first of so many updates; in the others nothing at all."""
+  if steps == 1:
+    return inner
+  return optax.conditionally_mask(inner, lambda count: count % steps == 0)
 
 
 def global_norm(updates: tree.Tree) -> jax.Array:

@@ -5,6 +5,11 @@ shell patterns over whole paths such as "stack/mlp/*/w". A parameter belongs to
 the first group that matches it. In none, its factor is 1, and its decay is
 zero where NO_DECAY matches it and the run's weight decay elsewhere. A factor
 of 0 freezes.
+
+A group that says every_steps or clip is a player, as the discriminator is in
+a game of two: its gradients are clipped by their own norm, and with
+every_steps=n it moves in the first of every n updates alone. In the others its
+parameters, its moments and the count behind their bias stay as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +17,7 @@ from dataclasses import dataclass
 
 from aigc_jax import tree
 from aigc_jax.errors import BadConfig, nearest
+from aigc_jax.signature import check_type
 
 # Norms, biases and embeddings do not decay by themselves. A head that is not
 # the embedding is a matrix like others and does.
@@ -20,6 +26,7 @@ NO_DECAY = (
 )  # fmt: skip
 
 KEYS = ("patterns", "weight_decay", "learning_rate_factor")
+PLAYERS = ("every_steps", "clip")  # that a group may have
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,16 @@ class Treatment:
 
   weight_decay: float
   learning_rate_factor: float
+  player: "Player | None" = None
+
+
+@dataclass(frozen=True)
+class Player:
+  """A group that moves by itself. clip: None is that of all the others."""
+
+  group: int
+  every_steps: int
+  clip: float | None
 
 
 def treatments(
@@ -35,8 +52,8 @@ def treatments(
 ) -> dict[str, Treatment]:
   """{path: Treatment} for every leaf of `params`, which may be abstract.
 
-  Raises BadConfig for a group with other keys than KEYS, a negative number, or
-  a pattern that no path matches.
+  Raises BadConfig for a group without KEYS or with others than those and
+  PLAYERS, a number out of range, or a pattern that no path matches.
   """
   names = tree.names(params)
   _positive("optim.weight_decay", weight_decay)
@@ -46,9 +63,13 @@ def treatments(
 
 
 def _of(name: str, groups: Sequence[Mapping], decay: float) -> Treatment:
-  for group in groups:
+  for i, group in enumerate(groups):
     if tree.match(group["patterns"], name):
-      return Treatment(group["weight_decay"], group["learning_rate_factor"])
+      player = None
+      if any(key in group for key in PLAYERS):
+        player = Player(i, group.get("every_steps", 1), group.get("clip"))
+      decay, factor = group["weight_decay"], group["learning_rate_factor"]
+      return Treatment(decay, factor, player)
   return Treatment(0.0 if tree.match(NO_DECAY, name) else decay, 1.0)
 
 
@@ -58,11 +79,12 @@ def _check(where: str, group: Mapping, names: list[str]) -> None:
       f"{where}={group!r}: expected dict({', '.join(f'{k}=...' for k in KEYS)})"
       ", which is written in a config, not on the command line"
     )
+  known = (*KEYS, *PLAYERS)
   for key in group:
-    if key not in KEYS:
+    if key not in known:
       raise BadConfig(
-        f"{where} has no key {key!r}{nearest(key, KEYS)} "
-        f"(its keys are {', '.join(KEYS)})"
+        f"{where} has no key {key!r}{nearest(key, known)} "
+        f"(its keys are {', '.join(known)})"
       )
   for key in KEYS:
     if key not in group:
@@ -77,6 +99,13 @@ def _check(where: str, group: Mapping, names: list[str]) -> None:
     )
   _positive(f"{where}.weight_decay", group["weight_decay"])
   _positive(f"{where}.learning_rate_factor", group["learning_rate_factor"])
+  every, clip = group.get("every_steps", 1), group.get("clip")
+  check_type(f"{where}.every_steps", every, int)
+  if every < 1:
+    raise BadConfig(f"{where}.every_steps={every}: expected 1 or more")
+  check_type(f"{where}.clip", clip, float | None)
+  if clip is not None:
+    _positive(f"{where}.clip", clip)
   for pattern in patterns:
     if not any(tree.match((pattern,), name) for name in names):
       raise BadConfig(

@@ -213,14 +213,18 @@ def scorer(model: nn.Module, objective: Callable) -> Callable:
       variables[STATS] = fixed.stats
     reports: dict = {}
 
-    def predict(batch, role=None):
-      how = {} if role is None else {"role": role}
+    def predict(batch, role=None, *, still=False, heard=True):
+      """still: no gradient reaches its parameters. heard: its reports count."""
+      how, given = {} if role is None else {"role": role}, variables
+      if still:
+        given = given | {"params": jax.lax.stop_gradient(given["params"])}
       if key is None:
-        return model.apply(variables, batch, **how)
+        return model.apply(given, batch, **how)
       output, new = model.apply(
-        variables, batch, rngs={"dropout": key}, mutable=[REPORTS], **how
+        given, batch, rngs={"dropout": key}, mutable=[REPORTS], **how
       )
-      _add_reports(reports, new.get(REPORTS, {}))
+      if heard:
+        _add_reports(reports, new.get(REPORTS, {}))
       return output
 
     # For objectives that leave something out in training alone.
@@ -313,12 +317,15 @@ def check_microbatches(config: Config, model: nn.Module) -> None:
   """Raises BadConfig where rows of a batch may not be parted."""
   coupled = getattr(model, "couples_rows", "")
   if coupled and config["microbatches"] > 1:
+    again = ""
+    if "remat" in config["model"]:
+      again = ", or --config.model.remat=full"
     raise BadConfig(
       f"microbatches={config['microbatches']}: the {coupled} of "
       f"model.kind={config['model']['kind']!r} takes its moments over all rows "
       "of a batch, and of parts they are others: --config.microbatches=1, and "
-      "where that is too large for memory a smaller data.batch, more devices "
-      "along mesh.fsdp, or --config.model.remat=full"
+      "where that is too large for memory a smaller data.batch, or more "
+      f"devices along mesh.fsdp{again}"
     )
 
 

@@ -47,7 +47,7 @@ def check_draws(model: nn.Module, what: str) -> None:
   if not isinstance(model, Draws):
     raise BadConfig(
       f"{what} makes images, which a model of the kind {type(model).__name__} "
-      "does not: leave it out, or take a dit or a vae"
+      "does not: leave it out, or take a dit, a vae or a gan"
     )
 
 

@@ -232,6 +232,88 @@ def test_a_group_has_its_own_decay_and_rate(kind):
   assert same_bits(plain, grouped)
 
 
+PLAYER = dict(
+  patterns=["stack/*"], weight_decay=0.1, learning_rate_factor=2.0,
+  every_steps=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
+def test_a_player_moves_in_every_nth_update_alone(kind):
+  """And between them every bit of its moments and counts stays."""
+  params, target = normal(0), normal(1)
+  params["stack"]["mlp"]["up"]["w"][0, 0, 0] = -0.0
+  optimizer = build(params, kind=kind, groups=[PLAYER])
+  step, state = runner(optimizer, target), quick(optimizer.init)(params)
+  group = {name: tree.match(PLAYER["patterns"], name) for name in SHAPES}
+  for n in range(5):
+    new, after = step(params, state)
+    for name, x in tree.flat(new).items():
+      held = same_bits(x, tree.flat(params)[name])
+      assert held == (group[name] and n % 3 != 0), (n, name)
+    own, own_after = (
+      [x for name, x in tree.flat(s).items() if "player0" in name]
+      for s in (state, after)
+    )
+    changed = [not same_bits(a, b) for a, b in zip(own, own_after, strict=True)]
+    # What counts the updates is all that changes in each of them.
+    assert sum(changed) > 1 if n % 3 == 0 else sum(changed) == 1
+    params, state = new, after
+
+
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw"))
+def test_a_player_is_moved_as_if_the_updates_between_were_none(kind):
+  params, target = normal(0), normal(1)
+  factor = dict(PLAYER, learning_rate_factor=2.0)
+  alone = dict(patterns=["*"], weight_decay=0.1, learning_rate_factor=2.0)
+  game = build(params, kind=kind, groups=[factor], clip=1.0)
+  step, state = runner(game, target), quick(game.init)(params)
+  whole = params
+  for _ in range(4):  # its updates are the first and the fourth
+    whole, state = step(whole, state)
+  own, goal = {"stack": params["stack"]}, {"stack": target["stack"]}
+  single = build(own, kind=kind, groups=[alone], clip=1.0)
+  step, state = runner(single, goal), quick(single.init)(own)
+  for _ in range(2):
+    own, state = step(own, state)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    whole["stack"],
+    own["stack"],
+  )
+
+
+def test_a_player_is_clipped_by_its_own_norm():
+  params, grads = normal(0), normal(1)
+  grads["stack"] = jax.tree.map(lambda g: 1e3 * g, grads["stack"])
+  asked = dict(PLAYER, every_steps=1, weight_decay=0.0, learning_rate_factor=1)
+  for group, own in ((asked, 0.5), (dict(asked, clip=0.2), 0.2)):
+    optimizer = build(
+      params, kind="sgd", b1=0.0, clip=0.5, groups=[group], learning_rate=1.0
+    )
+    updates, _ = quick(optimizer.update)(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(norm(updates.pop("stack")), own, rtol=1e-5)
+    # The others do not shrink by it.
+    np.testing.assert_allclose(norm(updates), 0.5, rtol=1e-5)
+
+
+def test_players_go_on_from_a_copy_of_their_state():
+  params, target = normal(0), normal(1)
+  how = HARD | dict(groups=[PLAYER, dict(GROUP, clip=0.3)])
+  optimizer = build(params, **how)
+  step, state = runner(optimizer, target), quick(optimizer.init)(params)
+  for _ in range(2):
+    params, state = step(params, state)
+  leaves, shape = jax.tree.flatten((params, state))
+  copies = [jnp.asarray(np.asarray(x)) for x in leaves]
+  again = jax.tree.unflatten(shape, copies)
+  on = runner(build(params, **how), target)
+  for _ in range(3):
+    params, state = step(params, state)
+    again = on(*again)
+  assert same_bits(again, (params, state))
+
+
 @pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
 def test_the_first_group_that_matches_counts(kind):
   params = normal(0)
@@ -423,6 +505,21 @@ def test_logging_the_norm_costs_no_second_pass():
   assert counts[0] == counts[1] > 0
 
 
+def test_the_state_of_a_player_lies_as_its_parameters_do():
+  params = normal(0)
+  optimizer = build(params, groups=[PLAYER])
+  state = jax.eval_shape(optimizer.init, params)
+  places = nest({name: f"where {name} is" for name in SHAPES})
+  got = optim.state_shardings(optimizer, state, params, places, "whole")
+  assert jax.tree.structure(got) == jax.tree.structure(state)
+  own = {n: x for n, x in tree.flat(got).items() if "player0" in n}
+  for kept in ("mu", "nu"):
+    name = "stack/mlp/up/w"
+    (place,) = [x for n, x in own.items() if n.endswith(f"{kept}/{name}")]
+    assert place == f"where {name} is"
+  assert sum(x == "whole" for x in own.values()) == 2  # the two counts
+
+
 @pytest.mark.parametrize("kind", sweep(KINDS, "adafactor"))
 def test_the_state_lies_as_the_parameters_do(kind):
   params = normal(0, D=128, N=2, K=2, H=64)
@@ -487,6 +584,13 @@ GROUP = dict(patterns=["norm/*"], weight_decay=0.0, learning_rate_factor=1.0)
     (dict(groups=[{**GROUP, "weight_decays": 1}]), "did you mean 'weight_dec"),
     (dict(groups=["dict(patterns=['*'])"]), "expected dict"),
     (dict(groups=[{"patterns": ["*"]}]), "lacks 'weight_decay'"),
+    (
+      dict(groups=[{**GROUP, "every_steps": 0}]),
+      r"every_steps=0: .* 1 or more",
+    ),
+    (dict(groups=[{**GROUP, "every_steps": 2.5}]), "a whole number"),
+    (dict(groups=[{**GROUP, "clip": -1.0}]), r"groups\[0\].clip=-1.0"),
+    (dict(groups=[{**GROUP, "every": 2}]), "did you mean 'every_steps'"),
     (
       dict(groups=[{**GROUP, "learning_rate_factor": -1.0}]),
       r"groups\[0\].learning_rate_factor=-1.0",
