@@ -8,6 +8,7 @@ HF = ["tokenizers>=0.20", "jinja2>=3.1.6"]
 PLOTS = ["matplotlib>=3.8"]
 PARQUET = ["pyarrow>=15"]
 IMAGES = ["pillow>=11.2"]
+SOUND = ["soundfile>=0.12"]
 
 setup(
   name="aigc_jax",
@@ -51,6 +52,7 @@ setup(
     "plots": PLOTS,
     "parquet": PARQUET,
     "images": IMAGES,
+    "sound": SOUND,
     "wandb": ["wandb"],
     "scores": ["sacrebleu>=2.3", "rouge-score>=0.1.2", "nltk>=3.9"],
     "lm_eval": ["lm_eval>=0.4.9"],
@@ -65,6 +67,7 @@ setup(
     + HF
     + PARQUET
     + IMAGES
+    + SOUND
     + PLOTS,
   },
 )

@@ -21,6 +21,7 @@ from aigc_jax.data.preparation import (
   prepare,
   prepared,
 )
+from aigc_jax.data.sound import Sound
 from aigc_jax.data.spec import Array
 from aigc_jax.data.store import Store
 from aigc_jax.data.stream import EvalSet, Stream
@@ -37,7 +38,7 @@ from aigc_jax.data.tokenizers import (
 from aigc_jax.data.windows import check_vocab
 
 # The kinds a config may name.
-KINDS = {"images": Images, "pairs": Pairs, "text": Text}
+KINDS = {"images": Images, "pairs": Pairs, "sound": Sound, "text": Text}
 
 __all__ = [
   "KINDS", "Array", "Decoder", "EvalSet", "Store", "Stream", "batches", "build",

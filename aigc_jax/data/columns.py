@@ -289,6 +289,26 @@ class Columns(Verified):
         found[column][row] = read(column, kind, shard, at)
     return found
 
+  def column(self, name: str) -> np.ndarray | list[bytes]:
+    """All of a column at once, in order: numbers (n,), or the bytes of each."""
+    kind, found = self.columns[name], []
+    for shard in range(len(self._ends) - 1):
+      arrays = []
+      for file in map(self._open, _names(name, kind, shard)):
+        arrays.append(np.empty(file.count, file.dtype))
+        if file.count:
+          file.fill(arrays[-1], 0)
+      if kind == BYTES:
+        whole, ends = arrays[0].tobytes(), arrays[1].tolist()
+        starts = [0, *ends[:-1]] if ends else []
+        pairs = zip(starts, ends, strict=True)
+        found += [whole[start:stop] for start, stop in pairs]
+      else:
+        found.append(arrays[0])
+    if kind == BYTES:
+      return found
+    return np.concatenate([np.empty(0, np.dtype(kind)), *found])
+
   def _number(self, column: str, kind: str, shard: int, at: int):
     out = np.empty(1, np.dtype(kind))
     self._open(_names(column, kind, shard)[0]).fill(out, at)

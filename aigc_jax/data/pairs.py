@@ -137,7 +137,7 @@ class Pairs:
     needed = self.tokenizer_vocab
     if self.tokenizer != "sentencepiece":
       needed = load_tokenizer(self.tokenizer).text_vocab
-    _check_vocab(model, needed, self.tokenizer)
+    check_ids_of(model, needed, self.tokenizer)
 
   def check_heldout(self, section: str, which: Mapping) -> None:
     """Raises BadConfig for what `heldout` could not open."""
@@ -174,26 +174,17 @@ class Pairs:
       return load_tokenizer(self.tokenizer)
     sources = self.used_sources()
     pairs = _read(sources[0], "train", self.validation)
-    lines = [" ".join(side.split()) for pair in pairs for side in pair]
-    text = ("\n".join(lines) + "\n").encode("utf-8", "replace")
-    key = hashlib.sha256(text).hexdigest()[:16]
-    path = Path(files.expanded(self.root), "pairs", f"{key}.txt")
-    with files.storage(path, "--config.data.root=FOLDER"):
-      if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, text)
-    return find_tokenizer(
-      sources=[dict(kind="text", path=str(path), split="train", field="text")],
-      tokenizer=self.tokenizer, tokenizer_vocab=self.tokenizer_vocab,
-      validation=0.0, root=self.root, say=say,
+    return trained_on(
+      [side for pair in pairs for side in pair], "pairs", self.root,
+      self.tokenizer_vocab, say,
     )  # fmt: skip
 
   def stream(self, *, seed: int, model: Mapping, say=print, progress=None):
     """The training data; model is config.model."""
     tokenizer = self.find_tokenizer(say)
     views = self._views(self.used_sources(), "train", tokenizer, say)
-    _check_vocab(model, tokenizer.text_vocab, tokenizer.name)
-    start = _start(model, tokenizer)
+    check_ids_of(model, tokenizer.text_vocab, tokenizer.name)
+    start = start_of(model, tokenizer)
     weights = [source.get("weight", 1.0) for source in self.used_sources()]
     return Stream(
       views, weights, _maker(start, self.packed),
@@ -214,8 +205,8 @@ class Pairs:
     tokenizer = tokenizer or self.find_tokenizer(say)
     used = self.used_sources() if sources is None else sources
     views = self._views([dict(s) for s in used], split, tokenizer, say)
-    _check_vocab(model, tokenizer.text_vocab, tokenizer.name)
-    start = _start(model, tokenizer)
+    check_ids_of(model, tokenizer.text_vocab, tokenizer.name)
+    start = start_of(model, tokenizer)
     counts = {
       "tokens": sum(view.tokens for view in views),
       "bytes": sum(view.bytes for view in views),
@@ -264,6 +255,26 @@ class Pairs:
     ]  # fmt: skip
 
 
+def trained_on(texts: Iterable[str], name: str, root: str, pieces: int, say):
+  """The SentencePiece of so many pieces for texts, trained where it is missing.
+
+  The texts are kept below root, in the folder `name`.
+  """
+  lines = [" ".join(text.split()) for text in texts]
+  text = ("\n".join(lines) + "\n").encode("utf-8", "replace")
+  key = hashlib.sha256(text).hexdigest()[:16]
+  path = Path(files.expanded(root), name, f"{key}.txt")
+  with files.storage(path, "--config.data.root=FOLDER"):
+    if not path.is_file():
+      path.parent.mkdir(parents=True, exist_ok=True)
+      files.write_bytes(path, text)
+  return find_tokenizer(
+    sources=[dict(kind="text", path=str(path), split="train", field="text")],
+    tokenizer="sentencepiece", tokenizer_vocab=pieces, validation=0.0,
+    root=root, say=say,
+  )  # fmt: skip
+
+
 def _read(source: Mapping, split: str, share: float) -> list[Pair]:
   """The pairs of a split of a source, each once."""
   pairs = dict.fromkeys(read_pairs(source))
@@ -273,13 +284,13 @@ def _read(source: Mapping, split: str, share: float) -> list[Pair]:
   return [pair for pair in pairs if held_out(pair[0], share) == wanted]
 
 
-def _start(model: Mapping, tokenizer) -> int:
+def start_of(model: Mapping, tokenizer) -> int:
   """The token that targets are written after."""
   start = model.get("start_token")
   return tokenizer.eot if start is None else start
 
 
-def _check_vocab(model: Mapping, needed: int, name: str) -> None:
+def check_ids_of(model: Mapping, needed: int, name: str) -> None:
   vocab = model.get("vocab", needed)
   if vocab < needed:
     raise BadConfig(

@@ -1,0 +1,5 @@
+"""Sound with transcripts as data."""
+
+from aigc_jax.data.sound.kind import Sound
+
+__all__ = ["Sound"]

@@ -1,0 +1,452 @@
+"""Utterances as data: sound, and what is said in it, to be recognised.
+
+A batch is a dict of global arrays; B is the batch, A how many samples a row
+has, T how many tokens. A text ends with the tokenizer's end of text.
+
+  audio          (B, A) int16    samples at 16 kHz, 0 behind the utterance
+  audio_lengths  (B,) int32      how many are of the utterance
+  tokens         (B, T) int32    targets, moved on by a start token
+  targets        (B, T) int32    what is said
+  weights        (B, T) float32  1, and 0 in the padding
+
+An utterance that is longer than a row, in samples or in tokens, is left out and
+told: half of its text would not be half of its sound.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax import files
+from aigc_jax.data.columns import Columns, told, write
+from aigc_jax.data.draw import Draw
+from aigc_jax.data.listing import check_local
+from aigc_jax.data.pairs import check_ids_of, start_of, trained_on
+from aigc_jax.data.sound import sources
+from aigc_jax.data.sound.decoding import CHANNELS, RATE
+from aigc_jax.data.sound.sources import How
+from aigc_jax.data.spec import Array, Spec
+from aigc_jax.data.stream import (
+  EvalSet,
+  Stream,
+  check_batch,
+  digest,
+  first_fingerprint,
+)
+from aigc_jax.data.tasks import Batch, Records
+from aigc_jax.data.tokenizers import load_tokenizer
+from aigc_jax.errors import BadConfig, BadData, choose, nearest
+from aigc_jax.signature import check_type, expect
+
+HOP = 160  # samples from one frame of a spectrogram to the next
+MOST = 10_000  # choices of stores among which a held-out set is looked for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sound:
+  """What `data` of a config says of utterances; see presets/sound.py.
+
+  Opens and prepares nothing by itself. Raises BadConfig for what no data could
+  mend.
+  """
+
+  sources: Sequence[Mapping]
+  tokenizer: str
+  tokenizer_vocab: int
+  batch: int
+  seconds: float
+  target_length: int
+  channels: str
+  shuffle: bool
+  validation: float
+  split_by: str
+  most_damaged: float
+  root: str
+  skip_steps: Sequence[Sequence[int] | int]
+
+  def __post_init__(self):
+    check_batch(batch=self.batch, target_length=self.target_length)
+    choose(self.channels, dict.fromkeys(CHANNELS), "data.channels")
+    choose(self.split_by, dict.fromkeys(sources.SPLIT_BY), "data.split_by")
+    if not 0 < self.seconds <= 3600 or self.samples < HOP:
+      raise BadConfig(
+        f"data.seconds={self.seconds}: expected above 0.01, up to 3600"
+      )
+    for key in ("validation", "most_damaged"):
+      if not 0 <= getattr(self, key) < 1:
+        raise BadConfig(
+          f"data.{key}={getattr(self, key)}: expected 0 to below 1"
+        )
+    for i, source in enumerate(self.sources):
+      check_type(f"data.sources[{i}]", source, Mapping)
+      sources.check_source(f"data.sources[{i}]", source)
+
+  @property
+  def samples(self) -> int:
+    """How many a row has."""
+    return round(self.seconds * RATE)
+
+  @property
+  def spec(self) -> Spec:
+    """What a batch is."""
+    B, T = self.batch, self.target_length
+    integer, number = np.dtype(np.int32), np.dtype(np.float32)
+    return {
+      "audio": Array("B.", (B, self.samples), np.dtype(np.int16)),
+      "audio_lengths": Array("B", (B,), integer),
+      "tokens": Array("BT", (B, T), integer),
+      "targets": Array("BT", (B, T), integer),
+      "weights": Array("BT", (B, T), number),
+    }
+
+  @property
+  def units(self) -> dict[str, int]:
+    """What a batch counts as consumed."""
+    return {"examples": self.batch}
+
+  @property
+  def holds_nothing_out(self) -> bool:
+    """Whether there is no validation split, as data.validation=0 asks for."""
+    return not self.validation
+
+  def used_sources(self) -> list[dict]:
+    """The sources. Raises BadConfig where there are none."""
+    if not self.sources:
+      raise BadConfig(
+        "no data: name data.sources in the config, such as dict(kind='folder', "
+        "path=PATH) of sound files with a .txt beside each"
+      )
+    return [dict(source) for source in self.sources]
+
+  def check_model(self, model: Mapping) -> None:
+    """Raises BadConfig where the model cannot take what the data gives."""
+    self._check_sizes(model)
+    if self.tokenizer != "sentencepiece":
+      check_text_model(model, load_tokenizer(self.tokenizer))
+
+  def _check_sizes(self, model: Mapping) -> None:
+    most = model.get("seconds")
+    if most is not None and most < self.seconds:
+      raise BadConfig(
+        f"data.seconds={self.seconds}, but the model hears model.seconds="
+        f"{most} at most: --config.data.seconds={most}, or a larger model"
+      )
+    positions = model.get("position_length")
+    if positions is not None and positions < self.target_length:
+      raise BadConfig(
+        f"data.target_length={self.target_length}, but the model writes "
+        f"model.position_length={positions} tokens at most: "
+        f"--config.data.target_length={positions}"
+      )
+
+  def check_heldout(self, section: str, which: Mapping) -> None:
+    """Raises BadConfig for what `heldout` could not open."""
+    own = "sources" in which
+    expect(section, which, ("split", "sources") if own else ("split",))
+    for i, source in enumerate(which.get("sources", ())):
+      check_type(f"{section}.sources[{i}]", source, Mapping)
+      sources.check_source(f"{section}.sources[{i}]", source)
+    split = which["split"]
+    if split not in sources.SPLITS:
+      raise BadConfig(
+        f"{section}.split={split!r}{nearest(split, sources.SPLITS)} "
+        f"(there are: {', '.join(sources.SPLITS)})"
+      )
+
+  def check_workdir(self, workdir: str) -> None:
+    """Raises BadConfig for a work directory that is the sound's own folder."""
+    place = os.path.realpath(files.expanded(workdir))
+    for source in self.sources:
+      if os.path.realpath(files.expanded(source["path"])) == place:
+        raise BadConfig(
+          f"--workdir={workdir} is the folder of the sound itself; use "
+          f"--workdir={os.path.join(workdir, 'run')}"
+        )
+
+  def prepared(self) -> list[dict] | None:
+    """[{"examples": n}] of the training stores; None if one is missing."""
+    try:
+      folders = [
+        self._folder(self._open(source), "train") for source in self.sources
+      ]
+    except BadData:
+      return None
+    if not all(folder.is_dir() for folder in folders):
+      return None
+    return [{"examples": len(Columns(folder))} for folder in folders]
+
+  def find_tokenizer(self, say=print):
+    """The tokenizer, trained where it is missing."""
+    if self.tokenizer != "sentencepiece":
+      return load_tokenizer(self.tokenizer)
+    store = self._store(self.used_sources()[0], "train", say, None)
+    texts = [text.decode() for text in store.column("text")]
+    return trained_on(texts, "sound", self.root, self.tokenizer_vocab, say)
+
+  def stream(self, *, seed: int, model: Mapping, say=print, progress=None):
+    """The training data, prepared where it is missing; model: config.model."""
+    tokenizer = self.find_tokenizer(say)
+    self._check_sizes(model)
+    check_text_model(model, tokenizer)
+    used = self.used_sources()
+    views = [
+      self._view(self._store(source, "train", say, progress), tokenizer, model)
+      for source in used
+    ]
+    for view in views:
+      view.tell(say)
+    start = start_of(model, tokenizer)
+    weights = [source.get("weight", 1.0) for source in used]
+    return Stream(
+      views, weights, self._maker(start), spec=self.spec, batch=self.batch,
+      shuffle=self.shuffle, skip_steps=self.skip_steps, seed=seed,
+      fingerprint=digest(
+        "sound 1", [view.fingerprint for view in views], weights, start,
+        self.batch, bool(self.shuffle),
+      ),
+      tokenizer=tokenizer,
+    )  # fmt: skip
+
+  def heldout(
+    self, *, split: str, model: Mapping, tokenizer=None,
+    sources: Sequence[Mapping] | None = None, say=print,
+  ) -> EvalSet:  # fmt: skip
+    """A split of the sources, or of others; what is missing is prepared."""
+    tokenizer = tokenizer or self.find_tokenizer(say)
+    self._check_sizes(model)
+    check_text_model(model, tokenizer)
+    given = self.used_sources() if sources is None else sources
+    stores = [self._store(source, split, say, None) for source in given]
+    found = self._eval_of(stores, tokenizer, model)
+    for view in found.views:
+      view.tell(say)
+    return found
+
+  def known(
+    self, *, split: str, batches: int | None, model: Mapping, tokenizer,
+    fingerprints: Sequence[str], sources: Sequence[Mapping] | None = None,
+  ) -> EvalSet | None:  # fmt: skip
+    """The set that `heldout` gave a run, or None where it is gone.
+
+    Only stores below `root` are read: no source is, and nothing is written.
+    """
+    check_local(self.root, "data.root")
+    stores = []
+    for folder in sorted((files.expanded(self.root) / "sound").glob("*")):
+      try:
+        store = Columns(folder)
+      except BadData:
+        continue  # it cannot be the one that was read
+      if store.manifest["split"] == split:
+        stores.append(store)
+    count = len(self.sources if sources is None else sources)
+    choices = itertools.product(stores, repeat=count)
+    for choice in itertools.islice(choices, MOST):
+      whole = self._eval_fingerprint(choice, tokenizer, model)
+      own = whole if batches is None else first_fingerprint(whole, batches)
+      if not {whole, own} & set(fingerprints):
+        continue
+      for store in choice:
+        store.check(remember=False)
+      found = self._eval_of(choice, tokenizer, model)
+      found = found if batches is None else found.first(batches)
+      if found.fingerprint in fingerprints:
+        return found
+    return None
+
+  def utterances(
+    self, *, split: str, model: Mapping, tokenizer,
+    sources: Sequence[Mapping] | None = None, say=print,
+  ) -> list["Utterances"]:  # fmt: skip
+    """What `heldout` has, one by one, for transcripts to be compared with."""
+    found = self.heldout(
+      split=split, model=model, tokenizer=tokenizer, sources=sources, say=say
+    )
+    return found.views
+
+  def _eval_of(self, stores, tokenizer, model: Mapping) -> EvalSet:
+    views = [self._view(store, tokenizer, model) for store in stores]
+    return EvalSet(
+      views, self._maker(start_of(model, tokenizer)), spec=self.spec,
+      batch=self.batch,
+      fingerprint=self._eval_fingerprint(stores, tokenizer, model),
+      targets=None, counts={"examples": sum(map(len, views))},
+      recount=_recount, tokenizer=tokenizer,
+    )  # fmt: skip
+
+  def _eval_fingerprint(self, stores, tokenizer, model: Mapping) -> str:
+    prints = [self._view_print(store, tokenizer, model) for store in stores]
+    start = start_of(model, tokenizer)
+    return digest("sound evalset 1", prints, start, self.batch)
+
+  def _view(self, store: Columns, tokenizer, model: Mapping) -> "Utterances":
+    return Utterances(
+      store, tokenizer, samples=self.samples, tokens=self.target_length,
+      stride=model.get("stride"),
+      fingerprint=self._view_print(store, tokenizer, model),
+    )  # fmt: skip
+
+  def _view_print(self, store: Columns, tokenizer, model: Mapping) -> str:
+    return digest(
+      store.fingerprint, tokenizer.fingerprint, self.samples,
+      self.target_length, model.get("stride"),
+    )  # fmt: skip
+
+  def _open(self, source: Mapping):
+    how = How(self.validation, self.split_by, self.most_damaged, self.channels)
+    return sources.open_source(source, how)
+
+  def _folder(self, source, split: str) -> Path:
+    check_local(self.root, "data.root")
+    key = digest(
+      "sound store 1", source.fingerprint, source.division, split,
+      self.most_damaged, self.channels,
+    )[:16]  # fmt: skip
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in source.name)
+    name = f"{safe[:40] or 'sound'}-{split}-{key}"
+    return files.expanded(self.root) / "sound" / name
+
+  def _store(self, spec: Mapping, split: str, say, progress) -> Columns:
+    source = self._open(spec)
+    folder = self._folder(source, split)
+    if folder.is_dir():
+      store = Columns(folder)
+    else:
+      say(f"preparing the utterances of {source.name!r} ({split})")
+      store = write(folder, source, split, say=say, progress=progress)
+      m = store.manifest
+      if m["left_out"]:
+        say(f"{source.name!r} ({split}): {told(m['left_out'])}")
+      minutes = store.column("samples").sum(dtype=np.int64) / RATE / 60
+      say(
+        f"{source.name!r} ({split}): {m['records']:,} utterances, "
+        f"{minutes:,.1f} minutes: {folder}"
+      )
+    store.check(say, progress)
+    return store
+
+  def _maker(self, start: int) -> Callable[[Records, Draw], Batch]:
+    return lambda records, draw: to_batch(records, start, self.samples)
+
+
+def _recount(part: EvalSet) -> tuple[None, dict[str, int]]:
+  """(targets, counts) of a set with fewer batches."""
+  return None, {"examples": len(part)}
+
+
+def check_text_model(model: Mapping, tokenizer) -> None:
+  """Raises BadConfig where the model's ids are not those of the tokenizer."""
+  check_ids_of(model, tokenizer.text_vocab, tokenizer.name)
+  blank = model.get("blank")
+  if blank is None or blank == tokenizer.eot or blank >= tokenizer.text_vocab:
+    return
+  raise BadConfig(
+    f"model.blank={blank} is an id that texts have; the end of text is none: "
+    f"--config.model.blank={tokenizer.eot}"
+  )
+
+
+class Utterances:
+  """A view: those utterances of a store that fit into a row.
+
+  stride: of a model that writes a token at each so many frames at most; None
+  for one that writes as much as it likes. What does not fit is counted.
+  """
+
+  def __init__(
+    self,
+    store: Columns,
+    tokenizer,
+    *,
+    samples: int,
+    tokens: int,
+    stride: int | None,
+    fingerprint: str,
+  ):
+    self.name, self.store, self.fingerprint = store.name, store, fingerprint
+    self.texts = [text.decode() for text in store.column("text")]
+    self.ids = [
+      np.append(ids, tokenizer.eot).astype(np.int32)
+      for ids in tokenizer.encode_documents(self.texts)
+    ]
+    self._tokens = tokens
+    long = store.column("samples") > samples
+    wordy = np.array([len(ids) > tokens for ids in self.ids], bool)
+    fast = np.zeros(len(self.ids), bool)
+    if stride is not None:
+      steps = np.ceil(np.ceil(store.column("samples") / HOP) / stride)
+      fast = steps < [needed(ids[:-1]) for ids in self.ids]
+    self.numbers = np.flatnonzero(~(long | wordy | fast))
+    self.left_out = {
+      f"longer than {samples / RATE:g} seconds": int(long.sum()),
+      f"of more than {tokens} tokens": int((wordy & ~long).sum()),
+      "too short for their text": int((fast & ~wordy & ~long).sum()),
+    }
+    if not len(self.numbers) and len(store):
+      raise BadData(
+        f"{self.name}: no utterance fits ({self._told()}): raise data.seconds "
+        "or data.target_length"
+      )
+
+  def _told(self) -> str:
+    some = [f"{n:,} {why}" for why, n in self.left_out.items() if n]
+    return ", ".join(some)
+
+  def tell(self, say: Callable[[str], None]) -> None:
+    """Says what does not fit, where something does not."""
+    if any(self.left_out.values()):
+      say(
+        f"{self.name}: {len(self):,} of {len(self.ids):,} utterances fit; left "
+        f"out are {self._told()}"
+      )
+
+  def __len__(self) -> int:
+    return len(self.numbers)
+
+  def utterance(self, i: int) -> tuple[np.ndarray, str]:
+    """(samples (n,) int16, what is said) of one of them."""
+    number = self.numbers[i]
+    data = self.store.gather(np.array([number]))["audio"][0]
+    return np.frombuffer(data, "<i2"), self.texts[number]
+
+  def gather(self, numbers: np.ndarray) -> Records:
+    """ "audio" (n,) bytes, "target" (n, T) int32, "count" (n,), its tokens."""
+    real = numbers >= 0
+    own = np.full(len(numbers), -1)
+    own[real] = self.numbers[numbers[real]]
+    target = np.zeros((len(numbers), self._tokens), np.int32)
+    count = np.zeros(len(numbers), np.int32)
+    for row, number in enumerate(own.tolist()):
+      if number >= 0:
+        ids = self.ids[number]
+        target[row, : len(ids)], count[row] = ids, len(ids)
+    audio = self.store.gather(own)["audio"]
+    return {"audio": audio, "target": target, "count": count}
+
+
+def needed(ids: np.ndarray) -> int:
+  """Steps that tokens take, between two that are the same one more."""
+  return len(ids) + int(np.sum(ids[1:] == ids[:-1]))
+
+
+def to_batch(records: Records, start: int, samples: int) -> Batch:
+  """The batch of `Utterances.gather`'s records, as this file begins with."""
+  n = len(records["audio"])
+  audio, lengths = np.zeros((n, samples), np.int16), np.zeros(n, np.int32)
+  for row, data in enumerate(records["audio"]):
+    sound = np.frombuffer(data, "<i2")
+    audio[row, : len(sound)], lengths[row] = sound, len(sound)
+  targets = records["target"]
+  real = np.arange(targets.shape[1]) < records["count"][:, None]
+  moved = np.pad(targets, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
+  return {
+    "audio": audio,
+    "audio_lengths": lengths,
+    "tokens": np.ascontiguousarray(moved),
+    "targets": targets,
+    "weights": real.astype(np.float32),
+  }

@@ -1,0 +1,327 @@
+"""Where utterances come from: sound files, and what is said in them.
+
+  folder       NAME.wav or NAME.flac, and beside it the transcript, NAME.txt
+  table        a file of JSON lines, or of tab- or comma-separated columns with
+               a head: which file (from the table's own folder on), what is said
+  librispeech  *.trans.txt, each line a NAME and what NAME.flac beside it says
+
+Each gives records {"audio": 16-bit samples at RATE, "samples": how many,
+"text"} to a store (data/columns.py). An utterance that cannot be used is left
+out, counted and told with its name; more of them than a share of all is
+refused, for then something else is wrong.
+"""
+
+import abc
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from aigc_jax import files
+from aigc_jax.data import listing
+from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
+from aigc_jax.data.documents import Job, grouped, is_held_out, job_size
+from aigc_jax.data.sound.decoding import LARGEST_FILE, Unusable, decoded
+from aigc_jax.errors import BadConfig, BadData, choose, nearest
+
+COLUMNS = {"audio": BYTES, "samples": "<i4", "text": BYTES}
+SUFFIXES = (".wav", ".flac")
+OTHERS = (".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
+SPLITS = ("train", "validation", "all")
+SPLIT_BY = ("file", "folder", "text")
+LARGEST_TABLE = 1 << 30
+LARGEST_TEXT = 1 << 20  # bytes of one transcript
+
+
+class Entry(NamedTuple):
+  """One utterance; what is missing of it is None."""
+
+  name: str  # told, and what it is held out by
+  path: Path
+  text: str | None
+
+
+class How(NamedTuple):
+  """What of config.data decides a store."""
+
+  validation: float  # share that is held out
+  split_by: str  # by a hash of what: file, folder or text
+  damaged: float  # the largest share that may be left out
+  channels: str
+
+
+class Spoken(abc.ABC):
+  """What all sources share. A subclass lists its entries."""
+
+  columns = COLUMNS
+
+  def __init__(self, path: str, how: How):
+    listing.check_local(path, "path of a source of sound")
+    self.path = Path(os.path.abspath(files.expanded(path)))
+    if not self.path.exists():
+      raise BadData(f"{str(path)!r}: no such file or folder")
+    self.name, self.how = self.path.stem, how
+
+  @abc.abstractmethod
+  def _listed(self) -> Iterator[Entry]:
+    """All utterances there are, in any order."""
+
+  @functools.cached_property
+  def _entries(self) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for entry in self._listed():
+      if entry.name in found:
+        raise BadData(f"{self.path}: {entry.name!r} is there twice")
+      found[entry.name] = entry
+    return {name: found[name] for name in sorted(found)}
+
+  def about(self, split: str) -> dict:
+    return {"channels": self.how.channels}
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    return self._stamp(self._entries)
+
+  def unchanged(self) -> bool:
+    return self._stamp({e.name: e for e in self._listed()}) == self.fingerprint
+
+  @staticmethod
+  def _stamp(entries: Mapping[str, Entry]) -> str:
+    """sha256 over names, sizes, times of change, and all transcripts."""
+    digest = hashlib.sha256(b"utterances 1")
+    for name in sorted(entries):
+      size, changed = _size(entries[name].path)
+      text = entries[name].text
+      line = json.dumps([name, size, changed, text])
+      digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+  @property
+  def division(self) -> str:
+    return f"held out {self.how.validation} by {self.how.split_by}"
+
+  def jobs(self, split: str) -> list[Job]:
+    """Those of a split: "all", or "train" or "validation"."""
+    if split not in SPLITS:
+      raise BadData(
+        f"{self.path} has no split {split!r}{nearest(split, SPLITS)} (its "
+        f"splits: {', '.join(SPLITS)})"
+      )
+    wanted = [
+      ((entry.name,), _size(entry.path)[0] or 1)
+      for entry in self._entries.values()
+      if split == "all" or self._held_out(entry) == (split == "validation")
+    ]
+    return grouped(wanted, job_size(sum(size for _, size in wanted)))
+
+  def _held_out(self, entry: Entry) -> bool:
+    key = {
+      "file": entry.name,
+      "folder": entry.name.rpartition("/")[0],
+      "text": " ".join((entry.text or "").casefold().split()),
+    }[self.how.split_by]
+    return is_held_out(key, self.how.validation)
+
+  def read(self, job: Job, split: str, drop: Drop) -> Iterator[Record]:
+    """The records of a job whose sound and text are as they should be."""
+    for (name,) in job.parts:
+      entry = self._entries[name]
+      if entry.text is None:
+        drop("without a transcript", name)
+      elif not entry.text.strip():
+        drop("with an empty transcript", name)
+      elif not entry.path.is_file():
+        drop("with a transcript and no sound", name)
+      else:
+        yield from self._usable(entry, drop)
+
+  def _usable(self, entry: Entry, drop: Drop) -> Iterator[Record]:
+    if os.path.getsize(entry.path) > LARGEST_FILE:
+      drop(f"larger than {LARGEST_FILE >> 20} MB", entry.name)
+      return
+    data = files.content(entry.path, limit=LARGEST_FILE)
+    try:
+      samples_N, notes = decoded(data, self.how.channels)
+    except Unusable as e:
+      drop(str(e), entry.name)
+      return
+    for note in notes:
+      drop(f"read: {note}", entry.name)
+    text = " ".join(entry.text.split())
+    yield {
+      "audio": samples_N.tobytes(),
+      "samples": len(samples_N),
+      "text": text.encode("utf-8", "replace"),
+    }
+
+  def check(self, kept: int, left_out: LeftOut) -> None:
+    """Raises BadData where too many were left out, or none is there."""
+    bad = {k: some for k, some in left_out.items() if not k.startswith("read:")}
+    lost = sum(some["count"] for some in bad.values())
+    if lost > self.how.damaged * (kept + lost):
+      raise BadData(
+        f"source {self.name!r}: {lost} of {kept + lost} utterances cannot be "
+        f"used ({told(bad)}); mend or remove them, or name the share that may "
+        f"be left out: --config.data.most_damaged="
+        f"{-(-lost * 1000 // (kept + lost)) / 1000}"
+      )
+    if not kept:
+      raise BadData(
+        f"source {self.name!r} has no utterance of this split: {self.path} has "
+        f"{len(self._entries)}, of which {self.how.validation} is held out by "
+        f"{self.how.split_by}: another --config.data.validation, or another "
+        "--config.data.split_by"
+      )
+
+
+class Folder(Spoken):
+  """Sound files to the bottom of a folder, each with NAME.txt beside it."""
+
+  def _listed(self) -> Iterator[Entry]:
+    if not self.path.is_dir():
+      raise BadData(f"{self.path}: expected a folder of sound files")
+    for path in _walk(self.path):
+      if path.suffix.lower() in (*SUFFIXES, *OTHERS):
+        beside = path.with_suffix(".txt")
+        text = _text(beside) if beside.is_file() else None
+        yield Entry(path.relative_to(self.path).as_posix(), path, text)
+
+
+class Librispeech(Spoken):
+  """Folders with lists of transcripts, as LibriSpeech (openslr.org/12)."""
+
+  def _listed(self) -> Iterator[Entry]:
+    if not self.path.is_dir():
+      raise BadData(f"{self.path}: expected a folder with *.trans.txt in it")
+    for path in _walk(self.path):
+      if not path.name.endswith(".trans.txt"):
+        continue
+      for line in _text(path, LARGEST_TABLE).splitlines():
+        if line.strip():
+          name, _, text = line.strip().partition(" ")
+          sound = _sound(path.parent / name)
+          where = (path.parent / name).relative_to(self.path).as_posix()
+          yield Entry(where, sound, text)
+
+
+class Table(Spoken):
+  """A file with a row for each utterance."""
+
+  def __init__(self, path: str, audio: str, text: str, how: How):
+    super().__init__(path, how)
+    self._audio, self._text = audio, text
+
+  def _listed(self) -> Iterator[Entry]:
+    for number, row in self._rows():
+      given, text = (
+        self._field(row, number, column) for column in (self._audio, self._text)
+      )
+      if given:
+        yield Entry(given, self.path.parent / given, text)
+      else:
+        raise BadData(f"{self.path} row {number}: {self._audio!r} is empty")
+
+  def _rows(self) -> Iterator[tuple[int, Mapping]]:
+    suffix = self.path.suffix.lower()
+    if suffix not in (".jsonl", ".json", ".ndjson", ".tsv", ".csv"):
+      raise BadData(
+        f"{self.path}: expected JSON lines (.jsonl) or columns (.tsv, .csv)"
+      )
+    content = _text(self.path, LARGEST_TABLE)
+    if suffix in (".tsv", ".csv"):
+      how = dict(delimiter="\t", quoting=csv.QUOTE_NONE)
+      if suffix == ".csv":
+        how = {}
+      yield from enumerate(csv.DictReader(io.StringIO(content), **how), 1)
+      return
+    for number, line in enumerate(content.splitlines(), 1):
+      if line.strip():
+        where = f"{self.path} row {number}"
+        row = files.parse_json(line.encode(), where)
+        if not isinstance(row, dict):
+          raise BadData(f"{where}: expected an object, got {line[:60]!r}")
+        yield number, row
+
+  def _field(self, row: Mapping, number: int, column: str) -> str | None:
+    if column not in row:
+      names = [str(name)[:40] for name in row][:20]
+      raise BadData(
+        f"{self.path} row {number}: no {column!r}{nearest(column, names)} (it "
+        f"has: {', '.join(names)}); audio= and text= of the source name them"
+      )
+    value = row[column]
+    if value is not None and not isinstance(value, str):
+      raise BadData(
+        f"{self.path} row {number}: {column!r} holds {type(value).__name__}, "
+        "expected text"
+      )
+    return value
+
+
+def _walk(top: Path) -> Iterator[Path]:
+  """All files below, but hidden ones, in the order of their names."""
+  for place, folders, names in os.walk(top):
+    folders[:] = sorted(name for name in folders if name[0] != ".")
+    yield from (Path(place, name) for name in sorted(names) if name[0] != ".")
+
+
+def _sound(stem: Path) -> Path:
+  """The file of this name that is there, or the first that could be."""
+  found = [stem.parent / f"{stem.name}{suffix}" for suffix in SUFFIXES[::-1]]
+  return next((path for path in found if path.is_file()), found[0])
+
+
+def _text(path: Path, limit: int = LARGEST_TEXT) -> str:
+  try:
+    return files.content(path, limit=limit).decode("utf-8-sig")
+  except UnicodeDecodeError as e:
+    raise BadData(f"{path}: not UTF-8: {e}") from None
+
+
+def _size(path: Path) -> tuple[int, int]:
+  """(bytes, time of change), or zeros where there is no such file."""
+  try:
+    found = os.stat(path)
+  except OSError:
+    return 0, 0
+  return found.st_size, found.st_mtime_ns
+
+
+# kind -> (the maker, the keys that a source of this kind has besides weight)
+SOURCES: dict[str, tuple[Callable, tuple[str, ...]]] = {
+  "folder": (Folder, ("path",)),
+  "librispeech": (Librispeech, ("path",)),
+  "table": (Table, ("path", "audio", "text")),
+}
+
+
+def check_source(where: str, source: Mapping) -> None:
+  """Raises BadConfig for an unknown kind, or a key that lacks or is unknown."""
+  kind = source.get("kind")
+  _, keys = choose(kind, SOURCES, f"{where}.kind")
+  for key in source:
+    if key not in (*keys, "kind", "weight"):
+      raise BadConfig(
+        f"{where}: unknown key {key!r}{nearest(key, keys)} (a source of kind "
+        f"{kind!r} has: {', '.join(keys)}, weight)"
+      )
+  for key in keys:
+    if not isinstance(source.get(key), str) or not source[key]:
+      raise BadConfig(
+        f"{where}: no {key!r} (a source of kind {kind!r} needs: "
+        f"{', '.join(keys)})"
+      )
+
+
+def open_source(spec: Mapping, how: How) -> Spoken:
+  """The source of one entry of `data.sources`, which `check_source` passed.
+
+  Raises BadData where there is nothing to read.
+  """
+  make, keys = SOURCES[spec["kind"]]
+  return make(**{key: spec[key] for key in keys}, how=how)
