@@ -11,7 +11,7 @@ and the same root finds the stores.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 from rich.console import Console
@@ -25,6 +25,7 @@ from rich.progress import (
 )
 
 from aigc_jax import command, data, run, terminal
+from aigc_jax.data.text import Text
 from aigc_jax.errors import BadConfig, BadData, Stopped
 
 FLAGS = {
@@ -45,6 +46,7 @@ def stores(
   splits: Iterable[str | None] = (None, "validation"),
   verify: bool = False,
   download: bool = False,
+  special: Sequence[str] = (),
 ) -> list[data.Store]:
   """Prepares with a progress bar; prints where the stores are.
 
@@ -68,6 +70,7 @@ def stores(
         splits=(split,),
         workers=workers,
         download=download,
+        special=special,
         say=lambda text, bar=bar: bar.console.print(
           terminal.shown(text),
           style="dim",
@@ -189,6 +192,9 @@ def _check_alone(values) -> None:
 
 def _by_config(config: run.Config, how: dict) -> None:
   found = run.data_of(config)
+  if not isinstance(found, Text):
+    _of_another_kind(found, config, how)
+    return
   settings = found.arguments()
   share = settings["validation"]
   stores(**settings, splits=(None, *("validation",) * bool(share)), **how)
@@ -196,6 +202,17 @@ def _by_config(config: run.Config, how: dict) -> None:
     settings |= found.heldout_arguments("validation")
     settings["tokenizer"] = found.find_tokenizer()
     stores(splits=(settings.pop("split"),), **settings, **how)
+
+
+def _of_another_kind(found, config: run.Config, how: dict) -> None:
+  """Reads all of it once, as training does: what that keeps is made here."""
+  kind = config["data"]["kind"]
+  for name, value in how.items():
+    if value:
+      raise BadConfig(f"--{name} is of text, this is data.kind={kind!r}")
+  stream = found.stream(seed=0, model=config["model"])
+  for view in stream.views:
+    print(f"{view.name}: {len(view):,} examples are ready for training")
 
 
 def main() -> int:

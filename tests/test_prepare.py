@@ -1,5 +1,6 @@
 """The prepare command: stores ahead of time, and clear refusals."""
 
+import re
 import types
 
 import pytest
@@ -32,6 +33,31 @@ def test_the_command_makes_what_training_finds(tmp_path):
     root=f"{tmp_path}/root",
   )
   assert manifests and manifests[0]["name"] == "x"
+
+
+CONFIGS = {
+  "text": ("configs/text_file.py", "path", "x.txt", "a line of text\n" * 400),
+  "spans": ("configs/t5.py", "path", "x.txt", "a line of text\n" * 400),
+  "pairs": (
+    "configs/transformer.py", "sources[0].path", "x.jsonl",
+    "".join(f'{{"en": "a house {i}", "de": "ein Haus {i}"}}\n'
+            for i in range(4000)),
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_kind_of_data_is_prepared_by_its_config(name, tmp_path):
+  config, key, file, text = CONFIGS[name]
+  (tmp_path / file).write_text(text)
+  done = command(
+    f"--config={config}",
+    f"--config.data.{key}={tmp_path / file}",
+    f"--config.data.root={tmp_path}/root",
+    "--config.data.tokenizer=bytes",
+  )
+  assert done.returncode == 0, done.stderr
+  assert re.search(r"[1-9][\d,]* (tokens|examples)", done.stdout)
 
 
 def test_a_refusal_is_one_line_and_an_exit_status(tmp_path):

@@ -1,0 +1,1 @@
+"""Minutes on a GPU: what is true, how fast it is, and what beside it."""
