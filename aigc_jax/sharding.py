@@ -405,3 +405,44 @@ def over_heads(f: Callable, q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:
     out_specs=query,
     check_vma=False,
   )(q_BTNH, k_BTKH, v_BTKH, segments_BT)
+
+
+def around(step: Callable, stay, travel, *whole):
+  """(stay, travel) after the rows of each device have met those of all.
+
+  step(stay, travel, home, *whole) -> (stay, travel): of two pieces of the
+  batch, the second's rows being the first's where `home`. stay, travel: trees
+  of arrays with a leading batch axis; whole: arrays that all devices hold.
+  Each device keeps its piece of `stay` and passes what it has of `travel` to
+  the next, until all are home: so no device holds more than two pieces. Where
+  the mesh does not cut the batch, one step. Not differentiable by itself.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  rows = len(jax.tree.leaves(stay)[0])
+  n = 1 if mesh.empty else batch_shards(mesh)
+  if n == 1 or rows % n:
+    return step(stay, travel, True, *whole)
+  axes = tuple(a for a in RULES["B"] if mesh.shape[a] > 1)
+  turn = [(i, (i + 1) % n) for i in range(n)]
+
+  def passed_on(travel):
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, turn), travel)
+
+  def local(stay, travel, *whole):
+    def meet(both, _):
+      stay, travel = both
+      return step(stay, passed_on(travel), False, *whole), None
+
+    both = step(stay, travel, True, *whole)
+    (stay, travel), _ = jax.lax.scan(meet, both, None, length=n - 1)
+    return stay, passed_on(travel)
+
+  pieces = PartitionSpec(axes)
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(pieces, pieces, *(PartitionSpec() for _ in whole)),
+    out_specs=(pieces, pieces),
+    axis_names=set(axes),
+    check_vma=True,
+  )(stay, travel, *whole)

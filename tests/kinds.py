@@ -59,6 +59,37 @@ def masked_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
   return batch | {"weights": weights.at[0, 1].set(0)}
 
 
+def captioned_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
+  """Images and texts of different lengths, each with an end; one is padding."""
+  draw = np.random.default_rng(seed)
+  length_B1 = draw.integers(T // 2, T, (B, 1))
+  at = np.arange(T)
+  tokens = np.where(at < length_B1, draw.integers(0, 36, (B, T)), 36)
+  weights = np.ones(B)
+  weights[-1] = B < 3
+  return dict(
+    images=jnp.asarray(draw.normal(size=(B, 12, 12, 3)), jnp.float32),
+    tokens=jnp.asarray(tokens, jnp.int32),
+    weights=jnp.asarray(weights, jnp.float32),
+  )
+
+
+CLIP = dict(
+  kind="clip", image_size=12, channels=3, patch=4, image_layers=2, image_dim=24,
+  image_heads=3, image_mlp_dim=44, vocab=37, text_length=19, text_layers=4,
+  text_dim=32, text_heads=8, text_mlp_dim=52, embed_dim=20,
+  activation="quick_gelu", norm_eps=1e-5, image_pool="token",
+  image_norm_before=True, patch_bias=False, image_projection=True,
+  projection_bias=False, text_causal=True, text_end=36, scale=9.0,
+  most_scale=100.0, bias=None, init_std=None, dropout=0.0, dtype="float32",
+  remat="none", unroll=1, kernel="xla",
+)  # fmt: skip
+SIGLIP = CLIP | dict(
+  activation="gelu_tanh", image_pool="attention", image_norm_before=False,
+  patch_bias=True, image_projection=False, projection_bias=True, embed_dim=24,
+  text_causal=False, text_end=None, most_scale=None, bias=-2.0,
+)  # fmt: skip
+CAPTIONED = dict(images="BYXC", weights="B")
 ENCODER = dict(
   kind="encoder", vocab=37, layers=3, dim=24, heads=4, mlp_dim=44,
   position_length=19, position_start=2, kernel="xla",
@@ -76,6 +107,10 @@ KINDS = {
   "encoder of pairs": Kind(
     ENCODER | dict(pooler=True, next_sentence=True), masked_batch,
     dict(kind="masked", next_sentence=True), PLACES,
+  ),
+  "clip": Kind(CLIP, captioned_batch, dict(kind="contrastive"), CAPTIONED),
+  "siglip": Kind(
+    SIGLIP, captioned_batch, dict(kind="contrastive", loss="sigmoid"), CAPTIONED
   ),
 }  # fmt: skip
 

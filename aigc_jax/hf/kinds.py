@@ -119,6 +119,9 @@ def _images(kwargs: Mapping, random: np.random.Generator) -> dict:
   return {"images": random.normal(size=shape).astype(np.float32)}
 
 
+VIT_LATER = dict(norm_before=False, patch_bias=True)
+
+
 def _vit_canonical(kwargs: Mapping) -> dict:
   known = _encoder_canonical(kwargs)
   if known.get("position") != "rotary":
@@ -143,7 +146,7 @@ KINDS = {
   "encoder": Kind(_padded_text, _encoder_canonical),
   "encoder_decoder": Kind(_pair, _encoder_decoder_canonical, writes=True),
   "resnet": Kind(_images, _resnet_canonical),
-  "vit": Kind(_images, _vit_canonical),
+  "vit": Kind(_images, _vit_canonical, VIT_LATER),
 }
 
 

@@ -16,6 +16,7 @@ ACTIVATIONS = {
   "gelu_new": "gelu_tanh",
   "gelu_fast": "gelu_tanh",
   "gelu_pytorch_tanh": "gelu_tanh",
+  "quick_gelu": "quick_gelu",
   "relu": "relu",
   "relu2": "relu2",
 }
@@ -23,6 +24,7 @@ THEIR_ACTIVATIONS = {
   "silu": "silu",
   "gelu": "gelu",
   "gelu_tanh": "gelu_pytorch_tanh",
+  "quick_gelu": "quick_gelu",
   "relu": "relu",
   "relu2": "relu2",
 }

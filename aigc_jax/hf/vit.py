@@ -60,6 +60,8 @@ def settings(c: Settings) -> dict:
     remat="none",
     unroll=1,
     kernel="auto",
+    norm_before=False,
+    patch_bias=True,
   )
 
 
@@ -95,7 +97,7 @@ def config(k: Mapping) -> dict:
 
 def labels_of(k: Mapping) -> dict:
   """Names of the labels; a model knows how many there are."""
-  names = [f"LABEL_{i}" for i in range(k["classes"])]
+  names = [f"LABEL_{i}" for i in range(k["classes"] or 0)]
   return dict(
     id2label={str(i): name for i, name in enumerate(names)},
     label2id={name: i for i, name in enumerate(names)},

@@ -26,6 +26,11 @@ def _gelu_tanh(x):
   return jax.nn.gelu(x, approximate=True)
 
 
+def _quick_gelu(x):
+  """gelu with a sigmoid for the normal distribution (arXiv:1606.08415)."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
 def _relu2(x):
   """Squared ReLU, arXiv:2109.08668."""
   return jnp.square(jax.nn.relu(x))
@@ -34,6 +39,7 @@ def _relu2(x):
 ACTIVATIONS = {
   "gelu": _gelu,
   "gelu_tanh": _gelu_tanh,
+  "quick_gelu": _quick_gelu,
   "relu": jax.nn.relu,
   "relu2": _relu2,
   "silu": jax.nn.silu,

@@ -21,6 +21,7 @@ class Patches(nn.Module):
   dtype: jnp.dtype
   std: float = 0.0
   products: str = "plain"
+  bias: bool = True
 
   @nn.compact
   def __call__(self, images_BYXC: jax.Array) -> jax.Array:
@@ -30,8 +31,8 @@ class Patches(nn.Module):
     cut = images_BYXC.reshape(B, Y // P, P, X // P, P, C)
     patches_BTYXC = cut.swapaxes(2, 3).reshape(B, -1, P, P, C)
     project = Einsum(
-      "BTYXC,YXCD->BTD", (P, P, self.channels, self.dim), self.dtype, True,
-      self.std, products=self.products, name="projection",
+      "BTYXC,YXCD->BTD", (P, P, self.channels, self.dim), self.dtype,
+      self.bias, self.std, products=self.products, name="projection",
     )  # fmt: skip
     return project(patches_BTYXC)
 

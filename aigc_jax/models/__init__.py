@@ -1,5 +1,6 @@
 """Architectures: inputs, a stack, a head. They only predict."""
 
+from aigc_jax.models.clip import clip
 from aigc_jax.models.decoder import decoder, widths
 from aigc_jax.models.dit import dit
 from aigc_jax.models.encoder import encoder
@@ -13,6 +14,7 @@ from aigc_jax.models.vit import vit
 
 # The kinds a config may name; each is built from plain keyword arguments.
 MODELS = {
+  "clip": clip,
   "decoder": decoder,
   "dit": dit,
   "encoder_decoder": encoder_decoder,

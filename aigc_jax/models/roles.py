@@ -40,6 +40,15 @@ class Roles(nn.Module):
     """The most ids that a part has."""
     return max(getattr(p.model, "vocab", 0) for p in self.parts.values())
 
+  @property
+  def limits(self) -> dict[str, float]:
+    """The most that parameters may be, by path, of parts that have such."""
+    return {
+      f"{name}/{path}": most
+      for name, part in self.parts.items()
+      for path, most in getattr(part.model, "limits", {}).items()
+    }
+
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of one row with what any of the parts reads, abstract."""
     found = {}

@@ -2,7 +2,8 @@
 
 Vision transformer, arXiv:2010.11929. With a mean over the patches in place of
 the class token and fixed positions it is the simple baseline of
-arXiv:2205.01580; registers are arXiv:2309.16588.
+arXiv:2205.01580; registers are arXiv:2309.16588. Without labels it gives the
+features of an image, as the towers of CLIP and SigLIP do (models/clip.py).
 """
 
 import functools
@@ -26,6 +27,7 @@ from aigc_jax.layers.patches import (
   rotation_2d,
   sinusoids_2d,
 )
+from aigc_jax.layers.pooling import AttentionPool
 from aigc_jax.layers.position import for_rows
 from aigc_jax.layers.products import PRODUCTS, operand_dtype
 from aigc_jax.layers.stack import Stack
@@ -35,12 +37,15 @@ from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.images import check_images, image_example
 
 POSITIONS = ("learned", "sincos", "rotary", "none")
-POOLS = ("token", "mean")
+POOLS = ("token", "mean", "attention")
 Batch = Mapping[str, jax.Array]
 
 
 class Vit(nn.Module):
-  """Scores of labels for "images" (B, Y, X, C) of a batch."""
+  """Scores of labels for "images" (B, Y, X, C) of a batch.
+
+  Without a head, the features (B, D) that labels would be read from.
+  """
 
   image: tuple[int, int, int]  # Y, X, C
   patch: int
@@ -48,7 +53,7 @@ class Vit(nn.Module):
   patches: Callable[..., Patches]
   stack: Callable[..., Stack]
   norm: NormFactory
-  head: Callable[..., Classifier]
+  head: Callable[..., Classifier] | None
   tokens: Callable[..., Tokens]
   learned: Callable[..., LearnedPlaces]
   pool: str
@@ -58,22 +63,32 @@ class Vit(nn.Module):
   rotary_base: float
   dropout: float
   products: str = "plain"
+  norm_before: bool = False
+  pooling: Callable[..., AttentionPool] | None = None
 
   @nn.compact
-  def __call__(self, batch: Batch) -> Scores:
+  def __call__(self, batch: Batch) -> Scores | jax.Array:
     images_BYXC = batch["images"]
     check_images(images_BYXC, self.image)
     x_BTD = self.patches(name="patches")(images_BYXC)
     x_BTD = self._with_tokens(x_BTD)
+    if self.norm_before:
+      x_BTD = self.norm(name="norm_before")(x_BTD)
     x_BTD = Dropout(self.dropout, name="dropout")(x_BTD)
     scene = Scene(Visible(causal=False), self._turn())
     x_BTD, _ = self.stack(name="stack")(x_BTD, scene)
     x_BTD = self.norm(name="norm")(x_BTD)
+    x_BD = self._pooled(x_BTD)
+    return x_BD if self.head is None else self.head(name="head")(x_BD)
+
+  def _pooled(self, x_BTD: jax.Array) -> jax.Array:
+    """What is known of the whole image, (B, D)."""
     if self.pool == "token":
-      x_BD = x_BTD[:, 0]
-    else:
-      x_BD = jnp.mean(x_BTD[:, self.registers :], axis=1, dtype=jnp.float32)
-    return self.head(name="head")(x_BD)
+      return x_BTD[:, 0]
+    x_BTD = x_BTD[:, self.registers :]
+    if self.pool == "attention":
+      return self.pooling(name="pool")(x_BTD)
+    return jnp.mean(x_BTD, axis=1, dtype=jnp.float32)
 
   def _with_tokens(self, x_BTD: jax.Array) -> jax.Array:
     """Patches with their positions, after the class token and registers."""
@@ -126,7 +141,7 @@ class Vit(nn.Module):
 
 def vit(
   *,
-  classes: int,
+  classes: int | None,
   image_size: int,
   channels: int,
   patch: int,
@@ -148,16 +163,23 @@ def vit(
   kernel: str,
   fuse_projections: bool = True,
   products: str = "plain",
+  norm_before: bool = False,
+  patch_bias: bool = True,
 ) -> Vit:
   """A Vit from plain values; the keys of `config.model`.
 
   position: learned, sincos (fixed, of both directions), rotary (of both
-  directions), none. pool: what the labels are read from, a class token or the
-  mean over the patches. mlp_dim: None is 4 dim. init_std: None is by fan-in.
-  Raises BadConfig where they cannot go together.
+  directions), none. pool: what the labels are read from, a class token, the
+  mean over the patches, or what a learned query reads of them by attention
+  (arXiv:2106.04560). classes: None gives features and no labels. mlp_dim: None
+  is 4 dim. init_std: None is by fan-in. norm_before: a norm before the first
+  block too. patch_bias: of the patches' projection. Raises BadConfig where
+  they cannot go together.
   """
+  if classes is not None:
+    at_least_1(classes=classes)
   at_least_1(
-    classes=classes, image_size=image_size, channels=channels, patch=patch,
+    image_size=image_size, channels=channels, patch=patch,
     layers=layers, dim=dim, heads=heads,
   )  # fmt: skip
   mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
@@ -195,21 +217,28 @@ def vit(
     fuse_projections, products,
   )  # fmt: skip
   block = functools.partial(Block, norm, attention, mlp, dropout=dropout)
+  tokens = functools.partial(Tokens, dim, kind, std)
+  pooling = None
+  if pool == "attention":
+    reads = functools.partial(attention, cross=True, out_factor=1.0)
+    pooling = functools.partial(AttentionPool, tokens, reads, norm, mlp)
   return Vit(
     image=(image_size, image_size, channels),
     patch=patch,
     dtype=kind,
     patches=functools.partial(
-      Patches, patch, channels, dim, kind, std, products
+      Patches, patch, channels, dim, kind, std, products, patch_bias
     ),
     stack=functools.partial(
       Stack, layers, block, remat=remat, unroll=unroll or 0
     ),
     norm=norm,
-    head=functools.partial(
+    head=None
+    if classes is None
+    else functools.partial(
       classifier, dim, classes, dtype=kind, std=std, products=products
     ),
-    tokens=functools.partial(Tokens, dim, kind, std),
+    tokens=tokens,
     learned=functools.partial(LearnedPlaces, dim, kind, std),
     pool=pool,
     registers=registers,
@@ -218,4 +247,6 @@ def vit(
     rotary_base=rotary_base,
     dropout=dropout,
     products=products,
+    norm_before=norm_before,
+    pooling=pooling,
   )

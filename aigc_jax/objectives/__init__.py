@@ -5,6 +5,7 @@ is the one that is differentiated.
 """
 
 from aigc_jax.objectives.adversarial import adversarial
+from aigc_jax.objectives.contrastive import contrastive
 from aigc_jax.objectives.distill import distill
 from aigc_jax.objectives.elbo import elbo
 from aigc_jax.objectives.flow import flow
@@ -15,6 +16,7 @@ from aigc_jax.objectives.tokens import tokens
 # The kinds a config may name; the other keys are their keyword arguments.
 OBJECTIVES = {
   "adversarial": adversarial,
+  "contrastive": contrastive,
   "distill": distill,
   "elbo": elbo,
   "flow": flow,

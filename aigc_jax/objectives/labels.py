@@ -31,7 +31,13 @@ def labels(
     raise errors.BadConfig(
       f"objective.smoothing={smoothing}: expected 0 to below 1"
     )
-  logits_BV = predict(batch).logits()
+  scores = predict(batch)
+  if not hasattr(scores, "logits"):
+    raise errors.BadConfig(
+      "objective.kind='labels' needs scores of labels, and this model gives "
+      "features: --config.model.classes=N, as many as there are labels"
+    )
+  logits_BV = scores.logits()
   first_B, weights_B = batch["labels"], batch["weights"]
   logp_BV = jax.nn.log_softmax(logits_BV)
   nll_B = -_at(logp_BV, first_B)

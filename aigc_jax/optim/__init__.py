@@ -2,7 +2,8 @@
 
 `build` chains, in this order: frozen groups out; clip by the global norm; the
 optimizer's direction; decoupled weight decay; the group's learning-rate factor;
-the schedule. So a step changes p by
+the schedule; the limits that a model sets to some of its parameters. So a step
+changes p, within those, by
 
   -schedule(step) * factor * (direction + weight_decay * p)
 
@@ -55,11 +56,13 @@ def build(
   mu_dtype: str,
   steps: int,
   params: tree.Tree,
+  limits: Mapping[str, float] | None = None,
   warmup_fraction: float | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
   """The optimizer of a run of `steps`, and its learning rate by step.
 
   params: the parameters or their shapes, for the paths that `groups` match.
+  limits: the most that parameters may be after an update, by path.
   clip: the largest global norm of the gradients; None is no clipping. The
   optimizer counts the updates it has made, so after `skipped` skipped steps
   the rate in use at a step is schedule(step - skipped). Raises BadConfig.
@@ -103,6 +106,7 @@ def build(
     optax.scale_by_learning_rate(rate),
     # Not 0.0, which would turn a parameter of -0.0 into 0.0.
     _freeze(frozen, -0.0) if frozen else None,
+    _limit(limits) if limits else None,
   ]
   return _chain(parts), rate
 
@@ -198,6 +202,19 @@ def _clip(largest: float) -> optax.GradientTransformation:
     return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
 
   return optax.stateless(clip)
+
+
+def _limit(limits: Mapping[str, float]) -> optax.GradientTransformation:
+  """Takes no parameter beyond its limit, of those that have one."""
+
+  def one(path, u, p):
+    most = limits.get(tree.name_of(path))
+    return u if most is None else jnp.minimum(u, (most - p).astype(u.dtype))
+
+  def apply(updates, params):
+    return jax.tree_util.tree_map_with_path(one, updates, params)
+
+  return optax.stateless(apply)
 
 
 def _freeze(names: set[str], value: float) -> optax.GradientTransformation:

@@ -19,10 +19,11 @@ from aigc_jax import tree
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.signature import check_type
 
-# Norms, biases and embeddings do not decay by themselves. A head that is not
-# the embedding is a matrix like others and does.
+# Norms, biases, embeddings and temperatures do not decay by themselves. A head
+# that is not the embedding is a matrix like others and does.
 NO_DECAY = (
-  "*/scale", "*/bias", "*embed*/table", "*position*/table", "*token*/table",
+  "*/scale", "*/bias", "*/log_scale", "*embed*/table", "*position*/table",
+  "*token*/table",
 )  # fmt: skip
 
 KEYS = ("patterns", "weight_decay", "learning_rate_factor")

@@ -315,6 +315,16 @@ def _check_ids(model: Mapping, task: Mapping) -> None:
 
 def check_microbatches(config: Config, model: nn.Module) -> None:
   """Raises BadConfig where rows of a batch may not be parted."""
+  objective, _ = kind_of("objective", config["objective"], OBJECTIVES)
+  pairs = getattr(objective, "couples_rows", "")
+  if pairs and config["microbatches"] > 1:
+    raise BadConfig(
+      f"microbatches={config['microbatches']}: objective.kind="
+      f"{config['objective']['kind']!r} is of {pairs}, and parts have fewer: "
+      "--config.microbatches=1, and where that is too large for memory more "
+      "devices along mesh.fsdp, --config.model.remat=full or a smaller "
+      "data.batch"
+    )
   coupled = getattr(model, "couples_rows", "")
   if coupled and config["microbatches"] > 1:
     again = ""
@@ -372,7 +382,12 @@ def build(
     count = tree.count(params)
     steps = budget.settle(config, each, count, Consumed(), 0)
   optimizer, schedule = call(
-    optim.build, "optim", settings, steps=steps, params=params
+    optim.build,
+    "optim",
+    settings,
+    steps=steps,
+    params=params,
+    limits=getattr(model, "limits", {}),
   )
   step = make_step(
     score,

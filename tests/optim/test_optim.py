@@ -475,6 +475,24 @@ def test_clips_to_the_global_norm_and_not_below():
     np.testing.assert_allclose(norm(updates), min(clip, whole), rtol=1e-5)
 
 
+def test_a_limit_holds_after_every_update_and_is_left_at_once():
+  """Momentum of before the limit does not hold a parameter there."""
+  params = {"a": {"log_scale": jnp.float32(1.0)}, "w": jnp.ones(3)}
+  f = build(params, limits={"a/log_scale": 1.5}, learning_rate=0.3)
+  free = build(params, learning_rate=0.3)
+  state, other, at = f.init(params), free.init(params), params
+  for slope, most in ((-1.0, 1.5), (-1.0, 1.5), (-1.0, 1.5), (9.0, 1.45)):
+    grads = jax.tree.map(lambda x, s=slope: jnp.full_like(x, s), params)
+    updates, state = f.update(grads, state, params)
+    loose, other = free.update(grads, other, at)
+    np.testing.assert_array_equal(updates["w"], loose["w"])
+    params, at = (
+      optax.apply_updates(x, u) for x, u in ((params, updates), (at, loose))
+    )
+    assert params["a"]["log_scale"] <= most
+  assert at["a"]["log_scale"] > 1.5
+
+
 def test_frozen_gradients_do_not_count_in_the_norm():
   params, grads = normal(0), normal(1)
   grads["embed"]["table"] = 1e6 * grads["embed"]["table"]

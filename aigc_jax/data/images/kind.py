@@ -325,7 +325,7 @@ class Images:
           f"{store.name!r} has other labels ({len(other)}: {other[:3]}...) "
           f"than {stores[0].name!r} ({len(labels[0])}: {labels[0][:3]}...)"
         )
-    classes = model.get("classes", len(labels[0]))
+    classes = model.get("classes") or len(labels[0])
     if classes < len(labels[0]):
       raise BadConfig(
         f"model.classes={classes}, but the data has {len(labels[0])} labels: "
