@@ -16,7 +16,7 @@ from aigc_jax.timing import program, stepping, switches
 from configs import bench as configs
 
 STEPS = 20
-MODEL = dict(layers=3, dim=256, heads=4, kv_heads=2, vocab=1000, unroll=None)
+MODEL = dict(layers=3, dim=256, heads=4, kv_heads=2, vocab=2000, unroll=None)
 
 
 def config_of(change: dict, rehearse: bool = False) -> run.Config:
@@ -25,7 +25,7 @@ def config_of(change: dict, rehearse: bool = False) -> run.Config:
   config.steps_per_call = 1
   config.data.update(batch=8, length=128)
   config.objective.chunk = 256
-  config.optim.update(learning_rate=3e-4, warmup_steps=4)
+  config.optim.update(learning_rate=1e-4, warmup_steps=4)
   return switches.changed(run.read(config), change)
 
 

@@ -50,23 +50,23 @@ BOUND = {
   "sums": 1e-2,
   "float32": 1e-4,
 }
-# Variants of a small decoder; each loss after 20 steps beside that of a CPU in
-# float32, as far apart as `timing.switches.TOLERANCE` has it.
+# Variants of a small decoder; each loss of 20 steps beside that of a CPU in
+# float32, and how far apart they may be, relatively.
 VARIANTS = {
   "float32": ({"model.dtype": "float32"}, 1e-3),
-  "bfloat16": ({}, 5e-3),
-  "bfloat16, layers in a loop": ({"model.unroll": 1}, 5e-3),
-  "bfloat16, cast at each use": ({"cast_once": False}, 5e-3),
-  "bfloat16, remat": ({"model.remat": "full"}, 5e-3),
-  "bfloat16, microbatches": ({"microbatches": 2}, 5e-3),
-  "bfloat16, dense attention": ({"model.kernel": "xla"}, 5e-3),
-  "bfloat16, 4 steps in a call": ({"steps_per_call": 4}, 5e-3),
+  "bfloat16": ({}, 1e-3),
+  "bfloat16, layers in a loop": ({"model.unroll": 1}, 1e-3),
+  "bfloat16, cast at each use": ({"cast_once": False}, 1e-3),
+  "bfloat16, remat": ({"model.remat": "full"}, 1e-3),
+  "bfloat16, microbatches": ({"microbatches": 2}, 1e-3),
+  "bfloat16, dense attention": ({"model.kernel": "xla"}, 1e-3),
+  "bfloat16, 4 steps in a call": ({"steps_per_call": 4}, 1e-3),
   "products of bfloat16": (
-    {"model.dtype": "float32", "model.products": "bf16"}, 5e-3,
+    {"model.dtype": "float32", "model.products": "bf16"}, 1e-3,
   ),
-  "products of 8 bits": ({"model.products": "fp8"}, 2e-2),
-  "first moment in bfloat16": ({"optim.mu_dtype": "bfloat16"}, 2e-2),
-  "one numbers column of the loss": ({"objective.chunk": None}, 5e-3),
+  "products of 8 bits": ({"model.products": "fp8"}, 3e-3),
+  "first moment in bfloat16": ({"optim.mu_dtype": "bfloat16"}, 3e-3),
+  "bfloat16, all logits at once": ({"objective.chunk": None}, 1e-3),
 }  # fmt: skip
 
 
