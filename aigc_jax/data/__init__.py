@@ -10,6 +10,7 @@ EvalSet. Both prepare missing stores below `root` and say so; `known` only
 looks. See `text`.
 """
 
+from aigc_jax.data.captions import Captions
 from aigc_jax.data.images import Images
 from aigc_jax.data.known import find_eval
 from aigc_jax.data.mixture import first_example
@@ -38,7 +39,13 @@ from aigc_jax.data.tokenizers import (
 from aigc_jax.data.windows import check_vocab
 
 # The kinds a config may name.
-KINDS = {"images": Images, "pairs": Pairs, "sound": Sound, "text": Text}
+KINDS = {
+  "captions": Captions,
+  "images": Images,
+  "pairs": Pairs,
+  "sound": Sound,
+  "text": Text,
+}
 
 __all__ = [
   "KINDS", "Array", "Decoder", "EvalSet", "Store", "Stream", "batches", "build",

@@ -51,7 +51,8 @@ from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.state import Fixed
 
-TEXTS = ("text", "pairs", "sound")  # the data kinds that have a tokenizer
+# The data kinds that have a tokenizer.
+TEXTS = ("text", "pairs", "sound", "captions")
 
 
 # Sizes that are divided by, or counted to, when two models are compared.

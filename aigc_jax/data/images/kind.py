@@ -17,6 +17,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -66,6 +67,10 @@ class Images:
   skip_steps: Sequence[Sequence[int] | int]
   draw: bool = False  # whether a batch has a key for each row
 
+  # Of what kinds sources are, and the folder of stores below root.
+  kinds: ClassVar[Mapping] = sources.SOURCES
+  place: ClassVar[str] = "images"
+
   def __post_init__(self):
     check_batch(batch=self.batch, image_size=self.image_size)
     if self.channels not in MODES:
@@ -88,7 +93,7 @@ class Images:
       raise BadConfig("data.sources is empty: name at least one source")
     for i, source in enumerate(self.sources):
       check_type(f"data.sources[{i}]", source, Mapping)
-      sources.check_source(f"data.sources[{i}]", source)
+      sources.check_source(f"data.sources[{i}]", source, self.kinds)
     _ = self.augmentation
 
   @functools.cached_property
@@ -105,7 +110,7 @@ class Images:
     row = lambda kind: Array("B", (B,), np.dtype(kind))  # noqa: E731
     found = {
       "images": Array("BYXC", (B, S, S, self.channels), np.dtype("f4")),
-      "labels": row("i4"),
+      **self._spec_beside(),
       "weights": row("f4"),
     }
     if mixes:
@@ -113,6 +118,10 @@ class Images:
     if self.draw:
       found["draw"] = Array("B.", (B, 2), np.dtype("u4"))
     return found
+
+  def _spec_beside(self) -> Spec:
+    """What a batch has beside images and weights."""
+    return {"labels": Array("B", (self.batch,), np.dtype("i4"))}
 
   @property
   def units(self) -> dict[str, int]:
@@ -139,7 +148,7 @@ class Images:
     expect(section, which, ("split", "sources") if own else ("split",))
     for i, source in enumerate(which.get("sources", ())):
       check_type(f"{section}.sources[{i}]", source, Mapping)
-      sources.check_source(f"{section}.sources[{i}]", source)
+      sources.check_source(f"{section}.sources[{i}]", source, self.kinds)
     split, given = which["split"], which.get("sources", self.sources)
     tfds = any(source["kind"] == "tfds" for source in given)
     if split not in SPLITS and not tfds:
@@ -171,33 +180,39 @@ class Images:
       return None
     return [{"examples": len(Columns(folder))} for folder in folders]
 
+  def find_tokenizer(self, say=print):
+    """None: labels are no texts."""
+
   def stream(self, *, seed: int, model: Mapping, say=print, progress=None):
     """The training data, prepared where it is missing.
 
     model: config.model, which must have as many classes as there are labels.
     """
+    tokenizer = self.find_tokenizer(say)
     stores = [
       self._store(source, source["split"], say, progress)
       for source in self.sources
     ]
-    labels = self._checked_labels(stores, model)
+    about = self._checked(stores, model, tokenizer, say)
     kind = MixedStream if self.augmentation.mixes else Stream
     return kind(
       stores,
       [source.get("weight", 1.0) for source in self.sources],
-      self._make_training,
+      functools.partial(self._make_training, tokenizer),
       spec=self.spec,
       batch=self.batch,
       shuffle=self.shuffle,
       skip_steps=self.skip_steps,
       seed=seed,
       fingerprint=digest(
-        "images 1", [store.fingerprint for store in stores],
-        [source.get("weight", 1.0) for source in self.sources], *self._how(),
+        f"{self.place} 1", [store.fingerprint for store in stores],
+        [source.get("weight", 1.0) for source in self.sources],
+        *self._how(tokenizer),
         dict(self.augment), bool(self.shuffle),
       ),
-      about={
-        "labels": labels, "mean": list(self.mean), "std": list(self.std),
+      tokenizer=tokenizer,
+      about=about | {
+        "mean": list(self.mean), "std": list(self.std),
         "image_size": self.image_size, "channels": self.channels,
         "crop": self.crop,
       },
@@ -214,10 +229,11 @@ class Images:
     say=print,
   ) -> EvalSet:
     """A split of the sources, or of others; what is missing is prepared."""
+    tokenizer = tokenizer or self.find_tokenizer(say)
     given = self.sources if sources is None else sources
     stores = [self._store(source, split, say, None) for source in given]
-    self._checked_labels(stores, model)
-    return self._eval_of(stores)
+    self._checked(stores, model, tokenizer)
+    return self._eval_of(stores, tokenizer)
 
   def known(
     self,
@@ -235,7 +251,7 @@ class Images:
     """
     check_local(self.root, "data.root")
     stores = []
-    for folder in sorted((files.expanded(self.root) / "images").glob("*")):
+    for folder in sorted((files.expanded(self.root) / self.place).glob("*")):
       try:
         store = Columns(folder)
       except BadData:
@@ -245,36 +261,37 @@ class Images:
     count = len(self.sources if sources is None else sources)
     choices = itertools.product(stores, repeat=count)
     for choice in itertools.islice(choices, MOST):
-      whole = self._eval_fingerprint(choice)
+      whole = self._eval_fingerprint(choice, tokenizer)
       own = whole if batches is None else first_fingerprint(whole, batches)
       if not {whole, own} & set(fingerprints):
         continue
       for store in choice:
         store.check(remember=False)
-      found = self._eval_of(choice)
+      found = self._eval_of(choice, tokenizer)
       found = found if batches is None else found.first(batches)
       if found.fingerprint in fingerprints:
-        self._checked_labels(choice, model)
+        self._checked(choice, model, tokenizer)
         return found
     return None
 
-  def _eval_of(self, stores: Sequence[Columns]) -> EvalSet:
+  def _eval_of(self, stores: Sequence[Columns], tokenizer) -> EvalSet:
     return EvalSet(
       stores,
-      self._make_heldout,
+      functools.partial(self._make_heldout, tokenizer),
       spec=self._spec(mixes=False),
       batch=self.batch,
-      fingerprint=self._eval_fingerprint(stores),
+      fingerprint=self._eval_fingerprint(stores, tokenizer),
       targets=sum(map(len, stores)),
       counts={"examples": sum(map(len, stores))},
       recount=_recount,
+      tokenizer=tokenizer,
     )
 
-  def _eval_fingerprint(self, stores: Sequence[Columns]) -> str:
+  def _eval_fingerprint(self, stores: Sequence[Columns], tokenizer) -> str:
     prints = [store.fingerprint for store in stores]
-    return digest("images evalset 1", prints, *self._how())
+    return digest(f"{self.place} evalset 1", prints, *self._how(tokenizer))
 
-  def _how(self) -> tuple:
+  def _how(self, tokenizer) -> tuple:
     """What decides what is made of a file, besides augmentation."""
     return (
       self.batch, self.image_size, self.channels, self.crop,
@@ -282,7 +299,9 @@ class Images:
     )  # fmt: skip
 
   def _open(self, source: Mapping):
-    return sources.open_source(source, self.validation, self.most_damaged)
+    return sources.open_source(
+      source, self.validation, self.most_damaged, self.kinds
+    )
 
   def _folder(self, spec: Mapping, split: str, source) -> Path:
     check_local(self.root, "data.root")
@@ -291,7 +310,7 @@ class Images:
       self.most_damaged,
     )[:16]  # fmt: skip
     name = f"{sources.safe(source.name)}-{sources.safe(split)}-{key}"
-    return files.expanded(self.root) / "images" / name
+    return files.expanded(self.root) / self.place / name
 
   def _store(self, spec: Mapping, split: str, say, progress) -> Columns:
     source = self._open(spec)
@@ -305,16 +324,20 @@ class Images:
       if m["left_out"]:
         say(f"{source.name!r} ({split}): {told(m['left_out'])}")
       say(
-        f"{source.name!r} ({split}): {m['records']:,} images of "
-        f"{len(m['about']['labels'])} labels: {folder}"
+        f"{source.name!r} ({split}): {m['records']:,} images "
+        f"{self._kinds_of(m['about'])}: {folder}"
       )
     store.check(say, progress)
     return store
 
-  def _checked_labels(
-    self, stores: Sequence[Columns], model: Mapping
-  ) -> list[str]:
-    """The names of the labels; BadConfig unless they are those of all.
+  def _kinds_of(self, about: Mapping) -> str:
+    """What images of a store are of, in words."""
+    return f"of {len(about['labels'])} labels"
+
+  def _checked(
+    self, stores: Sequence[Columns], model: Mapping, tokenizer, say=None
+  ) -> dict:
+    """{"labels": their names}; BadConfig unless they are those of all.
 
     On the device a label out of range is no error: it silently reads another.
     """
@@ -331,9 +354,9 @@ class Images:
         f"model.classes={classes}, but the data has {len(labels[0])} labels: "
         f"--config.model.classes={len(labels[0])}"
       )
-    return labels[0]
+    return {"labels": labels[0]}
 
-  def _make_training(self, records: Mapping, draw: Draw) -> dict:
+  def _make_training(self, tokenizer, records: Mapping, draw: Draw) -> dict:
     names = self.augmentation.names()
     drawn = {name: draw.uniform(name, n) for name, n in names.items()}
 
@@ -344,14 +367,22 @@ class Images:
         self.augmentation.apply(image, self.image_size, self.crop, own)
       )
 
-    return self._made(records, draw, one)
+    return self._made(records, draw, one) | self._beside(
+      tokenizer, records, draw
+    )
 
-  def _make_heldout(self, records: Mapping, draw: Draw) -> dict:
+  def _make_heldout(self, tokenizer, records: Mapping, draw: Draw) -> dict:
     def one(i: int, data: bytes) -> np.ndarray:
       image = decoded(data, self.channels)
       return pixels(augmenting.fitted(image, self.image_size, self.crop))
 
-    return self._made(records, draw, one)
+    return self._made(records, draw, one) | self._beside(
+      tokenizer, records, None
+    )
+
+  def _beside(self, tokenizer, records: Mapping, draw: Draw | None) -> dict:
+    """What a batch has beside images; draw: of training alone."""
+    return {"labels": records["label"].astype(np.int32)}
 
   def _made(self, records: Mapping, draw: Draw, one) -> dict:
     """The batch; a record without bytes is padding."""
@@ -379,7 +410,6 @@ class Images:
     pixels_BYXC[~real_B] = 0.0
     found = {
       "images": pixels_BYXC,
-      "labels": records["label"].astype(np.int32),
       "weights": real_B.astype(np.float32),
     }
     return found | ({"draw": draw.keys("draw")} if self.draw else {})

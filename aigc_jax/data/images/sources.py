@@ -37,45 +37,30 @@ FOLDERS = {  # what folders of a split are called
 }
 
 
-class Labelled(abc.ABC):
-  """What all sources share. A subclass gives `_records`, jobs and splits.
+class Pictured(abc.ABC):
+  """What all sources of images share. A subclass gives jobs and `read`.
 
   damaged: the largest share of images that may be left out.
   """
 
-  columns = COLUMNS
+  columns: Mapping[str, str]
 
   def __init__(self, name: str, split: str, validation: float, damaged: float):
     self.name, self.split = name, split
     self.validation, self._damaged = validation, damaged
 
-  labels: tuple[str, ...]
-
-  def about(self, split: str) -> dict:
-    return {"labels": list(self.labels)}
-
   def unchanged(self) -> bool:
     return True
 
-  def read(self, job: Job, split: str, drop: Drop) -> Iterator[Record]:
-    """The records of a job whose images are as they should be."""
-    for name, data, label in self._records(job, split):
-      if not 0 <= label < len(self.labels):
-        raise BadData(
-          f"{name}: label {label}, and there are {len(self.labels)} labels, "
-          f"from 0 to {len(self.labels) - 1}: mend it, or leave it out"
-        )
-      try:
-        for note in checked(data):
-          drop(f"read: {note}", name)
-      except Unusable as e:
-        drop(str(e), name)
-        continue
-      yield {"image": data, "label": label}
-
-  @abc.abstractmethod
-  def _records(self, job: Job, split: str) -> Iterator[tuple[str, bytes, int]]:
-    """(name, bytes, label) of the images of a job."""
+  def usable(self, name: str, data: bytes, drop: Drop) -> bool:
+    """Whether bytes are an image; `drop` is told what there is to tell."""
+    try:
+      for note in checked(data):
+        drop(f"read: {note}", name)
+    except Unusable as e:
+      drop(str(e), name)
+      return False
+    return True
 
   def check(self, kept: int, left_out: LeftOut) -> None:
     """Raises BadData where too many images were left out, or none is there."""
@@ -102,6 +87,31 @@ class Labelled(abc.ABC):
 
 def _is_note(why: str) -> bool:
   return why.startswith("read: ")
+
+
+class Labelled(Pictured):
+  """Images with labels. A subclass gives `_records`, jobs and splits."""
+
+  columns = COLUMNS
+  labels: tuple[str, ...]
+
+  def about(self, split: str) -> dict:
+    return {"labels": list(self.labels)}
+
+  def read(self, job: Job, split: str, drop: Drop) -> Iterator[Record]:
+    """The records of a job whose images are as they should be."""
+    for name, data, label in self._records(job, split):
+      if not 0 <= label < len(self.labels):
+        raise BadData(
+          f"{name}: label {label}, and there are {len(self.labels)} labels, "
+          f"from 0 to {len(self.labels) - 1}: mend it, or leave it out"
+        )
+      if self.usable(name, data, drop):
+        yield {"image": data, "label": label}
+
+  @abc.abstractmethod
+  def _records(self, job: Job, split: str) -> Iterator[tuple[str, bytes, int]]:
+    """(name, bytes, label) of the images of a job."""
 
 
 class Folder(Labelled):
@@ -464,10 +474,10 @@ SOURCES: dict[str, tuple[Callable, tuple[str, ...]]] = {
 }
 
 
-def check_source(where: str, source: Mapping) -> None:
+def check_source(where: str, source: Mapping, kinds=SOURCES) -> None:
   """Raises BadConfig for an unknown kind, or a key that lacks or is unknown."""
   kind = source.get("kind")
-  _, keys = choose(kind, SOURCES, f"{where}.kind")
+  _, keys = choose(kind, kinds, f"{where}.kind")
   for key in source:
     if key not in (*keys, "kind", "weight"):
       raise BadConfig(
@@ -482,12 +492,14 @@ def check_source(where: str, source: Mapping) -> None:
       )
 
 
-def open_source(spec: Mapping, validation: float, damaged: float) -> Labelled:
+def open_source(
+  spec: Mapping, validation: float, damaged: float, kinds=SOURCES
+) -> Pictured:
   """The source of one entry of `data.sources`, which `check_source` passed.
 
   Raises BadData where there is nothing to read.
   """
-  make, keys = SOURCES[spec["kind"]]
+  make, keys = kinds[spec["kind"]]
   given = {key: spec[key] for key in keys}
   return make(**given, validation=validation, damaged=damaged)
 
