@@ -15,20 +15,23 @@ from flax import linen as nn
 
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
-from tests import tiny
+from tests import diffusion, tiny
 
 
 class Kind(NamedTuple):
   """model: keywords, kind among them. batch(B, T, seed): a batch of it.
 
   objective: keywords, kind among them. letters: axes of the batch's entries
-  that are not "BT".
+  that are not "BT". frozen: parts that nothing trains. smooth: whether a little
+  less precision changes the loss but a little.
   """
 
   model: Mapping
   batch: Callable[..., dict]
   objective: Mapping
   letters: Mapping[str, str] = {}
+  frozen: tuple[str, ...] = ()
+  smooth: bool = True
 
 
 def masked_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
@@ -94,6 +97,20 @@ ENCODER = dict(
   kind="encoder", vocab=37, layers=3, dim=24, heads=4, mlp_dim=44,
   position_length=19, position_start=2, kernel="xla",
 )  # fmt: skip
+
+
+def drawn_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
+  """Images with labels and keys; how long a text would be says nothing."""
+  return diffusion.batch_of(B, seed)
+
+
+VQ = dict(
+  kind="vq", image_size=6, channels=1, widths=(10,), codes=12, dim=4,
+)  # fmt: skip
+DECODER = dict(tiny.GPT2, kind="decoder", vocab=18, position_length=9)
+PRIOR = ENCODER | dict(vocab=19, position_length=11)
+PIXELS = diffusion.LETTERS
+TOKENS = dict(kind="image_tokens", label_dropout=0.3, chunk=7)
 PLACES = dict(at="B.", targets="B.", weights="B.", follows="B")
 KINDS = {
   "decoder": Kind(
@@ -112,30 +129,68 @@ KINDS = {
   "siglip": Kind(
     SIGLIP, captioned_batch, dict(kind="contrastive", loss="sigmoid"), CAPTIONED
   ),
+  "vq": Kind(VQ, drawn_batch, dict(kind="vq"), PIXELS, smooth=False),
+  "vq by gradient": Kind(
+    VQ | dict(quantizer="gradient"), drawn_batch,
+    dict(kind="vq", distance="absolute"), PIXELS, smooth=False,
+  ),
+  "fsq": Kind(
+    VQ | dict(quantizer="fsq", codes=None, dim=None, levels=(3, 4, 5)),
+    drawn_batch, dict(kind="vq"), PIXELS, smooth=False,
+  ),
+  "image tokens": Kind(
+    dict(
+      kind="image_tokens", classes=5, parts=dict(vq=VQ, prior=DECODER),
+    ),
+    drawn_batch, TOKENS, PIXELS, frozen=("vq",),
+  ),
+  "image tokens masked": Kind(
+    dict(
+      kind="image_tokens", classes=5, order="masked",
+      parts=dict(vq=VQ, prior=PRIOR),
+    ),
+    drawn_batch, TOKENS, PIXELS, frozen=("vq",),
+  ),
 }  # fmt: skip
 
 
+def part_of(name: str) -> Mapping:
+  """The keywords of what is trained, a whole model or a part of one."""
+  keywords = KINDS[name].model
+  return keywords["parts"]["prior"] if "parts" in keywords else keywords
+
+
 def build(name: str, **changes) -> nn.Module:
-  keywords = dict(KINDS[name].model) | changes
+  keywords = dict(KINDS[name].model)
+  if "parts" in keywords:  # how the trained one is computed
+    prior = keywords["parts"]["prior"] | changes
+    keywords["parts"] = keywords["parts"] | dict(prior=prior)
+  else:
+    keywords |= changes
   return MODELS[keywords.pop("kind")](**keywords)
 
 
 @functools.cache
-def params_of(name: str):
-  """Parameters, none of them 0 or 1."""
+def variables_of(name: str):
+  """Parameters, none of them 0 or 1, and stats."""
   model = build(name)
   batch = KINDS[name].batch(1, 4)
-  init = jax.jit(lambda key: nn.unbox(model.init(key, batch))["params"])
+  init = jax.jit(lambda key: nn.unbox(model.init(key, batch)))
   return jax.tree.map(tiny.perturbed, init(jax.random.key(0)))
+
+
+def params_of(name: str):
+  return variables_of(name)["params"]
 
 
 def score_of(name: str, **changes) -> Callable:
   """score(params, batch) -> {name: Mean}."""
   model, options = build(name, **changes), dict(KINDS[name].objective)
   objective = OBJECTIVES[options.pop("kind")]
+  others = {k: v for k, v in variables_of(name).items() if k != "params"}
 
   def score(params, batch):
-    predict = functools.partial(model.apply, {"params": params})
+    predict = functools.partial(model.apply, {"params": params} | others)
     return objective(predict, batch, **options)
 
   return score

@@ -49,10 +49,7 @@ def _lookup_forward(table_VD, ids_BT, dtype, gradient):
 
 def _lookup_backward(dtype, gradient, kept, dy_BTD):
   table_VD, ids_BT = kept
-  check_gradient(gradient)
-  if gradient == "auto":
-    gradient = resolve(len(table_VD))
-  d_VD = GRADIENTS[gradient](ids_BT, dy_BTD, len(table_VD))
+  d_VD = summed_by_id(ids_BT, dy_BTD, len(table_VD), gradient)
   return d_VD.astype(table_VD.dtype), None
 
 
@@ -67,6 +64,18 @@ def resolve(rows: int) -> str:
   cut = not mesh.empty and sharding.length_shards(mesh) > 1
   # To be sorted, the positions of a row would have to come together first.
   return "product" if rows <= FEW or cut else "sorted"
+
+
+def summed_by_id(
+  ids_BT: jax.Array, x_BTD: jax.Array, V: int, gradient: str = "auto"
+) -> jax.Array:
+  """Sums of x by id, (V, D) float32, in the form that `lookup` would take.
+
+  What has an id that is none of 0 to V - 1 is left out.
+  """
+  check_gradient(gradient)
+  form = resolve(V) if gradient == "auto" else gradient
+  return GRADIENTS[form](ids_BT, x_BTD, V)
 
 
 def by_scatter(ids_BT: jax.Array, dy_BTD: jax.Array, V: int) -> jax.Array:

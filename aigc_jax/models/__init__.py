@@ -7,10 +7,12 @@ from aigc_jax.models.encoder import encoder
 from aigc_jax.models.encoder_decoder import encoder_decoder
 from aigc_jax.models.encoder_decoder import widths as two_widths
 from aigc_jax.models.gan import gan
+from aigc_jax.models.image_tokens import image_tokens_of
 from aigc_jax.models.resnet import resnet
 from aigc_jax.models.roles import roles_of
 from aigc_jax.models.vae import vae
 from aigc_jax.models.vit import vit
+from aigc_jax.models.vq import vq
 
 # The kinds a config may name; each is built from plain keyword arguments.
 MODELS = {
@@ -22,11 +24,13 @@ MODELS = {
   "resnet": resnet,
   "vae": vae,
   "vit": vit,
+  "vq": vq,
   "encoder": encoder,
 }
 
 # Several of them as one.
 MODELS["roles"] = roles_of(MODELS)
+MODELS["image_tokens"] = image_tokens_of(MODELS)
 
 # What puts numbers for the widths of a kind that a config leaves None.
 DERIVED = {"decoder": widths, "encoder_decoder": two_widths}

@@ -71,6 +71,21 @@ class Roles(nn.Module):
     return self.parts[role].model.clone(parent=self, name=role)
 
 
+def parts_of(parts: Mapping, models: Mapping[str, Callable]) -> dict[str, Part]:
+  """The models of model.parts, each section a config.model of its own.
+
+  Raises BadConfig for a part that is none.
+  """
+  made = {}
+  for name, section in parts.items():
+    where = f"model.parts.{name}"
+    if not isinstance(section, Mapping):
+      raise errors.BadConfig(f"{where}={section!r}: expected a model's keys")
+    make, rest = kind_of(where, section, models)
+    made[name] = Part(call(make, where, rest))
+  return made
+
+
 def roles_of(models: Mapping[str, Callable]) -> Callable[..., Roles]:
   """`roles`, of models of these kinds."""
 
@@ -82,13 +97,7 @@ def roles_of(models: Mapping[str, Callable]) -> Callable[..., Roles]:
     """
     if not parts:
       raise errors.BadConfig("model.parts is empty: name at least one model")
-    made = {}
-    for name, section in parts.items():
-      where = f"model.parts.{name}"
-      if not isinstance(section, Mapping):
-        raise errors.BadConfig(f"{where}={section!r}: expected a model's keys")
-      make, rest = kind_of(where, section, models)
-      made[name] = Part(call(make, where, rest))
+    made = parts_of(parts, models)
     if len({part.model.operand_dtype for part in made.values()}) > 1:
       raise errors.BadConfig(
         "model.parts: parts of one model multiply in one dtype: give them the "

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from aigc_jax import sharding
-from aigc_jax.layers.convolution import Convolution
 from aigc_jax.layers.einsum import Einsum
-from aigc_jax.layers.mlp import activate
 from aigc_jax.layers.noise import normal
+from aigc_jax.layers.stages import doubled, halved
 from aigc_jax.models.checks import at_least_1, in_halves
 from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.images import check_images, image_example
@@ -35,23 +33,6 @@ class Told:
   log_scale_BYXC: jax.Array
 
 
-class Convolved(nn.Module):
-  """A convolution of 3 x 3 with a bias."""
-
-  channels: int
-  dim: int
-  dtype: jnp.dtype
-  stride: int = 1
-
-  @nn.compact
-  def __call__(self, x_BYXC: jax.Array) -> jax.Array:
-    y = Convolution(
-      3, self.channels, self.dim, self.dtype, self.stride, name="conv"
-    )(x_BYXC)
-    zeros = sharding.named(nn.initializers.zeros, "D")
-    return y + self.param("bias", zeros, (self.dim,)).astype(self.dtype)
-
-
 class Encoder(nn.Module):
   """(B, Y, X, C) -> mean and log variance (B, Z) of a code."""
 
@@ -63,15 +44,10 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    Y, X, before = self.image
-    for i, width in enumerate(self.widths):
-      for name, stride in (("half", 2), ("more", 1)):
-        x = Convolved(before, width, self.dtype, stride, name=f"{name}{i}")(x)
-        x, before = activate(self.activation, x), width
-    small = 2 ** len(self.widths)
+    x = halved(x, self.widths, self.activation, self.dtype)
     code = Einsum(
-      "BYXD,YXDZ->BZ", (Y // small, X // small, before, 2 * self.latent),
-      self.dtype, True, name="code",
+      "BYXD,YXDZ->BZ", (*x.shape[1:], 2 * self.latent), self.dtype, True,
+      name="code",
     )(x)  # fmt: skip
     mean_BZ, log_var_BZ = jnp.split(code.astype(jnp.float32), 2, axis=-1)
     return mean_BZ, log_var_BZ
@@ -90,21 +66,12 @@ class Painter(nn.Module):
   def __call__(self, code_BZ: jax.Array) -> tuple[jax.Array, jax.Array]:
     Y, X, C = self.image
     small = 2 ** len(self.widths)
-    before = self.widths[-1]
     x = Einsum(
-      "BZ,ZYXD->BYXD", (self.latent, Y // small, X // small, before),
+      "BZ,ZYXD->BYXD", (self.latent, Y // small, X // small, self.widths[-1]),
       self.dtype, True, name="code",
     )(code_BZ)  # fmt: skip
-    for i, width in reversed(list(enumerate(self.widths))):
-      x = activate(self.activation, x)
-      x = x.repeat(2, axis=1).repeat(2, axis=2)
-      x = Convolved(before, width, self.dtype, name=f"double{i}")(x)
-      x = activate(self.activation, x)
-      before = width
-      x = Convolved(before, width, self.dtype, name=f"more{i}")(x)
-    x = activate(self.activation, x)
-    x = Convolved(before, 2 * C, self.dtype, name="pixels")(x)
-    mean, log_scale = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    x = doubled(x, self.widths, 2 * C, self.activation, self.dtype)
+    mean, log_scale = jnp.split(x, 2, axis=-1)
     return mean, log_scale
 
 

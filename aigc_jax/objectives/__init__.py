@@ -9,9 +9,11 @@ from aigc_jax.objectives.contrastive import contrastive
 from aigc_jax.objectives.distill import distill
 from aigc_jax.objectives.elbo import elbo
 from aigc_jax.objectives.flow import flow
+from aigc_jax.objectives.image_tokens import image_tokens
 from aigc_jax.objectives.labels import labels
 from aigc_jax.objectives.masked import masked
 from aigc_jax.objectives.tokens import tokens
+from aigc_jax.objectives.vq import vq
 
 # The kinds a config may name; the other keys are their keyword arguments.
 OBJECTIVES = {
@@ -20,7 +22,9 @@ OBJECTIVES = {
   "distill": distill,
   "elbo": elbo,
   "flow": flow,
+  "image_tokens": image_tokens,
   "labels": labels,
   "masked": masked,
   "tokens": tokens,
+  "vq": vq,
 }

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from aigc_jax import errors
 from aigc_jax.layers.noise import normal, uniform
 from aigc_jax.metrics import Mean
+from aigc_jax.objectives.labels import check_dropout, without_labels
 from aigc_jax.objectives.paths import Path
 
 Batch = Mapping[str, jax.Array]
 QUARTERS = 4  # of the times, whose losses are told apart
-NO_LABEL = 2**31 - 1  # larger than any label: a model reads it as none
 STEPS = 1000  # into which the bound on the variance cuts the path
 
 
@@ -39,10 +39,7 @@ def flow(
   that is not asked for, or none where it is.
   """
   path = Path(prediction)
-  if not 0 <= label_dropout <= 1:
-    raise errors.BadConfig(
-      f"objective.label_dropout={label_dropout}: expected 0 to 1"
-    )
+  check_dropout(label_dropout)
   if variance < 0 or (variance and path.straight):
     raise errors.BadConfig(
       f"objective.variance={variance}: expected 0, or above it with "
@@ -60,9 +57,8 @@ def flow(
     t_B = jnp.maximum(t_B, 1.0 / STEPS)
   e = normal(draw_B2, "noise", x.shape[1:])
   noisy = dict(batch, images=path.between(x, e, t_B), time=t_B)
-  if label_dropout and getattr(predict, "trains", False):
-    kept_B = uniform(draw_B2, "label") >= label_dropout
-    noisy["labels"] = jnp.where(kept_B, batch["labels"], NO_LABEL)
+  if getattr(predict, "trains", False):
+    noisy = without_labels(noisy, label_dropout)
   found = predict(noisy)
   found, spread = _parted(found, x, variance)
   mse_B = _mean((found - path.target(x, e, t_B)) ** 2)

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import errors
+from aigc_jax.layers.noise import uniform
 from aigc_jax.metrics import Mean
 
 Batch = Mapping[str, jax.Array]
+NO_LABEL = 2**31 - 1  # larger than any label: a model reads it as none
 FEW = 5  # of the most likely labels, among which the right one counts
 
 
@@ -74,3 +76,20 @@ def _how_many_better(logits_BV: jax.Array, label_B: jax.Array) -> jax.Array:
   own_BV = ids_V == label_B[:, None]
   count = jnp.sum(better & ~own_BV, axis=-1)
   return jnp.where(jnp.isfinite(own_B1[:, 0]), count, logits_BV.shape[-1])
+
+
+def check_dropout(share: float) -> None:
+  """Raises BadConfig for a share of rows without label that is none."""
+  if not 0 <= share <= 1:
+    raise errors.BadConfig(f"objective.label_dropout={share}: expected 0 to 1")
+
+
+def without_labels(batch: Batch, share: float) -> dict[str, jax.Array]:
+  """The batch, a share of its rows without their label, by the rows' keys.
+
+  For guidance without a classifier (arXiv:2207.12598).
+  """
+  if not share:
+    return dict(batch)
+  kept_B = uniform(batch["draw"], "label") >= share
+  return dict(batch, labels=jnp.where(kept_B, batch["labels"], NO_LABEL))

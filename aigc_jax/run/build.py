@@ -8,7 +8,7 @@ import functools
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -196,14 +196,18 @@ def _abstract(boxed, mesh: jax.sharding.Mesh):
   )
 
 
-def scorer(model: nn.Module, objective: Callable) -> Callable:
+def scorer(
+  model: nn.Module, objective: Callable, frozen: Iterable[str] = ()
+) -> Callable:
   """score(params, batch, key) -> {name: Mean}: where model meets objective.
 
   Without a key nothing is dropped or reported: that is evaluation. A fourth
   argument is weights already in the model's dtype, as `copies` makes them;
   `fixed` what else the model reads. With a key the entry REPORTS is what its
-  layers report, where they do.
+  layers report, where they do. frozen: parts that nothing moves; a role that is
+  one always predicts as in evaluation.
   """
+  unmoved = frozenset(frozen)
 
   def score(params, batch, key, rounded=(), fixed=NOTHING):
     variables = {
@@ -218,7 +222,7 @@ def scorer(model: nn.Module, objective: Callable) -> Callable:
       how, given = {} if role is None else {"role": role}, variables
       if still:
         given = given | {"params": jax.lax.stop_gradient(given["params"])}
-      if key is None:
+      if key is None or role in unmoved:
         return model.apply(given, batch, **how)
       output, new = model.apply(
         given, batch, rngs={"dropout": key}, mutable=[REPORTS], **how
@@ -370,7 +374,7 @@ def build(
     )
   batch = abstract_batch(config, mesh)
   check_reads(config, model, batch)
-  score = scorer(model, objective_of(config))
+  score = scorer(model, objective_of(config), config["frozen"])
   whole = params
   params, frozen = tree.split(whole, config["frozen"])
   _check_frozen(config, whole, params)

@@ -49,7 +49,7 @@ from aigc_jax.signature import check_types, keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
-from aigc_jax.trainer.state import Fixed
+from aigc_jax.trainer.state import Fixed, State
 
 # The data kinds that have a tokenizer.
 TEXTS = ("text", "pairs", "sound", "captions")
@@ -295,6 +295,35 @@ def read_frozen(config: Config, model: nn.Module, mesh, abstract) -> tree.Tree:
       values = below(fresh_params(config, model, mesh), part)
     found = tree.joined(found, nested(part, values))
   return found
+
+
+def with_frozen_stats(config: Config, stats, abstract: State) -> tree.Tree:
+  """The stats of a run that begins, with those of what its parts are read from.
+
+  Those of frozen parts that the config reads from nowhere stay.
+  """
+  for part, where in config["frozen"].items():
+    if not where or not _has(abstract.stats, part):
+      continue
+    values = _read_stats(
+      where, below(abstract.frozen, part), below(abstract.stats, part)
+    )
+    apart, _ = tree.split(stats, [part])
+    stats = tree.joined(apart, nested(part, values))
+  return stats
+
+
+def _has(whole: tree.Tree, part: str) -> bool:
+  return any(name.startswith(f"{part}/") for name in tree.names(whole))
+
+
+def _read_stats(where: str, params, stats) -> tree.Tree:
+  """The stats of a model in a work directory or "hf:FOLDER"."""
+  if hf_folder(where) is not None:
+    return read_params(where, params | {STATS: stats})[0][STATS]
+  workdir = files.expanded(where)
+  saved = history.checkpoints_in(workdir, identity_in(workdir))
+  return saved.restore_parts({"stats": stats})[0]["stats"]
 
 
 def read_trained(where: str, r: Run):

@@ -33,6 +33,7 @@ from aigc_jax.run.load import (
   identity_in,
   read_frozen,
   read_trained,
+  with_frozen_stats,
 )
 from aigc_jax.run.parts import with_parts
 from aigc_jax.run.record import entries, fingerprints, note_identity, record
@@ -287,7 +288,8 @@ class Session:
       if state.average is not None:
         state = state.replace(average=jax.tree.map(jnp.copy, params))
     if state.frozen is not None:
-      state = state.replace(frozen=self._frozen())
+      stats = with_frozen_stats(r.config, state.stats, r.state)
+      state = state.replace(frozen=self._frozen(), stats=stats)
     return Start(with_parts(r.config, state), None, changed)
 
   def _frozen(self):

@@ -1,0 +1,56 @@
+"""A VQ-VAE (arXiv:1711.00937) of images, or its like with FSQ.
+
+Presets: small and fsq, the paper's 512 codes, or 1,000 of a grid (arXiv:
+2309.15505), on 8 x 8 places of 32 x 32 pixels; f16, 1,024 codes on 16 x 16
+places of 256 x 256 pixels, as MaskGIT reads them; tiny is one for images of
+8 x 8. A second word names the dataset (imagenet, cifar10, digits).
+"""
+
+from aigc_jax.presets.dit import generative, small
+from aigc_jax.presets.images import images, of, sized
+
+SIZES = {
+  "small": dict(image_size=32, widths=(128, 256), codes=512, dim=64),
+  "fsq": dict(
+    image_size=32, widths=(128, 256), quantizer="fsq", levels=(8, 5, 5, 5)
+  ),
+  "f16": dict(image_size=256, widths=(128, 128, 256, 512), codes=1024, dim=256),
+  "tiny": dict(image_size=32, widths=(64,), codes=32, dim=8),
+}
+MODEL = dict(
+  kind="vq",
+  image_size=32,
+  channels=3,
+  widths=(128, 256),  # of the stages, each of which halves rows and columns
+  quantizer="ema",  # or gradient, fsq
+  codes=None,  # of fsq as many as its levels make
+  dim=None,  # of their vectors
+  levels=(),  # of each channel of fsq
+  decay=0.99,  # of the running means that vectors are
+  revive=0.1,  # of an even share, below which a code starts anew; 0: never
+  cosine=False,  # whether vectors have length one
+  activation="silu",
+  dtype="float32",
+)
+
+
+def get_config(preset="small"):
+  size, dataset = sized(SIZES, preset)
+  config = images()
+  config.steps = 100_000
+  generative(config, batch=128, image_size=size["image_size"])
+  config.objective = dict(
+    kind="vq",
+    beta=0.25,  # weight of what moves the encoder to its codes
+    distance="square",  # of the pixels; or absolute
+  )
+  config.optim.update(
+    learning_rate=3e-4, weight_decay=0.0, b2=0.999, warmup_steps=500
+  )
+  config.model = MODEL | size
+  config.evaluate.heldout.every_steps = 2500
+  config.checkpoint.update(every_steps=2500)
+  if preset.startswith("tiny"):
+    small(config)
+    config.optim.update(learning_rate=1e-3, warmup_steps=100)
+  return of(config, dataset)
