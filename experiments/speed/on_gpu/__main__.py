@@ -31,7 +31,7 @@ def main() -> int:
   parser = argparse.ArgumentParser()
   parser.add_argument("--out", type=Path, default=Path("on_gpu.json"))
   parser.add_argument("--parts", default=",".join(LIMITS))
-  parser.add_argument("--limit", type=float, default=480, help="seconds of all")
+  parser.add_argument("--limit", type=float, default=470, help="seconds of all")
   parser.add_argument("--nanogpt", type=Path, help="folder with its model.py")
   parser.add_argument("--rehearse", action="store_true", help="tiny sizes")
   args = parser.parse_args()
@@ -45,7 +45,9 @@ def main() -> int:
     if left < 10:
       found[name] = {"left out": "no time was left"}
       continue
-    found[name] = one(name, min(LIMITS[name], left), args)
+    # A rehearsal may be on a slow machine.
+    most = LIMITS[name] * (3 if args.rehearse else 1)
+    found[name] = one(name, min(most, left), args)
     new = args.out.with_suffix(".new")
     new.write_text(json.dumps(found, indent=1) + "\n")
     os.replace(new, args.out)

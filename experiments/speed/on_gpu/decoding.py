@@ -1,16 +1,15 @@
 """Greedy decoding of GPT-2 124M, with the weights and beside transformers."""
 
-import contextlib
 import tempfile
 import time
 
 import jax
 import numpy as np
 
-from aigc_jax import hf, run, sharding
+from aigc_jax import hf, run
 from aigc_jax.sampling.decode import Engine, Row
 from aigc_jax.sampling.logits import Sampling
-from experiments.speed.on_gpu.part import Call
+from experiments.speed.on_gpu.part import Call, first_device
 
 PROMPT, NEW = 128, 256
 
@@ -34,7 +33,8 @@ def find(call: Call) -> None:
   ids = numbers.integers(0, sizes["vocab_size"], (max(rows), prompt))
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
-    with device_of_one() as mesh:
+    mesh = first_device()
+    with jax.set_mesh(mesh):
       for dtype in ("float32", "bfloat16"):
         model, params = loaded(folder, mesh, dtype)
         for n in rows:
@@ -51,13 +51,6 @@ def find(call: Call) -> None:
   for n in rows:
     found = generated(torch, theirs, ids[:n], new, device)
     call.say(f"transformers, bfloat16, {n} rows", found | {"tokens": None})
-
-
-@contextlib.contextmanager
-def device_of_one():
-  mesh = sharding.make_mesh(**dict.fromkeys(sharding.AXES, 1))
-  with jax.set_mesh(mesh):
-    yield mesh
 
 
 def loaded(folder: str, mesh, dtype: str):

@@ -30,8 +30,8 @@ SETTINGS: dict[str, tuple[str, dict, dict]] = {
   "llama_3b, batch 2": ("llama_3b", {"data.batch": 2}, {}),
 }  # fmt: skip
 REHEARSED = {
-  "tiny": ("tiny", {}, {}),
-  "tiny, remat": ("tiny", {"model.remat": "full"}, {}),
+  "tiny": ("tiny", {"model.layers": 1}, {}),
+  "tiny, remat": ("tiny", {"model.layers": 1, "model.remat": "full"}, {}),
   "tiny, refused": ("tiny", {"model.kernel": "cudnn"}, {}),
 }
 SIDE_BY_SIDE = 4  # that compile at once
