@@ -3,12 +3,15 @@
   python -m aigc_jax.evaluate --workdir=DIR
   python -m aigc_jax.evaluate --workdir=hf:FOLDER --text=book.txt --text=x.py
   python -m aigc_jax.evaluate --workdir=DIR --tasks=piqa=piqa.jsonl,mine=q.jsonl
+  python -m aigc_jax.evaluate --workdir=DIR --weights=average --features=JUDGE
 
 Without tasks and texts: the run's own held-out sets. A task is NAME=FILE.jsonl;
 its format (LAMBADA, HellaSwag, ARC, PIQA, BLiMP, choices, references) is known
 by the keys of its records, see evaluators/formats.py. Of held-out pairs the
 targets are also written, with --beams=4 by beam search, and compared by BLEU,
-chrF, ROUGE and METEOR. Scores come as a table
+chrF, ROUGE and METEOR. Images that a model draws are compared with held-out
+ones by FID, KID, precision and recall, of the features of another run, JUDGE,
+that knows images by their labels. Scores come as a table
 and as JSON, each with its standard error and number of items.
 """
 
@@ -20,7 +23,7 @@ import lzma
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -31,16 +34,19 @@ from rich.table import Table
 from rich.text import Text
 
 from aigc_jax import command, files, records, run, terminal
+from aigc_jax.data import EvalSet
 from aigc_jax.data.pairs import Pairs
-from aigc_jax.errors import BadConfig, BadData, StorageFailure
+from aigc_jax.errors import BadConfig, BadData, StorageFailure, choose
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
+from aigc_jax.evaluators.drawn import Comparison
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 from aigc_jax.evaluators.loss import Loss, results
 from aigc_jax.records import COUNT
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decodes import Decodes
-from aigc_jax.sampling.logits import Sampling
+from aigc_jax.sampling.images import SAMPLERS
+from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.text import generate
 
 FLAGS = flags.FLAGS
@@ -66,6 +72,14 @@ def define_flags() -> None:
   flags.DEFINE_integer("max_tokens", 64, "written at most, for references")
   flags.DEFINE_integer("beams", 0, "of what is written; 0 takes the likeliest")
   flags.DEFINE_float("length_penalty", 1.0, "of beams: more favours long ones")
+  flags.DEFINE_string(
+    "features", "", "run or hf:FOLDER by which drawn images are compared"
+  )
+  flags.DEFINE_integer("images", 0, "drawn at most; 0 is as many as held out")
+  flags.DEFINE_integer("steps", 50, "of images: steps from noise to image")
+  flags.DEFINE_string("sampler", "heun", "of images: euler, heun or ddim")
+  flags.DEFINE_float("guidance", 1.0, "of images: towards labels; 1 is off")
+  flags.DEFINE_integer("seed", 0, "of the noise of images")
   flags.DEFINE_multi_string("stop", ["\n"], "where writing stops; repeatable")
 
 
@@ -74,10 +88,12 @@ def main() -> int:
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
   for name, least in (
-    ("batch", 1), ("length", 0), ("max_tokens", 1), ("beams", 0)
+    ("batch", 1), ("length", 0), ("max_tokens", 1), ("beams", 0),
+    ("images", 0), ("steps", 1),
   ):  # fmt: skip
     if FLAGS[name].value < least:
       raise BadConfig(f"--{name}={FLAGS[name].value}: expected {least} or more")
+  check_features_flags()
   if FLAGS.out:
     command.check_out(FLAGS.out, make=True)
   texts = {path: text_of(path) for path in FLAGS.text}
@@ -113,7 +129,9 @@ def main() -> int:
       scores[path] = score_text(scorer, text)
     for name, (form, items) in tasks.items():
       scores[name] = score_task(loaded, scorer, form, items)
-    if not texts and not tasks:
+    if FLAGS.features:
+      scores = drawn(loaded)
+    elif not texts and not tasks:
       scores = heldout(loaded)
   if command.is_first():
     if out:
@@ -248,11 +266,34 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   config, found = loaded.config, {}
   run.check_data(config)
   check_batch(loaded, command.room())
-  prints = run.heldout_prints(loaded.name, loaded.step)
   score = run.scorer(loaded.model, run.objective_of(config))
-  for name, entry in run.evaluations(config).items():
-    if entry["kind"] != "loss":
-      continue
+  for name, eval_set in heldout_sets(loaded):
+    loss = Loss(score, eval_set, loaded.mesh, name=name)
+    items = eval_set.targets or len(eval_set)
+    found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
+    if isinstance(loaded.model, Decodes) and loaded.model.source:
+      found[name] |= score_pairs(loaded, config["evaluate"][name]["data"])
+  return found
+
+
+def heldout_sets(loaded: run.Loaded) -> Iterator[tuple[str, EvalSet]]:
+  """(name, set) of each that the run's config holds out.
+
+  Raises BadConfig where there is none, BadData where one is not prepared.
+  """
+  config = loaded.config
+  prints = run.heldout_prints(loaded.name, loaded.step)
+  entries = {
+    name: entry
+    for name, entry in run.evaluations(config).items()
+    if entry["kind"] == "loss"
+  }
+  if not entries:
+    raise BadConfig(
+      "the run's config has no held-out set (evaluate.NAME.kind='loss'): name "
+      "data with --text=FILE or --tasks=NAME=FILE.jsonl"
+    )
+  for name, entry in entries.items():
     run.check_evaluators(config | {"evaluate": {name: entry}})
     given = dict(batches=entry["batches"], tokenizer=loaded.tokenizer)
     given |= entry["data"]
@@ -266,17 +307,58 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
         "written, on request only: look at `data` in the run's config.json, "
         "then add --prepare"
       )
-    loss = Loss(score, eval_set, loaded.mesh, name=name)
-    items = eval_set.targets or len(eval_set)
-    found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
-    if isinstance(loaded.model, Decodes) and loaded.model.source:
-      found[name] |= score_pairs(loaded, entry["data"])
-  if not found:
-    raise BadConfig(
-      "the run's config has no held-out set (evaluate.NAME.kind='loss'): name "
-      "data with --text=FILE or --tasks=NAME=FILE.jsonl"
-    )
+    yield name, eval_set
+
+
+def drawn(loaded: run.Loaded) -> dict[str, Scores]:
+  """Drawn images beside each held-out set, by the features of another model.
+
+  Beside those stand the scores of as many images that the model was trained
+  on: what one would reach that draws no worse than they are.
+  """
+  config = loaded.config
+  run.check_data(config)
+  sampler = loaded.sampler(
+    sampler=FLAGS.sampler, steps=FLAGS.steps, guidance=FLAGS.guidance,
+    seed=FLAGS.seed,
+  )  # fmt: skip
+  features = run.load(FLAGS.features, remat="none").features()
+  pixels = {key: config["data"][key] for key in ("mean", "std")}
+  stream = run.provenance_in(loaded.name).get("data_fingerprint", "")
+  seen = run.data_of(config).seen(stream, loaded.tokenizer)
+  found = {}
+  for name, held in heldout_sets(loaded):
+    against = Comparison(features, held, **pixels, most=FLAGS.images or None)
+    scores = against.scores(against.draw(sampler))
+    if seen is not None:
+      images, _ = against.images(seen)
+      scores |= against.scores(images, "training_")
+    found[f"{name}, drawn"] = scores
+  if seen is None:
+    print(
+      "note: the store of the training images is gone: there is no number of "
+      "real images beside other real ones", file=sys.stderr,
+    )  # fmt: skip
   return found
+
+
+def check_features_flags() -> None:
+  """BadConfig for flags of images without --features, and the other way."""
+  if FLAGS.features:
+    for name in ("tasks", "text", "beams", "length"):
+      if FLAGS[name].present:
+        raise BadConfig(
+          f"--{name} is of text, --features of images: leave one of them out"
+        )
+    choose(FLAGS.sampler, SAMPLERS, "--sampler")
+    check_seed(FLAGS.seed, "--seed")
+    return
+  for name in ("images", "steps", "sampler", "guidance", "seed"):
+    if FLAGS[name].present:
+      raise BadConfig(
+        f"--{name} is of drawn images: add --features=DIR, a run that knows "
+        "images by their labels"
+      )
 
 
 def score_pairs(loaded: run.Loaded, which: dict) -> Scores:

@@ -8,6 +8,7 @@
     [--metric=eval/heldout/loss] [--at=tokens:1e6] [--margin=0.003]
     [--out=x.md|.json|.html|.png]
   python -m aigc_jax.report html DIR [DIR ...] --out=report.html
+  python -m aigc_jax.report gallery DIR [DIR ...] --out=gallery.html
   python -m aigc_jax.report rows DIR [DIR ...] --out=results.jsonl
   python -m aigc_jax.report reference DIR [DIR ...] --out=reference.json
   python -m aigc_jax.report compare DIR REFERENCE.json [--json]
@@ -24,6 +25,7 @@ seeds is a mean in a band of one standard deviation.
 table: each arm, and each against the baseline (the first arm, if none is
 named): difference, interval, p, what could have been found.
 html: table, curves, differences and provenance as one page.
+gallery: what runs drew or wrote over the steps (DIR/samples) as one page.
 compare: a curve against a reference that `reference` made of several seeds;
 exit status 1 where it leaves their band.
 """
@@ -39,6 +41,7 @@ from aigc_jax.errors import BadConfig, choose
 from aigc_jax.scaling import (
   compare,
   curves,
+  gallery,
   page,
   pictures,
   reference,
@@ -105,6 +108,21 @@ def html(words: list[str]) -> int:
   title = flags.FLAGS.title or "Report"
   metrics = list(dict.fromkeys([*flags.FLAGS.metrics, flags.FLAGS.metric]))
   files.write_out(out, page.page(title, arms, found, metrics, _style(arms)))
+  print(out)
+  return 0
+
+
+def gallery_(words: list[str]) -> int:
+  """One page of what the runs drew and wrote."""
+  if not words:
+    raise BadConfig(
+      "report gallery takes one or more work directories: python -m "
+      "aigc_jax.report gallery DIR --out=gallery.html"
+    )
+  out = flags.FLAGS.out or "gallery.html"
+  command.check_out(out)
+  made = gallery.page(flags.FLAGS.title or "Gallery", open_runs(words))
+  files.write_out(out, made)
   print(out)
   return 0
 
@@ -242,6 +260,7 @@ REPORTS = {
   "compare": compare_,
   "curve": curve,
   "diff": diff,
+  "gallery": gallery_,
   "html": html,
   "reference": reference_,
   "rows": rows_,

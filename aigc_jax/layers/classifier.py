@@ -11,9 +11,13 @@ from aigc_jax.layers.products import operand_dtype, product
 
 @struct.dataclass
 class Scores:
-  """Predictions of one label for each row of a batch."""
+  """Predictions of one label for each row of a batch.
+
+  features_BD: what they are read from.
+  """
 
   logits_BV: jax.Array  # float32
+  features_BD: jax.Array | None = None
 
   def logits(self) -> jax.Array:
     """(B, V) in float32."""
@@ -29,7 +33,7 @@ class Classifier(Einsum):
     operands = operand_dtype(self.dtype, self.products)
     z_BV = product(self.equation, x_BD, w_DV, operands)
     z_BV = z_BV + bias_V.astype(jnp.float32)
-    return Scores(sharding.constrain(z_BV, "BV"))
+    return Scores(sharding.constrain(z_BV, "BV"), x_BD)
 
 
 def classifier(dim: int, classes: int, *, name: str, **keys) -> Classifier:

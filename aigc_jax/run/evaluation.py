@@ -1,17 +1,20 @@
 """The evaluators a config names, made for its run."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, choose
+from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
 from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.inputs import open_eval
+from aigc_jax.run.load import load, sampler_of
 from aigc_jax.run.settings import Config, check_weights, data_of
 from aigc_jax.sampling.decodes import check_decodes
+from aigc_jax.sampling.images import SAMPLERS, check_draws, labels_of
 from aigc_jax.signature import (
   call,
   check_call,
@@ -71,6 +74,8 @@ def check_evaluators(config: Config) -> None:
       _check_batches(name, rest["batches"])
       check_weights(f"{section}.weights", rest.get("weights", RAW), config)
       data_of(config).check_heldout(f"{section}.data", rest["data"])
+    elif make in (_images, _image_scores):
+      _check_images(name, rest, config)
 
 
 def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:
@@ -146,4 +151,97 @@ def _samples(
   )
 
 
-EVALUATORS = {"loss": _loss, "samples": _samples}
+def _images(
+  *,
+  rows: int = 4,
+  columns: int = 8,
+  labels: Sequence[str] = (),
+  sampler: str = "heun",
+  steps: int = 50,
+  guidance: float = 1.0,
+  weights: str = RAW,
+  place: Place,
+) -> Grid:
+  """Grids of images that the model draws, below DIR/samples.
+
+  labels: of the rows in turn; () is all there are.
+  """
+  return Grid(
+    _sampler(place, sampler, steps, guidance),
+    place.run.mesh,
+    place.workdir / "samples",
+    name=place.name,
+    rows=rows,
+    columns=columns,
+    labels=labels,
+    average=weights != RAW,
+    poll=place.poll,
+  )
+
+
+def _image_scores(
+  *,
+  features: str,
+  data: Mapping = WHOLE,
+  images: int | None = None,
+  sampler: str = "heun",
+  steps: int = 50,
+  guidance: float = 1.0,
+  weights: str = RAW,
+  place: Place,
+) -> Scores:
+  """FID, KID, precision and recall of drawn images beside held-out ones.
+
+  features: the work directory, or hf:FOLDER, of a network of images with
+  labels. images: how many of each at most; None is all that are held out.
+  """
+  config = place.run.config
+  held = open_eval(config, tokenizer=place.tokenizer, say=place.say, **data)
+  return Scores(
+    _sampler(place, sampler, steps, guidance),
+    place.run.mesh,
+    Comparison(
+      load(features, remat="none").features(), held,
+      mean=config["data"]["mean"], std=config["data"]["std"], most=images,
+    ),
+    name=place.name,
+    average=weights != RAW,
+    poll=place.poll,
+  )  # fmt: skip
+
+
+def _sampler(place: Place, sampler: str, steps: int, guidance: float):
+  r = place.run
+  return sampler_of(
+    r.config, r.model, None, sampler=sampler, steps=steps, guidance=guidance,
+    seed=r.config["seed"],
+  )  # fmt: skip
+
+
+def _check_images(name: str, given: Mapping, config: Config) -> None:
+  """Raises BadConfig for what no grid and no scores could be made of."""
+  section = f"evaluate.{name}"
+  model = model_of(config)
+  check_draws(model, section)
+  check_weights(f"{section}.weights", given.get("weights", RAW), config)
+  choose(given["sampler"], SAMPLERS, f"{section}.sampler")
+  counts = {
+    key: given[key] for key in ("rows", "columns", "steps") if key in given
+  }
+  if given.get("images") is not None:
+    counts["images"] = given["images"]
+  for key, value in counts.items():
+    if value < 1:
+      raise BadConfig(f"{section}.{key}={value}: expected 1 or more")
+  if "labels" in given:
+    labels_of(given["labels"], given["rows"], model.classes)
+  if "data" in given:
+    data_of(config).check_heldout(f"{section}.data", given["data"])
+
+
+EVALUATORS = {
+  "loss": _loss,
+  "samples": _samples,
+  "images": _images,
+  "image_scores": _image_scores,
+}

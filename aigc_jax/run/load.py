@@ -12,10 +12,11 @@ import jax
 from absl import logging
 from flax import linen as nn
 
-from aigc_jax import data, files, hf, sharding, tree
+from aigc_jax import data, files, hf, records, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig, BadData, choose
+from aigc_jax.evaluators.features import Features, check_features
 from aigc_jax.hf import kinds
 from aigc_jax.hf.settings import FREE
 from aigc_jax.layers.report import STATS
@@ -54,6 +55,12 @@ from aigc_jax.trainer.state import Fixed, State
 # The data kinds that have a tokenizer.
 TEXTS = ("text", "pairs", "sound", "captions")
 
+
+# How images are made for a model of Hugging Face's.
+PIXELS = "preprocessor_config.json"
+PROCESSOR = {
+  "image_mean": [float], "image_std": [float], "rescale_factor?": float
+}  # fmt: skip
 
 # Sizes that are divided by, or counted to, when two models are compared.
 SIZES = {"layers": 10_000, "dim": 2**31 - 1, "heads": 2**31 - 1}
@@ -106,20 +113,66 @@ class Loaded:
         "images are drawn with a run of one's own, which says how its pixels "
         "were scaled; a Hugging Face folder does not"
       )
-    path = path_of(self.config) if self.model.gradual else None
-    if path is None and guidance != 1.0:
-      raise BadConfig(
-        f"--guidance={guidance} is of models that draw step by step: leave it "
-        "out"
-      )
-    variables = {"params": self.params}
-    if self.fixed is not None and self.fixed.stats is not None:
-      variables[STATS] = self.fixed.stats
-    return Sampler(
-      self.model, variables, path,
-      mean=self.config["data"]["mean"], std=self.config["data"]["std"],
-      sampler=sampler, steps=steps, guidance=guidance, seed=seed,
+    return sampler_of(
+      self.config, self.model, self.variables, sampler=sampler, steps=steps,
+      guidance=guidance, seed=seed,
     )  # fmt: skip
+
+  def features(self) -> Features:
+    """Of images, by this model of their labels; see evaluators/features.py."""
+    if "data" in self.config:
+      pixels = {key: self.config["data"].get(key) for key in ("mean", "std")}
+    else:
+      pixels = pixels_in(hf_folder(self.name))
+    check_features(self.model, self.name)
+    return Features(self.model, self.variables, name=self.name, **pixels)
+
+  @property
+  def variables(self) -> dict[str, tree.Tree]:
+    """All that the model reads, by collection."""
+    found = {"params": self.params}
+    if self.fixed is not None and self.fixed.stats is not None:
+      found[STATS] = self.fixed.stats
+    return found
+
+
+def sampler_of(
+  config: Config,
+  model: nn.Module,
+  variables,
+  *,
+  sampler: str,
+  steps: int,
+  guidance: float,
+  seed: int,
+) -> Sampler:
+  """What draws images with a model of a run. Raises BadConfig."""
+  path = path_of(config) if model.gradual else None
+  if path is None and guidance != 1.0:
+    raise BadConfig(
+      f"guidance={guidance} is of models that draw step by step: leave it out"
+    )
+  return Sampler(
+    model, variables, path, mean=config["data"]["mean"],
+    std=config["data"]["std"], sampler=sampler, steps=steps, guidance=guidance,
+    seed=seed,
+  )  # fmt: skip
+
+
+def pixels_in(folder: str) -> dict[str, list[float]]:
+  """mean and std of a Hugging Face folder's images. Raises BadData."""
+  path = files.expanded(folder) / PIXELS
+  if not path.is_file():
+    raise BadData(
+      f"{path} is not there, and nothing else says how the model's pixels are "
+      "scaled: put it back, as it is published beside the weights"
+    )
+  found = records.check(files.read_json(path), PROCESSOR, str(path))
+  if abs(found.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+    raise BadData(
+      f"{path}: rescale_factor={found['rescale_factor']}: expected 1 / 255"
+    )
+  return dict(mean=found["image_mean"], std=found["image_std"])
 
 
 def path_of(config: Config) -> ImagePath:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from aigc_jax import sharding
 from aigc_jax.errors import BadConfig, choose
 from aigc_jax.objectives.paths import Path
 
@@ -57,14 +58,14 @@ def labels_of(given: Sequence[str], rows: int, classes: int) -> np.ndarray:
   "none" is no label. Raises BadConfig for one that the model has not.
   """
   if given and not classes:
-    raise BadConfig("--labels: this model knows no labels: leave it out")
+    raise BadConfig("labels: this model knows no labels: leave it out")
   found = [classes if word == "none" else word for word in given]
   for i, word in enumerate(found):
     if word == classes:
       continue
     if not word.isdecimal() or int(word) >= classes:
       raise BadConfig(
-        f"--labels={word}: expected numbers from 0 to {classes - 1}, or none"
+        f"labels={word}: expected numbers from 0 to {classes - 1}, or none"
       )
     found[i] = int(word)
   return np.resize(found or np.arange(max(classes, 1)), rows).astype(np.int32)
@@ -190,7 +191,7 @@ class Sampler:
       limits = (-mean / std, (1 - mean) / std)
 
     def draw(variables, numbers_B, labels_B):
-      z = noise_of(seed, numbers_B, model.noise)
+      z = sharding.constrain_rows(noise_of(seed, numbers_B, model.noise))
 
       def predict(z, t_B, labels_B):
         return model.apply(variables, z, t_B, labels_B, method="draw")
@@ -202,14 +203,30 @@ class Sampler:
         sampler=sampler, steps=steps, limits=limits,
       )  # fmt: skip
 
-    self._draw = jax.jit(draw)
+    # Whole on each device, of which other processes have some.
+    self._draw = jax.jit(
+      lambda *given: sharding.constrain(draw(*given), "....")
+    )
+
+  def use(self, variables) -> None:
+    """Draws with others from now on; what is compiled stays."""
+    self._variables = variables
+
+  def drop(self) -> None:
+    """Holds on to no variables."""
+    self._variables = None
 
   def __call__(
-    self, numbers: np.ndarray, labels: np.ndarray, batch: int
+    self,
+    numbers: np.ndarray,
+    labels: np.ndarray,
+    batch: int,
+    poll: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
     """(n, Y, X, C) uint8, of samples with these numbers and labels.
 
-    batch: how many are made at once.
+    batch: how many are made at once. `poll` is called between those, and may
+    raise.
     """
     count, found = len(numbers), []
     lacking = -count % batch
@@ -218,6 +235,7 @@ class Sampler:
       for a in (np.asarray(numbers, np.uint32), np.asarray(labels, np.int32))
     )
     for some, told in zip(numbers, labels, strict=True):
+      poll()
       found.append(np.asarray(self._draw(self._variables, some, told)))
     images = np.concatenate(found)[:count] * self._std + self._mean
     if not np.isfinite(images).all():

@@ -61,6 +61,23 @@ class Board:
     except OSError as error:
       self._fail(error)
 
+  def pictures(self, step: int, pictures: Mapping) -> None:
+    """Pictures (`journal.Picture`) under their tags."""
+    values = [
+      Summary.Value(
+        tag=name,
+        image=Summary.Image(
+          height=x.height, width=x.width, colorspace=x.channels,
+          encoded_image_string=x.png,
+        ),
+      )
+      for name, x in pictures.items()
+    ]  # fmt: skip
+    try:
+      self._event(step=step, summary=Summary(value=values))
+    except OSError as error:
+      self._fail(error)
+
   def flush(self) -> None:
     try:
       if self._writer:

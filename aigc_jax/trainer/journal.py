@@ -12,6 +12,7 @@ written in order when there is room again.
 """
 
 import bisect
+import dataclasses
 import json
 import math
 import os
@@ -257,6 +258,19 @@ def wandb_run(workdir: Path, project: str, config: Mapping, anew: bool = False):
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """What may stand among the metrics of an evaluation: a PNG file.
+
+  TensorBoard shows it. It is no number, and in no row of METRICS.
+  """
+
+  png: bytes
+  height: int
+  width: int
+  channels: int
+
+
 class Journal:
   """The voice of one run; processes other than the first keep silent.
 
@@ -326,8 +340,15 @@ class Journal:
   ) -> dict:
     """Writes the metrics of `step`; returns the row as written.
 
-    consumed: by the run up to that step.
+    consumed: by the run up to that step. Of pictures alone there is no row.
     """
+    pictures = {k: x for k, x in metrics.items() if isinstance(x, Picture)}
+    if pictures:
+      if self._board:
+        self._board.pictures(step, pictures)
+      metrics = {k: x for k, x in metrics.items() if k not in pictures}
+      if not metrics:
+        return {}
     seconds = self._seconds + time.monotonic() - self._began
     row = {
       "step": step,

@@ -204,12 +204,7 @@ class Images:
       shuffle=self.shuffle,
       skip_steps=self.skip_steps,
       seed=seed,
-      fingerprint=digest(
-        f"{self.place} 1", [store.fingerprint for store in stores],
-        [source.get("weight", 1.0) for source in self.sources],
-        *self._how(tokenizer),
-        dict(self.augment), bool(self.shuffle),
-      ),
+      fingerprint=self._stream_fingerprint(stores, tokenizer),
       tokenizer=tokenizer,
       about=about | {
         "mean": list(self.mean), "std": list(self.std),
@@ -249,15 +244,7 @@ class Images:
 
     Only stores below `root` are read: no source is, and nothing is written.
     """
-    check_local(self.root, "data.root")
-    stores = []
-    for folder in sorted((files.expanded(self.root) / self.place).glob("*")):
-      try:
-        store = Columns(folder)
-      except BadData:
-        continue  # it cannot be the one that was read
-      if store.manifest["split"] == split:
-        stores.append(store)
+    stores = [s for s in self._prepared() if s.manifest["split"] == split]
     count = len(self.sources if sources is None else sources)
     choices = itertools.product(stores, repeat=count)
     for choice in itertools.islice(choices, MOST):
@@ -273,6 +260,44 @@ class Images:
         self._checked(choice, model, tokenizer)
         return found
     return None
+
+  def seen(self, fingerprint: str, tokenizer=None) -> EvalSet | None:
+    """The training images of a run, each once and as held-out ones are made.
+
+    fingerprint: of its stream. None where they are gone; as with `known` only
+    stores below `root` are read.
+    """
+    known = self._prepared()
+    choices = itertools.product(
+      *(
+        [s for s in known if s.manifest["split"] == source["split"]]
+        for source in self.sources
+      )
+    )
+    for choice in itertools.islice(choices, MOST):
+      if self._stream_fingerprint(choice, tokenizer) == fingerprint:
+        for store in choice:
+          store.check(remember=False)
+        return self._eval_of(choice, tokenizer)
+    return None
+
+  def _prepared(self) -> list[Columns]:
+    """The stores that lie below `root`."""
+    check_local(self.root, "data.root")
+    stores = []
+    for folder in sorted((files.expanded(self.root) / self.place).glob("*")):
+      try:
+        stores.append(Columns(folder))
+      except BadData:
+        continue  # it cannot be one that was read
+    return stores
+
+  def _stream_fingerprint(self, stores: Sequence[Columns], tokenizer) -> str:
+    return digest(
+      f"{self.place} 1", [store.fingerprint for store in stores],
+      [source.get("weight", 1.0) for source in self.sources],
+      *self._how(tokenizer), dict(self.augment), bool(self.shuffle),
+    )  # fmt: skip
 
   def _eval_of(self, stores: Sequence[Columns], tokenizer) -> EvalSet:
     return EvalSet(

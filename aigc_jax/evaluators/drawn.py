@@ -1,0 +1,162 @@
+"""What a model draws while it is trained: grids to look at, and scores."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from aigc_jax import data, files, tree
+from aigc_jax.evaluators import image_scores
+from aigc_jax.evaluators.choices import Estimate
+from aigc_jax.evaluators.features import Features
+from aigc_jax.layers.report import STATS
+from aigc_jax.sampling import png
+from aigc_jax.sampling.images import Sampler, labels_of
+from aigc_jax.trainer.journal import Picture
+
+AT_ONCE = 64  # images
+
+
+def variables_of(state, average: bool):
+  """What a model of a state draws with."""
+  params = state.average if average else state.params
+  found = {"params": tree.joined(params, state.frozen)}
+  return found if state.stats is None else found | {STATS: state.stats}
+
+
+class Grid:
+  """evaluate(step, state) -> {name: Picture}: writes FOLDER/<step>.<name>.png.
+
+  The noise of a place in the grid is the same each time, so that pictures
+  differ by the model alone. Only the first process writes; all take part.
+  """
+
+  def __init__(
+    self,
+    sampler: Sampler,
+    mesh: jax.sharding.Mesh,
+    folder: Path,
+    *,
+    name: str,
+    rows: int,
+    columns: int,
+    labels: Sequence[str],
+    average: bool,
+    poll: Callable[[], None],
+  ):
+    self._sampler, self._mesh, self._folder = sampler, mesh, folder
+    self._name, self._shape, self._average = name, (rows, columns), average
+    own = labels_of(labels, rows, sampler.model.classes)
+    self._labels, self._poll = np.repeat(own, columns), poll
+
+  def __call__(self, step: int, state) -> dict[str, Picture]:
+    """Writes the picture of this state. Raises StorageFailure."""
+    count = len(self._labels)
+    with jax.set_mesh(self._mesh):
+      self._sampler.use(variables_of(state, self._average))
+      images = self._sampler(
+        np.arange(count), self._labels, min(AT_ONCE, count), self._poll
+      )
+      self._sampler.drop()
+    whole = png.grid(images, *self._shape)
+    picture = Picture(png.png(whole), *whole.shape)
+    if jax.process_index() == 0:
+      files.own_folder(self._folder)
+      files.write_bytes(self._folder / f"{step}.{self._name}.png", picture.png)
+    return {f"eval/{self._name}/images": picture}
+
+
+class Scores:
+  """evaluate(step, state) -> {"eval/<name>/fid": ...}: drawn beside held out.
+
+  images: how many of each at most.
+  """
+
+  def __init__(
+    self,
+    sampler: Sampler,
+    mesh: jax.sharding.Mesh,
+    comparison: "Comparison",
+    *,
+    name: str,
+    average: bool,
+    poll: Callable[[], None],
+  ):
+    self._sampler, self._mesh, self._comparison = sampler, mesh, comparison
+    self._name, self._average, self._poll = name, average, poll
+    self.fingerprint = comparison.fingerprint
+
+  def __call__(self, step: int, state) -> dict[str, float]:
+    """The scores of this state."""
+    with jax.set_mesh(self._mesh):
+      self._sampler.use(variables_of(state, self._average))
+      images = self._comparison.draw(self._sampler, self._poll)
+      self._sampler.drop()
+    found = self._comparison.scores(images, poll=self._poll)
+    return {f"eval/{self._name}/{k}": e.value for k, e in found.items()}
+
+
+class Comparison:
+  """Drawn images against as many of a held-out set, by one network's features.
+
+  mean, std: what the data took from pixels of 0 to 1 and divided them by.
+  most: how many of them; None is all that are held out. Which ones is the same
+  each time.
+  """
+
+  def __init__(
+    self,
+    features: Features,
+    held: data.EvalSet,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    most: int | None = None,
+  ):
+    self._features = features
+    self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))
+    self.count = min(len(held), most or len(held))
+    self._held, self.fingerprint = held, held.fingerprint
+    self._known: tuple | None = None
+
+  def _real(self) -> tuple[np.ndarray, np.ndarray]:
+    """(features, labels) of the held-out images."""
+    if self._known is None:
+      images, labels = self.images(self._held)
+      self._known = self._features(images), labels
+    return self._known
+
+  def images(self, some: data.EvalSet) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8 images, labels), `count` of a set or all that it has."""
+    numbers = np.random.default_rng(0).permutation(len(some))[: self.count]
+    numbers = np.sort(numbers)
+    images, labels = [], []
+    for index in np.unique(numbers // some.batch):
+      own = numbers[numbers // some.batch == index] % some.batch
+      rows = some.rows(index, own)
+      images.append(rows["images"] * self._std + self._mean)
+      labels.append(rows["labels"])
+    bytes_ = np.round(np.clip(np.concatenate(images), 0, 1) * 255)
+    return bytes_.astype(np.uint8), np.concatenate(labels)
+
+  def draw(
+    self, sampler: Sampler, poll: Callable[[], None] = lambda: None
+  ) -> np.ndarray:
+    """As many images as are compared with, of the same labels."""
+    _, labels = self._real()
+    if not sampler.model.classes:
+      labels = np.zeros_like(labels)
+    batch = min(AT_ONCE, self.count)
+    return sampler(np.arange(self.count), labels, batch, poll)
+
+  def scores(
+    self,
+    images: np.ndarray,
+    prefix: str = "",
+    poll: Callable[[], None] = lambda: None,
+  ) -> dict[str, Estimate]:
+    """Of uint8 images beside those that are held out."""
+    real, _ = self._real()
+    drawn = self._features(images, poll)
+    return image_scores.all_scores(real, drawn, prefix)

@@ -1,0 +1,190 @@
+"""Features of images, grids while training, and drawn beside held-out ones."""
+
+import io
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aigc_jax import sharding
+from aigc_jax.data.spec import Array
+from aigc_jax.data.stream import EvalSet
+from aigc_jax.errors import BadConfig
+from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
+from aigc_jax.evaluators.features import Features
+from aigc_jax.sampling.images import Sampler
+from aigc_jax.trainer.journal import Journal, Picture
+from tests import adversary
+from tests import images as nets
+
+HALF = dict(mean=[0.5] * 3, std=[0.5] * 3)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return sharding.mesh_of(jax.devices()[0])
+
+
+@pytest.fixture(scope="module")
+def features():
+  model, variables = nets.build("resnet"), nets.variables_of("resnet")
+  return Features(model, variables, name="net", batch=4, **HALF)
+
+
+def bytes_of(rows, size=17, channels=3, seed=0):
+  draw = np.random.default_rng(seed)
+  return draw.integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
+
+
+def test_features_are_what_labels_are_read_from(features):
+  images = bytes_of(6)
+  found = features(images)
+  variables = nets.variables_of("resnet")
+  x = jnp.asarray(images / 127.5 - 1, jnp.float32)
+  told = nets.build("resnet").apply(variables, {"images": x})
+  np.testing.assert_allclose(found, told.features_BD, rtol=1e-3, atol=1e-4)
+  head = variables["params"]["head"]
+  logits = found @ np.asarray(head["w"]) + np.asarray(head["bias"])
+  np.testing.assert_allclose(logits, told.logits(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_features_of_an_image_are_no_matter_of_the_others(features):
+  images = bytes_of(6)
+  np.testing.assert_allclose(
+    features(images)[5], features(images[5:])[0], rtol=1e-4, atol=1e-5
+  )
+
+
+def test_images_of_another_size_or_colour_are_made_to_fit(features):
+  grey = bytes_of(3, channels=1)
+  np.testing.assert_array_equal(
+    features(grey), features(grey.repeat(3, axis=-1))
+  )
+  flat = np.full((2, 34, 34, 3), 77, np.uint8)
+  np.testing.assert_allclose(features(flat), features(flat[:, :17, :17]))
+
+
+@pytest.mark.parametrize("model", [adversary.build("plain"), "decoder"])
+def test_a_network_without_features_is_refused_by_name(model):
+  model = nets_of_text() if model == "decoder" else model
+  with pytest.raises(BadConfig, match="features=DIR: .* no features of images"):
+    Features(model, None, name="DIR", **HALF)
+
+
+def nets_of_text():
+  from tests import tiny
+
+  return tiny.build("llama")
+
+
+def eval_set(images, batch=4):
+  """Held-out images, as data gives them."""
+
+  class View:
+    name, fingerprint = "made", "made"
+
+    def __len__(self):
+      return len(images)
+
+    def gather(self, numbers):
+      return {"at": numbers}
+
+  def make(records, draw):
+    some = images[np.asarray(records["at"])]
+    return {"images": (some / np.float32(255) - 0.5) / 0.5,
+            "labels": np.asarray(records["at"], np.int32)}  # fmt: skip
+
+  return EvalSet(
+    [View()], make, spec={"labels": Array("B", (batch,), np.dtype("i4"))},
+    batch=batch, fingerprint="held", targets=len(images), counts={},
+    recount=None,
+  )  # fmt: skip
+
+
+def test_what_is_compared_are_the_very_images_that_are_held_out(features):
+  held = bytes_of(10)
+  whole = Comparison(features, eval_set(held), **HALF)
+  images, labels = whole.images(eval_set(held))
+  np.testing.assert_array_equal(images, held)
+  assert labels.tolist() == list(range(10))
+  found = whole.scores(held)
+  assert found["fid"].value == pytest.approx(0, abs=1e-3)
+  assert found["precision"].value == found["recall"].value == 1
+  some = Comparison(features, eval_set(held), most=6, **HALF)
+  part, labels = some.images(eval_set(held))
+  assert len(set(labels.tolist())) == 6
+  np.testing.assert_array_equal(part, held[labels])
+  np.testing.assert_array_equal(part, some.images(eval_set(held))[0])
+
+
+def sampler():
+  return Sampler(
+    adversary.build("batch norm"), None, None, sampler="heun", steps=1,
+    guidance=1.0, seed=3, **HALF,
+  )  # fmt: skip
+
+
+def state_of(scale=1.0):
+  variables = adversary.variables_of("batch norm")
+  average = jax.tree.map(lambda x: scale * x, variables["params"])
+  return types.SimpleNamespace(
+    params=variables["params"], average=average, frozen=None,
+    stats=variables["stats"],
+  )  # fmt: skip
+
+
+def grid(mesh, folder, **how):
+  how = dict(rows=2, columns=3, labels=(), average=False) | how
+  return Grid(sampler(), mesh, folder, name="grid", poll=lambda: None, **how)
+
+
+def test_a_grid_differs_by_the_model_alone(mesh, tmp_path):
+  pil = pytest.importorskip("PIL.Image")
+  raw, average = (
+    grid(mesh, tmp_path / name, average=name == "average")
+    for name in ("raw", "average")
+  )
+  for step, state in ((10, state_of()), (20, state_of(2.0))):
+    found = raw(step, state)["eval/grid/images"]
+    average(step, state)
+    file = (tmp_path / "raw" / f"{step}.grid.png").read_bytes()
+    assert file == found.png
+    size = pil.open(io.BytesIO(file)).size
+    assert size == (found.width, found.height)
+  read = lambda name, n: (tmp_path / name / f"{n}.grid.png").read_bytes()  # noqa: E731
+  assert read("raw", 10) == read("raw", 20) == read("average", 10)
+  assert read("average", 20) != read("raw", 20)
+
+
+def test_scores_while_training_are_those_of_the_same_images(mesh, features):
+  held = bytes_of(8, size=12)
+  against = Comparison(features, eval_set(held), **HALF)
+  scores = Scores(
+    sampler(), mesh, against, name="drawn", average=False, poll=lambda: None
+  )
+  found = scores(10, state_of())
+  assert scores.fingerprint == "held"
+  with jax.set_mesh(mesh):
+    drawing = sampler()
+    drawing.use(adversary.variables_of("batch norm"))
+    images = drawing(np.arange(8), np.zeros(8), 8)
+  exact = against.scores(images)
+  assert set(found) == {f"eval/drawn/{name}" for name in exact}
+  assert found["eval/drawn/fid"] == pytest.approx(exact["fid"].value)
+
+
+def test_a_picture_is_in_tensorboard_and_in_no_row(tmp_path):
+  png = b"\x89PNG of some kind"
+  picture = Picture(png, 4, 6, 1)
+  with Journal(tmp_path) as journal:
+    assert journal.row(1, {"eval/grid/images": picture}) == {}
+    row = journal.row(2, {"eval/grid/images": picture, "eval/x/fid": 3.0})
+    assert row["eval/x/fid"] == 3.0 and "eval/grid/images" not in row
+  rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(row)["step"] for row in rows] == [2]
+  (file,) = (tmp_path / "tensorboard").iterdir()
+  shown = file.read_bytes()
+  assert shown.count(png) == 2 and shown.count(b"eval/grid/images") == 2
