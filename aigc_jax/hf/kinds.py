@@ -13,11 +13,12 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax import tree
-from aigc_jax.hf.settings import FREE, LATER
+from aigc_jax.hf.settings import FREE
 from aigc_jax.hf.settings import canonical as decoder_canonical
 from aigc_jax.layers.readout import Readout
 from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS, two_widths
+from aigc_jax.signature import keys_of
 
 LENGTH = 128  # tokens that two models are compared on, at most
 
@@ -34,15 +35,13 @@ def _as_they_are(kwargs: Mapping, length: int) -> dict:
 class Kind:
   """canonical(kwargs): what of them decides the function, in one spelling.
 
-  later: keywords that came later, and what they were before. settled(kwargs,
-  length): the same for an export, `length` being what the model was trained to
+  settled(kwargs, length): the same for an export, `length` being what the model was trained to
   read. probe(kwargs, random): a batch that shows differences of two models.
   writes: whether it writes text, and so has a generation_config.json.
   """
 
   probe: Callable[[Mapping, np.random.Generator], dict[str, np.ndarray]]
   canonical: Callable[[Mapping], dict] = _plain
-  later: Mapping = dataclasses.field(default_factory=dict)
   settled: Callable[[Mapping, int], dict] = _as_they_are
   writes: bool = False
 
@@ -119,9 +118,6 @@ def _images(kwargs: Mapping, random: np.random.Generator) -> dict:
   return {"images": random.normal(size=shape).astype(np.float32)}
 
 
-VIT_LATER = dict(norm_before=False, patch_bias=True)
-
-
 def _vit_canonical(kwargs: Mapping) -> dict:
   known = _encoder_canonical(kwargs)
   if known.get("position") != "rotary":
@@ -140,24 +136,28 @@ def _resnet_canonical(kwargs: Mapping) -> dict:
 
 
 KINDS = {
-  "decoder": Kind(
-    _text, decoder_canonical, LATER, _decoder_settled, writes=True
-  ),
+  "decoder": Kind(_text, decoder_canonical, _decoder_settled, writes=True),
   "encoder": Kind(_padded_text, _encoder_canonical),
   "encoder_decoder": Kind(_pair, _encoder_decoder_canonical, writes=True),
   "resnet": Kind(_images, _resnet_canonical),
-  "vit": Kind(_images, _vit_canonical, VIT_LATER),
+  "vit": Kind(_images, _vit_canonical),
 }
 
 
 def canonical(kind: str, kwargs: Mapping) -> dict:
-  """What of a model's keywords decides its function, in one spelling."""
+  """What of a model's keywords decides its function, in one spelling.
+
+  A keyword that is left out is what it is by default: a config of before it was
+  there says the same as one of after.
+  """
+  kwargs = {**defaults(kind), **kwargs}
   return KINDS[kind].canonical(kwargs) if kind in KINDS else _plain(kwargs)
 
 
-def later(kind: str) -> Mapping:
-  """Keywords that the kind has since later, and what they were before."""
-  return KINDS[kind].later if kind in KINDS else {}
+def defaults(kind: str) -> dict:
+  """The keywords that a model of the kind may be made without."""
+  keywords = keys_of(MODELS[kind]).items()
+  return {k: p.default for k, p in keywords if p.default is not p.empty}
 
 
 def shapes_of(kind: str, kwargs: Mapping) -> dict[str, tuple[int, ...]]:

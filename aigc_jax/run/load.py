@@ -618,7 +618,7 @@ def differing(model: Mapping, theirs: Mapping) -> dict:
     _check_model(one)
   both = {m.get("kind", "decoder") for m in (model, theirs)}
   kind = theirs.get("kind", "decoder")
-  before = kinds.later(kind) if len(both) == 1 else {}
+  before = kinds.defaults(kind) if len(both) == 1 else {}
   model = {**before, **model}
   theirs = {**model, **before, **theirs}
   if len(both) > 1:
