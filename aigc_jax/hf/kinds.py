@@ -35,9 +35,10 @@ def _as_they_are(kwargs: Mapping, length: int) -> dict:
 class Kind:
   """canonical(kwargs): what of them decides the function, in one spelling.
 
-  settled(kwargs, length): the same for an export, `length` being what the model was trained to
-  read. probe(kwargs, random): a batch that shows differences of two models.
-  writes: whether it writes text, and so has a generation_config.json.
+  settled(kwargs, length): the same for an export, `length` being what the model
+  was trained to read. probe(kwargs, random): a batch that shows differences of
+  two models. writes: whether it writes text, and so has a
+  generation_config.json.
   """
 
   probe: Callable[[Mapping, np.random.Generator], dict[str, np.ndarray]]
