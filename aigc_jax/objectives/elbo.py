@@ -30,7 +30,8 @@ def elbo(
   number that a pixel is: one of `levels` values from `low` to `high`, each with
   the mass of its interval, the outermost with all beyond it. So "bits_per_dim"
   bounds the length of a lossless code, whatever `beta`, the weight of the
-  divergence in the loss (beta-VAE).
+  divergence in the loss (beta-VAE). A pixel may stand there as the byte that
+  is next to its level.
 
   Returns per image "distortion" (nats of the pixels) and "kl"; per pixel and
   channel "bits_per_dim" and "loss" (nats, with beta); "off_grid", the share of
@@ -43,8 +44,9 @@ def elbo(
       f"objective.beta={beta}, levels={levels}, low={low}, high={high}: "
       "expected beta from 0, at least 2 levels, and low below high"
     )
-  x, told = batch["images"].astype(jnp.float32), predict(batch)
-  width = (high - low) / (levels - 1)
+  told, width = predict(batch), (high - low) / (levels - 1)
+  level, off = _levels(batch["images"], levels, low, high)
+  x = low + width * level
   log_scale = jnp.maximum(told.log_scale_BYXC, NARROWEST)
   logp = log_mass(
     tails, x, told.pixels_BYXC, log_scale, width=width, low=low, high=high
@@ -54,9 +56,6 @@ def elbo(
     told.mean_BZ**2 + jnp.exp(told.log_var_BZ) - 1 - told.log_var_BZ, axis=-1
   )
   dims = math.prod(x.shape[1:])
-  place = (x - low) / width
-  off = jnp.abs(place - jnp.round(place)) > 0.01
-  off = off | (x < low - 0.01 * width) | (x > high + 0.01 * width)
   found = {
     "loss": (distortion_B + beta * kl_B) / dims,
     "bits_per_dim": (distortion_B + kl_B) / (dims * math.log(2)),
@@ -65,6 +64,20 @@ def elbo(
     "off_grid": jnp.mean(off.reshape(len(x), -1), axis=-1),
   }
   return {k: Mean.of(v, batch["weights"]) for k, v in found.items()}
+
+
+def _levels(x: jax.Array, levels: int, low: float, high: float):
+  """(the nearest level of each value, from 0; whether the value is none).
+
+  A level may also stand there as the byte next to it, as 17 greys do in files:
+  each such byte is that of one level, so a code of the levels loses nothing.
+  """
+  place = (x.astype(jnp.float32) - low) / (high - low) * (levels - 1)
+  level = jnp.clip(jnp.round(place), 0, levels - 1)
+  step = 255 / (levels - 1)  # from level to level, in bytes
+  byte = jnp.round(level * step) / step if step > 1 else level
+  apart = jnp.minimum(jnp.abs(place - level), jnp.abs(place - byte))
+  return level, apart > 0.01
 
 
 def _logistic(a: jax.Array, b: jax.Array):

@@ -15,7 +15,7 @@ WIDTHS = (64, 128, 256, 512)
 SIZES = {
   "dcgan": dict(widths=WIDTHS, latent=100, patches=False),
   "patchgan": dict(widths=WIDTHS, latent=100, patches=True),
-  "tiny": dict(widths=(64, 128), latent=32, patches=False),
+  "tiny": dict(widths=(32, 64), latent=32, patches=False),
 }
 
 

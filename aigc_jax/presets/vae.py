@@ -43,4 +43,6 @@ def get_config(preset="small"):
   if preset.startswith("tiny"):
     small(config)
     config.optim.warmup_steps = 100
+  if dataset == "digits":
+    config.objective.levels = 17  # greys that its pixels have
   return of(config, dataset)

@@ -101,6 +101,30 @@ def test_pixels_between_the_levels_are_told():
   assert float(means["off_grid"].value()) == pytest.approx(0.4)
 
 
+def test_levels_that_are_rounded_to_bytes_are_levels():
+  """17 greys in a file of bytes cost what 17 exact ones cost."""
+  levels = np.arange(17)
+  exact = levels / 8 - 1
+  stored = np.round(levels * 255 / 16) / 127.5 - 1
+  assert np.abs(exact - stored).max() > 0.003
+  draw = np.random.default_rng(0)
+  told = Told(
+    jnp.zeros((1, 1)), jnp.zeros((1, 1)),
+    jnp.asarray(draw.normal(size=(1, 17, 1, 1)), jnp.float32),
+    jnp.asarray(draw.normal(size=(1, 17, 1, 1)), jnp.float32),
+  )  # fmt: skip
+
+  def means(x):
+    images = jnp.asarray(x, jnp.float32).reshape(1, 17, 1, 1)
+    batch = dict(images=images, weights=jnp.ones(1))
+    return elbo(lambda _: told, batch, levels=17)
+
+  a, b, other = means(exact), means(stored), means(stored + 0.01)
+  assert float(a["off_grid"].value()) == float(b["off_grid"].value()) == 0
+  assert float(other["off_grid"].value()) == 1
+  np.testing.assert_allclose(a["distortion"].sum, b["distortion"].sum)
+
+
 @pytest.mark.parametrize(
   ("change", "word"),
   [(dict(likelihood="poisson"), "logistic"), (dict(beta=-1.0), "beta"),
