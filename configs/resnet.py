@@ -4,7 +4,10 @@
 
 Presets: r18, r34, r50, r101, r152.
 A second word names the dataset: imagenet, cifar10, or digits, which needs no
-download.
+download; or one's own, with a folder of images for each label:
+
+  --config=configs/resnet.py:r50,folder --config.data.sources[0].path=PICTURES \
+    --config.model.classes=10
 What they are made of and how they are trained: aigc_jax/presets/resnet.py.
 """
 

@@ -17,6 +17,12 @@ DATASETS = dict(
     weight=1.0,
   ),
   digits=dict(kind="package", name="digits", split="train", weight=1.0),
+  # Of one's own: --config.data.sources[0].path=P --config.model.classes=N.
+  folder=dict(kind="folder", path="", split="train", weight=1.0),
+  parquet=dict(
+    kind="parquet", path="", split="train", image="image", label="label",
+    weight=1.0,
+  ),
 )  # fmt: skip
 LABELS = dict(imagenet=1000, cifar10=10, digits=10)
 
@@ -80,7 +86,7 @@ def sized(sizes: dict, preset: str) -> tuple[dict, str]:
 def of(config: ConfigDict, dataset: str) -> ConfigDict:
   """The config with another dataset; of imagenet nothing changes."""
   config.data.sources = (dict(DATASETS[dataset]),)
-  if "classes" in config.model:
+  if "classes" in config.model and dataset in LABELS:
     config.model.classes = LABELS[dataset]
   if dataset == "digits":
     config.data.update(channels=1, mean=(0.5,), std=(0.5,))

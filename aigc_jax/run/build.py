@@ -313,7 +313,8 @@ def _check_ids(model: Mapping, task: Mapping) -> None:
   if sentinel >= model["vocab"]:
     raise BadConfig(
       f"data.task.first_sentinel={sentinel} is no id of model.vocab="
-      f"{model['vocab']}: --config.model.vocab={sentinel + 1} or more"
+      f"{model['vocab']}: --config.model.vocab={sentinel + 1} or more, or "
+      f"--config.data.task.first_sentinel={model['vocab'] - 1}"
     )
 
 

@@ -488,7 +488,7 @@ def check_source(where: str, source: Mapping, kinds=SOURCES) -> None:
     if not isinstance(source.get(key), str) or not source[key]:
       raise BadConfig(
         f"{where}: no {key!r} (a source of kind {kind!r} needs: "
-        f"{', '.join(keys)})"
+        f"{', '.join(keys)}): --config.{where}.{key}=..."
       )
 
 
