@@ -29,6 +29,7 @@ from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.hf import card, families, kinds, outgoing, vocabulary
 from aigc_jax.hf.settings import FREE
 from aigc_jax.hf.table import Family
+from aigc_jax.layers import mel
 from aigc_jax.layers.report import STATS
 from aigc_jax.trainer import journal
 
@@ -80,7 +81,7 @@ def export(
     )
   if tokenizer is not None:
     longest = kwargs.get("position_length") or length
-    made = vocabulary.files(tokenizer, longest, family)
+    made = vocabulary.files(tokenizer, longest, family) | sound_files(kwargs)
   else:
     made = image_files((config or {}).get("data") or {}, family)
   aside = _aside(out)
@@ -145,6 +146,28 @@ def image_files(data: Mapping, family: Family) -> dict[str, str]:
     rescale_factor=1 / 255,
     size=sides if family.model_type == "vit" else {"shortest_edge": size},
     **own,
+  )
+  return {"preprocessor_config.json": json.dumps(found, indent=2) + "\n"}
+
+
+def sound_files(kwargs: Mapping) -> dict[str, str]:
+  """preprocessor_config.json: how sound is made for a model that hears.
+
+  Nothing where it hears no whole seconds, for which transformers has no words.
+  """
+  seconds, bins = kwargs.get("seconds"), kwargs.get("bins")
+  if not seconds or not bins or seconds != int(seconds):
+    return {}
+  found = dict(
+    feature_extractor_type="WhisperFeatureExtractor",
+    processor_class="WhisperProcessor",
+    feature_size=bins,
+    sampling_rate=mel.RATE,
+    hop_length=mel.HOP,
+    n_fft=mel.WINDOW,
+    chunk_length=int(seconds),
+    padding_value=0.0,
+    return_attention_mask=False,
   )
   return {"preprocessor_config.json": json.dumps(found, indent=2) + "\n"}
 

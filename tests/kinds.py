@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
-from tests import diffusion, tiny
+from tests import diffusion, sound, tiny
 
 
 class Kind(NamedTuple):
@@ -150,6 +150,11 @@ KINDS = {
       parts=dict(vq=VQ, prior=PRIOR),
     ),
     drawn_batch, TOKENS, PIXELS, frozen=("vq",),
+  ),
+  "ctc": Kind(sound.CTC, sound.batch_of, dict(kind="ctc"), sound.LETTERS),
+  "whisper": Kind(
+    sound.WHISPER, sound.batch_of, dict(kind="tokens", z_loss=1e-3, chunk=5),
+    sound.LETTERS,
   ),
 }  # fmt: skip
 

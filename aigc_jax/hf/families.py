@@ -23,6 +23,7 @@ from aigc_jax.hf.stablelm import STABLELM
 from aigc_jax.hf.t5 import T5
 from aigc_jax.hf.table import Family
 from aigc_jax.hf.vit import VIT
+from aigc_jax.hf.whisper import WHISPER
 
 # By model_type of config.json; an export takes the first that fits.
 FAMILIES = {
@@ -49,6 +50,7 @@ FAMILIES = {
   "marian": MARIAN,
   "vit": VIT,
   "resnet": RESNET,
+  "whisper": WHISPER,
 }
 
 

@@ -23,6 +23,7 @@ LAYERS = 10_000
 # Keywords that say how large something is, and how many layers there are.
 SIZES = ("vocab", "dim", "heads", "head_dim", "mlp_dim", "position_length")
 DEPTHS = ("layers", "encoder_layers", "decoder_layers")
+NEAR = 4e-3  # of numbers up to 1 in bfloat16
 PIECE = 1 << 19  # numbers read or compared at a time
 
 
@@ -60,6 +61,7 @@ def load(folder: str | Path) -> Imported:
   _plausible(where, kwargs, tensors)
   for copy, original in _copies(family, kwargs).items():
     tensors = _without_copy(str(path), tensors, copy, original)
+  tensors = _without_fixed(str(path), tensors, family, kwargs)
   table = leaves(family, kinds.shapes_of(family.kind, kwargs))
   check(str(path), table, tensors)
   has = (path / "tokenizer.json").exists()
@@ -114,6 +116,26 @@ def _without_copy(
       "set tie_word_embeddings to false in config.json to use both"
     )
   return {name: t for name, t in tensors.items() if name != copy}
+
+
+def _without_fixed(
+  where: str, tensors: dict[str, Tensor], family: Family, kwargs: Mapping
+) -> dict[str, Tensor]:
+  """The tensors but those that are computed here, which must be as computed.
+
+  As near as two bytes a number can hold them.
+  """
+  for name, make in family.fixed.items():
+    if name not in tensors:
+      continue
+    made, found = make(kwargs), np.asarray(tensors[name].view(), np.float32)
+    if found.shape != made.shape or not np.allclose(found, made, 0, NEAR):
+      raise BadData(
+        f"{where}: {name} of shape {found.shape} differs from the fixed values "
+        f"of shape {made.shape} that it has in {family.architecture}: weights "
+        "in which it was trained are not read"
+      )
+  return {name: t for name, t in tensors.items() if name not in family.fixed}
 
 
 def read_params(source: Imported | str | Path, abstract, shardings=None):

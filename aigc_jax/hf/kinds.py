@@ -15,6 +15,7 @@ from flax import linen as nn
 from aigc_jax import tree
 from aigc_jax.hf.settings import FREE
 from aigc_jax.hf.settings import canonical as decoder_canonical
+from aigc_jax.layers.mel import HOP, RATE
 from aigc_jax.layers.readout import Readout
 from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS, two_widths
@@ -136,12 +137,40 @@ def _resnet_canonical(kwargs: Mapping) -> dict:
   return known | {key: tuple(known[key]) for key in lists}
 
 
+def _sound(kwargs: Mapping, random: np.random.Generator) -> dict:
+  """Noise of half the time there is, and a text."""
+  samples = min(round(kwargs["seconds"] * RATE), RATE) // HOP * HOP
+  length = min(LENGTH, kwargs["position_length"])
+  noise = random.integers(-(1 << 14), 1 << 14, (1, samples))
+  tokens = random.integers(0, kwargs["vocab"], (1, length))
+  return {
+    "audio": noise.astype(np.int16),
+    "audio_lengths": np.array([samples // 2 + 1], np.int32),
+    "tokens": tokens.astype(np.int32),
+  }
+
+
+def _whisper_canonical(kwargs: Mapping) -> dict:
+  """Neither how fresh weights are drawn nor what texts are written after."""
+  known = {
+    k: v
+    for k, v in _plain(kwargs).items()
+    if k not in ("embed_std", "start_token")
+  }
+  if "dim" in known:
+    known["mlp_dim"] = known.get("mlp_dim") or 4 * known["dim"]
+  if "seconds" in known:
+    known["seconds"] = float(known["seconds"])
+  return known
+
+
 KINDS = {
   "decoder": Kind(_text, decoder_canonical, _decoder_settled, writes=True),
   "encoder": Kind(_padded_text, _encoder_canonical),
   "encoder_decoder": Kind(_pair, _encoder_decoder_canonical, writes=True),
   "resnet": Kind(_images, _resnet_canonical),
   "vit": Kind(_images, _vit_canonical),
+  "whisper": Kind(_sound, _whisper_canonical, writes=True),
 }
 
 

@@ -16,7 +16,8 @@ EPS = 1e-5  # of their norms, which no config.json says
 POSITIONS = 1024  # for how many a new model makes its fixed vectors
 
 
-def _side(side: str, attentions: tuple[tuple[str, str], ...]):
+def side_rows(side: str, attentions: tuple[tuple[str, str], ...]):
+  """The rows of one stack; a leaf that a model lacks has none."""
   stack, layer = f"{side}/stack", f"model.{side}.layers.{{layer}}."
   for ours, theirs in attentions:
     for part, short, axes, bias in (
@@ -36,8 +37,8 @@ def _side(side: str, attentions: tuple[tuple[str, str], ...]):
 OWN = ("attention", "self_attn")
 ROWS = (
   Row("embed/table", SHARED, "VD->VD"),
-  *_side("encoder", (OWN,)),
-  *_side("decoder", (OWN, ("cross_attention", "encoder_attn"))),
+  *side_rows("encoder", (OWN,)),
+  *side_rows("decoder", (OWN, ("cross_attention", "encoder_attn"))),
   Row("head/table", "lm_head.weight", "VD->VD"),
   Row("head/bias", "final_logits_bias", "1V->V"),
 )

@@ -1,7 +1,9 @@
 """To a Hugging Face folder: config.json and the weights."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import ml_dtypes
@@ -61,7 +63,8 @@ def write(
   files.write_json(folder / "config.json", config, indent=2)
   flat = tree.flat(params)
   table = leaves(family, {path: x.shape for path, x in flat.items()})
-  write_weights(folder, table, flat, dtype_of(dtype), shard_bytes)
+  fixed = {name: make(kwargs) for name, make in family.fixed.items()}
+  write_weights(folder, table, flat, dtype_of(dtype), shard_bytes, fixed)
   return config
 
 
@@ -71,15 +74,23 @@ def write_weights(
   arrays: Mapping[str, jax.Array],
   dtype: np.dtype,
   shard_bytes: int,
+  fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
   """model.safetensors, or numbered files of at most `shard_bytes`, an index.
 
-  A tensor larger than that has a file of its own.
+  A tensor larger than that has a file of its own. fixed: tensors that are no
+  parameters here.
   """
   sources = dict(_tensors(table))
   shapes = {
     name: (parts[0][0].their_shape, dtype) for name, parts in sources.items()
-  }
+  } | {name: (value.shape, dtype) for name, value in fixed.items()}
+
+  def made(name: str) -> np.ndarray:
+    if name in fixed:
+      return fixed[name].astype(dtype)
+    return _make(sources[name], arrays, dtype)
+
   shards = _shards(shapes, shard_bytes)
   where = {}
   for i, names in enumerate(shards):
@@ -89,10 +100,7 @@ def write_weights(
     safetensors.write(
       folder / file,
       {name: shapes[name] for name in names},
-      (
-        (name, lambda name=name: _make(sources[name], arrays, dtype))
-        for name in names
-      ),
+      ((name, functools.partial(made, name)) for name in names),
     )
     where |= dict.fromkeys(names, file)
   if len(shards) > 1:

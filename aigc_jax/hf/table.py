@@ -51,6 +51,8 @@ class Family:
   heads: {keyword: tensor}: parts that are there where that tensor is, whatever
   the config names. copies: {tensor: original} that a folder may hold besides,
   if they are the same. spellings: parts of names that were others once.
+  fixed: {tensor: its values for keywords of the model}: what is computed here
+  and stored there, where it must be that.
   pipeline: what transformers calls the use of it.
   """
 
@@ -68,6 +70,9 @@ class Family:
   heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
   copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
   spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  fixed: Mapping[str, Callable[[Mapping], np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
   pipeline: str = "text-generation"
 
 

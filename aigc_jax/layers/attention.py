@@ -72,6 +72,7 @@ class Attention(nn.Module):
   products: str = "plain"
   cross: bool = False
   query_factor: float = 1.0  # of the deviation that fresh query weights have
+  key_bias: bool = True  # whether keys have one where queries do (`bias`)
 
   def __post_init__(self):
     if self.heads % self.kv_heads:
@@ -90,7 +91,8 @@ class Attention(nn.Module):
     self.query = Einsum(
       "BTD,DNH->BTNH", (D, N, H), factor=self.query_factor, **kind
     )
-    self.key = Einsum(read, (D, K, H), **kind)
+    of_key = kind | dict(bias=self.bias and self.key_bias)
+    self.key = Einsum(read, (D, K, H), **of_key)
     self.value = Einsum(read, (D, K, H), **kind)
     self.out = Einsum(
       "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,

@@ -80,3 +80,16 @@ def readout_of(output) -> Readout:
       "--config.model.token_head=True"
     )
   return readout
+
+
+@struct.dataclass
+class Aligned:
+  """Predictions for steps of time, each one of a token or of nothing yet.
+
+  readout: of all steps (B, T). lengths_B: how many of a row are real. blank:
+  the id that stands for nothing.
+  """
+
+  readout: Readout
+  lengths_B: jax.Array
+  blank: int = struct.field(pytree_node=False)

@@ -1,6 +1,7 @@
 """Architectures: inputs, a stack, a head. They only predict."""
 
 from aigc_jax.models.clip import clip
+from aigc_jax.models.ctc import ctc
 from aigc_jax.models.decoder import decoder, widths
 from aigc_jax.models.dit import dit
 from aigc_jax.models.encoder import encoder
@@ -13,10 +14,12 @@ from aigc_jax.models.roles import roles_of
 from aigc_jax.models.vae import vae
 from aigc_jax.models.vit import vit
 from aigc_jax.models.vq import vq
+from aigc_jax.models.whisper import whisper
 
 # The kinds a config may name; each is built from plain keyword arguments.
 MODELS = {
   "clip": clip,
+  "ctc": ctc,
   "decoder": decoder,
   "dit": dit,
   "encoder_decoder": encoder_decoder,
@@ -26,6 +29,7 @@ MODELS = {
   "vit": vit,
   "vq": vq,
   "encoder": encoder,
+  "whisper": whisper,
 }
 
 # Several of them as one.

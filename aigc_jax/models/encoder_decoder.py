@@ -148,10 +148,11 @@ class EncoderDecoder(nn.Module):
     if segments_BS is not None:
       ones_BT = jnp.ones(batch["tokens"].shape, segments_BS.dtype)
       segments_BT = batch.get("segments", ones_BT)
-    x_BTD, table_VD = self.embed(batch["tokens"])
+    positions_BT = batch.get("positions")
+    x_BTD, table_VD = self._embedded(batch["tokens"], positions_BT)
     x_BTD, _ = self.decoder(
       x_BTD,
-      positions_BT=batch.get("positions"),
+      positions_BT=positions_BT,
       segments_BT=segments_BT,
       memory_BSD=memory_BSD,
       memory_segments_BS=segments_BS,
@@ -170,9 +171,10 @@ class EncoderDecoder(nn.Module):
 
   def begin(self, batch: Batch, length: int) -> Caches:
     """Caches for up to `length` positions of targets of the sources (B, S)."""
-    memory = self.decoder.remember(self.encode(batch))
+    memory_BSD = self.encode(batch)
+    memory = self.decoder.remember(memory_BSD)
     L, K, H = self.cache_shape
-    B, S = batch["encoder_tokens"].shape
+    B, S, _ = memory_BSD.shape
     segments_BS = batch.get("encoder_segments", jnp.ones((B, S), jnp.int32))
     zeros = jnp.zeros((L, B, length, K, H), self.dtype)
     # Of packed sources any segment would be read: decoding has one a row.
@@ -183,7 +185,7 @@ class EncoderDecoder(nn.Module):
     self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Caches
   ) -> tuple[Readout, Caches]:
     """Predictions of what follows tokens at positions, which the cache gets."""
-    x_BTD, table_VD = self.embed(tokens_BT)
+    x_BTD, table_VD = self._embedded(tokens_BT, positions_BT)
     x_BTD, cache = self.decoder(x_BTD, positions_BT=positions_BT, caches=cache)
     return self._read(x_BTD, table_VD), cache
 
@@ -201,6 +203,12 @@ class EncoderDecoder(nn.Module):
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply, other than in 8 bits."""
     return operand_dtype(self.dtype, self.products)
+
+  def _embedded(
+    self, tokens_BT: jax.Array, positions_BT: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array]:
+    """What the decoder reads (B, T, D), and the table of a tied readout."""
+    return self.embed(tokens_BT)
 
   def _read(self, x_BTD: jax.Array, table_VD: jax.Array) -> Readout:
     tied = self.make_head is None

@@ -6,6 +6,7 @@ is the one that is differentiated.
 
 from aigc_jax.objectives.adversarial import adversarial
 from aigc_jax.objectives.contrastive import contrastive
+from aigc_jax.objectives.ctc import ctc
 from aigc_jax.objectives.distill import distill
 from aigc_jax.objectives.elbo import elbo
 from aigc_jax.objectives.flow import flow
@@ -19,6 +20,7 @@ from aigc_jax.objectives.vq import vq
 OBJECTIVES = {
   "adversarial": adversarial,
   "contrastive": contrastive,
+  "ctc": ctc,
   "distill": distill,
   "elbo": elbo,
   "flow": flow,

@@ -195,11 +195,11 @@ def trained_length(config: Config) -> int:
 def decoding_of(config: Config, tokenizer) -> dict:
   """What decoding has to know beside a model and its parameters."""
   model = config["model"]
-  learned = model.get("position") == "learned"
+  learned = model.get("position", "learned") == "learned"
   start = model.get("start_token")
   return dict(
     stop_ids=special.stops(tokenizer),
-    positions=model["position_length"] if learned else 0,
+    positions=(model.get("position_length") or 0) if learned else 0,
     unrolled=not model["unroll"],
     start=tokenizer.eot if start is None else start,
   )

@@ -21,7 +21,7 @@ from aigc_jax import tree
 from aigc_jax.data import check_ids
 from aigc_jax.errors import BadConfig, NonFinite
 from aigc_jax.sampling.decode import bucket
-from aigc_jax.sampling.decodes import Forward
+from aigc_jax.sampling.decodes import Forward, Hears
 from aigc_jax.sampling.text import Completion, finished, reader
 
 NOTHING = -1e9  # the score of what is not there
@@ -302,7 +302,8 @@ def search_texts(
   rows, read = [], read or reader(search.model)
   for prompt in prompts:
     ids = read(tokenizer, prompt)
-    check_ids(tokenizer, ids, search.model.vocab)
+    if not isinstance(search.model, Hears):  # whose prompts are no ids
+      check_ids(tokenizer, ids, search.model.vocab)
     search.check(len(ids), max_tokens)
     rows.append(ids)
   order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

@@ -253,8 +253,8 @@ class Session:
     B, U = bucket(len(rows), 1), bucket(len(unique), 1)
     longest = max(len(p) for p in unique)
     S = engine.length(engine.forward.positions_of(longest, max_tokens))
-    P = engine.length(longest)
-    P = P if engine.model.source else min(P, S)
+    # A source has no part in the positions of what is written.
+    P = bucket(longest) if engine.model.source else min(bucket(longest), S)
     tokens_UP = np.zeros((U, P), np.int32)
     lengths_U = np.ones(U, np.int32)
     for u, prompt in enumerate(unique):

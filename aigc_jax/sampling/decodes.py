@@ -44,6 +44,19 @@ class Decodes(Protocol):
     """
 
 
+@runtime_checkable
+class Hears(Protocol):
+  """A model whose prompts are sound: 16-bit samples in the place of tokens.
+
+  samples: how many it hears at most.
+  """
+
+  samples: int
+
+  def heard(self, tokens_UP: jax.Array, lengths_U: jax.Array) -> dict:
+    """The batch of prompts (U, P) that are samples."""
+
+
 def check_decodes(model: nn.Module, what: str) -> None:
   """BadConfig unless the model decodes; `what` is what needs it."""
   if not isinstance(model, Decodes):
@@ -115,12 +128,15 @@ class Forward:
     """
     U, P = tokens_UP.shape
     batch = {"tokens": tokens_UP}
-    if self.model.source:
+    if isinstance(self.model, Hears):
+      batch = self.model.heard(tokens_UP, lengths_U)
+    elif self.model.source:
       real_UP = jnp.arange(P) < lengths_U[:, None]
       batch = {
         "encoder_tokens": tokens_UP,
         "encoder_segments": real_UP.astype(jnp.int32),
       }
+    if self.model.source:
       tokens_UP = jnp.full((U, 1), self.start, jnp.int32)
       lengths_U = jnp.ones_like(lengths_U)
     cache = self._apply(params, batch, length, method="begin")

@@ -9,6 +9,7 @@ import numpy as np
 from aigc_jax.data import Decoder, check_ids, encode_special
 from aigc_jax.errors import BadConfig
 from aigc_jax.sampling.decode import Engine, Row
+from aigc_jax.sampling.decodes import Hears
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,8 @@ def generate(
   rows, read = [], read or reader(engine.model)
   for index, prompt in enumerate(prompts):
     ids = read(tokenizer, prompt)
-    check_ids(tokenizer, ids, engine.model.vocab)
+    if not isinstance(engine.model, Hears):  # whose prompts are no ids
+      check_ids(tokenizer, ids, engine.model.vocab)
     ids = ids if keep is None else ids[-keep:]
     engine.check(len(ids), max_tokens)
     rows += [(index, Row(ids, sample)) for sample in range(num_samples)]

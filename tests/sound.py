@@ -1,0 +1,65 @@
+"""Tiny models that hear, their sizes all different, and their batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aigc_jax.models import MODELS
+from tests.tiny import perturbed
+
+SAMPLES = 3200  # of a row: 0.2 seconds
+WHISPER = dict(
+  kind="whisper", vocab=37, seconds=0.2, bins=20, encoder_layers=3,
+  decoder_layers=2, dim=24, heads=4, mlp_dim=44, activation="gelu",
+  position_length=19, start_token=None, embed_std=None, init_std=None,
+  dropout=0.0, dtype="float32", remat="none", unroll=1, kernel="xla",
+)  # fmt: skip
+CTC = dict(
+  kind="ctc", vocab=37, blank=36, bins=20, stride=2, layers=3, dim=24, heads=4,
+  mlp_dim=44, activation="gelu", init_std=None, dropout=0.0, dtype="float32",
+  remat="none", unroll=1, kernel="xla",
+)  # fmt: skip
+STYLES = {"whisper": WHISPER, "ctc": CTC}
+LETTERS = dict(audio="B.", audio_lengths="B")
+
+
+def batch_of(B: int = 2, T: int = 7, seed: int = 0) -> dict[str, jax.Array]:
+  """Noise and hums of different lengths, texts of different lengths."""
+  draw = np.random.default_rng(seed)
+  lengths_B = SAMPLES - 400 * (np.arange(B) % 4)
+  real_BA = np.arange(SAMPLES) < lengths_B[:, None]
+  hum_BA = np.sin(np.arange(SAMPLES) * draw.uniform(0.02, 1.5, (B, 1)))
+  audio_BA = 8000 * hum_BA + 1000 * draw.normal(size=(B, SAMPLES))
+  weights_BT = np.arange(T) < (T - np.arange(B) % 3)[:, None]
+  ids = draw.integers(0, 36, (2, B, T)).astype(np.int32)
+  return {
+    "audio": jnp.asarray(np.where(real_BA, audio_BA, 0), jnp.int16),
+    "audio_lengths": jnp.asarray(lengths_B, jnp.int32),
+    "tokens": jnp.asarray(ids[0]),
+    "targets": jnp.asarray(ids[1]),
+    "weights": jnp.asarray(weights_BT, jnp.float32),
+  }
+
+
+def build(style: str, **changes) -> nn.Module:
+  keys = STYLES[style] | changes
+  return MODELS[keys.pop("kind")](**keys)
+
+
+@functools.cache
+def params_of(style: str):
+  """Parameters of a style; the fields that do not shape them may change."""
+  model = build(style)
+  shapes = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), model.example())
+  init = jax.jit(lambda key: nn.unbox(model.init(key, shapes))["params"])
+  return jax.tree.map(perturbed, init(jax.random.key(0)))
+
+
+@functools.cache
+def predictor(style: str, **changes):
+  """jitted (params, batch) -> what the model says."""
+  model = build(style, **changes)
+  return jax.jit(lambda p, batch: model.apply({"params": p}, batch))
