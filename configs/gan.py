@@ -4,8 +4,8 @@
   python -m aigc_jax.generate --workdir=DIR --weights=average --grid=4x8 \\
     --out=x.png
 
-Presets: dcgan, patchgan, tiny. A second word names the dataset: imagenet,
-cifar10, or digits, which needs no download (tiny,digits).
+Presets: dcgan, patchgan, style, tiny. A second word names the dataset:
+imagenet, cifar10, or digits, which needs no download (tiny,digits).
 What they are made of and how they are trained: aigc_jax/presets/gan.py.
 """
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from aigc_jax import run
 from aigc_jax.models.gan import gan
+from aigc_jax.models.stylegan import stylegan
 from aigc_jax.objectives.adversarial import adversarial
 from aigc_jax.trainer.state import Fixed
 from tests.diffusion import keys_of
@@ -21,10 +22,16 @@ STYLES = {
   "plain": GAN | PLAIN,
   "patches": GAN | dict(patches=True),
 }
+STYLED = dict(
+  image_size=12, channels=3, widths=(5, 7), latent=4, mapping_layers=2
+)
+NAMES = (*STYLES, "styled")
 LETTERS = dict(images="BYXC", weights="B", draw="B.")
 
 
 def build(style: str, **changes):
+  if style == "styled":
+    return stylegan(**STYLED | changes)
   return gan(**STYLES[style] | changes)
 
 

@@ -66,7 +66,7 @@ class Doubled(nn.Module):
 
 def double(x_BYXC: jax.Array, w_YXCD: jax.Array | Rounded) -> jax.Array:
   """`Doubled`: row y of x adds w[i] to row 2 y + i - 1."""
-  w_YXCD = _weights(w_YXCD, x_BYXC.dtype)
+  w_YXCD = as_operand(w_YXCD, x_BYXC.dtype)
   if are_counted():
     return _doubled_counted(x_BYXC, w_YXCD)
   return lax.conv_general_dilated(
@@ -75,8 +75,8 @@ def double(x_BYXC: jax.Array, w_YXCD: jax.Array | Rounded) -> jax.Array:
   )  # fmt: skip
 
 
-def _weights(w: jax.Array | Rounded, dtype: jnp.dtype) -> jax.Array:
-  """As products of this dtype take them."""
+def as_operand(w: jax.Array | Rounded, dtype: jnp.dtype) -> jax.Array:
+  """Weights as products of this dtype take them."""
   return (_copy(*w) if isinstance(w, Rounded) else w).astype(dtype)
 
 
@@ -84,7 +84,7 @@ def convolve(
   x_BYXC: jax.Array, w_YXCD: jax.Array | Rounded, stride: int
 ) -> jax.Array:
   """Products of x's dtype, summed in float32 and rounded to it."""
-  w_YXCD = _weights(w_YXCD, x_BYXC.dtype)
+  w_YXCD = as_operand(w_YXCD, x_BYXC.dtype)
   if are_counted():
     return _counted(x_BYXC, w_YXCD, stride)
   before = (w_YXCD.shape[0] - 1) // 2

@@ -11,6 +11,7 @@ from aigc_jax.models.gan import gan
 from aigc_jax.models.image_tokens import image_tokens_of
 from aigc_jax.models.resnet import resnet
 from aigc_jax.models.roles import roles_of
+from aigc_jax.models.stylegan import stylegan
 from aigc_jax.models.vae import vae
 from aigc_jax.models.vit import vit
 from aigc_jax.models.vq import vq
@@ -25,6 +26,7 @@ MODELS = {
   "encoder_decoder": encoder_decoder,
   "gan": gan,
   "resnet": resnet,
+  "stylegan": stylegan,
   "vae": vae,
   "vit": vit,
   "vq": vq,

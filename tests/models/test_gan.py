@@ -7,18 +7,20 @@ import pytest
 from flax import linen as nn
 
 from aigc_jax import errors, flops, sharding, tree
-from aigc_jax.layers.convolution import Doubled, double
+from aigc_jax.layers.convolution import Doubled, convolve, double
 from aigc_jax.layers.report import REPORTS
 from aigc_jax.models.gan import gan
+from aigc_jax.models.stylegan import Modulated
 from aigc_jax.presets import gan as presets
 from aigc_jax.sampling.images import Draws
 from tests import adversary
+from tests.sweep import slow
 
 PUBLISHED = {
   "dcgan": dict(generator=3_576_704, discriminator=2_765_568),
   "patchgan": dict(generator=3_576_704, discriminator=2_765_633),
 }
-STYLES = sorted(adversary.STYLES)
+STYLES = sorted(adversary.NAMES)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -63,11 +65,12 @@ def test_one_draws_what_the_other_judges(style):
   play = jax.jit(lambda batch: model.apply(variables, batch))
   images, told = (play(batch)[name] for name in ("generator", "discriminator"))
   assert images.shape == (4, 12, 12, 3) and images.dtype == jnp.float32
-  assert np.abs(images).max() <= 1 and np.abs(images[0] - images[1]).max() > 0.1
+  assert style == "styled" or np.abs(images).max() <= 1
+  assert np.abs(images[0] - images[1]).max() > 0.1
   places = 2 * 2 if style == "patches" else 1
   assert told.scores_BS.shape[0] == 4
   assert told.scores_BS.shape[1] >= places
-  assert told.coupled == (style != "plain")
+  assert told.coupled == (style not in ("plain", "styled"))
   with pytest.raises(errors.BadConfig, match="objective.kind=adversarial"):
     model.apply(variables, batch, role="teacher")
 
@@ -75,7 +78,8 @@ def test_one_draws_what_the_other_judges(style):
 @pytest.mark.parametrize("style", STYLES)
 def test_an_image_is_drawn_of_its_own_noise_alone_when_training_is_over(style):
   model, variables = adversary.build(style), adversary.variables_of(style)
-  noise = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+  draw = np.random.default_rng(0)
+  noise = jnp.asarray(draw.normal(size=(4, *model.noise)), jnp.float32)
   draw = jax.jit(lambda z: model.apply(variables, z, None, None, method="draw"))
   np.testing.assert_allclose(draw(noise)[1:2], draw(noise[1:2]), atol=1e-5)
 
@@ -117,9 +121,9 @@ def test_parts_that_cannot_go_together_are_refused(change, word):
     adversary.build("batch norm", **change)
 
 
-@pytest.mark.parametrize("style", ["batch norm", "plain"])
+@pytest.mark.parametrize("style", ["batch norm", "plain", slow("styled")])
 def test_eight_devices_give_the_loss_and_gradients_of_one(style):
-  options = dict(r1=0.7) if style == "plain" else {}
+  options = {} if style == "batch norm" else dict(r1=0.7)
   batch, params = adversary.batch_of(), adversary.variables_of(style)["params"]
   mesh = sharding.make_mesh(
     data=4, fsdp=2, expert=1, tensor=1, sequence=1, pipeline=1
@@ -141,3 +145,31 @@ def test_eight_devices_give_the_loss_and_gradients_of_one(style):
     graded(params, batch),
     jax.device_get(many),
   )
+
+
+def test_a_styled_layer_is_a_convolution_with_weights_of_its_row():
+  """Weights scaled by the style, and each output's brought to length one."""
+  layer = Modulated(3, 5, 7, 4, jnp.float32)
+  draw = np.random.default_rng(0)
+  x, style = draw.normal(size=(2, 6, 6, 5)), draw.normal(size=(2, 4))
+  given = [jnp.asarray(a, jnp.float32) for a in (x, style)]
+  params = nn.unbox(layer.init(jax.random.key(0), *given))["params"]
+  scale = 1 + style @ params["style"]["w"] + params["style"]["bias"]
+  found = layer.apply({"params": params}, *given)
+  for row in range(2):
+    w = np.asarray(params["w"]) * scale[row][:, None]
+    w = w / np.sqrt((w**2).sum((0, 1, 2), keepdims=True))
+    plain = convolve(given[0][row : row + 1], jnp.asarray(w, jnp.float32), 1)
+    np.testing.assert_allclose(found[row], plain[0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_styled_image_has_noise_in_every_layer():
+  model, variables = adversary.build("styled"), adversary.variables_of("styled")
+  assert model.noise == (4 + 6 * 6 + 2 * 12 * 12,)
+  noise = np.random.default_rng(0).normal(size=(1, *model.noise))
+  draw = jax.jit(lambda z: model.apply(variables, z, None, None, method="draw"))
+  whole = draw(jnp.asarray(noise, jnp.float32))
+  for at in (0, 4, 4 + 36, 4 + 36 + 144):
+    other = noise.copy()
+    other[0, at] += 1
+    assert np.abs(draw(jnp.asarray(other, jnp.float32)) - whole).max() > 1e-4
