@@ -1,5 +1,6 @@
 """Eight virtual devices, tiny models with all-different sizes."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -45,6 +46,12 @@ def pytest_configure(config):
   missing = [name for name in required if not importlib.util.find_spec(name)]
   if missing:
     raise pytest.UsageError(f"required and not installed: {', '.join(missing)}")
+
+
+def pytest_collection_finish():
+  """What was imported and collected stays: nothing looks for garbage there."""
+  gc.collect()
+  gc.freeze()
 
 
 left_out = {}  # {process: slow tests that its collection left out}

@@ -18,6 +18,7 @@ from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.models import MODELS
 from aigc_jax.presets import skeleton
 from tests import seq2seq
+from tests.sweep import sweep
 from tests.test_generate import loaded  # noqa: F401
 
 
@@ -119,7 +120,7 @@ def test_a_batch_that_could_never_fit_is_refused_before_it_is_made(loaded):  # n
     evaluate.check_room("x", (8, 16), dim, need - 1)
 
 
-@pytest.mark.parametrize("beams", [0, 2])
+@pytest.mark.parametrize("beams", sweep([0, 2], 2))
 def test_targets_of_held_out_pairs_are_written_and_scored(
   beams, tmp_path, monkeypatch
 ):

@@ -1,6 +1,7 @@
 """House rules: import order, one file for mesh words, configs at the edge."""
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -21,9 +22,15 @@ def part_of(path: pathlib.Path) -> str:
   return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def nodes(path: pathlib.Path) -> list[ast.AST]:
+  """Of a file, which is read once for all rules."""
+  return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imported(path: pathlib.Path):
   """(part, line) of each import from the package, also inside functions."""
-  for node in ast.walk(ast.parse(path.read_text())):
+  for node in nodes(path):
     if isinstance(node, ast.ImportFrom):
       assert node.level == 0, f"{path}:{node.lineno}: a relative import"
       names = [node.module]
@@ -70,13 +77,12 @@ def test_what_is_not_in_the_order_is_a_command_a_file_at_the_top():
 
 
 def strings(path: pathlib.Path):
-  tree = ast.parse(path.read_text())
   docs = set()
-  for node in ast.walk(tree):
+  for node in nodes(path):
     body = getattr(node, "body", None)
     if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
       docs.add(id(body[0].value))
-  for node in ast.walk(tree):
+  for node in nodes(path):
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
       if id(node) not in docs:
         yield node.value, node.lineno
@@ -94,8 +100,7 @@ def test_only_run_reads_a_config_dict():
   for path in FILES:
     if part_of(path) in ("run", "presets"):
       continue
-    tree = ast.parse(path.read_text())
-    used = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    used = [n for n in nodes(path) if isinstance(n, ast.Name)]
     assert "ConfigDict" not in {n.id for n in used}, path
     # A config.json from elsewhere is not ours and may lack anything.
     if part_of(path) != "hf":
@@ -104,7 +109,7 @@ def test_only_run_reads_a_config_dict():
 
 def test_nothing_imports_configs_or_experiments():
   for path in FILES:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
       if isinstance(node, ast.ImportFrom):
         assert node.module.split(".")[0] not in ("configs", "experiments"), path
 
@@ -112,7 +117,7 @@ def test_nothing_imports_configs_or_experiments():
 def test_configs_import_only_presets_each_other_and_ml_collections():
   presets = (PACKAGE / "presets").rglob("*.py")
   for path in [*(ROOT / "configs").rglob("*.py"), *presets]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
       names = []
       if isinstance(node, ast.ImportFrom):
         names = [node.module]
@@ -131,7 +136,7 @@ def test_no_file_has_a_name_that_says_nothing():
 def test_nothing_executes_data():
   banned = {"pickle", "marshal", "shelve", "dill", "joblib"}
   for path in FILES:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
       if isinstance(node, ast.Import):
         assert not banned & {a.name.split(".")[0] for a in node.names}, path
       if isinstance(node, ast.ImportFrom):
@@ -175,16 +180,20 @@ READERS = {
 def test_only_these_readers_open_what_others_wrote():
   for path in FILES:
     name = path.relative_to(PACKAGE).as_posix()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
       if isinstance(node, ast.Call):
         called = getattr(node.func, "attr", getattr(node.func, "id", ""))
         allowed = READERS.get(called, {name})
         assert name in allowed, f"{path}:{node.lineno}: {called}"
-        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
-        remote = given.get("trust_remote_code", "False")
-        assert remote == "False", f"{path}:{node.lineno}"
-        if ast.unparse(node.func) in ("np.load", "numpy.load"):
-          assert given.get("allow_pickle") == "False", f"{path}:{node.lineno}"
+        given = {word.arg: word.value for word in node.keywords}
+        place = f"{path}:{node.lineno}"
+        if remote := given.get("trust_remote_code"):
+          assert ast.unparse(remote) == "False", place
+        if called == "load" and ast.unparse(node.func) in (
+          "np.load", "numpy.load",
+        ):  # fmt: skip
+          pickled = given.get("allow_pickle")
+          assert pickled and ast.unparse(pickled) == "False", place
 
 
 def test_a_folder_of_tfds_is_checked_before_it_is_opened():

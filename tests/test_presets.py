@@ -9,6 +9,7 @@ from aigc_jax import flops, tree
 from aigc_jax.models import MODELS
 from aigc_jax.presets import gemma, gpt2, gpt3, llama, mistral, qwen, skeleton
 from configs import text_file
+from tests.sweep import sweep
 
 FAMILIES = dict(
   gpt2=gpt2, gpt3=gpt3, llama=llama, mistral=mistral, qwen=qwen, gemma=gemma
@@ -106,7 +107,15 @@ def params_of(config):
   return nn.unbox(boxed)["params"]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+# By default the first and the last of a family: all of them take long.
+COUNTED = {
+  f"{f}:{list(config.SIZES)[end]}"
+  for f, config in FAMILIES.items()
+  for end in (0, -1)
+}
+
+
+@pytest.mark.parametrize("preset", sweep(PRESETS, *COUNTED))
 def test_counts(preset):
   config = config_of(preset)
   params = params_of(config)

@@ -25,6 +25,7 @@ from aigc_jax.models import encoder  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.hf import models  # noqa: F401, E402  (one thread, no progress bars)
 from tests.kinds import ENCODER  # noqa: E402
+from tests.sweep import sweep  # noqa: E402
 
 CLOSE = 1e-4
 BODY = dict(
@@ -162,7 +163,7 @@ def test_what_it_says_is_what_transformers_says(name, made):
   assert_same(theirs(model, batch), ours(found.kwargs, params, batch))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(CASES, "bert pretraining", "roberta"))
 def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
   model, folder = made(name)
   found, params = imported(folder)
@@ -193,7 +194,11 @@ def padded():
   return tokenizer
 
 
-def test_an_encoder_of_ours_is_a_model_of_theirs(tmp_path):
+@pytest.mark.parametrize(
+  ("dtype", "limit"),
+  sweep([("float32", CLOSE), ("bfloat16", 0.3)], ("float32", CLOSE)),
+)
+def test_an_encoder_of_ours_is_a_model_of_theirs(dtype, limit, tmp_path):
   kwargs = dict(ENCODER, vocab=263, position_start=0, dropout=0.1)
   kwargs |= dict(pooler=True, next_sentence=True)
   del kwargs["kind"]
@@ -203,14 +208,13 @@ def test_an_encoder_of_ours_is_a_model_of_theirs(tmp_path):
   params = jax.tree.map(tiny.perturbed, nn.unbox(init["params"]))
   # As a config has it: every keyword, those by default too.
   whole = dict(full(), **kwargs)
-  for dtype, limit in (("float32", CLOSE), ("bfloat16", 0.3)):
-    out = tmp_path / dtype
-    export.export(
-      params, whole, tokenizers.Bytes(), out, length=19, dtype=dtype,
-      kind="encoder", shard_bytes=20_000,
-    )  # fmt: skip
-    again = loaded(transformers.BertForPreTraining, out).float()
-    assert_same(ours(kwargs, params, batch), theirs(again, batch), limit)
+  out = tmp_path / dtype
+  export.export(
+    params, whole, tokenizers.Bytes(), out, length=19, dtype=dtype,
+    kind="encoder", shard_bytes=20_000,
+  )  # fmt: skip
+  again = loaded(transformers.BertForPreTraining, out).float()
+  assert_same(ours(kwargs, params, batch), theirs(again, batch), limit)
 
 
 def full():

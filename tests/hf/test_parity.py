@@ -62,7 +62,7 @@ def difference(a, b) -> float:
   return float(np.max(np.abs(a - b)))
 
 
-@pytest.mark.parametrize("name", sweep(models.CASES, "gpt2", "gemma2"))
+@pytest.mark.parametrize("name", sweep(models.CASES, "gemma2"))
 def test_logits_and_loss_are_those_of_transformers(name, made, record_property):
   model, folder = made(name)
   found, params = imported(folder)
@@ -86,7 +86,7 @@ def test_logits_and_loss_are_those_of_transformers(name, made, record_property):
   assert abs(float(ours.value()) - theirs) < CLOSE
 
 
-@pytest.mark.parametrize("name", sweep(models.CASES, "gpt2", "gemma2"))
+@pytest.mark.parametrize("name", sweep(models.CASES, "gpt2"))
 def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
   model, folder = made(name)
   found, params = imported(folder)
@@ -155,10 +155,9 @@ def shaped_like_llama():
   """A Llama-shaped decoder with tied embeddings, as our configs have."""
   kwargs = tiny.LLAMA | dict(vocab=257, tied=True, dim=48, heads=6, head_dim=10)
   model = decoder(**kwargs)
-  params = nn.unbox(
-    model.init(jax.random.key(1), {"tokens": TOKENS[:, :4]})["params"]
-  )
-  return kwargs, jax.tree.map(tiny.perturbed, params)
+  init = jax.jit(model.init)
+  boxed = init(jax.random.key(1), {"tokens": TOKENS[:, :4]})["params"]
+  return kwargs, jax.tree.map(tiny.perturbed, nn.unbox(boxed))
 
 
 TEXTS = [

@@ -141,16 +141,19 @@ def test_a_derivative_along_a_direction_is_that_of_the_gradient(name):
   np.testing.assert_allclose(along, 2 * slope, rtol=1e-4)
 
 
+def derivatives(f):
+  """jitted functions of an array: the second and the third of a number's."""
+  second = jax.grad(jax.grad(f))
+  return jax.jit(jax.vmap(second)), jax.jit(jax.vmap(jax.grad(second)))
+
+
 @pytest.mark.parametrize("kind", mlp.ACTIVATIONS)
 def test_every_activation_has_its_second_and_third_derivative(kind):
   at = jnp.linspace(-4, 4, 81) + 0.013
   f = lambda x: mlp.activate(kind, x)  # noqa: E731
-  second = jax.vmap(jax.grad(jax.grad(lambda x: f(x[None])[0])))
-  third = jax.vmap(jax.grad(jax.grad(jax.grad(lambda x: f(x[None])[0]))))
+  second, third = derivatives(lambda x: f(x[None])[0])
   with jax.enable_x64(True):
-    exact = mlp.ACTIVATIONS[kind]
-    twice = jax.vmap(jax.grad(jax.grad(exact)))
-    thrice = jax.vmap(jax.grad(jax.grad(jax.grad(exact))))
+    twice, thrice = derivatives(mlp.ACTIVATIONS[kind])
     high = np.asarray(at, np.float64)
     wanted = np.asarray(twice(high)), np.asarray(thrice(high))
   np.testing.assert_allclose(second(at), wanted[0], atol=2e-5)

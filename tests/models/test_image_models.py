@@ -15,7 +15,7 @@ from aigc_jax.objectives.labels import labels
 from configs import resnet as resnet_presets
 from configs import vit as vit_presets
 from tests import images
-from tests.sweep import sweep
+from tests.sweep import slow, sweep
 
 CLOSE = dict(rtol=2e-4, atol=2e-5)
 STYLES = sorted(images.STYLES)
@@ -50,6 +50,7 @@ def test_presets_have_their_published_counts(preset):
   assert tree.count(nn.unbox(shapes["params"])) == PUBLISHED[preset]
 
 
+@pytest.mark.slow
 def test_how_a_vit_is_computed_changes_neither_value_nor_gradient():
   a, da, _ = images.loss_and_grad("vit rotary")
   b, db, _ = images.loss_and_grad("vit rotary", unroll=0, remat="dots")
@@ -57,6 +58,7 @@ def test_how_a_vit_is_computed_changes_neither_value_nor_gradient():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
 
 
+@pytest.mark.slow
 def test_a_resnet_made_again_has_the_same_gradient_and_reports():
   a, b = (
     images.loss_and_grad("resnet", **change)
@@ -65,7 +67,7 @@ def test_a_resnet_made_again_has_the_same_gradient_and_reports():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), a, b)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", sweep(STYLES, "vit mean", "resnet basic"))
 def test_in_evaluation_a_row_is_no_matter_of_the_others(style):
   model, variables = images.build(style), images.variables_of(style)
   batch = images.batch_of(style, rows=4)
@@ -83,8 +85,18 @@ def test_where_a_patch_lies_matters(style):
   assert float(jnp.max(jnp.abs(run(x) - run(swapped)))) > 1e-3
 
 
-@pytest.mark.parametrize("style", ["resnet", "vit"])
-def test_gradients_and_reports_are_the_same_on_one_and_eight_devices(style):
+MADE_AGAIN = {
+  "resnet": dict(remat="full"), "vit rotary": dict(unroll=0, remat="dots"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("style", "change"),
+  [*MADE_AGAIN.items(), slow(("resnet", {})), slow(("vit", {}))],
+)
+def test_gradients_and_reports_are_the_same_on_one_and_eight_devices(
+  style, change
+):
   a = images.loss_and_grad(style)
   mesh = sharding.make_mesh(
     data=2, fsdp=2, expert=1, tensor=2, sequence=1, pipeline=1
@@ -95,7 +107,8 @@ def test_gradients_and_reports_are_the_same_on_one_and_eight_devices(style):
     k: jax.device_put(x, sharding.shardings(letters[k], x.shape, mesh))
     for k, x in batch.items()
   }
-  f = jax.value_and_grad(images.score_of(images.build(style)), has_aux=True)
+  model = images.build(style, **change)
+  f = jax.value_and_grad(images.score_of(model), has_aux=True)
   with jax.set_mesh(mesh):
     (loss, (_, reports)), grads = jax.jit(f)(
       v["params"], v.get(STATS, {}), laid

@@ -24,9 +24,10 @@ CLOSE = dict(rtol=2e-4, atol=2e-5)
 
 @pytest.mark.parametrize("style", sweep(STYLES, *SOME, "gpt2", "olmo"))
 def test_a_token_never_changes_the_logits_before_it(style):
-  a_BT = tiny.some_tokens(2, 7)
+  a_BT = np.asarray(tiny.some_tokens(2, 7))
   for t in (0, 3, 6):
-    b_BT = a_BT.at[:, t].set((a_BT[:, t] + 1) % 37)
+    b_BT = np.array(a_BT)
+    b_BT[:, t] = (a_BT[:, t] + 1) % 37
     a, b = tiny.logits(style, a_BT), tiny.logits(style, b_BT)
     np.testing.assert_array_equal(a[:, :t], b[:, :t])
     assert not np.array_equal(a[:, t:], b[:, t:])
@@ -41,7 +42,8 @@ ALL = dict(unroll=0, remat="dots", kernel="chunked")
   sweep(
     [(style, ALL) for style in STYLES]
     + [(style, change) for style in ("llama", "gemma") for change in EACH],
-    *((style, ALL) for style in SOME),
+    ("gemma", ALL),
+    ("phi", ALL),
   ),
 )
 def test_how_it_is_computed_changes_neither_value_nor_gradient(style, change):

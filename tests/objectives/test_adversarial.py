@@ -13,7 +13,7 @@ from aigc_jax.models.gan import Judged
 from aigc_jax.objectives.adversarial import LOSSES, adversarial
 from aigc_jax.trainer.state import Fixed
 from tests import adversary
-from tests.sweep import slow
+from tests.sweep import sweep
 
 GAMES = [
   ("batch norm", dict()),
@@ -40,7 +40,9 @@ def part_of_loss(style, player, **options):
   return jax.jit(jax.grad(part))
 
 
-@pytest.mark.parametrize(("style", "options"), [*GAMES, STYLED])
+@pytest.mark.parametrize(
+  ("style", "options"), sweep([*GAMES, STYLED], GAMES[2])
+)
 def test_a_players_part_of_the_loss_leaves_the_other_as_it_was(style, options):
   params, batch = adversary.variables_of(style)["params"], adversary.batch_of()
   for mine, other in (PLAYERS, PLAYERS[::-1]):
@@ -53,7 +55,9 @@ def test_a_players_part_of_the_loss_leaves_the_other_as_it_was(style, options):
     assert bits(moved[other]) == bits(params[other])
 
 
-@pytest.mark.parametrize(("style", "options"), [*GAMES, slow(STYLED)])
+@pytest.mark.parametrize(
+  ("style", "options"), sweep([*GAMES, STYLED], *GAMES[:2])
+)
 def test_the_gradient_of_the_sum_is_that_of_two_turns(style, options):
   """Each player's loss written by itself, the other's parameters constants."""
   params, batch = adversary.variables_of(style)["params"], adversary.batch_of()
