@@ -21,7 +21,8 @@ that a prompt spells as such, which else are text like any other.
   python -m aigc_jax.generate --workdir=DIR --grid=4x8 --out=x.png --guidance=3
 
 draws 4 rows of 8 images. A row is of one label, of a model that knows labels;
-an image depends on the seed, its number and its label.
+an image depends on the seed, its number and its label. With --reconstruct each
+second row is what a VQ or a VAE makes of the held-out images above it.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from aigc_jax import command, files, run, tree
+from aigc_jax import command, data, files, run, tree
 from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.sampling import chat, images, png
 from aigc_jax.sampling.beam import Beams, search_texts
@@ -95,6 +96,9 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "guidance", 1.0, "of images: towards their label; 1 is off"
   )
+  flags.DEFINE_bool(
+    "reconstruct", False, "each second row of a grid is made of that above it"
+  )
   flags.DEFINE_list("labels", [], "of the rows of a grid in turn; all of them")
 
 
@@ -104,7 +108,8 @@ OF_TEXT = (
   "top_k", "top_p", "min_p", "repetition_penalty", "stop", "num_samples",
   "beams", "length_penalty",
 )  # fmt: skip
-OF_IMAGES = ("steps", "sampler", "guidance", "labels")
+OF_IMAGES = ("steps", "sampler", "guidance", "labels", "reconstruct")
+OF_DRAWING = ("steps", "sampler", "guidance", "labels", "seed")
 
 
 def main() -> int:
@@ -124,6 +129,12 @@ def draw() -> int:
       raise BadConfig(f"--{name} is of text, --grid of images: leave one out")
   rows, columns = grid_of(FLAGS.grid)
   check_seed(FLAGS.seed, "--seed")
+  if FLAGS.reconstruct:
+    for name in OF_DRAWING:
+      if FLAGS[name].present:
+        raise BadConfig(
+          f"--{name} draws images, --reconstruct does not: leave one out"
+        )
   for name in ("steps", "batch"):
     value = FLAGS[name].value
     if not 1 <= value <= MOST_IMAGES:
@@ -141,21 +152,75 @@ def draw() -> int:
     FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
     unroll=None, remat="none",
   )  # fmt: skip
+  if FLAGS.reconstruct:
+    found = reconstructed(loaded, rows, columns)
+  else:
+    found = drawn(loaded, rows, columns)
+  if command.is_first():
+    files.write_out(FLAGS.out, png.png(png.grid(found, rows, columns)))
+    print(f"{rows * columns} images of step {loaded.step}: {FLAGS.out}")
+  return 0
+
+
+def drawn(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
+  """(rows * columns, Y, X, C) uint8: images that the model draws."""
   images.check_draws(loaded.model, "--grid")
+  for name in unread(loaded.model):
+    if FLAGS[name].present:
+      raise BadConfig(
+        f"--{name}: a model of the kind {type(loaded.model).__name__} does not "
+        "read it: leave it out"
+      )
   labels = images.labels_of(FLAGS.labels, rows, loaded.model.classes)
   with jax.set_mesh(loaded.mesh):
     sampler = loaded.sampler(
       sampler=FLAGS.sampler, steps=FLAGS.steps, guidance=FLAGS.guidance,
       seed=FLAGS.seed,
     )  # fmt: skip
-    found = sampler(
+    return sampler(
       np.arange(rows * columns), np.repeat(labels, columns),
       min(FLAGS.batch, rows * columns),
     )  # fmt: skip
-  if command.is_first():
-    files.write_out(FLAGS.out, png.png(png.grid(found, rows, columns)))
-    print(f"{rows * columns} images of step {loaded.step}: {FLAGS.out}")
-  return 0
+
+
+def unread(model) -> tuple[str, ...]:
+  """The flags of images that this way of drawing does not read."""
+  if isinstance(model, images.DrawsByCodes):
+    return ("sampler",) if model.masked else ("sampler", "steps")
+  return () if model.gradual else ("sampler", "steps")
+
+
+def reconstructed(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
+  """(rows * columns, Y, X, C) uint8: held-out images, and what is made of them.
+
+  The first of the validation split, a row of each in turn.
+  """
+  images.check_reconstructs(loaded.model, "--reconstruct")
+  if rows % 2:
+    raise BadConfig(
+      f"--grid={FLAGS.grid}: each second row is made of the one above it: "
+      "expected an even number of rows"
+    )
+  count, found = rows // 2 * columns, []
+  heldout = run.open_eval(loaded.config, split="validation", say=_silent)
+  with jax.set_mesh(loaded.mesh):
+    for _, batch in data.batches(heldout, loaded.mesh, 0, heldout.batches):
+      real_B = np.asarray(batch["weights"]) > 0
+      found.extend(np.asarray(batch["images"])[real_B])
+      if len(found) >= count:
+        break
+    if len(found) < count:
+      raise BadConfig(
+        f"--grid={FLAGS.grid} shows {count} images, and {len(found)} are held "
+        "out: expected a smaller one"
+      )
+    pairs = loaded.reconstructed(np.stack(found[:count]))
+  in_rows = [x.reshape(-1, 1, columns, *x.shape[1:]) for x in pairs]
+  return np.concatenate(in_rows, axis=1).reshape(-1, *pairs[0].shape[1:])
+
+
+def _silent(text: str) -> None:
+  """What is told of data that is opened."""
 
 
 def grid_of(text: str) -> tuple[int, int]:

@@ -147,8 +147,7 @@ class Codebook(nn.Module):
 
     Only where it `draws`, and is asked to report, are the keys read.
     """
-    x_BTD = x_BTD.astype(jnp.float32)
-    x_BTD = unit(x_BTD) if self.cosine else x_BTD
+    x_BTD = self._scaled(x_BTD)
     table_VD = self.table()
     codes_BT = nearest(x_BTD, table_VD)
     vectors_BTD = lookup(table_VD, codes_BT, jnp.float32)
@@ -163,6 +162,14 @@ class Codebook(nn.Module):
       _apart(x_BTD, jax.lax.stop_gradient(vectors_BTD)),
       codebook_B,
     )
+
+  def encode(self, x_BTD: jax.Array) -> jax.Array:
+    """Codes (B, T) alone, of which nothing is reported."""
+    return nearest(self._scaled(x_BTD), self.table())
+
+  def _scaled(self, x_BTD: jax.Array) -> jax.Array:
+    x_BTD = x_BTD.astype(jnp.float32)
+    return unit(x_BTD) if self.cosine else x_BTD
 
   def vectors(self, codes_BT: jax.Array) -> jax.Array:
     """(B, T, D), of codes."""
@@ -233,23 +240,34 @@ class Grid(nn.Module):
     weights_B: jax.Array,
     draw_B2: jax.Array | None = None,
   ) -> Quantized:
-    levels_D = np.asarray(self.levels)
-    # Even numbers of levels lie half a step aside, so that 0 is one of them.
-    half = (levels_D - 1) * (1 - 1e-3) / 2
-    aside = np.where(levels_D % 2 == 0, 0.5, 0.0)
-    x = x_BTD.astype(jnp.float32) + np.float32(np.arctanh(aside / half))
-    bounded = jnp.tanh(x) * np.float32(half) - np.float32(aside)
-    whole = jnp.round(jax.lax.stop_gradient(bounded))
-    digits = whole.astype(jnp.int32) + levels_D // 2
-    codes_BT = jnp.sum(digits * self._places(), axis=-1)
+    bounded = self._bounded(x_BTD)
+    codes_BT = self._rounded(bounded)
     if reporting(self):
       counts = count(codes_BT, weights_B, self.codes)
       report(self, "use", Counted(counts, MEMORY))
       report_use(self, self.counts.value, counts.weight)
     zeros_B = jnp.zeros(len(x_BTD))
-    halves = np.float32(levels_D // 2)
+    halves = np.float32(np.asarray(self.levels) // 2)
     vectors = straight_through(bounded / halves, self.vectors(codes_BT))
     return Quantized(codes_BT, vectors, zeros_B, zeros_B)
+
+  def encode(self, x_BTD: jax.Array) -> jax.Array:
+    """Codes (B, T) alone, of which nothing is reported."""
+    return self._rounded(self._bounded(x_BTD))
+
+  def _bounded(self, x_BTD: jax.Array) -> jax.Array:
+    """x, each channel within its levels, one apart."""
+    levels_D = np.asarray(self.levels)
+    # Even numbers of levels lie half a step aside, so that 0 is one of them.
+    half = (levels_D - 1) * (1 - 1e-3) / 2
+    aside = np.where(levels_D % 2 == 0, 0.5, 0.0)
+    x = x_BTD.astype(jnp.float32) + np.float32(np.arctanh(aside / half))
+    return jnp.tanh(x) * np.float32(half) - np.float32(aside)
+
+  def _rounded(self, bounded: jax.Array) -> jax.Array:
+    whole = jnp.round(jax.lax.stop_gradient(bounded)).astype(jnp.int32)
+    digits = whole + np.asarray(self.levels) // 2
+    return jnp.sum(digits * self._places(), axis=-1)
 
   def vectors(self, codes_BT: jax.Array) -> jax.Array:
     """(B, T, D), of codes."""

@@ -117,6 +117,11 @@ class Vae(nn.Module):
     """The means of the pixels of codes (B, Z); time and labels are nothing."""
     return self.decoder(noise)[0]
 
+  def reconstruct(self, images_BYXC: jax.Array) -> jax.Array:
+    """The means of the pixels of the images' likeliest codes."""
+    check_images(images_BYXC, self.image)
+    return self.decoder(self.encoder(images_BYXC)[0])[0]
+
   @property
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply."""

@@ -133,11 +133,14 @@ class Vq(nn.Module):
 
   def encode(self, images_BYXC: jax.Array) -> jax.Array:
     check_images(images_BYXC, self.image)
-    ones_B = jnp.ones(len(images_BYXC))
-    return self.book(self.encoder(images_BYXC), ones_B).codes_BT
+    return self.book.encode(self.encoder(images_BYXC))
 
   def decode(self, codes_BT: jax.Array) -> jax.Array:
     return self.decoder(self.book.vectors(codes_BT))
+
+  def reconstruct(self, images_BYXC: jax.Array) -> jax.Array:
+    """The images that their codes make."""
+    return self.decode(self.encode(images_BYXC))
 
   @property
   def codes(self) -> int:

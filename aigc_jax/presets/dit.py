@@ -74,9 +74,14 @@ def generative(config, *, batch: int, image_size: int) -> None:
 
 def small(config) -> None:
   """Minutes on a laptop: images of 8 x 8, such as digits, as they are."""
+  brief(config)
+  config.model.image_size = 8
+
+
+def brief(config) -> None:
+  """The same but for the model."""
   config.steps = 3000
   config.data.update(batch=64, image_size=8)
   config.data.augment.flip = False
-  config.model.image_size = 8
   config.evaluate.heldout.every_steps = 500
   config.checkpoint.every_steps = 500

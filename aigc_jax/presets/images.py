@@ -90,5 +90,6 @@ def of(config: ConfigDict, dataset: str) -> ConfigDict:
     config.model.classes = LABELS[dataset]
   if dataset == "digits":
     config.data.update(channels=1, mean=(0.5,), std=(0.5,))
-    config.model.channels = 1
+    if "channels" in config.model:  # not in that of several parts
+      config.model.channels = 1
   return config

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from flax import linen as nn
 
@@ -42,9 +43,17 @@ from aigc_jax.run.settings import (
   written_fingerprint,
 )
 from aigc_jax.sampling.beam import Beams, BeamSearch
+from aigc_jax.sampling.codes import CodeSampler
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import check_decodes
-from aigc_jax.sampling.images import Sampler, check_draws
+from aigc_jax.sampling.images import (
+  Batches,
+  DrawsByCodes,
+  Sampler,
+  check_draws,
+  check_reconstructs,
+  pixels_of,
+)
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.signature import check_types, keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
@@ -105,14 +114,10 @@ class Loaded:
 
   def sampler(
     self, *, sampler: str, steps: int, guidance: float, seed: int
-  ) -> Sampler:
+  ) -> Batches:
     """Drawing images with this model; see sampling/images.py."""
     check_draws(self.model, "drawing")
-    if "data" not in self.config:
-      raise BadConfig(
-        "images are drawn with a run of one's own, which says how its pixels "
-        "were scaled; a Hugging Face folder does not"
-      )
+    check_own(self.config)
     return sampler_of(
       self.config, self.model, self.variables, sampler=sampler, steps=steps,
       guidance=guidance, seed=seed,
@@ -127,6 +132,15 @@ class Loaded:
     check_features(self.model, self.name)
     return Features(self.model, self.variables, name=self.name, **pixels)
 
+  def reconstructed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images in the units of the data, as uint8, and what is made of them."""
+    check_reconstructs(self.model, "--reconstruct")
+    check_own(self.config)
+    scale = {key: self.config["data"][key] for key in ("mean", "std")}
+    make = jax.jit(functools.partial(self.model.apply, method="reconstruct"))
+    made = np.asarray(make(self.variables, images))
+    return pixels_of(images, **scale), pixels_of(made, **scale)
+
   @property
   def variables(self) -> dict[str, tree.Tree]:
     """All that the model reads, by collection."""
@@ -134,6 +148,15 @@ class Loaded:
     if self.fixed is not None and self.fixed.stats is not None:
       found[STATS] = self.fixed.stats
     return found
+
+
+def check_own(config: Config) -> None:
+  """Raises BadConfig for the config of a model that is no run's."""
+  if "data" not in config:
+    raise BadConfig(
+      "images are drawn with a run of one's own, which says how its pixels "
+      "were scaled; a Hugging Face folder does not"
+    )
 
 
 def sampler_of(
@@ -145,17 +168,21 @@ def sampler_of(
   steps: int,
   guidance: float,
   seed: int,
-) -> Sampler:
+) -> Batches:
   """What draws images with a model of a run. Raises BadConfig."""
+  scale = {key: config["data"][key] for key in ("mean", "std")}
+  if isinstance(model, DrawsByCodes):
+    return CodeSampler(
+      model, variables, **scale, steps=steps, guidance=guidance, seed=seed
+    )
   path = path_of(config) if model.gradual else None
   if path is None and guidance != 1.0:
     raise BadConfig(
       f"guidance={guidance} is of models that draw step by step: leave it out"
     )
   return Sampler(
-    model, variables, path, mean=config["data"]["mean"],
-    std=config["data"]["std"], sampler=sampler, steps=steps, guidance=guidance,
-    seed=seed,
+    model, variables, path, **scale, sampler=sampler, steps=steps,
+    guidance=guidance, seed=seed,
   )  # fmt: skip
 
 

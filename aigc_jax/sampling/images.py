@@ -1,7 +1,8 @@
 """Images from noise: what is asked of a model, samplers, guidance.
 
 A model `Draws` where it makes images of noise, at once or step by step along
-the path of its objective (objectives/paths.py). Each sample's noise is a
+the path of its objective (objectives/paths.py), or `DrawsByCodes`, as
+sampling/codes.py does it. Each sample's noise is a
 function of (seed, number), so a grid is the same however often it is made.
 """
 
@@ -16,6 +17,7 @@ from flax import linen as nn
 
 from aigc_jax import sharding
 from aigc_jax.errors import BadConfig, choose
+from aigc_jax.layers.readout import Readout
 from aigc_jax.objectives.paths import Path
 
 Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -43,12 +45,63 @@ class Draws(Protocol):
     """(B, Y, X, C): the images; if gradual, what its objective predicts."""
 
 
+@runtime_checkable
+class DrawsByCodes(Protocol):
+  """A flax module that tells the codes of an image, which a VQ makes one of.
+
+  image, classes: as of `Draws`. masked: whether it is asked for codes that are
+  hidden, many at once, or for each after those before it. length: how many
+  codes an image has. vq, prior: the two models, whose variables lie below
+  these names; the VQ has `Codes` (models/vq.py), a prior that is not masked
+  `Decodes` (sampling/decodes.py).
+  """
+
+  image: tuple[int, int, int]
+  classes: int
+  masked: bool
+  length: int
+  vq: nn.Module
+  prior: nn.Module
+
+  def label_ids(self, labels_B: jax.Array) -> jax.Array:
+    """The ids of labels in the prior's vocabulary; from `classes` on none."""
+
+  def asked(self, batch) -> dict[str, jax.Array]:
+    """What the prior reads of "labels", "codes" and those that are "hidden"."""
+
+  def told(self, output) -> Readout:
+    """What the prior says, of codes alone."""
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+  """A flax module that makes of images what it keeps of them."""
+
+  image: tuple[int, int, int]
+
+  def reconstruct(self, images_BYXC: jax.Array) -> jax.Array:
+    """(B, Y, X, C) float32, in the units of the images."""
+
+
 def check_draws(model: nn.Module, what: str) -> None:
   """BadConfig unless the model draws; `what` is what needs it."""
-  if not isinstance(model, Draws):
+  if isinstance(model, Draws | DrawsByCodes):
+    return
+  way = "leave it out, or take a dit, a vae or a gan"
+  if isinstance(model, Reconstructs):
+    way = "add --reconstruct, or train an image_tokens on its codes"
+  raise BadConfig(
+    f"{what} makes images, which a model of the kind {type(model).__name__} "
+    f"does not: {way}"
+  )
+
+
+def check_reconstructs(model: nn.Module, what: str) -> None:
+  """BadConfig unless the model reconstructs; `what` is what needs it."""
+  if not isinstance(model, Reconstructs):
     raise BadConfig(
-      f"{what} makes images, which a model of the kind {type(model).__name__} "
-      "does not: leave it out, or take a dit, a vae or a gan"
+      f"{what} is of models that make images of images, a vq or a vae, or a "
+      f"part that is one (--part=vq), and not of {type(model).__name__}"
     )
 
 
@@ -71,14 +124,16 @@ def labels_of(given: Sequence[str], rows: int, classes: int) -> np.ndarray:
   return np.resize(found or np.arange(max(classes, 1)), rows).astype(np.int32)
 
 
+def keys_of(seed: int, numbers_B: jax.Array) -> jax.Array:
+  """(B,) keys, functions of seed and number."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"images") >> 1)
+  return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers_B)
+
+
 def noise_of(seed: int, numbers_B: jax.Array, shape: tuple[int, ...]):
   """(B, *shape) of mean 0 and deviation 1, a function of seed and number."""
-  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"images") >> 1)
-
-  def one(number):
-    return jax.random.normal(jax.random.fold_in(key, number), shape)
-
-  return jax.vmap(one)(numbers_B)
+  keys_B = keys_of(seed, numbers_B)
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
 
 
 def guided(predict: Predict, none: int, guidance: float) -> Predict:
@@ -161,48 +216,17 @@ def walk(
   return z
 
 
-class Sampler:
-  """Images by their numbers, of a model that Draws and its variables.
+class Batches:
+  """Images by their numbers, of a function that draws some at once.
 
-  path: None of a model that draws at once. mean, std (C,): what the training
-  data had taken from pixels of 0 to 1, and divided them by.
+  draw(variables, numbers_B, labels_B): what images are in the units of the
+  data, of whose pixels from 0 to 1 `mean` (C,) was taken, and which were
+  divided by `std` (C,).
   """
 
-  def __init__(
-    self,
-    model: nn.Module,
-    variables,
-    path: Path | None,
-    *,
-    mean,
-    std,
-    sampler: str,
-    steps: int,
-    guidance: float,
-    seed: int,
-  ):
-    check_draws(model, "a grid of images")
-    self.model = model
+  def __init__(self, variables, draw: Callable, mean, std):
     self._variables = variables
-    mean, std = (np.asarray(v, np.float32) for v in (mean, std))
-    self._mean, self._std = mean, std
-    limits = None
-    if path is not None and path.prediction == "epsilon":
-      limits = (-mean / std, (1 - mean) / std)
-
-    def draw(variables, numbers_B, labels_B):
-      z = sharding.constrain_rows(noise_of(seed, numbers_B, model.noise))
-
-      def predict(z, t_B, labels_B):
-        return model.apply(variables, z, t_B, labels_B, method="draw")
-
-      if path is None:
-        return predict(z, jnp.zeros(len(z)), labels_B)
-      return walk(
-        guided(predict, model.classes, guidance), path, z, labels_B,
-        sampler=sampler, steps=steps, limits=limits,
-      )  # fmt: skip
-
+    self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))
     # Whole on each device, of which other processes have some.
     self._draw = jax.jit(
       lambda *given: sharding.constrain(draw(*given), "....")
@@ -237,10 +261,58 @@ class Sampler:
     for some, told in zip(numbers, labels, strict=True):
       poll()
       found.append(np.asarray(self._draw(self._variables, some, told)))
-    images = np.concatenate(found)[:count] * self._std + self._mean
+    images = np.concatenate(found)[:count]
     if not np.isfinite(images).all():
       raise BadConfig(
         "the images are not finite: more --steps, less --guidance, or another "
         "checkpoint"
       )
-    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return pixels_of(images, self._mean, self._std)
+
+
+def pixels_of(images: np.ndarray, mean, std) -> np.ndarray:
+  """uint8 from 0 to 255, of images in the units of the data."""
+  images = images * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+  return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+class Sampler(Batches):
+  """Images of a model that Draws, and its variables.
+
+  path: None of a model that draws at once. mean, std: as of `Batches`.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    variables,
+    path: Path | None,
+    *,
+    mean,
+    std,
+    sampler: str,
+    steps: int,
+    guidance: float,
+    seed: int,
+  ):
+    check_draws(model, "a grid of images")
+    self.model = model
+    limits = None
+    if path is not None and path.prediction == "epsilon":
+      mean, std = (np.asarray(v, np.float32) for v in (mean, std))
+      limits = (-mean / std, (1 - mean) / std)
+
+    def draw(variables, numbers_B, labels_B):
+      z = sharding.constrain_rows(noise_of(seed, numbers_B, model.noise))
+
+      def predict(z, t_B, labels_B):
+        return model.apply(variables, z, t_B, labels_B, method="draw")
+
+      if path is None:
+        return predict(z, jnp.zeros(len(z)), labels_B)
+      return walk(
+        guided(predict, model.classes, guidance), path, z, labels_B,
+        sampler=sampler, steps=steps, limits=limits,
+      )  # fmt: skip
+
+    super().__init__(variables, draw, mean, std)

@@ -21,7 +21,7 @@ FOLDER = pathlib.Path(__file__).parent / "presets"
 FAMILIES = (
   "gpt2", "gpt3", "llama", "mistral", "qwen", "gemma", "t5", "transformer",
   "bert", "roberta", "distilbert", "vit", "resnet", "digits", "dit", "vae",
-  "gan", "vq", "whisper", "ctc", "spoken_digits",
+  "gan", "vq", "whisper", "ctc", "spoken_digits", "dalle",
 )  # fmt: skip
 ALONE = ("quickstart", "text_file")  # configs that are one run
 

@@ -89,6 +89,25 @@ def test_the_loss_is_what_its_definition_says_however_it_is_cut():
     )
 
 
+def test_a_frozen_teacher_drops_nothing_while_its_student_does():
+  both, params = both_and_params(
+    {name: part | dict(dropout=0.3) for name, part in PARTS.items()}
+  )
+  seen = {}
+
+  def objective(predict, batch):
+    for name in ("student", "teacher"):
+      seen[name] = predict(batch, name).logits()
+    return {}
+
+  still, moving = (
+    (scorer(both, objective, ("teacher",))(params, batch(), key), dict(seen))[1]
+    for key in (None, jax.random.key(0))
+  )
+  np.testing.assert_array_equal(still["teacher"], moving["teacher"])
+  assert np.any(still["student"] != moving["student"])
+
+
 def test_a_frozen_teacher_is_read_and_gets_no_gradient():
   both, params = both_and_params(PARTS)
   score = scorer(both, distill)

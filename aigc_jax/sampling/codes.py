@@ -1,0 +1,169 @@
+"""Images by their codes: one code after another, or many at once.
+
+A causal prior is asked for each code after those before it, with a cache. A
+masked one is asked for all that are hidden, of which those that it is surest
+of stay, so many that a share cos(pi s / 2) is hidden after a part s of the
+steps (MaskGIT, arXiv:2202.04200). Codes follow from the seed, an image's number
+and its label alone.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aigc_jax.sampling.images import Batches, DrawsByCodes, keys_of
+from aigc_jax.tree import Tree
+
+# Of the noise beside what the model is sure of, at the first step; none at the
+# last. With less of it, images are alike.
+RANDOM = 4.5
+
+
+class CodeSampler(Batches):
+  """Images of a model that DrawsByCodes, and its variables.
+
+  guidance: of logits, as images.guided has it of images. steps: of a masked
+  prior, at most as many as an image has codes. mean, std: as of `Batches`.
+  """
+
+  def __init__(
+    self,
+    model: DrawsByCodes,
+    variables: Tree,
+    *,
+    mean,
+    std,
+    steps: int,
+    guidance: float,
+    seed: int,
+  ):
+    self.model = model
+
+    def draw(variables, numbers_B, labels_B):
+      keys_B = keys_of(seed, numbers_B)
+      prior, vq = (_below(variables, name) for name in ("prior", "vq"))
+      how = dict(guidance=guidance)
+      if model.masked:
+        codes_BT = unmasked(model, prior, keys_B, labels_B, steps=steps, **how)
+      else:
+        codes_BT = one_by_one(model, prior, keys_B, labels_B, **how)
+      return model.vq.apply(vq, codes_BT, method="decode")
+
+    super().__init__(variables, draw, mean, std)
+
+
+def _below(variables: Tree, name: str) -> Tree:
+  """The variables of a part."""
+  return {kind: x[name] for kind, x in variables.items() if name in x}
+
+
+def one_by_one(
+  model: DrawsByCodes,
+  variables: Tree,
+  keys_B: jax.Array,
+  labels_B: jax.Array,
+  *,
+  guidance: float,
+) -> jax.Array:
+  """Codes (B, T) of a causal prior with these variables."""
+  told_B = _twice(labels_B, model, guidance)
+  first_B1 = model.label_ids(told_B)[:, None]
+  cache = model.prior.apply(
+    variables, {"tokens": first_B1}, model.length, method="begin"
+  )
+
+  def one(carry, t):
+    ids_B1, cache = carry
+    readout, cache = model.prior.apply(
+      variables, ids_B1, t.reshape(1, 1), cache, method="next"
+    )
+    logits_BV = _guided(model.told(readout).logits()[:, 0], guidance)
+    key_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
+    code_B = jax.vmap(jax.random.categorical)(key_B, logits_BV)
+    code_B = code_B.astype(jnp.int32)
+    again = len(told_B) // len(labels_B)
+    return (jnp.tile(code_B, again)[:, None], cache), code_B
+
+  places = jnp.arange(model.length, dtype=jnp.int32)
+  _, codes_TB = jax.lax.scan(one, (first_B1, cache), places)
+  return codes_TB.T
+
+
+def unmasked(
+  model: DrawsByCodes,
+  variables: Tree,
+  keys_B: jax.Array,
+  labels_B: jax.Array,
+  *,
+  guidance: float,
+  steps: int,
+) -> jax.Array:
+  """Codes (B, T) of a masked prior with these variables."""
+  T = model.length
+  left = hidden_after(T, steps)
+  told_B = _twice(labels_B, model, guidance)
+  again = len(told_B) // len(labels_B)
+
+  def one(carry, step):
+    codes_BT, hidden_BT = carry
+    i, left = step
+    asked = dict(
+      labels=told_B,
+      codes=jnp.tile(codes_BT, (again, 1)),
+      hidden=jnp.tile(hidden_BT, (again, 1)),
+    )
+    output = model.prior.apply(variables, model.asked(asked))
+    logits_BTV = _guided(model.told(output).logits(), guidance)
+    key_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, i)
+    code_B, noise_B = jax.vmap(jax.random.split, out_axes=1)(key_B)
+    new_BT = jax.vmap(jax.random.categorical)(code_B, logits_BTV)
+    codes_BT = jnp.where(hidden_BT, new_BT.astype(jnp.int32), codes_BT)
+    logp_BTV = jax.nn.log_softmax(logits_BTV)
+    sure_BT = jnp.take_along_axis(logp_BTV, codes_BT[..., None], -1)[..., 0]
+    noise_BT = jax.vmap(lambda key: jax.random.gumbel(key, (T,)))(noise_B)
+    sure_BT += RANDOM * (1 - (i + 1) / len(lefts)) * noise_BT
+    # What is shown stays so.
+    sure_BT = jnp.where(hidden_BT, sure_BT, jnp.inf)
+    rank_BT = jnp.argsort(jnp.argsort(sure_BT, axis=-1), axis=-1)
+    return (codes_BT, rank_BT < left), None
+
+  lefts = jnp.asarray(left, jnp.int32)
+  start = (
+    jnp.zeros((len(labels_B), T), jnp.int32),
+    jnp.ones((len(labels_B), T), bool),
+  )
+  each = (jnp.arange(len(left), dtype=jnp.int32), lefts)
+  (codes_BT, _), _ = jax.lax.scan(one, start, each)
+  return codes_BT
+
+
+def hidden_after(T: int, steps: int) -> np.ndarray:
+  """How many of T codes are hidden after each of the steps; at last none.
+
+  Each step shows one at least, so that there are no more steps than codes.
+  """
+  steps = min(steps, T)
+  left = [math.floor(T * math.cos(math.pi / 2 * (i + 1) / steps))
+          for i in range(steps)]  # fmt: skip
+  for i in range(steps):
+    before = left[i - 1] if i else T
+    left[i] = max(min(left[i], before - 1), steps - 1 - i)
+  return np.asarray(left)
+
+
+def _twice(labels_B: jax.Array, model: DrawsByCodes, guidance: float):
+  """Labels, and for guidance as many rows that have none after them."""
+  if guidance == 1.0:
+    return labels_B
+  none_B = jnp.full_like(labels_B, model.classes)
+  return jnp.concatenate([labels_B, none_B])
+
+
+def _guided(logits: jax.Array, guidance: float) -> jax.Array:
+  """Logits of the rows, by those with and those without label."""
+  if guidance == 1.0:
+    return logits
+  told, free = jnp.split(logits, 2)
+  return free + guidance * (told - free)

@@ -1,0 +1,15 @@
+"""Images by codes of a frozen VQ: DALL-E's order (arXiv:2102.12092) or none.
+
+  python -m aigc_jax.train --config=configs/vq.py:tiny,digits --workdir=VQ
+  python -m aigc_jax.train --config=configs/dalle.py:tiny,digits \\
+      --config.frozen.vq=VQ --workdir=DIR
+  python -m aigc_jax.generate --workdir=DIR --grid=10x8 --guidance=2 --out=x.png
+
+Presets: small, maskgit (arXiv:2202.04200), tiny, tiny_masked. A second word
+names the dataset: imagenet, cifar10, or digits, which needs no download.
+What they are made of and how they are trained: aigc_jax/presets/dalle.py.
+"""
+
+from aigc_jax.presets.dalle import SIZES, get_config
+
+__all__ = ["SIZES", "get_config"]
