@@ -146,10 +146,8 @@ def lacks_onednn(change: dict) -> bool:
 
 @pytest.mark.parametrize(
   "name",
-  sweep(
-    SWITCHES, "bfloat16, all together", "embedding gradient: sorted",
-  ),
-)  # fmt: skip
+  sweep(SWITCHES, "bfloat16, all together"),
+)
 def test_a_switch_gives_the_loss_of_the_plain_program(name):
   if lacks_onednn(SWITCHES[name]):
     pytest.skip("no oneDNN for these products on this CPU")

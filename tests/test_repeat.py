@@ -140,8 +140,8 @@ def test_relative_places_are_of_the_folder_of_the_first_start(tmp_path):
 
 
 def train(*argv, cwd):
-  flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-  return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=flags)
+  one = commands.one_device()
+  return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ CONFIG = "--config=tests/faults/tiny.py:"
 
 
 def train(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-  flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-  return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=flags)
+  one = commands.one_device()
+  return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
 
 
 @pytest.fixture(scope="module")

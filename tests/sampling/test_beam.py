@@ -13,6 +13,7 @@ from aigc_jax.sampling.beam import Beams, BeamSearch
 from aigc_jax.sampling.decode import Engine, Row
 from aigc_jax.sampling.logits import Sampling
 from tests import seq2seq, tiny
+from tests.sweep import sweep
 
 PROMPTS = ((3, 1, 4), (5, 9, 2, 6, 5, 3), (7,))
 START = 11
@@ -58,7 +59,7 @@ def log_probs(style: str):
   return of
 
 
-@pytest.mark.parametrize("style", ["t5", "marian", "llama"])
+@pytest.mark.parametrize("style", sweep(["t5", "marian", "llama"], "t5"))
 def test_one_beam_that_never_ends_is_greedy_decoding(style):
   model, params = parts(style)
   engine = Engine(
@@ -73,7 +74,7 @@ def test_one_beam_that_never_ends_is_greedy_decoding(style):
   assert [beams[0][1] for beams in found] == greedy
 
 
-@pytest.mark.parametrize("style", ["t5", "llama"])
+@pytest.mark.parametrize("style", sweep(["t5", "llama"], "llama"))
 def test_beams_as_wide_as_all_there_is_find_the_likeliest_of_all(style):
   """Of all that ends with a stop token or after two tokens."""
   stop, penalty = 4, 0.7
@@ -95,7 +96,7 @@ def test_beams_as_wide_as_all_there_is_find_the_likeliest_of_all(style):
     assert [s for s, _ in beams] == sorted((s for s, _ in beams), reverse=True)
 
 
-@pytest.mark.parametrize("style", ["marian", "llama"])
+@pytest.mark.parametrize("style", sweep(["marian", "llama"], "llama"))
 def test_prompts_beside_it_and_layers_apart_change_no_beam(style):
   together = search(style, 3, (2, 20))(PROMPTS, 6)
   apart = search(style, 3, (2, 20), unroll=0)
