@@ -260,9 +260,12 @@ def _rewind(workdir: Path, lock: Lock, step: int) -> None:
 def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   """Everything between the lock and the footer; returns the result."""
   say = _say if command.is_first() else _silent
+  with all_or_none():
+    run.branch.begin(workdir, config, mesh, command.is_first())
+  options = run.branch.options_of(workdir, config, _options())
   session = run.Session(
     config, mesh, workdir, stop=stop, lock=lock, watchdog=watchdog,
-    options=_options(), say=say, first=command.is_first(),
+    options=options, say=say, first=command.is_first(),
   )  # fmt: skip
   origin = repeat.origin(FLAGS.repeat) if FLAGS.repeat else None
   if origin is not None:

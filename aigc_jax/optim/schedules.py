@@ -50,6 +50,18 @@ def wsd(step, *, warmup_steps, decay_steps, final_fraction, steps):
   return 1 - (1 - final_fraction) * x
 
 
+def wsd_cosine(step, *, warmup_steps, decay_steps, final_fraction, steps):
+  """The same with half a cosine for a decay."""
+  x = _progress(step, max(warmup_steps, steps - decay_steps), decay_steps)
+  return final_fraction + (1 - final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * x))
+
+
+def wsd_sqrt(step, *, warmup_steps, decay_steps, final_fraction, steps):
+  """The same with 1 - sqrt(share of the decay) (arXiv:2405.18392)."""
+  x = _progress(step, max(warmup_steps, steps - decay_steps), decay_steps)
+  return 1 - (1 - final_fraction) * jnp.sqrt(x)
+
+
 # Each maps a float32 step to a factor of the peak, after the warm-up.
 SCHEDULES: dict[str, Callable] = {
   "constant": constant,
@@ -57,9 +69,12 @@ SCHEDULES: dict[str, Callable] = {
   "linear": linear,
   "rsqrt": rsqrt,
   "wsd": wsd,
+  "wsd_cosine": wsd_cosine,
+  "wsd_sqrt": wsd_sqrt,
 }
 
 ENDLESS = ("constant", "rsqrt")
+AT_THE_END = ("wsd", "wsd_cosine", "wsd_sqrt")  # is where they decay
 
 
 def build(
@@ -124,7 +139,7 @@ def build(
     )
   rest = max(1, steps - warmup_steps)
   if decay_steps is None:
-    share = round(WSD_DECAY * steps) if kind == "wsd" else rest
+    share = round(WSD_DECAY * steps) if kind in AT_THE_END else rest
     decay_steps = min(rest, max(1, share))
 
   def schedule(step):

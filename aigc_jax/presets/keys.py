@@ -26,6 +26,11 @@ def skeleton() -> ConfigDict:
   # is faster for large models, and compiles at every start.
   config.library = "xla"
   config.init_from = None  # another run's parameters, or hf:FOLDER; None: fresh
+  # A run whose whole state, data position and rows this one goes on from, at a
+  # step of which it has a checkpoint; None: the last. Another length, decay or
+  # data from there on.
+  config.branch_from = None
+  config.branch_step = None
   # Parts of the model that are not trained, "stack" or "stack/mlp": where each
   # has its parameters from, a run or hf:FOLDER; None for those of the start.
   config.frozen = {}
@@ -123,7 +128,8 @@ def skeleton() -> ConfigDict:
   config.optim = dict(
     kind="adamw",  # or lion, adafactor, sgd, muon
     learning_rate=3e-4,  # the peak
-    schedule="cosine",  # or constant, linear, rsqrt, wsd
+    # Or constant, linear, rsqrt, wsd (its decay a line), wsd_cosine, wsd_sqrt.
+    schedule="cosine",  # from the peak on
     warmup_steps=100,  # until the peak
     warmup_fraction=None,  # of all steps; warmup_steps is None or 0 then
     # Of the decay. None: from the warm-up to the end; of wsd, the last fifth.

@@ -6,6 +6,7 @@ inputs (data), evaluation (evaluators), load (parameters that are there),
 standing (where a run goes on), budget (where it ends), places (a run again)
 """
 
+from aigc_jax.run import branch
 from aigc_jax.run.build import (
   Run,
   abstract_params,
@@ -73,6 +74,7 @@ __all__ = [
   "Session",
   "Standing",
   "abstract_params",
+  "branch",
   "build",
   "changed_since",
   "check_data",

@@ -60,6 +60,8 @@ SECTIONS = {
   "init_from": str | None,
   "frozen": Mapping,
   "init_parts": Mapping,
+  "branch_from": str | None,
+  "branch_step": int | None,
 }
 CHECKPOINT = {
   "every_steps": int | None,

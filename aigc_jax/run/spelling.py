@@ -34,7 +34,7 @@ BEFORE: dict[str, object] = {
 }
 # Keys that came later, and what runs did before.
 LATER = {"library": "xla", "frozen": {}, "init_parts": {}} | dict.fromkeys(
-  TOTALS
+  (*TOTALS, "branch_from", "branch_step")
 )
 LATER_DATA = {"kind": "text"}
 LATER_TEXT = {"validation_path": None}

@@ -14,7 +14,8 @@ from aigc_jax.scaling.points import Points
 from aigc_jax.scaling.runs import FINISHED, Record, open_runs
 
 EMBEDDINGS = ("embed/*", "position/*")
-ENDLESS = ("constant", "rsqrt")  # schedules without an end to miss
+# Schedules without an end to miss, or whose decay is at the end by itself.
+NO_END = ("constant", "rsqrt", "wsd", "wsd_cosine", "wsd_sqrt")
 
 
 def from_runs(
@@ -88,7 +89,7 @@ def _check_ends(runs: Sequence[Record]) -> None:
     optim = r.config["optim"] if "optim" in r.config else {}
     decay = optim.get("decay_steps")
     kind = optim.get("schedule")
-    if kind in (None, *ENDLESS, "wsd") or decay is None or not r.planned:
+    if kind in (None, *NO_END) or decay is None or not r.planned:
       continue
     end = (optim.get("warmup_steps") or 0) + decay
     if end != r.planned:

@@ -161,6 +161,11 @@ def _filled(r: run.Run, number: int) -> dict[str, np.ndarray]:
       found[name] = np.broadcast_to(places, x.shape)
     elif jnp.issubdtype(x.dtype, jnp.floating):
       found[name] = draw.standard_normal(x.shape).astype(x.dtype)
+    elif name.endswith("_lengths"):  # all of it is there
+      whole = r.batch[name.removesuffix("_lengths")].shape[-1]
+      found[name] = np.full(x.shape, whole, x.dtype)
+    elif x.dtype == jnp.int16:
+      found[name] = draw.integers(-(2**13), 2**13, x.shape, np.int16)
     elif x.dtype == jnp.uint8:
       found[name] = draw.integers(0, 256, x.shape, np.uint8)
     else:

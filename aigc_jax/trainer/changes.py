@@ -14,6 +14,7 @@ HARMLESS = (
   "model/remat", "model/unroll", "model/kernel", "objective/chunk",
   "model/fuse_projections", "model/embed_gradient", "steps_per_call",
   "cast_once", "library", "init_from", "data/skip_steps*",
+  "branch_from", "branch_step",
 )  # fmt: skip
 # The state on disk is of another shape or meaning.
 IMPOSSIBLE = (

@@ -39,11 +39,17 @@ def path_of(name: str) -> pathlib.Path:
   return FOLDER / f"{name.replace(':', '.')}.txt"
 
 
+def config_of(name: str):
+  """The config of a preset, as its file gives it."""
+  module, _, size = name.partition(":")
+  get_config = importlib.import_module(f"configs.{module}").get_config
+  return get_config(size) if size else get_config()
+
+
 def text_of(name: str) -> str:
   """What the file of a preset has to say."""
   module, _, size = name.partition(":")
-  get_config = importlib.import_module(f"configs.{module}").get_config
-  config = get_config(size) if size else get_config()
+  config = config_of(name)
   config.mesh.update(fsdp=4, tensor=2)
   config = run.read(config)
   lines = [f"configs/{module}.py{f':{size}' if size else ''}", ""]

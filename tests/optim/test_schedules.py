@@ -62,6 +62,8 @@ def formula(kind, s):
     "linear": 1 - 0.9 * x,
     "rsqrt": max(0.1, math.sqrt(4 / s)),
     "wsd": 1 - 0.9 * tail,
+    "wsd_cosine": 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * tail)),
+    "wsd_sqrt": 1 - 0.9 * math.sqrt(tail),
   }[kind]
 
 
@@ -71,10 +73,10 @@ def test_closed_formula(kind):
   np.testing.assert_allclose(rates(kind)[4:], expected, rtol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear", "wsd"])
+@pytest.mark.parametrize("kind", ["cosine", "linear", *schedules.AT_THE_END])
 def test_decays_for_decay_steps_and_stays(kind):
   got = rates(kind, decay_steps=8)
-  start = 24 - 8 if kind == "wsd" else 4
+  start = 24 - 8 if kind in schedules.AT_THE_END else 4
   assert got[start] == np.float32(PEAK)
   assert got[start + 1] < np.float32(PEAK)
   assert got[start + 7] > PEAK * 0.1 * 1.01
