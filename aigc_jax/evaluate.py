@@ -267,13 +267,46 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   run.check_data(config)
   check_batch(loaded, command.room())
   score = run.scorer(loaded.model, run.objective_of(config))
-  for name, eval_set in heldout_sets(loaded):
+  kinds = {name: e["kind"] for name, e in run.evaluations(config).items()}
+  embedded = [name for name, kind in kinds.items() if kind in run.EMBEDDED]
+  alone = embedded and "loss" not in kinds.values()
+  for name, eval_set in () if alone else heldout_sets(loaded):
     loss = Loss(score, eval_set, loaded.mesh, name=name)
     items = eval_set.targets or len(eval_set)
     found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
     if isinstance(loaded.model, Decodes) and loaded.model.source:
       found[name] |= score_pairs(loaded, config["evaluate"][name]["data"])
+  prints = run.heldout_prints(loaded.name, loaded.step) if embedded else {}
+  for name in embedded:
+    entry = config["evaluate"][name]
+    run.check_evaluators(config | {"evaluate": {name: entry}})
+    found[name] = score_embedded(loaded, name, entry, prints.get(name, ()))
   return found
+
+
+def lost(name: str, config) -> BadData:
+  """Of a held-out set whose store is gone."""
+  return BadData(
+    f"evaluate.{name}: the store of this held-out set is not below "
+    f"{config['data']['root']}/stores. Its text is read, and a store "
+    "written, on request only: look at `data` in the run's config.json, "
+    "then add --prepare"
+  )
+
+
+def score_embedded(loaded: run.Loaded, name: str, entry, prints) -> Scores:
+  """Recall, or labels told by texts, of a model that embeds both."""
+  config, tokenizer = loaded.config, loaded.tokenizer
+  eval_set = run.known_embedded(config, entry, tokenizer, prints)
+  if eval_set is None and FLAGS.prepare:
+    eval_set = run.open_embedded(config, entry, tokenizer, print)
+  if eval_set is None:
+    raise lost(name, config)
+  evaluator = run.embedded_evaluator(
+    config, loaded.model, loaded.mesh, name, entry, eval_set, tokenizer
+  )
+  found = evaluator.measure(loaded.params, loaded.fixed)
+  return exact(found, len(eval_set))
 
 
 def heldout_sets(loaded: run.Loaded) -> Iterator[tuple[str, EvalSet]]:
@@ -301,12 +334,7 @@ def heldout_sets(loaded: run.Loaded) -> Iterator[tuple[str, EvalSet]]:
     if eval_set is None and FLAGS.prepare:
       eval_set = run.open_eval(config, **given)
     if eval_set is None:
-      raise BadData(
-        f"evaluate.{name}: the store of this held-out set is not below "
-        f"{config['data']['root']}/stores. Its text is read, and a store "
-        "written, on request only: look at `data` in the run's config.json, "
-        "then add --prepare"
-      )
+      raise lost(name, config)
     yield name, eval_set
 
 

@@ -19,6 +19,10 @@ from aigc_jax.run.build import (
   scorer,
 )
 from aigc_jax.run.defaults import filled
+from aigc_jax.run.embedded import KINDS as EMBEDDED
+from aigc_jax.run.embedded import known as known_embedded
+from aigc_jax.run.embedded import made as embedded_evaluator
+from aigc_jax.run.embedded import opened as open_embedded
 from aigc_jax.run.evaluation import (
   Place,
   check_evaluators,
@@ -66,6 +70,7 @@ from aigc_jax.run.settings import (
 from aigc_jax.run.standing import Standing, going_on
 
 __all__ = [
+  "EMBEDDED",
   "Config",
   "Loaded",
   "Options",
@@ -88,6 +93,7 @@ __all__ = [
   "configured",
   "data_of",
   "declared_params",
+  "embedded_evaluator",
   "entries",
   "evaluations",
   "evaluator",
@@ -101,11 +107,13 @@ __all__ = [
   "hf_folder",
   "identity_in",
   "identity_of",
+  "known_embedded",
   "load",
   "trained_length",
   "make_mesh",
   "model_of",
   "objective_of",
+  "open_embedded",
   "open_eval",
   "open_stream",
   "provenance_in",

@@ -9,6 +9,7 @@ from aigc_jax.errors import BadConfig, choose
 from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
 from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
+from aigc_jax.run import embedded
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.inputs import open_eval
 from aigc_jax.run.load import load, sampler_of
@@ -70,6 +71,8 @@ def check_evaluators(config: Config) -> None:
     # The defaults are for another kind on the command line alone.
     wanted = [key for key in keys_of(make) if key not in ("place", *LATER)]
     expect(section, rest, wanted, among=(*wanted, *LATER))
+    if entry["kind"] in embedded.KINDS:
+      embedded.check(name, entry, config, model_of(config))
     if make is _loss:
       _check_batches(name, rest["batches"])
       check_weights(f"{section}.weights", rest.get("weights", RAW), config)
@@ -244,4 +247,5 @@ EVALUATORS = {
   "samples": _samples,
   "images": _images,
   "image_scores": _image_scores,
+  **embedded.KINDS,
 }

@@ -19,6 +19,7 @@ from aigc_jax.optim.groups import treatments
 
 FOLDER = pathlib.Path(__file__).parent / "presets"
 FAMILIES = (
+  "clip", "siglip",
   "gpt2", "gpt3", "llama", "mistral", "qwen", "gemma", "t5", "transformer",
   "bert", "roberta", "distilbert", "vit", "resnet", "digits", "dit", "vae",
   "gan", "vq", "whisper", "ctc", "spoken_digits", "dalle",

@@ -118,6 +118,11 @@ class Captions(Images):
     texts = [text for some in captions_of(store) for text in some]
     return trained_on(texts, self.place, self.root, self.tokenizer_vocab, say)
 
+  def labelled(self, sources: Sequence[Mapping]) -> Images:
+    """Labelled images that are made as those of the captions are."""
+    own = {f.name: getattr(self, f.name) for f in dataclasses.fields(Images)}
+    return Images(**own | {"sources": sources})
+
   def _how(self, tokenizer) -> tuple:
     return (
       *super()._how(tokenizer), tokenizer.fingerprint, self.length, self.start,

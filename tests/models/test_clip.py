@@ -1,0 +1,172 @@
+"""CLIP and SigLIP: counts, what a text's padding may do, whole runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aigc_jax import run, sharding, tree
+from aigc_jax.errors import BadConfig
+from configs import clip, siglip
+from tests import kinds
+from tests.sweep import sweep
+
+# The sums of the sizes of the tensors in the released checkpoints.
+PUBLISHED = {
+  "clip:b32": 151_277_313,
+  "clip:b16": 149_620_737,
+  "clip:l14": 427_616_513,
+  "clip:l14_336": 427_944_193,
+  "siglip:b16": 203_155_970,
+  "siglip:l16": 652_150_786,
+  "siglip:so400m": 877_360_306,
+}
+
+
+def preset(name: str):
+  family, _, size = name.partition(":")
+  return dict(clip=clip, siglip=siglip)[family].get_config(size)
+
+
+@pytest.mark.parametrize("name", sweep(PUBLISHED, "clip:b32", "siglip:b16"))
+def test_counts(name):
+  model = run.model_of(run.read(preset(name)))
+  assert tree.count(run.declared_params(model)) == PUBLISHED[name]
+
+
+def test_every_preset_is_held_against_a_published_count():
+  found = {
+    f"{name}:{size}"
+    for name, config in (("clip", clip), ("siglip", siglip))
+    for size in config.SIZES
+    if size != "digits"
+  }
+  assert found == set(PUBLISHED)
+
+
+def test_towers_of_the_published_sizes():
+  model = run.model_of(run.read(preset("clip:b32")))
+  params = run.declared_params(model)
+  assert tree.count(params["image"]) == 87_456_000
+  assert tree.count(params["text"]) == 63_165_952
+
+
+def texts(name: str, tokens):
+  model, params = kinds.build(name), kinds.params_of(name)
+  return model.apply({"params": params}, tokens, method="embed_texts")
+
+
+def test_what_stands_behind_the_end_of_a_text_changes_nothing():
+  batch = kinds.KINDS["clip"].batch(4, 9)
+  tokens = np.array(batch["tokens"])
+  ends = tokens.argmax(1)
+  whole = texts("clip", jnp.asarray(tokens))
+  junk = tokens.copy()
+  for row, end in zip(junk, ends, strict=True):
+    row[end + 1 :] = np.arange(len(row) - end - 1) % 30
+  np.testing.assert_array_equal(whole, texts("clip", jnp.asarray(junk)))
+  alone = texts("clip", jnp.asarray(tokens[:1, : ends[0] + 1]))
+  np.testing.assert_allclose(whole[:1], alone, rtol=1e-5, atol=1e-6)
+  # Of a model that sees both ways padding is a part of the text.
+  assert not np.allclose(
+    texts("siglip", jnp.asarray(tokens)), texts("siglip", jnp.asarray(junk))
+  )
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_embeddings_have_length_one_and_logits_their_scale(name):
+  model, params = kinds.build(name), kinds.params_of(name)
+  found = model.apply({"params": params}, kinds.KINDS[name].batch(3, 8))
+  for x_BZ in (found.images_BZ, found.texts_BZ):
+    np.testing.assert_allclose(np.linalg.norm(x_BZ, axis=1), 1.0, rtol=1e-5)
+  z = np.exp(found.log_scale) * np.asarray(found.images_BZ @ found.texts_BZ.T)
+  z += 0 if found.bias is None else found.bias
+  np.testing.assert_allclose(found.logits(), z, rtol=1e-4, atol=1e-4)
+
+
+def tiny_run(name: str = "clip", **mesh):
+  config = preset(f"{name}:digits")
+  config.data.batch, config.steps = 16, 4
+  config.model.update(
+    image_layers=1, image_dim=24, text_layers=1, text_dim=16,
+    embed_dim=24, image_heads=2, text_heads=2,
+  )  # fmt: skip
+  config.optim.warmup_steps = 1
+  config.mesh.update(mesh)
+  return run.read(config)
+
+
+def batch_of(r) -> dict:
+  draw = np.random.default_rng(0)
+  made = dict(
+    images=draw.normal(size=r.batch["images"].shape).astype(np.float32),
+    tokens=draw.integers(0, 256, r.batch["tokens"].shape).astype(np.int32),
+    weights=np.ones(r.batch["weights"].shape, np.float32),
+  )
+  made["tokens"][:, 9:] = 256
+  return {k: jax.device_put(x, r.batch[k].sharding) for k, x in made.items()}
+
+
+def stepped(config, mesh, steps: int = 2):
+  """(parameters, metrics) after some steps."""
+  r = run.build(config, mesh)
+  with jax.set_mesh(r.mesh):
+    state, step, batch = r.init(), jax.jit(r.step), batch_of(r)
+    for _ in range(steps):
+      state, metrics = step(state, batch)
+  return jax.device_get(state.params), jax.device_get(metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_step_is_the_same_on_one_and_eight_devices(name):
+  config = tiny_run(name, data=2, fsdp=2, tensor=2)
+  one, told = stepped(config, sharding.mesh_of(jax.devices()[0]))
+  eight, told_8 = stepped(config, run.make_mesh(config))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    one, eight,
+  )  # fmt: skip
+  for key in ("train/loss", "train/scale", "train/image_to_text"):
+    assert told[key] == pytest.approx(told_8[key], rel=1e-4), key
+
+
+def test_the_scale_never_goes_beyond_its_limit_and_does_not_decay():
+  config = tiny_run()
+  config["model"] |= dict(scale=99.0, most_scale=100.0)
+  config["optim"] |= dict(learning_rate=0.5, weight_decay=0.5)
+  mesh = sharding.mesh_of(jax.devices()[0])
+  params, metrics = stepped(config, mesh, steps=3)
+  log_scale = params["similarity"]["log_scale"]
+  assert log_scale <= np.log(100.0) + 1e-6
+  assert metrics["train/scale"] <= 100.0 + 1e-3
+
+
+def test_parts_of_a_batch_of_pairs_are_refused_with_a_way_out():
+  config = tiny_run(data=8, fsdp=1) | {"microbatches": 2}
+  with pytest.raises(
+    BadConfig, match="'contrastive' is of pairs.*--config.microbatches=1"
+  ):
+    run.build(config, run.make_mesh(config))
+
+
+@pytest.mark.parametrize(
+  ("name", "change", "words"),
+  [
+    ("clip", dict(text_heads=7), "text_dim=32 is not divisible"),
+    ("clip", dict(text_end=37), "text_end=37.*below model.vocab=37"),
+    ("clip", dict(scale=0.0), "scale=0.0"),
+    ("clip", dict(scale=101.0), "most_scale=100.0"),
+    ("clip", dict(unroll=3), "1 to 2"),
+    ("clip", dict(image_pool="max"), "attention, mean, token"),
+    ("siglip", dict(embed_dim=20), "embed_dim=24"),
+  ],
+)
+def test_parts_that_cannot_go_together_are_refused(name, change, words):
+  with pytest.raises(BadConfig, match=words):
+    kinds.build(name, **change)
+
+
+def test_an_unknown_preset_is_told_what_there_is():
+  with pytest.raises(ValueError, match="did you mean 'l14'"):
+    clip.get_config("l1")
