@@ -83,7 +83,8 @@ def export(
     longest = kwargs.get("position_length") or length
     made = vocabulary.files(tokenizer, longest, family) | sound_files(kwargs)
   else:
-    made = image_files((config or {}).get("data") or {}, family)
+    made = {}
+  made |= image_files((config or {}).get("data") or {}, family)
   aside = _aside(out)
   try:
     hf.write(
@@ -128,13 +129,24 @@ def image_files(data: Mapping, family: Family) -> dict[str, str]:
 
   data: config.data of the run; nothing where it is not known to be of images.
   """
-  if data.get("kind") != "images":
+  if data.get("kind") not in ("images", "captions"):
     return {}
   size = data["image_size"]
-  kinds_of = {"vit": "ViTImageProcessor", "resnet": "ConvNextImageProcessor"}
-  # Of ConvNext the whole is 1 / crop_pct larger, and cut to the middle.
-  own = {} if family.model_type == "vit" else {"crop_pct": data["crop"]}
+  kinds_of = {
+    "vit": "ViTImageProcessor",
+    "resnet": "ConvNextImageProcessor",
+    "clip": "CLIPImageProcessor",
+    "siglip": "SiglipImageProcessor",
+  }
   sides = {"height": size, "width": size}
+  own: dict = {"size": sides}
+  if family.model_type == "resnet":
+    # The whole is 1 / crop_pct larger, and cut to the middle.
+    own = {"size": {"shortest_edge": size}, "crop_pct": data["crop"]}
+  if family.model_type == "clip":
+    whole = round(size / data["crop"])
+    own = {"size": {"shortest_edge": whole}, "crop_size": sides}
+    own |= {"do_center_crop": True, "do_convert_rgb": data["channels"] == 3}
   found = dict(
     image_processor_type=kinds_of[family.model_type],
     do_normalize=True,
@@ -144,7 +156,6 @@ def image_files(data: Mapping, family: Family) -> dict[str, str]:
     image_std=list(data["std"]),
     resample=3,
     rescale_factor=1 / 255,
-    size=sides if family.model_type == "vit" else {"shortest_edge": size},
     **own,
   )
   return {"preprocessor_config.json": json.dumps(found, indent=2) + "\n"}

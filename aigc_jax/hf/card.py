@@ -24,6 +24,12 @@ USES = {
     'tell = pipeline("image-classification", model="PATH_OF_THIS_FOLDER")\n'
     'print(tell("image.png")[0]["label"])\n```\n'
   ),
+  "zero-shot-image-classification": (
+    "```python\nfrom transformers import pipeline\n\n"
+    'tell = pipeline("zero-shot-image-classification", '
+    'model="PATH_OF_THIS_FOLDER")\n'
+    'print(tell("image.png", candidate_labels=["a cat", "a dog"]))\n```\n'
+  ),
   "fill-mask": (
     "```python\nfrom transformers import pipeline\n\n"
     'fill = pipeline("fill-mask", model="PATH_OF_THIS_FOLDER")\n'

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf import kinds
 from aigc_jax.hf.bert import BERT
+from aigc_jax.hf.clip import CLIP
 from aigc_jax.hf.distilbert import DISTILBERT
 from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
@@ -18,6 +19,7 @@ from aigc_jax.hf.qwen import QWEN2, QWEN3
 from aigc_jax.hf.resnet import RESNET
 from aigc_jax.hf.roberta import ROBERTA
 from aigc_jax.hf.settings import Settings
+from aigc_jax.hf.siglip import SIGLIP
 from aigc_jax.hf.smollm import SMOLLM3
 from aigc_jax.hf.stablelm import STABLELM
 from aigc_jax.hf.t5 import T5
@@ -50,6 +52,8 @@ FAMILIES = {
   "marian": MARIAN,
   "vit": VIT,
   "resnet": RESNET,
+  "clip": CLIP,
+  "siglip": SIGLIP,
   "whisper": WHISPER,
 }
 

@@ -21,8 +21,14 @@ from aigc_jax.layers.report import STATS
 
 LAYERS = 10_000
 # Keywords that say how large something is, and how many layers there are.
-SIZES = ("vocab", "dim", "heads", "head_dim", "mlp_dim", "position_length")
-DEPTHS = ("layers", "encoder_layers", "decoder_layers")
+SIZES = (
+  "vocab", "dim", "heads", "head_dim", "mlp_dim", "position_length",
+  "image_dim", "image_heads", "image_mlp_dim", "text_length", "text_dim",
+  "text_heads", "text_mlp_dim", "embed_dim",
+)  # fmt: skip
+DEPTHS = (
+  "layers", "encoder_layers", "decoder_layers", "image_layers", "text_layers",
+)  # fmt: skip
 NEAR = 4e-3  # of numbers up to 1 in bfloat16
 PIECE = 1 << 19  # numbers read or compared at a time
 

@@ -127,6 +127,33 @@ def _vit_canonical(kwargs: Mapping) -> dict:
   return known
 
 
+def _captioned(kwargs: Mapping, random: np.random.Generator) -> dict:
+  """Images of noise, and texts of which one ends early."""
+  batch = _images(kwargs, random)
+  shape = (len(batch["images"]), kwargs["text_length"])
+  tokens = random.integers(0, kwargs["vocab"], shape).astype(np.int32)
+  if kwargs["text_end"] is not None:
+    tokens[:, -1] = tokens[0, shape[1] // 2] = kwargs["text_end"]
+  return batch | {"tokens": tokens}
+
+
+# What parameters begin with, and the most that one may become.
+_CLIP_FREE = ("scale", "most_scale")
+
+
+def _clip_canonical(kwargs: Mapping) -> dict:
+  known = {k: v for k, v in _plain(kwargs).items() if k not in _CLIP_FREE}
+  for tower in ("image", "text"):
+    if f"{tower}_dim" in known:
+      key = f"{tower}_mlp_dim"
+      known[key] = known.get(key) or 4 * known[f"{tower}_dim"]
+  if "norm_eps" in known:
+    known["norm_eps"] = float(known["norm_eps"])
+  if "bias" in known:
+    known["bias"] = known["bias"] is not None
+  return known
+
+
 # How it is trained, and the size of the images, which shapes nothing.
 _RESNET_FREE = ("norm_momentum", "zero_init_residual", "image_size")
 
@@ -165,6 +192,7 @@ def _whisper_canonical(kwargs: Mapping) -> dict:
 
 
 KINDS = {
+  "clip": Kind(_captioned, _clip_canonical),
   "decoder": Kind(_text, decoder_canonical, _decoder_settled, writes=True),
   "encoder": Kind(_padded_text, _encoder_canonical),
   "encoder_decoder": Kind(_pair, _encoder_decoder_canonical, writes=True),
