@@ -138,6 +138,8 @@ def image_files(data: Mapping, family: Family) -> dict[str, str]:
     "clip": "CLIPImageProcessor",
     "siglip": "SiglipImageProcessor",
   }
+  if family.model_type not in kinds_of:
+    return {}
   sides = {"height": size, "width": size}
   own: dict = {"size": sides}
   if family.model_type == "resnet":
