@@ -9,10 +9,11 @@ Without tasks and texts: the run's own held-out sets. A task is NAME=FILE.jsonl;
 its format (LAMBADA, HellaSwag, ARC, PIQA, BLiMP, choices, references) is known
 by the keys of its records, see evaluators/formats.py. Of held-out pairs the
 targets are also written, with --beams=4 by beam search, and compared by BLEU,
-chrF, ROUGE and METEOR. Images that a model draws are compared with held-out
+chrF, ROUGE and METEOR; of held-out utterances what is heard is compared by word
+and character errors. Images that a model draws are compared with held-out
 ones by FID, KID, precision and recall, of the features of another run, JUDGE,
-that knows images by their labels. Scores come as a table
-and as JSON, each with its standard error and number of items.
+that knows images by their labels. Scores come as a table and as JSON, each with
+its standard error and number of items.
 """
 
 import contextlib
@@ -36,13 +37,16 @@ from rich.text import Text
 from aigc_jax import command, files, records, run, terminal
 from aigc_jax.data import EvalSet
 from aigc_jax.data.pairs import Pairs
+from aigc_jax.data.sound import Sound
 from aigc_jax.errors import BadConfig, BadData, StorageFailure, choose
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.drawn import Comparison
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 from aigc_jax.evaluators.loss import Loss, results
+from aigc_jax.evaluators.word_errors import word_errors
 from aigc_jax.records import COUNT
+from aigc_jax.sampling import transcripts
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decodes import Decodes
 from aigc_jax.sampling.images import SAMPLERS
@@ -255,6 +259,7 @@ def check_batch(loaded: run.Loaded, memory: int) -> None:
   found = run.data_of(loaded.config).spec.values()
   for array in found:
     ids = np.issubdtype(array.dtype, np.integer) and len(array.shape) == 2
+    ids = ids and "." not in array.letters  # or it is sound, a few samples wide
     check_room(
       f"{loaded.name}/config.json: data", array.shape,
       width_of(loaded) if ids else 1, memory,
@@ -274,7 +279,9 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
     loss = Loss(score, eval_set, loaded.mesh, name=name)
     items = eval_set.targets or len(eval_set)
     found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
-    if isinstance(loaded.model, Decodes) and loaded.model.source:
+    if isinstance(run.data_of(config), Sound):
+      found[name] |= score_sound(loaded, eval_set)
+    elif isinstance(loaded.model, Decodes) and loaded.model.source:
       found[name] |= score_pairs(loaded, config["evaluate"][name]["data"])
   prints = run.heldout_prints(loaded.name, loaded.step) if embedded else {}
   for name in embedded:
@@ -405,6 +412,25 @@ def score_pairs(loaded: run.Loaded, which: dict) -> Scores:
     loaded, [source for source, _ in pairs], [[target] for _, target in pairs],
     most, stops=(),
   )  # fmt: skip
+
+
+def score_sound(loaded: run.Loaded, eval_set: EvalSet) -> Scores:
+  """Word and character errors of what is heard in a held-out set.
+
+  Whatever its batches: all utterances that fit a row count, so does each alike.
+  """
+  beams = None
+  if FLAGS.beams:
+    beams = Beams(FLAGS.beams, FLAGS.length_penalty)
+  said = [
+    view.utterance(i) for view in eval_set.views for i in range(len(view))
+  ]
+  said = said[: len(eval_set)]
+  texts = transcripts.transcribed(
+    loaded.hearing(beams), loaded.tokenizer, (clip for clip, _ in said),
+    max_tokens=run.data_of(loaded.config).target_length, batch=FLAGS.batch,
+  )  # fmt: skip
+  return word_errors(list(texts), [text for _, text in said])
 
 
 def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:

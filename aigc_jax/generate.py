@@ -23,6 +23,10 @@ that a prompt spells as such, which else are text like any other.
 draws 4 rows of 8 images. A row is of one label, of a model that knows labels;
 an image depends on the seed, its number and its label. With --reconstruct each
 second row is what a VQ or a VAE makes of the held-out images above it.
+
+  python -m aigc_jax.generate --workdir=DIR --audio=x.wav --audio=y.flac
+
+writes what is said in files of sound, by a model that hears.
 """
 
 import contextlib
@@ -38,11 +42,12 @@ import numpy as np
 from absl import flags
 
 from aigc_jax import command, data, files, run, tree
+from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, choose
-from aigc_jax.sampling import chat, images, png
+from aigc_jax.sampling import chat, images, png, transcripts
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
-from aigc_jax.sampling.decodes import check_decodes
+from aigc_jax.sampling.decodes import Hears, check_decodes
 from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.text import generate, reader
 
@@ -89,6 +94,9 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "length_penalty", 1.0, "of beams: more favours long ones, less short ones"
   )
+  flags.DEFINE_multi_string(
+    "audio", [], "WAV or FLAC to write down; repeatable"
+  )
   flags.DEFINE_string("out", "", "file for the continuations, as JSON lines")
   flags.DEFINE_string("grid", "", "ROWSxCOLUMNS of images to draw, into --out")
   flags.DEFINE_integer("steps", 50, "of images: steps from noise to image")
@@ -110,16 +118,74 @@ OF_TEXT = (
 )  # fmt: skip
 OF_IMAGES = ("steps", "sampler", "guidance", "labels", "reconstruct")
 OF_DRAWING = ("steps", "sampler", "guidance", "labels", "seed")
+OF_SOUND = ("max_tokens", "beams", "length_penalty")  # and of text
 
 
 def main() -> int:
   """The command; the exit status."""
+  if FLAGS.grid and FLAGS.audio:
+    raise BadConfig("--grid is of images, --audio of sound: leave one out")
   if FLAGS.grid:
     return draw()
   for name in OF_IMAGES:
     if FLAGS[name].present:
       raise BadConfig(f"--{name} is of images: add --grid=4x4 --out=x.png")
-  return write_on()
+  return write_down() if FLAGS.audio else write_on()
+
+
+def write_down() -> int:
+  """What is said in files of sound; the exit status."""
+  for name in (*OF_TEXT, "seed"):
+    if FLAGS[name].present and name not in OF_SOUND:
+      raise BadConfig(f"--{name} is of text, --audio of sound: leave one out")
+  beams = beams_of()
+  for name in ("max_tokens", "batch"):
+    value = FLAGS[name].value
+    if not 1 <= value <= MOST:
+      raise BadConfig(f"--{name}={value}: expected from 1 to {MOST:,}")
+  if not FLAGS.workdir:
+    raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
+  clips = [clip_of(path) for path in FLAGS.audio]
+  if FLAGS.out:
+    command.check_out(FLAGS.out)
+  loaded = run.load(
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
+    unroll=None, remat="none",
+  )  # fmt: skip
+  transcripts.check_transcribes(loaded.model, "--audio")
+  with jax.set_mesh(loaded.mesh):
+    texts = list(
+      transcripts.transcribed(
+        loaded.hearing(beams), loaded.tokenizer, clips,
+        max_tokens=FLAGS.max_tokens, batch=FLAGS.batch, names=FLAGS.audio,
+      )
+    )  # fmt: skip
+  if not command.is_first():
+    return 0
+  lines = []
+  for path, text in zip(FLAGS.audio, texts, strict=True):
+    print(f"{path}: {text}")
+    about = {"audio": path, "text": text}
+    about |= {"model": loaded.name, "step": loaded.step}
+    lines.append(json.dumps(about, ensure_ascii=False))
+  if FLAGS.out:
+    files.write_out(FLAGS.out, "\n".join(lines) + "\n")
+  return 0
+
+
+def clip_of(path: str) -> np.ndarray:
+  """The samples of a file; what is odd about it is said. Raises BadData."""
+  try:
+    data = files.given(path, decoding.LARGEST_FILE, "--audio")
+    samples, notes = decoding.decoded(data, "mix")
+  except OSError as error:
+    raise BadData(f"--audio={path}: {error.strerror}") from None
+  except decoding.Unusable as error:
+    raise BadData(f"--audio={path}: {error}") from None
+  for note in notes:
+    if command.is_first():
+      print(f"note: {path}: {note}", file=sys.stderr)
+  return samples
 
 
 def draw() -> int:
@@ -259,6 +325,7 @@ def write_on() -> int:
     FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
     unroll=None, remat="none",
   )  # fmt: skip
+  check_reads_text(loaded.model)
   check_decodes(loaded.model, "generate")
   note_length(loaded, FLAGS.max_tokens)
   rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
@@ -299,6 +366,12 @@ def write_on() -> int:
   if FLAGS.out:
     write(FLAGS.out, found, loaded)
   return 0
+
+
+def check_reads_text(model) -> None:
+  """BadConfig for a model whose prompts are sound."""
+  if isinstance(model, transcripts.Aligns | Hears):
+    raise BadConfig("this model hears sound: give it files by --audio=x.wav")
 
 
 def beams_of() -> Beams | None:

@@ -10,7 +10,9 @@ from flax import linen as nn
 
 from aigc_jax import command, generate, run, sharding
 from aigc_jax.data import load_tokenizer
+from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
+from aigc_jax.layers.readout import Aligned, Readout
 from tests import tiny
 
 MODEL = tiny.LLAMA | dict(kind="decoder", vocab=257, layers=1, unroll=0)
@@ -316,3 +318,51 @@ def test_a_grid_of_a_model_of_text_is_refused_by_name(call, tmp_path):
   pytest.importorskip("PIL")
   with pytest.raises(BadConfig, match="Decoder does not"):
     call("--workdir=x", "--grid=2x2", f"--out={tmp_path / 'x.png'}")
+
+
+class Echo(nn.Module):
+  """Says the first sample of a clip, over and over."""
+
+  blank, stride = 256, 2
+
+  @nn.compact
+  def __call__(self, batch):
+    steps_B = batch["audio_lengths"] // 320
+    first_B1 = jax.numpy.abs(batch["audio"][:, :1].astype("int32"))
+    at_BT = jax.numpy.broadcast_to(first_B1, (len(first_B1), 9))
+    return Aligned(Readout(jax.nn.one_hot(at_BT, 257), jax.numpy.eye(257)),
+                   steps_B, 256)  # fmt: skip
+
+
+def test_files_of_sound_are_written_down(loaded, call, monkeypatch, tmp_path):
+  tokenizer = load_tokenizer("bytes")
+  config = {"model": {"kind": "ctc"}}
+  found = run.Loaded(Echo(), {}, tokenizer, config, loaded.mesh, 7, "x")
+  monkeypatch.setattr(run, "load", lambda where, **_: found)
+  names = []
+  for letter in "ab":
+    names.append(str(tmp_path / f"{letter}.wav"))
+    clip = np.full(3000, ord(letter), np.int16)
+    (tmp_path / f"{letter}.wav").write_bytes(decoding.wav(clip))
+  out = tmp_path / "x.jsonl"
+  given = [f"--audio={name}" for name in names]
+  assert call("--workdir=x", *given, f"--out={out}") == 0
+  lines = [json.loads(line) for line in out.read_text().splitlines()]
+  assert [(one["audio"], one["text"]) for one in lines] == [
+    (names[0], "a"), (names[1], "b"),
+  ]  # fmt: skip
+
+
+def test_a_file_that_is_no_sound_is_refused_by_name(tmp_path):
+  (tmp_path / "c.wav").write_bytes(b"RIFF")
+  for name, word in (("c", "neither WAV nor FLAC"), ("d", "No such file")):
+    with pytest.raises(BadData, match=f"{name}.wav: {word}"):
+      generate.clip_of(str(tmp_path / f"{name}.wav"))
+  with pytest.raises(BadConfig, match="--audio=x.wav"):
+    generate.check_reads_text(Echo())
+
+
+@pytest.mark.parametrize("flag", ["--prompt=a", "--seed=1", "--top_k=2"])
+def test_flags_of_text_do_not_go_with_sound(flag, call):
+  with pytest.raises(BadConfig, match=f"{flag.partition('=')[0]} is of text"):
+    call("--workdir=x", "--audio=a.wav", flag)

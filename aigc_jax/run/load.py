@@ -55,6 +55,7 @@ from aigc_jax.sampling.images import (
   pixels_of,
 )
 from aigc_jax.sampling.logits import Sampling
+from aigc_jax.sampling.transcripts import Aligns, Greedy, check_transcribes
 from aigc_jax.signature import check_types, keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
 from aigc_jax.trainer.changes import Change
@@ -111,6 +112,23 @@ class Loaded:
       self.model, self.params, beams=beams,
       **decoding_of(self.config, self.tokenizer),
     )  # fmt: skip
+
+  def hearing(self, beams: Beams | None = None) -> Greedy | Engine | BeamSearch:
+    """What makes text of sound; see sampling/transcripts.py.
+
+    beams: of a model that writes; None takes the likeliest.
+    """
+    check_transcribes(self.model, "transcribing")
+    if isinstance(self.model, Aligns):
+      if beams is not None:
+        raise BadConfig(
+          "beams are of a model that writes; this one says the likeliest of "
+          "each step: leave them out"
+        )
+      return Greedy(self.model, self.params)
+    if beams is not None:
+      return self.search(beams)
+    return self.engine(Sampling(temperature=0.0), seed=0, group=32)
 
   def sampler(
     self, *, sampler: str, steps: int, guidance: float, seed: int
