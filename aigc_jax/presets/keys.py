@@ -140,7 +140,8 @@ def skeleton() -> ConfigDict:
     b1=0.9,  # decay of the first moment
     b2=0.95,  # decay of the second moment
     eps=1e-8,  # added to the root of the second moment
-    # dict(patterns=["head/*"], weight_decay=0.0, learning_rate_factor=1.0)
+    # dict(patterns=["head/*"], weight_decay=0.0, learning_rate_factor=1.0); of
+    # a player, who moves by itself, also every_steps=5 and clip=1.0
     groups=(),
     mu_dtype="float32",  # or bfloat16, of the first moment
     spike_sigma=None,  # skip a step this many deviations above; None: never
@@ -151,7 +152,9 @@ def skeleton() -> ConfigDict:
   # One entry for each evaluation, under a name of its own.
   config.evaluate = dict(
     heldout=dict(
-      kind="loss",  # or samples: texts that the model writes
+      # Or samples: texts that the model writes; of images, images: grids that
+      # it draws, and image_scores: FID and others (evaluators/README.md).
+      kind="loss",
       data=dict(split="validation"),  # and sources=(...), of other data
       every_steps=500,  # None: at the end only, where each of them runs
       batches=None,  # how many of the set; None: all
