@@ -26,11 +26,10 @@ def skeleton() -> ConfigDict:
   # is faster for large models, and compiles at every start.
   config.library = "xla"
   config.init_from = None  # another run's parameters, or hf:FOLDER; None: fresh
-  # A run whose whole state, data position and rows this one goes on from, at a
-  # step of which it has a checkpoint; None: the last. Another length, decay or
-  # data from there on.
+  # A run whose whole state, data position and rows this one goes on from, with
+  # another length, decay or data.
   config.branch_from = None
-  config.branch_step = None
+  config.branch_step = None  # one that it has a checkpoint of; None: the last
   # Parts of the model that are not trained, "stack" or "stack/mlp": where each
   # has its parameters from, a run or hf:FOLDER; None for those of the start.
   config.frozen = {}
