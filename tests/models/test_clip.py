@@ -1,5 +1,7 @@
 """CLIP and SigLIP: counts, what a text's padding may do, whole runs."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from aigc_jax import run, sharding, tree
 from aigc_jax.errors import BadConfig
 from configs import clip, siglip
-from tests import kinds
+from tests import commands, kinds
 from tests.sweep import sweep
 
 # The sums of the sizes of the tensors in the released checkpoints.
@@ -165,6 +167,41 @@ def test_parts_of_a_batch_of_pairs_are_refused_with_a_way_out():
 def test_parts_that_cannot_go_together_are_refused(name, change, words):
   with pytest.raises(BadConfig, match=words):
     kinds.build(name, **change)
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_again_as_it_was_in_training(tmp_path):
+  """And its folder is one of transformers, with words and pixels beside."""
+  pytest.importorskip("sklearn", reason="needs scikit-learn")
+  where = f"--workdir={tmp_path / 'run'}"
+  config = f"--config={commands.ROOT}/configs/clip.py:digits"
+  small = [
+    f"--config.model.{key}={value}"
+    for key, value in dict(
+      image_layers=1, text_layers=1, image_dim=24, text_dim=16, embed_dim=12
+    ).items()
+  ]
+  found = commands.run(
+    "aigc_jax.train", where, config, f"--config.data.root={tmp_path / 'root'}",
+    "--config.steps=4", "--config.optim.warmup_steps=1", *small,
+  )  # fmt: skip
+  assert found.returncode == 0, found.stderr
+  rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+  told = {key: x for row in rows for key, x in json.loads(row).items()}
+  found = commands.run("aigc_jax.evaluate", where)
+  assert found.returncode == 0, found.stderr
+  again = json.loads((tmp_path / "run/evaluate/4.json").read_text())["scores"]
+  assert set(again) == {"heldout", "recall", "zero_shot"}
+  for name, scores in again.items():
+    for score, value in scores.items():
+      wanted = told[f"eval/{name}/{score}"]
+      assert value["value"] == pytest.approx(wanted, rel=1e-5), (name, score)
+  out = tmp_path / "out"
+  found = commands.run("aigc_jax.export", where, f"--out={out}")
+  assert found.returncode == 0, found.stderr
+  kind = json.loads((out / "preprocessor_config.json").read_text())
+  assert kind["image_processor_type"] == "CLIPImageProcessor"
+  assert (out / "tokenizer.json").is_file()
 
 
 def test_an_unknown_preset_is_told_what_there_is():
