@@ -264,6 +264,12 @@ class Plain(nn.Module):
     return noise - (bright + 0 * noise)
 
 
+class AtOnce(Plain):
+  """Draws in no steps."""
+
+  gradual = False
+
+
 @pytest.fixture
 def drawing(loaded, call, monkeypatch):
   config = {
@@ -305,6 +311,8 @@ def test_a_grid_has_a_label_in_each_row_and_is_the_same_each_time(
     (["--grid=2x2", "--guidance=nan"], "guidance"),
     (["--grid=2x2", "--seed=-1"], "--seed"),
     (["--guidance=3"], "--grid=4x4"),
+    (["--reconstruct"], "--grid=4x4"),
+    (["--grid=2x2", "--reconstruct", "--seed=1"], "--seed draws images"),
   ],
 )
 def test_a_grid_that_cannot_be_is_refused_before_a_model_is_read(
@@ -312,6 +320,26 @@ def test_a_grid_that_cannot_be_is_refused_before_a_model_is_read(
 ):
   with pytest.raises(BadConfig, match=word):
     call("--workdir=x", *line)
+
+
+@pytest.mark.parametrize(
+  ("gradual", "line", "word"),
+  [
+    (False, ["--steps=4"], "--steps: a model of the kind AtOnce does not read"),
+    (False, ["--sampler=ddim"], "--sampler: a model of the kind AtOnce"),
+    (True, ["--reconstruct"], "a vq or a vae.*not of Plain"),
+  ],
+)
+def test_a_flag_that_a_way_of_drawing_does_not_read_is_refused(
+  drawing, tmp_path, monkeypatch, gradual, line, word
+):
+  pytest.importorskip("PIL")
+  if not gradual:
+    config = {"data": dict(mean=(0.5,), std=(0.5,)), "model": {}}
+    found = run.Loaded(AtOnce(), {}, None, config, None, 7, "x")
+    monkeypatch.setattr(run, "load", lambda where, **_: found)
+  with pytest.raises(BadConfig, match=word):
+    drawing("--workdir=x", "--grid=2x2", f"--out={tmp_path / 'x.png'}", *line)
 
 
 def test_a_grid_of_a_model_of_text_is_refused_by_name(call, tmp_path):
