@@ -36,6 +36,13 @@ TWO_STACKS = NARROW | {
   "model.encoder_layers": 2, "model.decoder_layers": 2, "model.head_dim": 8,
 }  # fmt: skip
 SOUND = {"data.seconds": 0.5, "data.target_length": 6, "model.bins": 8}
+TOWERS = PIXELS | {
+  "model.patch": 4, "model.image_dim": 16, "model.image_heads": 2,
+  "model.image_layers": 2, "model.image_mlp_dim": 24, "model.text_dim": 16,
+  "model.text_heads": 2, "model.text_layers": 2, "model.text_mlp_dim": 24,
+  "model.text_length": 8, "model.vocab": 64, "model.embed_dim": 16,
+  "data.length": 8, "data.tokenizer": "bytes",
+}  # fmt: skip
 WIDTHS = {"model.widths": (8, 16)}
 # A preset of each family, and what makes it small.
 SMALL: dict[str, dict] = {
@@ -68,6 +75,8 @@ SMALL: dict[str, dict] = {
     "objective.chunk": 16,
   },
   "ctc:small": NARROW | SOUND | {"model.layers": 2},
+  "clip:b32": TOWERS | {"model.text_end": 1, "data.start": 0},
+  "siglip:b16": TOWERS,
 }  # fmt: skip
 
 
