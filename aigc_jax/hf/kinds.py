@@ -250,14 +250,14 @@ def outputs(kind: str, kwargs: Mapping, params, batch: Mapping) -> list:
   model = MODELS[kind](**dict(kwargs) | exact)
 
   @jax.jit
-  def run(params):
+  def run(params, batch):
     found = model.apply(parted(params), batch)
     return jax.tree.leaves(
       jax.tree.map(_said, found, is_leaf=lambda x: isinstance(x, Readout))
     )
 
   with jax.default_matmul_precision("highest"):
-    return [np.asarray(x, np.float32) for x in run(params)]
+    return [np.asarray(x, np.float32) for x in run(params, dict(batch))]
 
 
 def _said(x):

@@ -144,7 +144,7 @@ def test_a_model_of_ours_is_a_model_of_theirs(tmp_path):
   keys.pop("kind")
   model = MODELS["whisper"](**keys)
   shapes = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), model.example())
-  params = nn.unbox(model.init(jax.random.key(0), shapes))["params"]
+  params = nn.unbox(jax.jit(model.init)(jax.random.key(0), shapes))["params"]
   params = jax.tree.map(sound.perturbed, params)
   out = tmp_path / "out"
   export.export(

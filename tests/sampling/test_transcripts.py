@@ -33,7 +33,8 @@ def loaded_of(style: str, tmp_path, **data) -> run.Loaded:
     keys["blank"] = 256
   model = sound.build(style, **keys)
   shapes = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), model.example())
-  params = sound.nn.unbox(model.init(jax.random.key(0), shapes))["params"]
+  init = jax.jit(model.init)
+  params = sound.nn.unbox(init(jax.random.key(0), shapes))["params"]
   folder = tmp_path / "speech"
   folder.mkdir()
   for i, clip in enumerate(clips(9)):
