@@ -54,7 +54,12 @@ setup(
     "images": IMAGES,
     "sound": SOUND,
     "wandb": ["wandb"],
-    "scores": ["sacrebleu>=2.3", "rouge-score>=0.1.2", "nltk>=3.9"],
+    "scores": [
+      "sacrebleu>=2.3",
+      "rouge-score>=0.1.2",
+      "nltk>=3.9",
+      "jiwer>=4",
+    ],
     "lm_eval": ["lm_eval>=0.4.9"],
     "parity": ["torch>=2.4", "transformers>=4.56"] + HF,
     "test": [

@@ -35,7 +35,7 @@ def test_a_distance_is_the_least_number_of_changes():
 
 
 def test_rates_are_those_of_jiwer():
-  jiwer = pytest.importorskip("jiwer")
+  jiwer = pytest.importorskip("jiwer", reason="needs the extra [scores]")
   pairs = [(a, b) for a, b in zip(texts(0, 60), texts(1, 60), strict=True) if b]
   ours = word_errors(*map(list, zip(*pairs, strict=True)))
   said, heard = [b for _, b in pairs], [a for a, _ in pairs]
