@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from aigc_jax.errors import BadConfig
+from aigc_jax.run import branch
 from tests import commands
 
 CONFIG = "configs/text_file.py"
@@ -65,13 +67,27 @@ def from_trunk(step):
   return ("--config.branch_from={}/trunk", f"--config.branch_step={step}")
 
 
-def branch(train, name, step, *flags):
+def branched(train, name, step, *flags):
   where = f"--config.branch_from={train.folder / 'trunk'}"
   return train(name, where, f"--config.branch_step={step}", *flags)
 
 
+def test_rows_of_later_steps_stay_with_the_trunk(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  kept = '{"step": 3}\n{"event": "x"}\n'
+  path.write_text(kept + '{"step": 5}\n{"step": 4, "half')
+  assert "".join(branch._lines_until(path, 4)) == kept
+
+
+def test_a_step_without_a_trunk_is_refused(tmp_path):
+  config = {"branch_from": None, "branch_step": 4}
+  with pytest.raises(BadConfig, match="branch_step=4 without branch_from=DIR"):
+    branch.begin(tmp_path, config, None, True)
+
+
+@pytest.mark.slow
 def test_a_branch_is_the_run_its_config_would_have_been(train):
-  done = branch(train, "decay", 4, *DECAY)
+  done = branched(train, "decay", 4, *DECAY)
   assert done.returncode == 0, done.stderr
   assert "continuing from step 4" in done.stdout
   done = train("whole", *DECAY)
@@ -84,7 +100,7 @@ def test_a_branch_is_the_run_its_config_would_have_been(train):
 
 @pytest.mark.slow
 def test_a_branch_of_an_equal_config_is_the_trunk(train):
-  done = branch(train, "same", 4, *STABLE)
+  done = branched(train, "same", 4, *STABLE)
   assert done.returncode == 0, done.stderr
   found, trunk = (learnt(train.folder / x) for x in ("same", "trunk"))
   assert found == trunk
@@ -97,7 +113,7 @@ def test_a_copy_that_was_not_finished_is_made_anew(train):
   (folder / "metrics.jsonl").write_text('{"step": 3}\n')
   mark = {"from": str(train.folder / "trunk"), "step": 4}
   (folder / "branch.json").write_text(json.dumps(mark))
-  done = branch(train, "half", 4, *STABLE)
+  done = branched(train, "half", 4, *STABLE)
   assert done.returncode == 0, done.stderr
   assert learnt(folder) == learnt(train.folder / "trunk")
 
@@ -112,7 +128,7 @@ def test_what_cannot_be_branched_from_is_refused_by_name(train):
     (("no", 4, *STABLE, "--config.optim.b2=0.5"), "another config"),
   ]
   for (name, step, *flags), words in cases:
-    done = branch(train, name, step, *flags)
+    done = branched(train, name, step, *flags)
     assert done.returncode == 78 and words in done.stderr, done.stderr
   assert not (train.folder / "no" / "result.json").exists()
   done = train("trunk", *STABLE, f"--config.branch_from={train.folder}/other")
