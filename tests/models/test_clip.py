@@ -123,6 +123,9 @@ def stepped(config, mesh, steps: int = 2):
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_a_step_is_the_same_on_one_and_eight_devices(name):
   config = tiny_run(name, data=2, fsdp=2, tensor=2)
+  # The gradient of a key's bias is zero but for rounding, which Adam would make
+  # a step of.
+  config["optim"]["eps"] = 1e-3
   one, told = stepped(config, sharding.mesh_of(jax.devices()[0]))
   eight, told_8 = stepped(config, run.make_mesh(config))
   jax.tree.map(
