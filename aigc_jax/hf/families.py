@@ -102,7 +102,7 @@ def write_config(family: Family, kwargs: Mapping) -> dict:
     text,
     architectures=[family.architecture],
     model_type=family.model_type,
-  ) | family.config({**kinds.defaults(family.kind), **kwargs})
+  ) | family.config(kinds.known(family.kind, kwargs))
 
 
 def objections(family: Family, kwargs: Mapping) -> list[str]:
@@ -110,7 +110,7 @@ def objections(family: Family, kwargs: Mapping) -> list[str]:
 
   A config is written and read back: what comes back different is in the way.
   """
-  kwargs = {**kinds.defaults(family.kind), **kwargs}
+  kwargs = kinds.known(family.kind, kwargs)
   written = write_config(family, kwargs)
   try:
     read = read_config(family, written, "config")

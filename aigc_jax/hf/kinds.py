@@ -19,6 +19,7 @@ from aigc_jax.layers.mel import HOP, RATE
 from aigc_jax.layers.readout import Readout
 from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS, two_widths
+from aigc_jax.models.decoder import resolved
 from aigc_jax.signature import keys_of
 
 LENGTH = 128  # tokens that two models are compared on, at most
@@ -216,6 +217,12 @@ def defaults(kind: str) -> dict:
   """The keywords that a model of the kind may be made without."""
   keywords = keys_of(MODELS[kind]).items()
   return {k: p.default for k, p in keywords if p.default is not p.empty}
+
+
+def known(kind: str, kwargs: Mapping) -> dict:
+  """All keywords of a model of the kind, multipliers as they come out."""
+  found = defaults(kind) | dict(kwargs)
+  return resolved(found) if kind == "decoder" else found
 
 
 def shapes_of(kind: str, kwargs: Mapping) -> dict[str, tuple[int, ...]]:

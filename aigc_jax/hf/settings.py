@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from aigc_jax.errors import BadData
 from aigc_jax.layers.position import LONGER
+from aigc_jax.models.decoder import resolved
 
 REQUIRED = object()
 LARGEST = 2**31 - 1
@@ -71,6 +72,13 @@ LATER = dict(
   parallel=False,
   shared_norm=False,
   head_bias=False,
+  parametrization="standard",
+  base_dim=None,
+  base_layers=None,
+  base_heads=None,
+  base_kv_heads=None,
+  base_head_dim=None,
+  base_mlp_dim=None,
 )
 PLAIN |= LATER
 MULTIPLIERS = ("embed_multiplier", "residual_multiplier", "logit_multiplier")
@@ -208,7 +216,7 @@ def pattern_of(values: list) -> tuple:
 
 def canonical(kwargs: Mapping) -> dict:
   """What of a decoder's keywords decides its function, in one spelling."""
-  kwargs = LATER | dict(kwargs)
+  kwargs = resolved(LATER | dict(kwargs))
   k = {key: value for key, value in kwargs.items() if key not in FREE}
   any_window = any(kwargs["windows"])
   k["windows"] = tuple(each_window(kwargs)) if any_window else ()

@@ -19,6 +19,11 @@ from aigc_jax.layers.embed import Embed
 from aigc_jax.layers.lookup import check_gradient
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import CENTRE, Norm, NormFactory
+from aigc_jax.layers.parametrization import (
+  Factors,
+  Parametrization,
+  parametrization_of,
+)
 from aigc_jax.layers.position import (
   LONGER,
   LearnedPositions,
@@ -60,6 +65,7 @@ class Decoder(nn.Module):
   products: str = "plain"
   logit_multiplier: float = 0.0  # of the logits, before their cap; 0 means 1
   longer: float = 1.0  # what queries and keys become where they are turned
+  parametrization: Parametrization | None = None  # None: standard
 
   @nn.compact
   def __call__(self, batch: Batch, cache: Cache | None = None):
@@ -96,6 +102,15 @@ class Decoder(nn.Module):
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply, other than in 8 bits."""
     return operand_dtype(self.dtype, self.products)
+
+  def factors(self, path: str, optimizer: str) -> Factors:
+    """What the numbers of the parameter at this path are multiplied by.
+
+    Raises BadConfig for an optimizer of which the parametrization says nothing.
+    """
+    if self.parametrization is None:
+      return Factors()
+    return self.parametrization.factors(path, optimizer)
 
   def _scene(self, batch: Batch, positions_BT, cached: bool) -> Scene:
     segments_BT = batch.get("segments")
@@ -205,6 +220,35 @@ def widths(
   return found
 
 
+# What of a decoder's keywords is a size, and of a base model too.
+SIZES = ("dim", "layers", "heads", "kv_heads", "head_dim", "mlp_dim")
+
+
+def resolved(kwargs: Mapping) -> dict:
+  """A decoder's keywords with what its parametrization multiplies by.
+
+  Those of a standard decoder that is the same function of its parameters.
+  """
+  found = dict(kwargs)
+  keys = ("dim", "heads", "kv_heads", "head_dim", "mlp_dim", "gated")
+  sizes = widths(**{key: found[key] for key in keys})
+  rule = parametrization_of(
+    found["parametrization"],
+    {key: sizes.get(key) or found[key] for key in SIZES},
+    {key: found[f"base_{key}"] for key in SIZES},
+    found["qk_norm_joint"],
+  )
+  names = (
+    "attention_scale", "embed_scale", "embed_multiplier", "residual_multiplier",
+    "logit_multiplier",
+  )  # fmt: skip
+  found |= rule.multipliers(**{name: found[name] for name in names})
+  return found | {
+    "parametrization": "standard",
+    **{f"base_{key}": None for key in SIZES},
+  }
+
+
 def decoder(
   *,
   vocab: int,
@@ -256,6 +300,13 @@ def decoder(
   parallel: bool = False,
   shared_norm: bool = False,
   head_bias: bool = False,
+  parametrization: str = "standard",
+  base_dim: int | None = None,
+  base_layers: int | None = None,
+  base_heads: int | None = None,
+  base_kv_heads: int | None = None,
+  base_head_dim: int | None = None,
+  base_mlp_dim: int | None = None,
 ) -> Decoder:
   """A Decoder from plain values; the keys of `config.model`.
 
@@ -269,6 +320,20 @@ def decoder(
   kv_heads, head_dim, mlp_dim = found.values()
   for name, value in dict(vocab=vocab, layers=layers).items():
     _at_least_1(name, value)
+  rule = parametrization_of(
+    parametrization,
+    dict(found, dim=dim, layers=layers, heads=heads),
+    dict(
+      dim=base_dim, layers=base_layers, heads=base_heads,
+      kv_heads=base_kv_heads, head_dim=base_head_dim, mlp_dim=base_mlp_dim,
+    ),
+    qk_norm_joint,
+  )  # fmt: skip
+  multipliers = rule.multipliers(
+    attention_scale, embed_scale, embed_multiplier, residual_multiplier,
+    logit_multiplier,
+  )  # fmt: skip
+  attention_scale = multipliers["attention_scale"]
   # The layers take 0 for what is not there.
   attention_scale, init_std = attention_scale or 0.0, init_std or 0.0
   attention_softcap, logit_softcap = (
@@ -313,21 +378,31 @@ def decoder(
     Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,
   )  # fmt: skip
   layer_norm = functools.partial(normed, norm_bias)
-  # Each block adds twice to the residual stream (GPT-2, section 2.3).
-  out_factor = 1.0 / math.sqrt(2 * layers)
+  fresh_std = rule.fresh(init_std)
+  # Each block adds twice to the residual stream (GPT-2, section 2.3); where
+  # that is by the depth already, as many times as in the base.
+  out_factor = 1.0 / math.sqrt(2 * rule.base.L)
+  # Where weights are not by their fan-in, which has grown by itself.
+  std, read, down = init_std, 1.0, 1.0
+  if init_std:
+    hidden = rule.deviation("stack/attention/query/w")
+    std = init_std * hidden
+    read = rule.deviation("stack/attention/out/w") / hidden
+    down = rule.deviation("stack/mlp/down/w") / hidden
   attention = functools.partial(
     Attention, dim, heads, kv_heads, head_dim, kind, attention_bias, out_bias,
     normed if qk_norm else None, qk_norm_joint, attention_scale,
-    attention_softcap, kernel, init_std, out_factor, fuse_projections, products,
+    attention_softcap, kernel, std, out_factor * read, fuse_projections,
+    products,
   )  # fmt: skip
   mlp = functools.partial(
-    Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, init_std, out_factor,
-    fuse_projections, products,
+    Mlp, dim, mlp_dim, activation, gated, kind, mlp_bias, std,
+    out_factor * down, fuse_projections, products,
   )  # fmt: skip
   block = functools.partial(
     Block, layer_norm, attention, mlp, post_norm, dropout, pre_norm, parallel,
     shared_norm,
-    _factor("residual_multiplier", residual_multiplier),
+    _factor("residual_multiplier", multipliers["residual_multiplier"]),
   )  # fmt: skip
   turns = {}
   if position == "rotary":
@@ -335,15 +410,15 @@ def decoder(
     if rotary_local_base:
       turns["local"] = tuple(frequencies(turned, rotary_local_base, None))
   learned = functools.partial(
-    LearnedPositions, position_length, dim, kind, init_std, embed_gradient
+    LearnedPositions, position_length, dim, kind, fresh_std, embed_gradient
   )
-  scale = math.sqrt(dim) if embed_scale else 1.0
-  scale *= _factor("embed_multiplier", embed_multiplier) or 1.0
+  scale = math.sqrt(dim) if multipliers["embed_scale"] else 1.0
+  scale *= _factor("embed_multiplier", multipliers["embed_multiplier"]) or 1.0
   return Decoder(
     vocab=vocab,
     dtype=kind,
     embed=functools.partial(
-      Embed, vocab, dim, kind, init_std, scale, embed_gradient
+      Embed, vocab, dim, kind, fresh_std, scale, embed_gradient
     ),
     stack=functools.partial(
       Stack, layers, block, tuple(windows), remat, unroll, tuple(rotary_layers)
@@ -351,7 +426,7 @@ def decoder(
     norm=layer_norm,
     head=None
     if tied
-    else functools.partial(Head, vocab, dim, init_std, head_bias),
+    else functools.partial(Head, vocab, dim, fresh_std, head_bias),
     learned=learned if position == "learned" else None,
     sinusoidal=position == "sinusoidal",
     turns=turns,
@@ -359,6 +434,9 @@ def decoder(
     dropout=dropout,
     cache_shape=(layers, kv_heads, head_dim),
     products=products,
-    logit_multiplier=_factor("logit_multiplier", logit_multiplier),
+    logit_multiplier=_factor(
+      "logit_multiplier", multipliers["logit_multiplier"]
+    ),
+    parametrization=rule,
     longer=dict(rotary_scaling or {}).get(LONGER, 1.0),
   )

@@ -14,9 +14,10 @@ from flax import linen as nn
 from flax import struct
 
 from aigc_jax import errors
+from aigc_jax.layers.parametrization import Factors
 from aigc_jax.layers.readout import Readout, readout_of
 from aigc_jax.models.checks import at_least_1
-from aigc_jax.models.roles import Part, parts_of
+from aigc_jax.models.roles import Part, factors_of_part, parts_of
 from aigc_jax.models.vq import Codes
 
 Batch = Mapping[str, jax.Array]
@@ -84,6 +85,10 @@ class ImageTokens(nn.Module):
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply, in the prior."""
     return self.prior.operand_dtype
+
+  def factors(self, path: str, optimizer: str) -> Factors:
+    """Those of the part that has the parameter at this path."""
+    return factors_of_part(self.parts, path, optimizer)
 
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """An abstract batch of one row."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax import errors
+from aigc_jax.layers.parametrization import Factors
 from aigc_jax.signature import call, kind_of
 
 
@@ -49,6 +50,10 @@ class Roles(nn.Module):
       for path, most in getattr(part.model, "limits", {}).items()
     }
 
+  def factors(self, path: str, optimizer: str) -> Factors:
+    """Those of the part that has the parameter at this path."""
+    return factors_of_part(self.parts, path, optimizer)
+
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of one row with what any of the parts reads, abstract."""
     found = {}
@@ -69,6 +74,15 @@ class Roles(nn.Module):
         f"{', '.join(self.parts)}"
       )
     return self.parts[role].model.clone(parent=self, name=role)
+
+
+def factors_of_part(
+  parts: Mapping[str, Part], path: str, optimizer: str
+) -> Factors:
+  """Of a parameter at "name/...": what the model of that part says of it."""
+  name, _, own = path.partition("/")
+  said = getattr(parts[name].model, "factors", None)
+  return Factors() if said is None else said(own, optimizer)
 
 
 def parts_of(parts: Mapping, models: Mapping[str, Callable]) -> dict[str, Part]:

@@ -1,9 +1,9 @@
 """From gradients to updates: schedules, optimizers, parameter groups.
 
-`build` chains, in this order: frozen groups out; clip by the global norm; the
-optimizer's direction; decoupled weight decay; the group's learning-rate factor;
-the schedule; the limits that a model sets to some of its parameters. So a step
-changes p, within those, by
+`build` chains, in this order: frozen groups out; clip by the global norm; each
+parameter's factor of epsilon; the optimizer's direction; decoupled weight
+decay; the group's learning-rate factor; the schedule; the limits that a model
+sets to some of its parameters. So a step changes p, within those, by
 
   -schedule(step) * factor * (direction + weight_decay * p)
 
@@ -20,6 +20,7 @@ import optax
 from aigc_jax import tree
 from aigc_jax.errors import BadConfig, choose
 from aigc_jax.layers import sums
+from aigc_jax.layers.parametrization import Factors
 from aigc_jax.optim import schedules
 from aigc_jax.optim.groups import Player, Treatment, treatments
 from aigc_jax.optim.optimizers import OPTIMIZERS, at_once
@@ -29,10 +30,12 @@ __all__ = [
   "OPTIMIZERS",
   "SCHEDULES",
   "Schedule",
+  "Treatment",
   "at_once",
   "build",
   "global_norm",
   "state_shardings",
+  "treatments",
 ]
 
 # Of the first moment.
@@ -58,11 +61,13 @@ def build(
   params: tree.Tree,
   limits: Mapping[str, float] | None = None,
   warmup_fraction: float | None = None,
+  factors: Mapping[str, Factors] | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
   """The optimizer of a run of `steps`, and its learning rate by step.
 
   params: the parameters or their shapes, for the paths that `groups` match.
-  limits: the most that parameters may be after an update, by path.
+  limits: the most that parameters may be after an update, by path. factors: of
+  a model's parametrization, by path.
   clip: the largest global norm of the gradients; None is no clipping. The
   optimizer counts the updates it has made, so after `skipped` skipped steps
   the rate in use at a step is schedule(step - skipped). Raises BadConfig.
@@ -87,12 +92,14 @@ def build(
     raise BadConfig(
       f"optim.clip={clip}: expected the largest norm, or None for no clipping"
     )
-  treat = treatments(params, groups, weight_decay)
+  treat = treatments(params, groups, weight_decay, factors)
+  small = {n: t.epsilon for n, t in treat.items() if t.epsilon != 1}
   frozen = {n for n, t in treat.items() if t.learning_rate_factor == 0}
 
   def move(clip: float | None) -> list:
     return [
       _clip(clip) if clip else None,
+      _epsilon(small) if small else None,
       make(b1=b1, b2=b2, eps=eps, mu_dtype=dtype),
       _decay_and_factor(treat),
     ]
@@ -202,6 +209,20 @@ def _clip(largest: float) -> optax.GradientTransformation:
     return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
 
   return optax.stateless(clip)
+
+
+def _epsilon(factors: Mapping[str, float]) -> optax.GradientTransformation:
+  """Gradients over their factor: to them epsilon is that many times as large.
+
+  All that follows is the same for any size of a gradient, but for epsilon.
+  """
+
+  def one(path, u):
+    return u / factors.get(tree.name_of(path), 1.0)
+
+  return optax.stateless(
+    lambda updates, _: jax.tree_util.tree_map_with_path(one, updates)
+  )
 
 
 def _limit(limits: Mapping[str, float]) -> optax.GradientTransformation:

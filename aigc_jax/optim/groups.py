@@ -13,10 +13,11 @@ parameters, its moments and the count behind their bias stay as they are.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aigc_jax import tree
 from aigc_jax.errors import BadConfig, nearest
+from aigc_jax.layers.parametrization import Factors
 from aigc_jax.signature import check_type
 
 # Norms, biases, embeddings and temperatures do not decay by themselves. A head
@@ -37,6 +38,7 @@ class Treatment:
   weight_decay: float
   learning_rate_factor: float
   player: "Player | None" = None
+  epsilon: float = 1.0  # factor of optim.eps
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,14 @@ class Player:
 
 
 def treatments(
-  params: tree.Tree, groups: Sequence[Mapping], weight_decay: float
+  params: tree.Tree,
+  groups: Sequence[Mapping],
+  weight_decay: float,
+  factors: Mapping[str, Factors] | None = None,
 ) -> dict[str, Treatment]:
   """{path: Treatment} for every leaf of `params`, which may be abstract.
 
+  factors: by path, what a model's parametrization multiplies all of it by.
   Raises BadConfig for a group without KEYS or with others than those and
   PLAYERS, a number out of range, or a pattern that no path matches.
   """
@@ -60,7 +66,15 @@ def treatments(
   _positive("optim.weight_decay", weight_decay)
   for i, group in enumerate(groups):
     _check(f"optim.groups[{i}]", group, names)
-  return {name: _of(name, groups, weight_decay) for name in names}
+  found = {name: _of(name, groups, weight_decay) for name in names}
+  for name, by in (factors or {}).items():
+    found[name] = replace(
+      found[name],
+      weight_decay=found[name].weight_decay * by.weight_decay,
+      learning_rate_factor=found[name].learning_rate_factor * by.learning_rate,
+      epsilon=by.epsilon,
+    )
+  return found
 
 
 def _of(name: str, groups: Sequence[Mapping], decay: float) -> Treatment:

@@ -110,7 +110,15 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def at_once(
-  *, kind: str, b1: float, b2: float, eps: float, mu_dtype: str, **_
+  *,
+  kind: str,
+  b1: float,
+  b2: float,
+  eps: float,
+  mu_dtype: str,
+  clip: float | None = None,
+  epsilon: float = 1.0,
+  **_,
 ) -> bool:
   """Whether an update may be applied in the pass that makes it.
 
@@ -120,10 +128,12 @@ def at_once(
   AdamW's second moment the first one is bounded (Cauchy-Schwarz on both sums)
   where its decay is slower, b1**2 < b2, and 1 - b2 is not zero in float32; and
   what has no square in float32 but zero is below 1e-18, and so below 1e12 eps.
-  A first moment in bfloat16 decays more slowly, by its rounding.
+  A first moment in bfloat16 decays more slowly, by its rounding. epsilon: the
+  least factor of eps, by which gradients are divided once they are clipped.
   """
   decay = b1 + (2**-8 if mu_dtype == "bfloat16" else 0)
-  bounded = decay**2 < b2 < 1 - 2**-23 and eps >= 1e-30
+  bounded = epsilon == 1 or 0 < (clip or 0) < 1e18 * epsilon
+  bounded &= decay**2 < b2 < 1 - 2**-23 and eps >= 1e-30
   return kind in ("lion", "sgd") or (kind == "adamw" and bounded)
 
 

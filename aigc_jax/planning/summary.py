@@ -35,17 +35,33 @@ def describe(
   with jax.set_mesh(mesh):
     jax.eval_shape(r.step, r.state, r.batch)
   parts = [
-    parameters(r.state.params),
+    parameters(r),
+    *multipliers(r),
     memory(r),
     length(r, run.data_of(config).prepared()),
   ]
   return "\n\n".join(parts)
 
 
-def parameters(params) -> str:
-  """A table: path, shape, layout on the mesh, count."""
+def parameters(r: run.Run) -> str:
+  """A table: path, shape, layout, how it is drawn and moved, count.
+
+  deviation: of fresh values. rate: the factor of the learning rate. eps: that
+  of optim.eps, shown where one is not 1.
+  """
+  params, fresh = r.state.params, run.deviations(r.model)
+  by_size = any(t.epsilon != 1 for t in r.treatments.values())
   rows = [
-    (name, "x".join(map(str, x.shape)), _layout(x), f"{math.prod(x.shape):,}")
+    (
+      name,
+      "x".join(map(str, x.shape)),
+      _layout(x),
+      f"{fresh[name]:.3g}",
+      f"{r.treatments[name].learning_rate_factor:.4g}",
+      f"{r.treatments[name].weight_decay:.4g}",
+      *([f"{r.treatments[name].epsilon:.4g}"] * by_size),
+      f"{math.prod(x.shape):,}",
+    )
     for name, x in tree.flat(params).items()
   ]
   total = tree.count(params)
@@ -54,9 +70,31 @@ def parameters(params) -> str:
     for name, x in tree.flat(params).items()
     if name.startswith(("embed/", "position/"))
   )
-  rows.append(("all", "", "", f"{total:,}"))
-  rows.append(("all but embeddings", "", "", f"{total - embed:,}"))
-  return table(("parameter", "shape", "mesh axes", "count"), rows)
+  header = (
+    "parameter", "shape", "mesh axes", "deviation", "rate", "decay",
+    *(["eps"] * by_size), "count",
+  )  # fmt: skip
+  empty = [""] * (len(header) - 2)
+  rows.append(("all", *empty, f"{total:,}"))
+  rows.append(("all but embeddings", *empty, f"{total - embed:,}"))
+  return table(header, rows)
+
+
+def multipliers(r: run.Run) -> list[str]:
+  """A table of what a model that follows a base multiplies by, if it does."""
+  rule = getattr(r.model, "parametrization", None)
+  if rule is None or not rule.grows:
+    return []
+  scale = rule.growth("H") ** -1
+  rows = [
+    ("width of the stream", f"{rule.growth('D'):.4g} x the base's"),
+    ("width of a head", f"{rule.growth('H'):.4g} x"),
+    ("layers", f"{rule.growth('L'):.4g} x"),
+    ("scores, as the base has them", f"x {scale:.4g}"),
+    ("what a block adds", f"x {rule.residual:.4g}"),
+    ("logits", f"x {rule.logits:.4g}"),
+  ]
+  return [table((f"parametrization {rule.kind}", ""), rows)]
 
 
 def _layout(x: jax.ShapeDtypeStruct) -> str:

@@ -107,6 +107,15 @@ def skeleton() -> ConfigDict:
     tied=True,  # whether the embedding is also the head
     head_bias=False,  # of the logits, where it is not
     init_std=None,  # of all weights; None: by fan-in
+    # How tensors change with the size: standard, or from a base's numbers on,
+    # mup by the width, completep (a half: depth_mup) by the depth too
+    parametrization="standard",
+    base_dim=None,  # of the base, on which rate, decay, ... were tuned
+    base_layers=None,  # of the base
+    base_heads=None,  # of the base; None: as dim has grown
+    base_kv_heads=None,  # of the base; None: as heads have grown
+    base_head_dim=None,  # of the base; None: head_dim
+    base_mlp_dim=None,  # of the base; None: as dim has grown
     dropout=0.0,  # share of activations set to zero in training
     dtype="float32",  # of activations; parameters are float32
     # plain: of operands in dtype; bf16: in bfloat16, whatever dtype is; fp8: in

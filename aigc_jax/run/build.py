@@ -68,6 +68,7 @@ class Run:
   batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with shardings
   each: Consumed  # what one step takes, by unit of the data, and its FLOPs
   init: Callable[[], State]
+  treatments: Mapping[str, optim.Treatment]  # of each parameter, by path
   steps: int = 0  # updates in the whole run, see `budget`
   cost: flops.PerToken | None = None  # of a token, where there is a closed form
 
@@ -166,6 +167,15 @@ def model_of(config: Config) -> nn.Module:
 def declared_params(model: nn.Module):
   """Shapes of the parameters, each a `sharding.Declared`."""
   return declared(model)["params"]
+
+
+def deviations(model: nn.Module) -> dict[str, float]:
+  """{path: deviation} of fresh parameters; 0 where all are the same number."""
+  boxed = jax.tree_util.tree_leaves_with_path(
+    declared_params(model), is_leaf=lambda x: isinstance(x, sharding.Declared)
+  )
+  # The box is a node of the tree; its path is that of the parameter.
+  return {tree.name_of(path): box.deviation for path, box in boxed}
 
 
 def declared(model: nn.Module) -> dict:
@@ -386,6 +396,7 @@ def build(
   if steps is None:
     count = tree.count(params)
     steps = budget.settle(config, each, count, Consumed(), 0)
+  factors = _factors(model, params, settings)
   optimizer, schedule = call(
     optim.build,
     "optim",
@@ -393,6 +404,10 @@ def build(
     steps=steps,
     params=params,
     limits=getattr(model, "limits", {}),
+    factors=factors,
+  )
+  treated = optim.treatments(
+    params, settings["groups"], settings["weight_decay"], factors
   )
   step = make_step(
     score,
@@ -403,7 +418,10 @@ def build(
     functools.partial(copies, dtype=model.operand_dtype)
     if config["cast_once"]
     else None,
-    at_once=optim.at_once(**config["optim"]),
+    at_once=optim.at_once(
+      **config["optim"],
+      epsilon=min([t.epsilon for t in treated.values()], default=1.0),
+    ),
     average=average,
   )
   choose(config["library"], LIBRARIES, "library")
@@ -437,6 +455,7 @@ def build(
     state=state,
     batch=batch,
     each=each,
+    treatments=treated,
     cost=cost,
     steps=steps,
     init=jax.jit(
@@ -445,6 +464,18 @@ def build(
       compiler_options=INIT_OPTIONS.get(mesh.devices.flat[0].platform),
     ),
   )
+
+
+def _factors(model: nn.Module, params, settings: Mapping) -> dict:
+  """{path: Factors} of the parameters that are trained.
+
+  Of models that have a parametrization. Raises BadConfig where that says
+  nothing of the optimizer.
+  """
+  said = getattr(model, "factors", None)
+  if said is None or "kind" not in settings:
+    return {}
+  return {name: said(name, settings["kind"]) for name in tree.names(params)}
 
 
 def _closed_cost(config: Config, params) -> flops.PerToken | None:

@@ -34,6 +34,7 @@ BEFORE = {
   "model/pre_norm": True, "model/qk_norm_joint": False,
   "model/parallel": False, "model/shared_norm": False,
   "model/head_bias": False, "model/rotary_layers": [],
+  "model/parametrization": "standard",
 }  # fmt: skip
 
 
