@@ -65,7 +65,7 @@ def _default(section: Mapping, path: Path, base: Mapping) -> Any:
   own = overrides.own(".".join(path[:-1]), kind) if named else None
   if own is not None and key != "kind" and key not in own:
     return EMPTY
-  before = changes.BEFORE.get("/".join(path), EMPTY)
+  before = changes.before("/".join(path), EMPTY)
   if before is not EMPTY:
     return before
   default = own.get(key, EMPTY) if own else EMPTY

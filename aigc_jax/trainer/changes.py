@@ -54,10 +54,21 @@ def changes(old: Mapping, new: Mapping) -> list[Change]:
   """The keys in which two configs differ, in order of their names."""
   a, b = (_budget(BEFORE | _leaves(config)) for config in (old, new))
   return [
-    Change(key.replace("/", "."), a.get(key), b.get(key))
+    Change(key.replace("/", "."), _value(a, key), _value(b, key))
     for key in sorted(a.keys() | b.keys())
-    if a.get(key) != b.get(key)
+    if _value(a, key) != _value(b, key)
   ]
+
+
+def before(key: str, otherwise: object = None) -> object:
+  """What a run did that lacks "section/key"; a part is a model of its own."""
+  if key.startswith("model/parts/"):
+    key = f"model/{key.split('/')[-1]}"
+  return BEFORE.get(key, otherwise)
+
+
+def _value(leaves: Mapping, key: str) -> object:
+  return leaves[key] if key in leaves else before(key)
 
 
 def _budget(leaves: dict) -> dict:

@@ -427,3 +427,11 @@ def test_a_run_of_before_there_were_such_keys_goes_on():
     before, config_of(parametrization="mup", base_dim=64)
   )[1:]
   assert found.key == "model.parametrization" and found.old == "standard"
+  # Nor does it matter that the decoder is a part of something.
+  as_part = [{"model": {"parts": {"prior": c["model"]}}} for c in (before, now)]
+  assert changes.changes(*as_part) == []
+  a, b = run.filled(as_part)
+  assert (
+    a["model"]["parts"]["prior"]["parametrization"]
+    == b["model"]["parts"]["prior"]["parametrization"]
+  )
