@@ -2,10 +2,14 @@
 
 import json
 
+import jax
 import pytest
 
+from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.run import branch
+from aigc_jax.timing import switches
+from configs import bench
 from tests import commands
 
 CONFIG = "configs/text_file.py"
@@ -83,6 +87,37 @@ def test_a_step_without_a_trunk_is_refused(tmp_path):
   config = {"branch_from": None, "branch_step": 4}
   with pytest.raises(BadConfig, match="branch_step=4 without branch_from=DIR"):
     branch.begin(tmp_path, config, None, True)
+
+
+RISING = {"optim.schedule": "constant", "optim.warmup_steps": 4, "steps": 9}
+
+
+@pytest.mark.parametrize(
+  "step, change, words",
+  [
+    (4, {}, "is in the warm-up of"),
+    (0, {}, "is in the warm-up of"),
+    (5, {}, None),
+    (8, {"optim.schedule": "wsd", "optim.decay_steps": 1}, None),
+    (8, {"optim.schedule": "wsd", "optim.decay_steps": 3}, "at step 7 the"),
+    (5, {"optim.learning_rate": 0.5}, "at step 0 the learning rate"),
+  ],
+)
+def test_rates_of_before_the_branch_are_those_of_the_trunk(
+  step, change, words, tmp_path
+):
+  trunk = switches.changed(run.read(bench.get_config("tiny")), RISING)
+  (tmp_path / "config.json").write_text(json.dumps(trunk))
+  config = switches.changed(trunk, change)
+  mesh = sharding.mesh_of(jax.devices()[0])
+
+  def check():
+    branch.check_schedule(config, mesh, tmp_path, step)
+
+  if words is None:
+    return check()
+  with pytest.raises(BadConfig, match=words):
+    check()
 
 
 @pytest.mark.slow

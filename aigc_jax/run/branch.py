@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -25,7 +25,7 @@ from aigc_jax.records import COUNT
 from aigc_jax.run.build import build
 from aigc_jax.run.load import identity_in
 from aigc_jax.run.settings import Config, usable_config_in
-from aigc_jax.trainer import history
+from aigc_jax.trainer import changes, history
 from aigc_jax.trainer.consumed import TOTALS
 from aigc_jax.trainer.journal import EVENTS, METRICS
 
@@ -41,22 +41,30 @@ MARK = "branch.json"
 FORM = {"from": str, "step": COUNT}
 
 
-def allowed(workdir: Path, config: Config, keys: Sequence[str]) -> list[str]:
-  """Keys that may differ from the config in the work directory.
+def options_of(workdir: Path, config: Config, options):
+  """The options of the session: the first start of a branch may change more.
 
-  keys: what the command line allows. More may while that config is still the
-  trunk's.
+  While the config in the work directory is still the trunk's, keys of FREE may
+  differ from it, and the data where the config says others.
   """
-  return [*keys, *FREE] if _is_new(workdir, config) else list(keys)
-
-
-def _is_new(workdir: Path, config: Config) -> bool:
-  """Whether what lies here is the copy of a trunk, not yet gone on."""
-  if not config["branch_from"] or not (workdir / "config.json").is_file():
-    return False
+  if not config["branch_from"]:
+    return options
   there = usable_config_in(workdir)
   keys = ("branch_from", "branch_step")
-  return any(there.get(key) != config[key] for key in keys)
+  if all(there.get(key) == config[key] for key in keys):
+    return options
+  return dataclasses.replace(
+    options,
+    allow_change=[*options.allow_change, *FREE],
+    allow_data_change=options.allow_data_change
+    or _others(there["data"], config["data"]),
+  )
+
+
+def _others(there: Mapping, here: Mapping) -> bool:
+  """Whether a config asks for other data, and not for the same elsewhere."""
+  found = changes.changes({"data": there}, {"data": here})
+  return not all(map(changes.moved, found))
 
 
 def begin(workdir: Path, config: Config, mesh, first: bool) -> None:
@@ -180,17 +188,17 @@ def check_schedule(config: Config, mesh, trunk: Path, step: int) -> None:
   Then a branch would be no run that any config describes.
   """
   before = usable_config_in(trunk) | {"mesh": config["mesh"]}
-  at = jnp.arange(step)
+  # And at the first step of the branch, where the trunk's may rise still.
+  at = jnp.arange(step + 1)
   theirs, ours = (
     np.asarray(jax.jit(build(x, mesh).schedule)(at)) for x in (before, config)
   )
-  warm = int(np.argmax(theirs == theirs.max())) if step else 0
-  if step <= warm:
+  if not step or theirs[step] > theirs[step - 1]:
     raise BadConfig(
       f"branch_step={step} is in the warm-up of {trunk}: branch "
       "from a later step"
     )
-  differ = np.flatnonzero(theirs != ours)
+  differ = np.flatnonzero(theirs[:step] != ours[:step])
   if differ.size:
     at = int(differ[0])
     raise BadConfig(
@@ -200,11 +208,3 @@ def check_schedule(config: Config, mesh, trunk: Path, step: int) -> None:
       "schedule as it was until the branch (wsd decays at the end only: "
       "--config.optim.schedule=wsd --config.optim.decay_steps=N)"
     )
-
-
-def options_of(workdir: Path, config: Config, options):
-  """The options of the session: a branch's first start may change more."""
-  keys = allowed(workdir, config, options.allow_change)
-  if len(keys) == len(options.allow_change):
-    return options
-  return dataclasses.replace(options, allow_change=keys, allow_data_change=True)

@@ -6,10 +6,10 @@ import time
 import jax
 import numpy as np
 
-from aigc_jax import hf, run
+from aigc_jax import hf, run, sharding
 from aigc_jax.sampling.decode import Engine, Row
 from aigc_jax.sampling.logits import Sampling
-from experiments.speed.on_gpu.part import Call, first_device
+from experiments.speed.on_gpu.part import Call
 
 PROMPT, NEW = 128, 256
 
@@ -33,7 +33,7 @@ def find(call: Call) -> None:
   ids = numbers.integers(0, sizes["vocab_size"], (max(rows), prompt))
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
-    mesh = first_device()
+    mesh = sharding.mesh_of(jax.devices()[0])
     with jax.set_mesh(mesh):
       for dtype in ("float32", "bfloat16"):
         model, params = loaded(folder, mesh, dtype)

@@ -11,16 +11,15 @@ import json
 import jax
 import numpy as np
 
-from aigc_jax import run, tree
+from aigc_jax import run, sharding, tree
 from aigc_jax.timing import program, stepping, switches
 from configs import bench as configs
-from experiments.speed.on_gpu.part import first_device
 
 STEPS = 20
 MODEL = dict(layers=3, dim=256, heads=4, kv_heads=2, vocab=2000, unroll=None)
 
 
-def config_of(change: dict, rehearse: bool = False) -> run.Config:
+def config_of(change: dict) -> run.Config:
   config = configs.get_config("tiny,bf16")
   config.model.update(MODEL)
   config.steps_per_call = 1
@@ -36,7 +35,7 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=STEPS)
   args = parser.parse_args()
   config = config_of(json.loads(args.change))
-  mesh = first_device()
+  mesh = sharding.mesh_of(jax.devices()[0])
   with jax.set_mesh(mesh):
     r = run.build(config, mesh)
     timed = stepping.Timed(r)

@@ -43,16 +43,6 @@ class Call:
     os.replace(new, self._out)
 
 
-def first_device():
-  """A mesh of it alone: there may be more."""
-  import jax
-
-  from aigc_jax import sharding
-
-  sizes = dict.fromkeys(sharding.AXES, 1)
-  return sharding.make_mesh(**sizes, devices=jax.devices()[:1])
-
-
 def finite(value):
   """The same; a number that JSON does not have becomes its name."""
   if isinstance(value, dict):

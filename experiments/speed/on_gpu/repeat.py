@@ -42,15 +42,12 @@ def digests(call: Call) -> None:
     for form in forms[: 1 if call.rehearse else 3]:
       for turn in range(2):
         change = {"model.embed_gradient": form}
-        given = os.environ.get("XLA_FLAGS", "")
-        on_gpu = "cpu" not in os.environ.get("JAX_PLATFORMS", "").split(",")[:1]
-        env = os.environ | {"XLA_FLAGS": f"{given} {flags * on_gpu}".strip()}
         line = [
           sys.executable, "-m", "experiments.speed.on_gpu.losses",
           f"--change={json.dumps(change)}",
         ]  # fmt: skip
         started[form, flags, turn] = subprocess.Popen(
-          line, env=env, text=True, stdout=subprocess.PIPE,
+          line, env=environment(flags), text=True, stdout=subprocess.PIPE,
           stderr=subprocess.PIPE,
         )  # fmt: skip
   found = {}
@@ -65,6 +62,14 @@ def digests(call: Call) -> None:
     if turn == 0 and None not in pair:
       name = f"twice the same bits, {form} {flags}".strip()
       call.say(name, pair[0] == pair[1])
+
+
+def environment(flags: str) -> dict[str, str]:
+  """With those flags of XLA, which a CPU does not know."""
+  first = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
+  given = os.environ.get("XLA_FLAGS", "")
+  known = given if first == "cpu" else f"{given} {flags}".strip()
+  return os.environ | {"XLA_FLAGS": known}
 
 
 def text() -> str:
@@ -96,13 +101,12 @@ def rows(workdir: Path) -> list[dict]:
 
 def killed_and_twin(folder: Path, flags: str) -> dict:
   """One run that is killed and started again, and one that is not."""
-  on_gpu = "cpu" not in os.environ.get("JAX_PLATFORMS", "").split(",")[:1]
-  given = os.environ.get("XLA_FLAGS", "")
-  env = os.environ | {"XLA_FLAGS": f"{given} {flags * on_gpu}".strip()}
   hurt, twin = (folder / f"{n}{bool(flags):d}" for n in ("hurt", "twin"))
   for workdir in (hurt, twin):
     shutil.rmtree(workdir, ignore_errors=True)
-  quiet = dict(env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+  quiet = dict(
+    env=environment(flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+  )
   process = subprocess.Popen(command(folder, hurt), **quiet)
   while process.poll() is None and not any(
     row.get("step", 0) >= KILLED for row in rows(hurt)

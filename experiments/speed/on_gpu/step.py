@@ -17,11 +17,10 @@ from pathlib import Path
 
 import jax
 
-from aigc_jax import chips, run, tree
+from aigc_jax import chips, run, sharding, tree
 from aigc_jax.timing import machine, program, stepping, switches
 from configs import bench as configs
 from experiments.speed.on_gpu import kinds
-from experiments.speed.on_gpu.part import first_device
 
 
 def answer(found: dict) -> None:
@@ -36,7 +35,7 @@ def main() -> None:
   args = parser.parse_args()
   config = run.read(configs.get_config(args.size))
   config = switches.changed(config, json.loads(args.change))
-  mesh = first_device()
+  mesh = sharding.mesh_of(jax.devices()[0])
   with jax.set_mesh(mesh):
     r = run.build(config, mesh)
     timed = stepping.Timed(r, json.loads(args.options) or None)
