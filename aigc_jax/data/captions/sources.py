@@ -15,34 +15,31 @@ that cannot be used is left out, counted and told, as of labelled ones.
 """
 
 import abc
-import csv
 import functools
 import hashlib
-import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from aigc_jax import files
-from aigc_jax.data import listing
+from aigc_jax.data import listing, tables
 from aigc_jax.data.columns import BYTES, Drop, Record
 from aigc_jax.data.documents import Job, grouped, job_size
+from aigc_jax.data.images.parquet import ParquetFiles
 from aigc_jax.data.images.sources import (
   PACKAGES,
   SUFFIXES,
   Pictured,
   netpbm,
 )
-from aigc_jax.data.rows import _parquet
 from aigc_jax.errors import BadData, choose, nearest
 
 COLUMNS = {"image": BYTES, "captions": BYTES}
 SPLITS = ("train", "validation", "all")
-LARGEST_TABLE = 1 << 30
 LARGEST_TEXT = 1 << 20  # bytes of the captions of one image
 LARGEST_IMAGE = 1 << 30
 SHOWN = 5  # names of what lacks something
@@ -187,7 +184,7 @@ class Folder(OfFiles):
         if name[0] == "." or path.suffix.lower() not in SUFFIXES:
           continue
         beside = path.with_suffix(".txt")
-        text = _text(beside, LARGEST_TEXT) if beside.is_file() else ""
+        text = tables.text_of(beside, LARGEST_TEXT) if beside.is_file() else ""
         captions = cleaned(text.splitlines(), str(beside))
         entry = Entry(path.relative_to(self.path).as_posix(), path, captions)
         (found if captions else lacking).append(entry)
@@ -209,10 +206,10 @@ class Table(OfFiles):
 
   def _listed(self) -> list[Entry]:
     found, lacking, gone = [], [], []
-    for number, row in self._rows():
+    for number, row in tables.rows(self.path):
       where = f"row {number}"
       name, value = (
-        _field(row, f"{self.path} {where}", key, word)
+        tables.field(row, f"{self.path} {where}", key, word)
         for word, key in (("image", self._image), ("caption", self._caption))
       )
       captions = cleaned(value, f"{self.path} {where}")
@@ -240,125 +237,45 @@ class Table(OfFiles):
       raise BadData(f"{self.path}: it has no row")
     return found
 
-  def _rows(self) -> Iterator[tuple[int, dict]]:
-    suffix = self.path.suffix.lower()
-    if suffix not in (".jsonl", ".json", ".ndjson", ".tsv", ".csv"):
-      raise BadData(
-        f"{self.path}: expected JSON lines (.jsonl) or columns (.tsv, .csv)"
-      )
-    content = _text(self.path, LARGEST_TABLE)
-    if suffix in (".tsv", ".csv"):
-      tabs = dict(delimiter="\t", quoting=csv.QUOTE_NONE)
-      how = tabs if suffix == ".tsv" else {}
-      rows = csv.DictReader(io.StringIO(content), **how)
-      try:
-        yield from enumerate(rows, 1)
-      except csv.Error as e:
-        raise BadData(f"{self.path} line {rows.line_num}: {e}") from None
-      return
-    for number, line in enumerate(content.splitlines(), 1):
-      if line.strip():
-        where = f"{self.path} row {number}"
-        row = files.parse_json(line.encode(), where)
-        if not isinstance(row, dict):
-          raise BadData(f"{where}: expected an object, got {line[:60]!r}")
-        yield number, row
-
-
-def _field(row: dict, where: str, key: str, word: str):
-  if key not in row:
-    names = [str(name)[:40] for name in row][:20]
-    raise BadData(
-      f"{where}: no {key!r}{nearest(key, names)} (it has: {', '.join(names)}); "
-      f"{word}=NAME of the source names it"
-    )
-  return row[key]
-
-
-def _text(path: Path, limit: int) -> str:
-  try:
-    return files.content(path, limit=limit).decode("utf-8-sig")
-  except UnicodeDecodeError as e:
-    raise BadData(f"{path}: not UTF-8: {e}") from None
-
 
 class Parquet(Captioned):
-  """Rows with the bytes of an image, and captions.
-
-  The image is a column of bytes, or of {"bytes": ..., "path": ...} as Hugging
-  Face's datasets write it.
-  """
+  """Rows with the bytes of an image, and captions (images/parquet.py)."""
 
   def __init__(self, path, split, image, caption, validation, damaged):
-    listing.check_local(path, "path of a source of images")
-    self.path = os.path.abspath(files.expanded(path))
-    found = listing.find(self.path, path, Path(os.devnull))
-    self._files = [f for f in found.files if f[0].endswith(".parquet")]
-    if not self._files:
-      raise BadData(f"{str(path)!r}: no .parquet file there")
-    self._image, self._caption = image, caption
-    super().__init__(Path(self.path).stem, split, validation, damaged)
+    self._rows = ParquetFiles(path, dict(image=image, caption=caption))
+    super().__init__(self._rows.name, split, validation, damaged)
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    content = [(name, files.sha256_file(path)) for name, path, _ in self._files]
-    return files.sha256_json(
-      ["captions of Parquet 1", self._image, self._caption, *content]
-    )
+    return self._rows.stamp("captions of Parquet 1")
 
   @functools.cached_property
   def _captions(self) -> dict[str, list[list[str]]]:
     """{file: captions of its rows}; BadData where some have none."""
     found, lacking = {}, []
-    for name, path, _ in self._files:
-      file = _parquet(path)
-      for word, key in (("image", self._image), ("caption", self._caption)):
-        _field(dict.fromkeys(file.schema_arrow.names), path, key, word)
-      column = _read(path, lambda f=file: f.read([self._caption]).column(0))
+    for name, path in self._rows.files:
       found[name] = [
         cleaned(value, f"{path} row {row}")
-        for row, value in enumerate(column.to_pylist())
+        for row, value in enumerate(self._rows.column(path, "caption"))
       ]
       lacking += [
         f"{name} row {row}" for row, some in enumerate(found[name]) if not some
       ]
     refuse(
-      self.path, "row(s) without a caption", lacking,
-      f"write one into {self._caption!r}, or take the row out",
+      self._rows.path, "row(s) without a caption", lacking,
+      f"write one into {self._rows.columns['caption']!r}, or take the row out",
     )  # fmt: skip
     return found
 
   def jobs(self, split: str) -> list[Job]:
     self._check_split(split)
     _ = self._captions  # refused before anything is made
-    parts = []
-    for name, path, _ in self._files:
-      meta = _parquet(path).metadata
-      for i in range(meta.num_row_groups):
-        parts.append(((name, path, i), meta.row_group(i).total_byte_size))
-    return grouped(parts, job_size(sum(size for _, size in parts)))
+    return self._rows.jobs()
 
   def _records(self, job, split):
-    for name, path, group in job.parts:
-      file = _parquet(path)
-      at = sum(file.metadata.row_group(i).num_rows for i in range(group))
-      table = _read(
-        path, lambda f=file, g=group: f.read_row_group(g, [self._image])
-      )
-      images = table.column(self._image).to_pylist()
-      for row, image in enumerate(images, start=at):
-        if not self._of_split(f"{name}@{row}", split):
-          continue
-        data = image.get("bytes") if isinstance(image, dict) else image
-        # Nothing is no image: it is counted with those that are damaged.
-        yield f"{path} row {row}", data or b"", self._captions[name][row]
-
-
-def _read(path: str, read: Callable):
-  try:
-    return read()
-  except (ValueError, OSError) as e:  # pyarrow's errors are both
-    raise BadData(f"{path}: damaged Parquet file: {e}") from e
+    for name, path, row, data, _ in self._rows.records(job, ()):
+      if self._of_split(f"{name}@{row}", split):
+        yield f"{path} row {row}", data, self._captions[name][row]
 
 
 class Package(Captioned):

@@ -24,6 +24,7 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.data.columns import Columns, told, write
 from aigc_jax.data.draw import Draw
+from aigc_jax.data.entries import check_source
 from aigc_jax.data.images import augmenting, sources
 from aigc_jax.data.images.augmenting import Augment
 from aigc_jax.data.images.decoding import MODES, Unusable, decoded, pixels
@@ -93,7 +94,7 @@ class Images:
       raise BadConfig("data.sources is empty: name at least one source")
     for i, source in enumerate(self.sources):
       check_type(f"data.sources[{i}]", source, Mapping)
-      sources.check_source(f"data.sources[{i}]", source, self.kinds)
+      check_source(f"data.sources[{i}]", source, self.kinds)
     _ = self.augmentation
 
   @functools.cached_property
@@ -148,7 +149,7 @@ class Images:
     expect(section, which, ("split", "sources") if own else ("split",))
     for i, source in enumerate(which.get("sources", ())):
       check_type(f"{section}.sources[{i}]", source, Mapping)
-      sources.check_source(f"{section}.sources[{i}]", source, self.kinds)
+      check_source(f"{section}.sources[{i}]", source, self.kinds)
     split, given = which["split"], which.get("sources", self.sources)
     tfds = any(source["kind"] == "tfds" for source in given)
     if split not in SPLITS and not tfds:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from aigc_jax import files
 from aigc_jax.data import listing
 from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
 from aigc_jax.data.documents import Job, grouped, is_held_out, job_size
+from aigc_jax.data.entries import Kinds
 from aigc_jax.data.images.decoding import Unusable, checked
-from aigc_jax.data.rows import _parquet
+from aigc_jax.data.images.parquet import ParquetFiles
 from aigc_jax.data.sources import Tfds, _find
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
 
@@ -228,21 +229,12 @@ class Folder(Labelled):
 
 
 class Parquet(Labelled):
-  """Rows with the bytes of an image and a label, a number or a word.
-
-  The image is a column of bytes, or of {"bytes": ..., "path": ...} as Hugging
-  Face's datasets write it.
-  """
+  """Rows with the bytes of an image and a label, a number or a word."""
 
   def __init__(self, path, split, image, label, validation, damaged):
-    listing.check_local(path, "path of a source of images")
-    self.path = os.path.abspath(files.expanded(path))
-    found = listing.find(self.path, path, Path(os.devnull))
-    self._files = [f for f in found.files if f[0].endswith(".parquet")]
-    if not self._files:
-      raise BadData(f"{str(path)!r}: no .parquet file there")
-    self._image, self._label = image, label
-    super().__init__(Path(self.path).stem, split, validation, damaged)
+    self._rows = ParquetFiles(path, dict(image=image, label=label))
+    self.path = self._rows.path
+    super().__init__(self._rows.name, split, validation, damaged)
 
   @property
   def division(self) -> str:
@@ -250,22 +242,19 @@ class Parquet(Labelled):
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    content = [(name, files.sha256_file(path)) for name, path, _ in self._files]
-    return files.sha256_json(
-      ["images of Parquet 1", self._image, self._label, *content]
-    )
+    return self._rows.stamp("images of Parquet 1")
 
   @functools.cached_property
   def labels(self) -> tuple[str, ...]:
     """Words by name; of numbers, as many as the largest needs."""
     words, largest = set(), -1
-    for _, path, _ in self._files:
-      column = self._column(path, self._label)
-      for row, value in enumerate(column):
+    column = self._rows.columns["label"]
+    for _, path in self._rows.files:
+      for row, value in enumerate(self._rows.column(path, "label")):
         if isinstance(value, bool) or not isinstance(value, int | str):
           raise BadData(
             f"{path} row {row}: label {value!r}, expected a number or a word "
-            f"in every row of {self._label!r}: mend it, or leave it out"
+            f"in every row of {column!r}: mend it, or leave it out"
           )
         if isinstance(value, str):
           words.add(value)
@@ -275,63 +264,22 @@ class Parquet(Labelled):
           largest = max(largest, value)
     if words and largest >= 0:
       raise BadData(
-        f"{self.path}: {self._label!r} holds numbers and words: write all of "
+        f"{self.path}: {column!r} holds numbers and words: write all of "
         "them as words, or all as numbers"
       )
     return tuple(sorted(words) or map(str, range(largest + 1)))
 
-  def _column(self, path: str, name: str) -> list:
-    file = _parquet(path)
-    self._check(path, file.schema_arrow.names, name)
-    return _read(path, lambda: file.read([name]).column(0).to_pylist())
-
-  def _check(self, path: str, names: list[str], name: str) -> None:
-    if name not in names:
-      shown = [n[:40] for n in names[:20]]
-      raise BadData(
-        f"{path}: no column {name!r}{nearest(name, names)} (its columns: "
-        f"{', '.join(shown)}); image= and label= of the source name them"
-      )
-
   def jobs(self, split: str) -> list[Job]:
-    parts = []
-    for name, path, _ in self._files:
-      meta = _parquet(path).metadata
-      for i in range(meta.num_row_groups):
-        parts.append(((name, path, i), meta.row_group(i).total_byte_size))
-    return grouped(parts, job_size(sum(size for _, size in parts)))
+    return self._rows.jobs()
 
   def _records(self, job, split):
     if split not in ("train", "validation", "all"):
       raise BadData(f"{self.path}: its splits are train, validation and all")
-    for name, path, group in job.parts:
-      file = _parquet(path)
-      for column in (self._image, self._label):
-        self._check(path, file.schema_arrow.names, column)
-      at = sum(file.metadata.row_group(i).num_rows for i in range(group))
-      columns = [self._image, self._label]
-      table = _read(
-        path, lambda f=file, g=group, c=columns: f.read_row_group(g, c)
-      )
-      rows = zip(
-        table.column(self._image).to_pylist(),
-        table.column(self._label).to_pylist(),
-        strict=True,
-      )
-      for row, (image, label) in enumerate(rows, start=at):
-        if split != "all" and self._held_out(f"{name}@{row}", split):
-          continue
-        data = image.get("bytes") if isinstance(image, dict) else image
-        number = self.labels.index(label) if isinstance(label, str) else label
-        # Nothing is no image: it is counted with those that are damaged.
-        yield f"{path} row {row}", data or b"", number
-
-
-def _read(path: str, read: Callable):
-  try:
-    return read()
-  except (ValueError, OSError) as e:  # pyarrow's errors are both
-    raise BadData(f"{path}: damaged Parquet file: {e}") from e
+    for name, path, row, data, (label,) in self._rows.records(job, ("label",)):
+      if split != "all" and self._held_out(f"{name}@{row}", split):
+        continue
+      number = self.labels.index(label) if isinstance(label, str) else label
+      yield f"{path} row {row}", data, number
 
 
 class TfdsImages(Labelled):
@@ -466,30 +414,12 @@ def _digits():
 PACKAGES = {"digits": _digits}
 
 # kind -> (the maker, the keys that a source of this kind has besides weight)
-SOURCES: dict[str, tuple[Callable, tuple[str, ...]]] = {
+SOURCES: Kinds = {
   "folder": (Folder, ("path", "split")),
   "parquet": (Parquet, ("path", "split", "image", "label")),
   "tfds": (TfdsImages, ("name", "split", "image", "label")),
   "package": (Arrays, ("name", "split")),
 }
-
-
-def check_source(where: str, source: Mapping, kinds=SOURCES) -> None:
-  """Raises BadConfig for an unknown kind, or a key that lacks or is unknown."""
-  kind = source.get("kind")
-  _, keys = choose(kind, kinds, f"{where}.kind")
-  for key in source:
-    if key not in (*keys, "kind", "weight"):
-      raise BadConfig(
-        f"{where}: unknown key {key!r}{nearest(key, keys)} (a source of kind "
-        f"{kind!r} has: {', '.join(keys)}, weight)"
-      )
-  for key in keys:
-    if not isinstance(source.get(key), str) or not source[key]:
-      raise BadConfig(
-        f"{where}: no {key!r} (a source of kind {kind!r} needs: "
-        f"{', '.join(keys)}): --config.{where}.{key}=..."
-      )
 
 
 def open_source(

@@ -24,6 +24,7 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.data.columns import Columns, told, write
 from aigc_jax.data.draw import Draw
+from aigc_jax.data.entries import check_source
 from aigc_jax.data.listing import check_local
 from aigc_jax.data.pairs import check_ids_of, start_of, trained_on
 from aigc_jax.data.sound import sources
@@ -83,7 +84,7 @@ class Sound:
         )
     for i, source in enumerate(self.sources):
       check_type(f"data.sources[{i}]", source, Mapping)
-      sources.check_source(f"data.sources[{i}]", source)
+      check_source(f"data.sources[{i}]", source, sources.SOURCES)
 
   @property
   def samples(self) -> int:
@@ -149,7 +150,7 @@ class Sound:
     expect(section, which, ("split", "sources") if own else ("split",))
     for i, source in enumerate(which.get("sources", ())):
       check_type(f"{section}.sources[{i}]", source, Mapping)
-      sources.check_source(f"{section}.sources[{i}]", source)
+      check_source(f"{section}.sources[{i}]", source, sources.SOURCES)
     split = which["split"]
     if split not in sources.SPLITS:
       raise BadConfig(

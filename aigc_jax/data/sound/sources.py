@@ -12,29 +12,27 @@ refused, for then something else is wrong.
 """
 
 import abc
-import csv
 import functools
 import hashlib
-import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from aigc_jax import files
-from aigc_jax.data import listing
+from aigc_jax.data import listing, tables
 from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
 from aigc_jax.data.documents import Job, grouped, is_held_out, job_size
+from aigc_jax.data.entries import Kinds
 from aigc_jax.data.sound.decoding import LARGEST_FILE, Unusable, decoded
-from aigc_jax.errors import BadConfig, BadData, choose, nearest
+from aigc_jax.errors import BadData, nearest
 
 COLUMNS = {"audio": BYTES, "samples": "<i4", "text": BYTES}
 SUFFIXES = (".wav", ".flac")
 OTHERS = (".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
 SPLITS = ("train", "validation", "all")
 SPLIT_BY = ("file", "folder", "text")
-LARGEST_TABLE = 1 << 30
 LARGEST_TEXT = 1 << 20  # bytes of one transcript
 
 
@@ -188,7 +186,9 @@ class Folder(Spoken):
     for path in _walk(self.path):
       if path.suffix.lower() in (*SUFFIXES, *OTHERS):
         beside = path.with_suffix(".txt")
-        text = _text(beside) if beside.is_file() else None
+        text = (
+          tables.text_of(beside, LARGEST_TEXT) if beside.is_file() else None
+        )
         yield Entry(path.relative_to(self.path).as_posix(), path, text)
 
 
@@ -201,7 +201,7 @@ class Librispeech(Spoken):
     for path in _walk(self.path):
       if not path.name.endswith(".trans.txt"):
         continue
-      for line in _text(path, LARGEST_TABLE).splitlines():
+      for line in tables.text_of(path, tables.LARGEST).splitlines():
         if line.strip():
           name, _, text = line.strip().partition(" ")
           sound = _sound(path.parent / name)
@@ -214,51 +214,22 @@ class Table(Spoken):
 
   def __init__(self, path: str, audio: str, text: str, how: How):
     super().__init__(path, how)
-    self._audio, self._text = audio, text
+    self._columns = dict(audio=audio, text=text)
 
   def _listed(self) -> Iterator[Entry]:
-    for number, row in self._rows():
-      given, text = (
-        self._field(row, number, column) for column in (self._audio, self._text)
-      )
-      if given:
-        yield Entry(given, self.path.parent / given, text)
-      else:
-        raise BadData(f"{self.path} row {number}: {self._audio!r} is empty")
+    for number, row in tables.rows(self.path):
+      given, text = (self._field(row, number, w) for w in self._columns)
+      if not given:
+        column = self._columns["audio"]
+        raise BadData(f"{self.path} row {number}: {column!r} is empty")
+      yield Entry(given, self.path.parent / given, text)
 
-  def _rows(self) -> Iterator[tuple[int, Mapping]]:
-    suffix = self.path.suffix.lower()
-    if suffix not in (".jsonl", ".json", ".ndjson", ".tsv", ".csv"):
-      raise BadData(
-        f"{self.path}: expected JSON lines (.jsonl) or columns (.tsv, .csv)"
-      )
-    content = _text(self.path, LARGEST_TABLE)
-    if suffix in (".tsv", ".csv"):
-      how = dict(delimiter="\t", quoting=csv.QUOTE_NONE)
-      if suffix == ".csv":
-        how = {}
-      yield from enumerate(csv.DictReader(io.StringIO(content), **how), 1)
-      return
-    for number, line in enumerate(content.splitlines(), 1):
-      if line.strip():
-        where = f"{self.path} row {number}"
-        row = files.parse_json(line.encode(), where)
-        if not isinstance(row, dict):
-          raise BadData(f"{where}: expected an object, got {line[:60]!r}")
-        yield number, row
-
-  def _field(self, row: Mapping, number: int, column: str) -> str | None:
-    if column not in row:
-      names = [str(name)[:40] for name in row][:20]
-      raise BadData(
-        f"{self.path} row {number}: no {column!r}{nearest(column, names)} (it "
-        f"has: {', '.join(names)}); audio= and text= of the source name them"
-      )
-    value = row[column]
+  def _field(self, row: Mapping, number: int, word: str) -> str | None:
+    where, column = f"{self.path} row {number}", self._columns[word]
+    value = tables.field(row, where, column, word)
     if value is not None and not isinstance(value, str):
       raise BadData(
-        f"{self.path} row {number}: {column!r} holds {type(value).__name__}, "
-        "expected text"
+        f"{where}: {column!r} holds {type(value).__name__}, expected text"
       )
     return value
 
@@ -276,13 +247,6 @@ def _sound(stem: Path) -> Path:
   return next((path for path in found if path.is_file()), found[0])
 
 
-def _text(path: Path, limit: int = LARGEST_TEXT) -> str:
-  try:
-    return files.content(path, limit=limit).decode("utf-8-sig")
-  except UnicodeDecodeError as e:
-    raise BadData(f"{path}: not UTF-8: {e}") from None
-
-
 def _size(path: Path) -> tuple[int, int]:
   """(bytes, time of change), or zeros where there is no such file."""
   try:
@@ -293,29 +257,11 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 # kind -> (the maker, the keys that a source of this kind has besides weight)
-SOURCES: dict[str, tuple[Callable, tuple[str, ...]]] = {
+SOURCES: Kinds = {
   "folder": (Folder, ("path",)),
   "librispeech": (Librispeech, ("path",)),
   "table": (Table, ("path", "audio", "text")),
 }
-
-
-def check_source(where: str, source: Mapping) -> None:
-  """Raises BadConfig for an unknown kind, or a key that lacks or is unknown."""
-  kind = source.get("kind")
-  _, keys = choose(kind, SOURCES, f"{where}.kind")
-  for key in source:
-    if key not in (*keys, "kind", "weight"):
-      raise BadConfig(
-        f"{where}: unknown key {key!r}{nearest(key, keys)} (a source of kind "
-        f"{kind!r} has: {', '.join(keys)}, weight)"
-      )
-  for key in keys:
-    if not isinstance(source.get(key), str) or not source[key]:
-      raise BadConfig(
-        f"{where}: no {key!r} (a source of kind {kind!r} needs: "
-        f"{', '.join(keys)})"
-      )
 
 
 def open_source(spec: Mapping, how: How) -> Spoken:
