@@ -55,7 +55,7 @@ from aigc_jax.trainer.step import MEANS
 from tests.data.texts import prose, text_source
 
 # cases of each format; AIGC_JAX_CASES is for a search of one's own
-FEW, MANY = 25, int(os.environ.get("AIGC_JAX_CASES", "10000"))
+FEW, MANY = 60, int(os.environ.get("AIGC_JAX_CASES", "10000"))
 
 
 class Format(NamedTuple):

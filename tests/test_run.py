@@ -40,7 +40,7 @@ def config(**changes):
   return c
 
 
-def losses(c, steps: int = 6):
+def losses(c, steps: int = 20):
   """The loss curve on fixed batches, and the digests of first and last."""
   r = run.build(run.read(c))
   rng = np.random.default_rng(0)
@@ -73,15 +73,9 @@ def test_every_mesh_gives_the_same_start_and_the_same_curve(name, one):
   np.testing.assert_allclose(curve, one[0], rtol=2e-5)
 
 
-def test_the_curve_depends_on_the_seed():
-  start = []
-  for seed in (0, 1):
-    r = run.build(run.read(config(seed=seed, mesh=MESHES["data"])))
-    with jax.set_mesh(r.mesh):
-      start.append(r.init().params)
-  for a, b in zip(*map(jax.tree.leaves, start), strict=True):
-    drawn = np.unique(a).size > 1  # norms begin with ones, whatever the seed
-    assert np.array_equal(a, b) != drawn
+def test_the_curve_depends_on_the_seed(one):
+  other, _ = losses(config(seed=1, mesh=MESHES["data"]), 1)
+  assert other[0] != one[0][0]
 
 
 @pytest.mark.parametrize(

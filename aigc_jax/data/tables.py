@@ -29,17 +29,13 @@ def rows(path: Path) -> Iterator[tuple[int, dict]]:
   try:
     yield from enumerate(found, 1)
   except csv.Error as e:
-    raise BadData(f"{path} line {found.line_num}: {e}") from None
+    raise BadData(f"{path} line {found.line_num + 1}: {e}") from None
 
 
 def _objects(path: Path, content: str) -> Iterator[tuple[int, dict]]:
   for number, line in enumerate(content.splitlines(), 1):
     if line.strip():
-      where = f"{path} row {number}"
-      row = files.parse_json(line.encode(), where)
-      if not isinstance(row, dict):
-        raise BadData(f"{where}: expected an object, got {line[:60]!r}")
-      yield number, row
+      yield number, files.parse_json(line.encode(), f"{path} row {number}")
 
 
 def field(row: Mapping, where: str, key: str, word: str):

@@ -13,6 +13,7 @@ from aigc_jax.models.dit import dit
 from aigc_jax.objectives.flow import STEPS, flow
 from aigc_jax.objectives.paths import PREDICTIONS, Path
 from tests import diffusion
+from tests.sweep import sweep
 
 
 def linear(batch):
@@ -175,9 +176,10 @@ def test_parts_of_a_batch_add_up_to_the_whole():
   )
 
 
-def test_eight_devices_give_the_loss_and_gradient_of_one():
+@pytest.mark.parametrize("sigma", sweep([False, True], True))
+def test_eight_devices_give_the_loss_and_gradient_of_one(sigma):
   """The variance's too; every parameter has a gradient."""
-  params, batch = diffusion.dit_params(True), diffusion.batch_of(16)
+  params, batch = diffusion.dit_params(sigma), diffusion.batch_of(16)
   mesh = sharding.make_mesh(
     data=2, fsdp=2, expert=1, tensor=2, sequence=1, pipeline=1
   )
@@ -187,10 +189,10 @@ def test_eight_devices_give_the_loss_and_gradient_of_one():
     )
     for name, x in batch.items()
   }
-  model = dit(**diffusion.DIT | dict(sigma=True))
+  model = dit(**diffusion.DIT | dict(sigma=sigma))
   abstract = jax.eval_shape(model.init, jax.random.key(0), model.example())
   places = sharding.of_tree(abstract["params"], mesh)
-  loss = lambda p, b: score(p, b, sigma=True)["loss"].sum  # noqa: E731
+  loss = lambda p, b: score(p, b, sigma=sigma)["loss"].sum  # noqa: E731
   one = jax.jit(jax.value_and_grad(loss))(params, batch)
   for x in jax.tree.leaves(one[1]):
     assert np.isfinite(x).all() and np.any(x != 0)

@@ -21,8 +21,8 @@ TINY = (
 )  # fmt: skip
 VARIANTS = (
   (),
-  (("seed", "1"), ("optim.learning_rate", "0.01"), ("optim.b1", "0.8"),
-   ("optim.weight_decay", "0.3"), ("optim.b2", "0.99"),
+  (("seed", "1"), ("optim.learning_rate", "0.01"), ("optim.b1", "0.8")),
+  (("optim.weight_decay", "0.3"), ("optim.b2", "0.99"),
    ("model.init_std", "0.02"), ("optim.clip", "0.3")),
 )  # fmt: skip
 
@@ -50,7 +50,7 @@ def some_batch(r, seed: int):
 
 
 @pytest.fixture(scope="module")
-def two():
+def three():
   """Runs that differ in numbers, and the program of all of them."""
   runs = [built(*settings) for settings in VARIANTS]
   with jax.set_mesh(runs[0].mesh):
@@ -58,8 +58,8 @@ def two():
   return runs, jax.jit(f)
 
 
-def test_runs_that_differ_in_numbers_are_each_as_they_are_alone(two):
-  runs, program = two
+def test_runs_that_differ_in_numbers_are_each_as_they_are_alone(three):
+  runs, program = three
   with jax.set_mesh(runs[0].mesh):
     alone = [r.init() for r in runs]
     joined = [r.init() for r in runs]
@@ -80,11 +80,12 @@ def test_runs_that_differ_in_numbers_are_each_as_they_are_alone(two):
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
         one.params, other.params,
       )  # fmt: skip
-  # And they are two, not one.
+  # And they are three, not one.
   rates = {float(m["optim/learning_rate"]) for _, m in found}
   assert len(rates) == 2
   leaves = [jax.tree.leaves(s.params)[0] for s in joined]
   assert not np.allclose(leaves[0], leaves[1])
+  assert not np.allclose(leaves[0], leaves[2])
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,8 @@ def test_runs_that_differ_in_numbers_are_each_as_they_are_alone(two):
     ("optim.schedule", "constant"),
   ],
 )  # fmt: skip
-def test_runs_that_differ_in_more_than_numbers_are_refused(two, other):
-  first = two[0][0]
+def test_runs_that_differ_in_more_than_numbers_are_refused(three, other):
+  first = three[0][0]
   with jax.set_mesh(first.mesh):
     with pytest.raises(BadConfig, match="may differ in numbers only"):
       program_of([first, built(other)])
