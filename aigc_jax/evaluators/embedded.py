@@ -5,6 +5,7 @@ together. Nothing is told in favour of a model where two are equally near, or a
 model that says nothing would be right.
 """
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -101,7 +102,7 @@ def class_embeddings(texts_CPZ: np.ndarray) -> np.ndarray:
   return mean_CZ / np.maximum(length_C1, 1e-12)
 
 
-class _Embedder:
+class _Embedder(abc.ABC):
   """What both evaluators need: embeddings of a held-out set, on the host."""
 
   def __init__(
@@ -141,8 +142,9 @@ class _Embedder:
     found = self.measure(params, state.fixed)
     return {f"eval/{self.name}/{key}": value for key, value in found.items()}
 
+  @abc.abstractmethod
   def measure(self, params, fixed=None) -> dict[str, float]:
-    raise NotImplementedError
+    """The metrics of these parameters by their own names."""
 
   def _embedded(self, params, fixed, column: str) -> tuple[np.ndarray, ...]:
     """Of the whole set without its padding, in float64: images, and a column.

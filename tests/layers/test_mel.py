@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import sharding
+from aigc_jax.data.sound import decoding, kind
 from aigc_jax.layers import mel
 
 A = 4800
@@ -26,6 +27,10 @@ def spectrogram(audio, lengths, bins=80):
   return np.asarray(
     jax.jit(mel.log_mel, static_argnums=2)(audio, lengths, bins)
   )
+
+
+def test_sound_is_stored_as_it_is_heard():
+  assert (decoding.RATE, kind.HOP) == (mel.RATE, mel.HOP)
 
 
 @pytest.mark.parametrize("bins", [80, 128])
