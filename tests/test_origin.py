@@ -9,7 +9,7 @@ from aigc_jax import hf, run
 from aigc_jax.data import load_tokenizer, save, sentences
 from aigc_jax.errors import BadConfig
 from aigc_jax.hf.settings import LATER
-from aigc_jax.run.load import differences
+from aigc_jax.run.alike import differences
 from tests import commands, tiny
 
 CHANGES = {

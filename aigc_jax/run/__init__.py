@@ -2,8 +2,9 @@
 
 script (the file), overrides (the command line), settings (read, check),
 spelling (of before) -> build (mesh, model, objective, optimizer, step),
-inputs (data), evaluation (evaluators), load (parameters that are there),
-standing (where a run goes on), budget (where it ends), places (a run again)
+inputs (data), evaluation (evaluators), load (parameters that are there; alike:
+are two models one, drawing: of images), standing (where a run goes on), branch
+(from another run), budget (where it ends), places (a run again)
 """
 
 from aigc_jax.run import branch

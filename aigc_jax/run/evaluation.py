@@ -11,8 +11,9 @@ from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run import embedded
 from aigc_jax.run.build import Run, model_of
+from aigc_jax.run.drawing import sampler_of
 from aigc_jax.run.inputs import open_eval
-from aigc_jax.run.load import load, sampler_of
+from aigc_jax.run.load import load
 from aigc_jax.run.settings import Config, check_weights, data_of
 from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.sampling.images import SAMPLERS, check_draws, labels_of

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,23 @@ import numpy as np
 from absl import logging
 from flax import linen as nn
 
-from aigc_jax import data, files, hf, records, sharding, tree
+from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
-from aigc_jax.errors import BadConfig, BadData, choose
+from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.evaluators.features import Features, check_features
-from aigc_jax.hf import kinds
-from aigc_jax.hf.settings import FREE
 from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS
-from aigc_jax.objectives.paths import Path as ImagePath
 from aigc_jax.run import spelling
+from aigc_jax.run.alike import differences, differing
 from aigc_jax.run.build import (
   Run,
   abstract_params,
   abstract_variables,
   fresh_params,
   model_of,
-  objective_of,
 )
+from aigc_jax.run.drawing import check_own, pixels_in, sampler_of
 from aigc_jax.run.parts import below, nested
 from aigc_jax.run.settings import (
   WEIGHTS,
@@ -43,20 +40,17 @@ from aigc_jax.run.settings import (
   written_fingerprint,
 )
 from aigc_jax.sampling.beam import Beams, BeamSearch
-from aigc_jax.sampling.codes import CodeSampler
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.sampling.images import (
   Batches,
-  DrawsByCodes,
-  Sampler,
   check_draws,
   check_reconstructs,
   pixels_of,
 )
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.transcripts import Aligns, Greedy, check_transcribes
-from aigc_jax.signature import check_types, keys_of, kind_of
+from aigc_jax.signature import keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
@@ -64,16 +58,6 @@ from aigc_jax.trainer.state import Fixed, State
 
 # The data kinds that have a tokenizer.
 TEXTS = ("text", "pairs", "sound", "captions")
-
-
-# How images are made for a model of Hugging Face's.
-PIXELS = "preprocessor_config.json"
-PROCESSOR = {
-  "image_mean": [float], "image_std": [float], "rescale_factor?": float
-}  # fmt: skip
-
-# Sizes that are divided by, or counted to, when two models are compared.
-SIZES = {"layers": 10_000, "dim": 2**31 - 1, "heads": 2**31 - 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,69 +150,6 @@ class Loaded:
     if self.fixed is not None and self.fixed.stats is not None:
       found[STATS] = self.fixed.stats
     return found
-
-
-def check_own(config: Config) -> None:
-  """Raises BadConfig for the config of a model that is no run's."""
-  if "data" not in config:
-    raise BadConfig(
-      "images are drawn with a run of one's own, which says how its pixels "
-      "were scaled; a Hugging Face folder does not"
-    )
-
-
-def sampler_of(
-  config: Config,
-  model: nn.Module,
-  variables,
-  *,
-  sampler: str,
-  steps: int,
-  guidance: float,
-  seed: int,
-) -> Batches:
-  """What draws images with a model of a run. Raises BadConfig."""
-  scale = {key: config["data"][key] for key in ("mean", "std")}
-  if isinstance(model, DrawsByCodes):
-    return CodeSampler(
-      model, variables, **scale, steps=steps, guidance=guidance, seed=seed
-    )
-  path = path_of(config) if model.gradual else None
-  if path is None and guidance != 1.0:
-    raise BadConfig(
-      f"guidance={guidance} is of models that draw step by step: leave it out"
-    )
-  return Sampler(
-    model, variables, path, **scale, sampler=sampler, steps=steps,
-    guidance=guidance, seed=seed,
-  )  # fmt: skip
-
-
-def pixels_in(folder: str) -> dict[str, list[float]]:
-  """mean and std of a Hugging Face folder's images. Raises BadData."""
-  path = files.expanded(folder) / PIXELS
-  if not path.is_file():
-    raise BadData(
-      f"{path} is not there, and nothing else says how the model's pixels are "
-      "scaled: put it back, as it is published beside the weights"
-    )
-  found = records.check(files.read_json(path), PROCESSOR, str(path))
-  if abs(found.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
-    raise BadData(
-      f"{path}: rescale_factor={found['rescale_factor']}: expected 1 / 255"
-    )
-  return dict(mean=found["image_mean"], std=found["image_std"])
-
-
-def path_of(config: Config) -> ImagePath:
-  """The path to noise that a run's objective had its model follow."""
-  options = objective_of(config).keywords
-  if "prediction" not in options:
-    raise BadConfig(
-      f"objective.kind={config['objective']['kind']!r} says of no path from "
-      "noise to images: draw with a run whose objective is flow"
-    )
-  return ImagePath(options["prediction"])
 
 
 def trained_length(config: Config) -> int:
@@ -638,67 +559,6 @@ def check_resumed(
     f"the checkpoint of step {content['step']} is of another model than the "
     "config:\n  " + "\n  ".join(lines) + f"\nor, to change it now, {flag}"
   )
-
-
-def _check_model(model: Mapping) -> None:
-  """Raises BadConfig for a value of another type than its key has.
-
-  It may lack keys, and have some that there are no more.
-  """
-  kind = model.get("kind", "decoder")
-  keys = keys_of(choose(kind, MODELS, "model.kind"))
-  known = {name: keys[name].annotation for name in model.keys() & keys.keys()}
-  check_types("model", model, known)
-  for name, most in SIZES.items():
-    if name in known and not 1 <= model[name] <= most:
-      raise BadConfig(f"model.{name}={model[name]}: expected 1 to {most}")
-
-
-def differing(model: Mapping, theirs: Mapping) -> dict:
-  """{key: their value} of config.model where they are two models.
-
-  Of a value that follows from others, only those others.
-  """
-  for one in (model, theirs):
-    _check_model(one)
-  both = {m.get("kind", "decoder") for m in (model, theirs)}
-  kind = theirs.get("kind", "decoder")
-  before = kinds.defaults(kind) if len(both) == 1 else {}
-  model = {**before, **model}
-  theirs = {**model, **before, **theirs}
-  if len(both) > 1:
-    ours, asked, theirs = model, {"kind": kind}, {"kind": kind}
-  elif kind in kinds.KINDS:
-    ours, asked = (kinds.canonical(kind, m) for m in (model, theirs))
-  else:
-    ours, asked = model, {k: v for k, v in theirs.items() if k not in FREE}
-  return {
-    key: theirs[key]
-    for key, value in asked.items()
-    if (key not in ours or ours[key] != value)
-    and (key not in model or _plain(model[key]) != _plain(theirs[key]))
-  }
-
-
-def differences(
-  model: Mapping, theirs: Mapping, section: str = "model"
-) -> list[str]:
-  """A line for each key of a model's section that makes it another model."""
-  lines = []
-  for key, new in differing(model, theirs).items():
-    if isinstance(new, list | tuple):
-      new = tuple(new)
-    way = f"--config.{section}.{key}={shlex.quote(str(new))}"
-    own = f"{section}.{key}={model.get(key)!r}"
-    lines.append(f"{own}, there it is {new!r}: {way}")
-  return lines
-
-
-def _plain(value):
-  """Tuples and lists are one: a config file has but lists."""
-  if isinstance(value, list | tuple):
-    return [_plain(v) for v in value]
-  return value
 
 
 def read_params(where: str, abstract, step: int | None = None, check=None):

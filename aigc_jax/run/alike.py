@@ -1,0 +1,74 @@
+"""Whether two sections `model` are of one model, and where they differ."""
+
+import shlex
+from collections.abc import Mapping
+
+from aigc_jax.errors import BadConfig, choose
+from aigc_jax.hf import kinds
+from aigc_jax.hf.settings import FREE
+from aigc_jax.models import MODELS
+from aigc_jax.signature import check_types, keys_of
+
+# Sizes that are divided by, or counted to, when two models are compared.
+SIZES = {"layers": 10_000, "dim": 2**31 - 1, "heads": 2**31 - 1}
+
+
+def _check_model(model: Mapping) -> None:
+  """Raises BadConfig for a value of another type than its key has.
+
+  It may lack keys, and have some that there are no more.
+  """
+  kind = model.get("kind", "decoder")
+  keys = keys_of(choose(kind, MODELS, "model.kind"))
+  known = {name: keys[name].annotation for name in model.keys() & keys.keys()}
+  check_types("model", model, known)
+  for name, most in SIZES.items():
+    if name in known and not 1 <= model[name] <= most:
+      raise BadConfig(f"model.{name}={model[name]}: expected 1 to {most}")
+
+
+def differing(model: Mapping, theirs: Mapping) -> dict:
+  """{key: their value} of config.model where they are two models.
+
+  Of a value that follows from others, only those others.
+  """
+  for one in (model, theirs):
+    _check_model(one)
+  both = {m.get("kind", "decoder") for m in (model, theirs)}
+  kind = theirs.get("kind", "decoder")
+  before = kinds.defaults(kind) if len(both) == 1 else {}
+  model = {**before, **model}
+  theirs = {**model, **before, **theirs}
+  if len(both) > 1:
+    ours, asked, theirs = model, {"kind": kind}, {"kind": kind}
+  elif kind in kinds.KINDS:
+    ours, asked = (kinds.canonical(kind, m) for m in (model, theirs))
+  else:
+    ours, asked = model, {k: v for k, v in theirs.items() if k not in FREE}
+  return {
+    key: theirs[key]
+    for key, value in asked.items()
+    if (key not in ours or ours[key] != value)
+    and (key not in model or _plain(model[key]) != _plain(theirs[key]))
+  }
+
+
+def differences(
+  model: Mapping, theirs: Mapping, section: str = "model"
+) -> list[str]:
+  """A line for each key of a model's section that makes it another model."""
+  lines = []
+  for key, new in differing(model, theirs).items():
+    if isinstance(new, list | tuple):
+      new = tuple(new)
+    way = f"--config.{section}.{key}={shlex.quote(str(new))}"
+    own = f"{section}.{key}={model.get(key)!r}"
+    lines.append(f"{own}, there it is {new!r}: {way}")
+  return lines
+
+
+def _plain(value):
+  """Tuples and lists are one: a config file has but lists."""
+  if isinstance(value, list | tuple):
+    return [_plain(v) for v in value]
+  return value

@@ -1,0 +1,80 @@
+"""What a run says of the images that its model draws or looks at."""
+
+from flax import linen as nn
+
+from aigc_jax import files, records
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.objectives.paths import Path as ImagePath
+from aigc_jax.run.build import objective_of
+from aigc_jax.run.settings import Config
+from aigc_jax.sampling.codes import CodeSampler
+from aigc_jax.sampling.images import Batches, DrawsByCodes, Sampler
+
+# How images are made for a model of Hugging Face's.
+PIXELS = "preprocessor_config.json"
+PROCESSOR = {
+  "image_mean": [float], "image_std": [float], "rescale_factor?": float
+}  # fmt: skip
+
+
+def check_own(config: Config) -> None:
+  """Raises BadConfig for the config of a model that is no run's."""
+  if "data" not in config:
+    raise BadConfig(
+      "images are drawn with a run of one's own, which says how its pixels "
+      "were scaled; a Hugging Face folder does not"
+    )
+
+
+def sampler_of(
+  config: Config,
+  model: nn.Module,
+  variables,
+  *,
+  sampler: str,
+  steps: int,
+  guidance: float,
+  seed: int,
+) -> Batches:
+  """What draws images with a model of a run. Raises BadConfig."""
+  scale = {key: config["data"][key] for key in ("mean", "std")}
+  if isinstance(model, DrawsByCodes):
+    return CodeSampler(
+      model, variables, **scale, steps=steps, guidance=guidance, seed=seed
+    )
+  path = path_of(config) if model.gradual else None
+  if path is None and guidance != 1.0:
+    raise BadConfig(
+      f"guidance={guidance} is of models that draw step by step: leave it out"
+    )
+  return Sampler(
+    model, variables, path, **scale, sampler=sampler, steps=steps,
+    guidance=guidance, seed=seed,
+  )  # fmt: skip
+
+
+def pixels_in(folder: str) -> dict[str, list[float]]:
+  """mean and std of a Hugging Face folder's images. Raises BadData."""
+  path = files.expanded(folder) / PIXELS
+  if not path.is_file():
+    raise BadData(
+      f"{path} is not there, and nothing else says how the model's pixels are "
+      "scaled: put it back, as it is published beside the weights"
+    )
+  found = records.check(files.read_json(path), PROCESSOR, str(path))
+  if abs(found.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+    raise BadData(
+      f"{path}: rescale_factor={found['rescale_factor']}: expected 1 / 255"
+    )
+  return dict(mean=found["image_mean"], std=found["image_std"])
+
+
+def path_of(config: Config) -> ImagePath:
+  """The path to noise that a run's objective had its model follow."""
+  options = objective_of(config).keywords
+  if "prediction" not in options:
+    raise BadConfig(
+      f"objective.kind={config['objective']['kind']!r} says of no path from "
+      "noise to images: draw with a run whose objective is flow"
+    )
+  return ImagePath(options["prediction"])
