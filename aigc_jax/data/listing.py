@@ -17,10 +17,11 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from aigc_jax import files
 from aigc_jax.errors import BadConfig, BadData
 
 HEAD = 8192  # bytes from which it is told whether a file is text
@@ -72,6 +73,21 @@ def check_local(path: str, what: str) -> None:
     f"copy it here{f' ({copy})' if copy else ''} and name the copy, or mount "
     "it (gcsfuse for gs://, mount-s3 for s3://) and name the mounted folder"
   )
+
+
+def check_apart(
+  workdir: str, paths: Iterable[str], what: str, why: str = ""
+) -> None:
+  """Raises BadConfig for a work directory that is the folder of the data.
+
+  what: the data, in words. why: what would come of it.
+  """
+  place = os.path.realpath(files.expanded(workdir))
+  if place in (os.path.realpath(files.expanded(path)) for path in paths):
+    raise BadConfig(
+      f"--workdir={workdir} is the folder of {what}{why}; use "
+      f"--workdir={os.path.join(workdir, 'run')}"
+    )
 
 
 def find(path: str, given: str, root: Path) -> Found:

@@ -21,7 +21,6 @@ side is left out; of one with a side that is too long (`long`) that side is
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.data.documents import ALL
 from aigc_jax.data.draw import Draw
+from aigc_jax.data.listing import check_apart
 from aigc_jax.data.pair_sources import (
   Pair,
   check_source,
@@ -157,13 +157,7 @@ class Pairs:
 
   def check_workdir(self, workdir: str) -> None:
     """Raises BadConfig for a work directory that is the folder of the pairs."""
-    place = os.path.realpath(files.expanded(workdir))
-    for path in self.paths:
-      if os.path.realpath(files.expanded(path)) == place:
-        raise BadConfig(
-          f"--workdir={workdir} is the folder of the pairs themselves; use "
-          f"--workdir={os.path.join(workdir, 'run')}"
-        )
+    check_apart(workdir, self.paths, "the pairs themselves")
 
   def prepared(self) -> None:
     """Nothing is prepared beforehand."""

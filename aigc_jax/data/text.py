@@ -11,12 +11,11 @@ next_token:
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
 
-from aigc_jax import files
 from aigc_jax.data.documents import ALL
 from aigc_jax.data.known import find_eval
+from aigc_jax.data.listing import check_apart
 from aigc_jax.data.preparation import find_tokenizer, open_stores, prepared
 from aigc_jax.data.sources import SOURCES
 from aigc_jax.data.spec import Spec
@@ -254,14 +253,8 @@ class Text:
 
   def check_workdir(self, workdir: str) -> None:
     """Raises BadConfig for a work directory that is the folder of the text."""
-    place = os.path.realpath(files.expanded(workdir))
-    for path in self.paths:
-      if os.path.realpath(files.expanded(path)) == place:
-        raise BadConfig(
-          f"--workdir={workdir} is the folder of the text itself: the run "
-          "would train on what it writes; use --workdir="
-          f"{os.path.join(workdir, 'run')}"
-        )
+    why = ": the run would train on what it writes"
+    check_apart(workdir, self.paths, "the text itself", why)
 
 
 def build(

@@ -13,7 +13,6 @@ A batch is a dict of global arrays; B is the batch:
 import concurrent.futures
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,27 +21,26 @@ from typing import ClassVar
 import numpy as np
 
 from aigc_jax import files
+from aigc_jax.data import kept
 from aigc_jax.data.columns import Columns, told, write
 from aigc_jax.data.draw import Draw
 from aigc_jax.data.entries import check_source
 from aigc_jax.data.images import augmenting, sources
 from aigc_jax.data.images.augmenting import Augment
 from aigc_jax.data.images.decoding import MODES, Unusable, decoded, pixels
-from aigc_jax.data.listing import check_local
+from aigc_jax.data.listing import check_apart, check_local
 from aigc_jax.data.spec import Array, Spec
 from aigc_jax.data.stream import (
   EvalSet,
   Stream,
   check_batch,
   digest,
-  first_fingerprint,
 )
 from aigc_jax.errors import BadConfig, BadData, nearest
 from aigc_jax.signature import call, check_type, expect
 
 SPLITS = ("train", "validation", "test", "all")
 THREADED = 16 << 10  # bytes of a file from which decoding takes threads
-MOST = 10_000  # choices of stores among which a held-out set is looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,14 +158,8 @@ class Images:
 
   def check_workdir(self, workdir: str) -> None:
     """Raises BadConfig for a work directory that is the images' own folder."""
-    place = os.path.realpath(files.expanded(workdir))
-    for source in self.sources:
-      path = source.get("path")
-      if path and os.path.realpath(files.expanded(path)) == place:
-        raise BadConfig(
-          f"--workdir={workdir} is the folder of the images itself; use "
-          f"--workdir={os.path.join(workdir, 'run')}"
-        )
+    paths = [s["path"] for s in self.sources if s.get("path")]
+    check_apart(workdir, paths, "the images itself")
 
   def prepared(self) -> list[dict] | None:
     """[{"examples": n}] of the training stores; None if one is missing."""
@@ -245,22 +237,18 @@ class Images:
 
     Only stores below `root` are read: no source is, and nothing is written.
     """
-    stores = [s for s in self._prepared() if s.manifest["split"] == split]
+    stores = kept.of_split(self._prepared(), split)
     count = len(self.sources if sources is None else sources)
-    choices = itertools.product(stores, repeat=count)
-    for choice in itertools.islice(choices, MOST):
-      whole = self._eval_fingerprint(choice, tokenizer)
-      own = whole if batches is None else first_fingerprint(whole, batches)
-      if not {whole, own} & set(fingerprints):
-        continue
-      for store in choice:
-        store.check(remember=False)
-      found = self._eval_of(choice, tokenizer)
-      found = found if batches is None else found.first(batches)
-      if found.fingerprint in fingerprints:
-        self._checked(choice, model, tokenizer)
-        return found
-    return None
+    found = kept.known_set(
+      kept.choices([stores] * count), fingerprints, batches,
+      lambda choice: self._eval_fingerprint(choice, tokenizer),
+      lambda choice: self._eval_of(choice, tokenizer),
+    )  # fmt: skip
+    if found is None:
+      return None
+    choice, whole = found
+    self._checked(choice, model, tokenizer)
+    return whole
 
   def seen(self, fingerprint: str, tokenizer=None) -> EvalSet | None:
     """The training images of a run, each once and as held-out ones are made.
@@ -269,29 +257,17 @@ class Images:
     stores below `root` are read.
     """
     known = self._prepared()
-    choices = itertools.product(
-      *(
-        [s for s in known if s.manifest["split"] == source["split"]]
-        for source in self.sources
-      )
-    )
-    for choice in itertools.islice(choices, MOST):
+    each = (kept.of_split(known, source["split"]) for source in self.sources)
+    for choice in kept.choices(each):
       if self._stream_fingerprint(choice, tokenizer) == fingerprint:
-        for store in choice:
-          store.check(remember=False)
+        kept.check(choice)
         return self._eval_of(choice, tokenizer)
     return None
 
   def _prepared(self) -> list[Columns]:
     """The stores that lie below `root`."""
     check_local(self.root, "data.root")
-    stores = []
-    for folder in sorted((files.expanded(self.root) / self.place).glob("*")):
-      try:
-        stores.append(Columns(folder))
-      except BadData:
-        continue  # it cannot be one that was read
-    return stores
+    return kept.stores_in(files.expanded(self.root) / self.place)
 
   def _stream_fingerprint(self, stores: Sequence[Columns], tokenizer) -> str:
     return digest(

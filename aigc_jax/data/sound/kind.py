@@ -14,18 +14,17 @@ told: half of its text would not be half of its sound.
 """
 
 import dataclasses
-import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from aigc_jax import files
+from aigc_jax.data import kept
 from aigc_jax.data.columns import Columns, told, write
 from aigc_jax.data.draw import Draw
 from aigc_jax.data.entries import check_source
-from aigc_jax.data.listing import check_local
+from aigc_jax.data.listing import check_apart, check_local
 from aigc_jax.data.pairs import check_ids_of, start_of, trained_on
 from aigc_jax.data.sound import sources
 from aigc_jax.data.sound.decoding import CHANNELS, RATE
@@ -36,7 +35,6 @@ from aigc_jax.data.stream import (
   Stream,
   check_batch,
   digest,
-  first_fingerprint,
 )
 from aigc_jax.data.tasks import Batch, Records
 from aigc_jax.data.tokenizers import load_tokenizer
@@ -44,7 +42,6 @@ from aigc_jax.errors import BadConfig, BadData, choose, nearest
 from aigc_jax.signature import check_type, expect
 
 HOP = 160  # samples from one frame of a spectrogram to the next
-MOST = 10_000  # choices of stores among which a held-out set is looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,13 +157,8 @@ class Sound:
 
   def check_workdir(self, workdir: str) -> None:
     """Raises BadConfig for a work directory that is the sound's own folder."""
-    place = os.path.realpath(files.expanded(workdir))
-    for source in self.sources:
-      if os.path.realpath(files.expanded(source["path"])) == place:
-        raise BadConfig(
-          f"--workdir={workdir} is the folder of the sound itself; use "
-          f"--workdir={os.path.join(workdir, 'run')}"
-        )
+    paths = [source["path"] for source in self.sources]
+    check_apart(workdir, paths, "the sound itself")
 
   def prepared(self) -> list[dict] | None:
     """[{"examples": n}] of the training stores; None if one is missing."""
@@ -236,28 +228,16 @@ class Sound:
     Only stores below `root` are read: no source is, and nothing is written.
     """
     check_local(self.root, "data.root")
-    stores = []
-    for folder in sorted((files.expanded(self.root) / "sound").glob("*")):
-      try:
-        store = Columns(folder)
-      except BadData:
-        continue  # it cannot be the one that was read
-      if store.manifest["split"] == split:
-        stores.append(store)
+    stores = kept.stores_in(files.expanded(self.root) / "sound")
     count = len(self.sources if sources is None else sources)
-    choices = itertools.product(stores, repeat=count)
-    for choice in itertools.islice(choices, MOST):
-      whole = self._eval_fingerprint(choice, tokenizer, model)
-      own = whole if batches is None else first_fingerprint(whole, batches)
-      if not {whole, own} & set(fingerprints):
-        continue
-      for store in choice:
-        store.check(remember=False)
-      found = self._eval_of(choice, tokenizer, model)
-      found = found if batches is None else found.first(batches)
-      if found.fingerprint in fingerprints:
-        return found
-    return None
+    found = kept.known_set(
+      kept.choices([kept.of_split(stores, split)] * count),
+      fingerprints,
+      batches,
+      lambda choice: self._eval_fingerprint(choice, tokenizer, model),
+      lambda choice: self._eval_of(choice, tokenizer, model),
+    )
+    return None if found is None else found[1]
 
   def utterances(
     self, *, split: str, model: Mapping, tokenizer,
