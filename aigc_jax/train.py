@@ -147,6 +147,7 @@ def _prepared() -> tuple | None:
   files.expanded(workdir)  # the folder that this process is in may be no text
   if FLAGS.repeat:
     repeat.check_place(repeat.origin(FLAGS.repeat), workdir)
+  run.branch.check(workdir, config)
   if FLAGS.rewind is None and _finished(workdir, config, mesh):
     _check_repeated(workdir)
     return None

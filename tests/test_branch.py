@@ -86,7 +86,7 @@ def test_rows_of_later_steps_stay_with_the_trunk(tmp_path):
 def test_a_step_without_a_trunk_is_refused(tmp_path):
   config = {"branch_from": None, "branch_step": 4}
   with pytest.raises(BadConfig, match="branch_step=4 without branch_from=DIR"):
-    branch.begin(tmp_path, config, None, True)
+    branch.check(tmp_path, config)
 
 
 RISING = {"optim.schedule": "constant", "optim.warmup_steps": 4, "steps": 9}

@@ -74,15 +74,9 @@ def begin(workdir: Path, config: Config, mesh, first: bool) -> None:
   can go on from, StorageFailure where it cannot be copied. first: whether this
   process writes.
   """
-  step = config["branch_step"]
-  if not config["branch_from"]:
-    if step is not None:
-      raise BadConfig(f"branch_step={step} without branch_from=DIR")
+  if not config["branch_from"] or (workdir / "config.json").is_file():
     return
-  trunk = files.expanded(config["branch_from"]).absolute()
-  if (workdir / "config.json").is_file():
-    _check_begun(workdir, trunk, step)
-    return
+  trunk, step = trunk_of(config), config["branch_step"]
   if trunk == workdir:
     raise BadConfig(f"branch_from={trunk} is this work directory itself")
   usable_config_in(trunk)  # says so where there is no run
@@ -99,9 +93,20 @@ def begin(workdir: Path, config: Config, mesh, first: bool) -> None:
     _copy(trunk, workdir, step)
 
 
-def _check_begun(workdir: Path, trunk: Path, step: int | None) -> None:
-  """Raises BadConfig where the work directory is no branch of that."""
-  there = None
+def trunk_of(config: Config) -> Path:
+  return files.expanded(config["branch_from"]).absolute()
+
+
+def check(workdir: Path, config: Config) -> None:
+  """Raises BadConfig where the work directory is no branch of that trunk."""
+  step = config["branch_step"]
+  if not config["branch_from"]:
+    if step is not None:
+      raise BadConfig(f"branch_step={step} without branch_from=DIR")
+    return
+  if not (workdir / "config.json").is_file():
+    return
+  trunk, there = trunk_of(config), None
   if (workdir / MARK).is_file():
     there = files.read_json(workdir / MARK, error=BadConfig)
     records.check(there, FORM, workdir / MARK, BadConfig)
