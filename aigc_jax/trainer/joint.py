@@ -3,13 +3,16 @@
 Each run keeps its own loop, in a thread of its own, with its own state,
 batches, rows and checkpoints. Where they meet is the step: it waits for all of
 them, and takes all their steps as one batched program. A run that ends, stops
-or fails leaves the others to themselves.
+or fails leaves the others to themselves. Between the steps one run works at a
+time: compilations side by side can wait for each other for ever where a process
+has one core, and no more than one has work for the device anyway.
 
 What may differ between their steps are numbers: the steps are traced one by
 one, and every literal in which they differ becomes an argument of the program
 that they share.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -217,7 +220,12 @@ class Meeting:
     self._program: Callable | None = None
     self._given: dict[int, tuple] = {}
     self._made: dict[int, object] = {}
+    # Whoever has its lock works; whoever waits for the others gives it away.
     self._change = threading.Condition()
+
+  def turn(self) -> contextlib.AbstractContextManager:
+    """Until its end this thread works, but while it waits within a step."""
+    return self._change
 
   def advance(self, k: int, part) -> Callable:
     """The step of run k: waits for those of the others. part: for `make`."""

@@ -14,9 +14,16 @@ import pytest
 
 from aigc_jax import files
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling.sweeps import launch, ledger, progress, slurm, work
+from aigc_jax.scaling.sweeps import (
+  joint_runs,
+  launch,
+  ledger,
+  progress,
+  slurm,
+  work,
+)
 from aigc_jax.scaling.sweeps.plan import Cost
-from aigc_jax.trainer import lock
+from aigc_jax.trainer import joint, lock
 from tests.scaling import sweeping
 from tests.scaling.sweeping import attempts, carry_out, plan_of, planned
 
@@ -331,3 +338,34 @@ def test_a_row_that_is_being_written_does_not_count(tmp_path):
   text = "".join(json.dumps(row) + "\n" for row in rows)
   path.write_text(text + '{"step": 3, "train/lo')
   assert work.last_row(path)["step"] == 2
+
+
+def test_points_that_train_together_work_one_at_a_time(tmp_path):
+  """Compilations side by side hang where a process has one core."""
+  at_work, most = [], []
+
+  class Crew(joint_runs._Crew):
+    def _train(self, k, config, workdir, stop):
+      step = self.meeting.advance(k, None)
+      for _ in range(3):
+        at_work.append(k)
+        time.sleep(0.005)
+        most.append(len(at_work))
+        at_work.remove(k)
+        step(k, None)
+
+  def program(states, batches):
+    return [(state, {}) for state in states]
+
+  meeting = joint.Meeting(lambda *_: program, 4)
+  crew = Crew(None, meeting, tmp_path / "listed.json")
+  threads = [
+    threading.Thread(target=crew.work, args=(k, {}, tmp_path / str(k), None))
+    for k in range(4)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(20)
+  assert {one["status"] for one in crew.outcomes.values()} == {0}
+  assert most == [1] * 12

@@ -143,7 +143,11 @@ class _Crew:
   noting: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
   def work(self, k: int, config: run.Config, workdir: Path, stop) -> None:
-    """One run, from its lock to its result; never raises."""
+    """One run, from its lock to its result, in turns; never raises."""
+    with self.meeting.turn():
+      self._work(k, config, workdir, stop)
+
+  def _work(self, k: int, config: run.Config, workdir: Path, stop) -> None:
     try:
       self._train(k, config, workdir, stop)
       outcome = {"status": 0, "error": []}
