@@ -262,7 +262,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   """Everything between the lock and the footer; returns the result."""
   say = _say if command.is_first() else _silent
   with all_or_none():
-    run.branch.begin(workdir, config, mesh, command.is_first())
+    run.branch.begin(workdir, config, mesh, command.is_first(), say)
   options = run.branch.options_of(workdir, config, _options())
   session = run.Session(
     config, mesh, workdir, stop=stop, lock=lock, watchdog=watchdog,

@@ -1,14 +1,17 @@
 """A branch goes on from another run, and is the run its config describes."""
 
+import contextlib
 import json
+import os
 
 import jax
 import pytest
 
-from aigc_jax import run, sharding
-from aigc_jax.errors import BadConfig
+from aigc_jax import data, files, run, sharding
+from aigc_jax.errors import BadConfig, Refusal
 from aigc_jax.run import branch
 from aigc_jax.timing import switches
+from aigc_jax.trainer import manifest
 from configs import bench
 from tests import commands
 
@@ -21,6 +24,7 @@ SMALL = (
   "--config.checkpoint.keep=9", "--config.data.validation=0.2",
   "--config.optim.warmup_steps=2", "--config.model.dropout=0.1",
 )  # fmt: skip
+RISING = {"optim.schedule": "constant", "optim.warmup_steps": 4, "steps": 9}
 STABLE = ("--config.optim.schedule=constant", "--config.steps=8")
 DECAY = (
   "--config.optim.schedule=wsd", "--config.optim.decay_steps=3",
@@ -76,20 +80,215 @@ def branched(train, name, step, *flags):
   return train(name, where, f"--config.branch_step={step}", *flags)
 
 
-def test_rows_of_later_steps_stay_with_the_trunk(tmp_path):
+def test_rows_of_later_steps_and_what_is_no_row_stay_with_the_trunk(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  kept = '{"step": 3}\n{"event": "x"}\n'
-  path.write_text(kept + '{"step": 5}\n{"step": 4, "half')
-  assert "".join(branch._lines_until(path, 4)) == kept
+  kept = b'{"step": 3}\n{"event": "x"}\n'
+  odd = b'{"step": "3"}\n{"step": true}\n[1]\n{"step": 1e999}\n\xff\n'
+  deep = b"[" * 100_000 + b"\n"
+  path.write_bytes(kept + odd + deep + b'{"step": 5}\n{"step": 4, "half')
+  assert b"".join(branch._lines_until(path, 4)) == kept
+
+
+def test_the_journal_of_a_trunk_may_be_of_any_size(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  row = b'{"step": 3, "x": "' + b"x" * (1 << 20) + b'"}\n'
+  path.write_bytes(row * 17)  # more than other files may have
+  assert path.stat().st_size > files.LIMIT
+  assert sum(1 for _ in branch._lines_until(path, 4)) == 17
+
+
+def trunk_in(folder, step=5):
+  """(its folder, its config) of a run with a checkpoint that is no state."""
+  config = switches.changed(run.read(bench.get_config("tiny")), RISING)
+  path = folder / "trunk"
+  saved = path / "checkpoints" / str(step)
+  (saved / "arrays/d").mkdir(parents=True)
+  (saved / "arrays/d/1").write_bytes(bytes(24))
+  (saved / "arrays/rest").write_bytes(b"rest")
+  leaf = {"name": "w", "shape": [6], "dtype": "float32", "digest": [1, 2]}
+  sha256 = run.fingerprint(config)
+  manifest.write(
+    saved, step=step, leaves=[leaf], meta={"config_sha256": sha256}
+  )
+  rows = "".join(f'{{"step": {i + 1}}}\n' for i in range(8))
+  (path / "metrics.jsonl").write_text(rows)
+  for name in ("config.json", "events.jsonl", "data.json"):
+    (path / name).write_text(json.dumps(config) + "\n")
+  data.save(data.load_tokenizer("bytes"), path / "tokenizer")
+  return path, config
+
+
+def begin(workdir, config, trunk, step=5, **change):
+  """The config of a branch, whose copy is made; what was said."""
+  workdir.mkdir(exist_ok=True)
+  own = {"branch_from": str(trunk), "branch_step": step}
+  config, said = switches.changed(config, own | change), []
+  branch.check(workdir, config)
+  mesh = sharding.mesh_of(jax.devices()[0])
+  branch.begin(workdir, config, mesh, True, said.append)
+  return config, said
+
+
+def content(folder):
+  """{name: bytes} below a folder, but for the note of a branch."""
+  return {
+    path.relative_to(folder).as_posix(): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file() and path.name != branch.MARK
+  }
+
+
+def test_a_branch_has_what_its_trunk_was_at_the_step_and_nothing_else(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  expected = content(trunk)
+  os.mkfifo(trunk / "checkpoints/5/pipe")
+  (trunk / "checkpoints/5/arrays/more").write_text("not of the checkpoint")
+  (trunk / "samples").mkdir()
+  (trunk / "samples/5.txt").write_text("later")
+  begin(tmp_path / "new", config, trunk)
+  found = content(tmp_path / "new")
+  rows = found.pop("metrics.jsonl")
+  assert rows == b"".join(b'{"step": %d}\n' % i for i in range(1, 6))
+  del expected["metrics.jsonl"]
+  assert found == expected
+
+
+@pytest.mark.parametrize("at", range(24))
+def test_a_copy_that_is_killed_anywhere_is_made_again(
+  at, tmp_path, monkeypatch
+):
+  trunk, config = trunk_in(tmp_path)
+  begin(tmp_path / "whole", config, trunk)
+  left, sync, replace = [at], os.fsync, os.replace
+
+  def killed(call, *given):
+    left[0] -= 1
+    if left[0] < 0:
+      raise KeyboardInterrupt
+    return call(*given)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "fsync", lambda fd: killed(sync, fd))
+    patch.setattr(os, "replace", lambda a, b: killed(replace, a, b))
+    with contextlib.suppress(KeyboardInterrupt):
+      begin(tmp_path / "new", config, trunk)
+  begin(tmp_path / "new", config, trunk)
+  assert content(tmp_path / "new") == content(tmp_path / "whole")
+  marks = [
+    json.loads((tmp_path / name / branch.MARK).read_text())
+    for name in ("new", "whole")
+  ]
+  assert marks[0] == marks[1] and "copying" not in marks[0]
+
+
+def test_a_branch_whose_config_is_lost_is_refused_and_stays(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  own, _ = begin(tmp_path / "new", config, trunk)
+  (tmp_path / "new/config.json").write_text(json.dumps(own))  # of its start
+  (tmp_path / "new/checkpoints/9").mkdir()
+  (tmp_path / "new/checkpoints/9/state").write_text("of days")
+  (tmp_path / "new/config.json").unlink()
+  before = content(tmp_path / "new")
+  with pytest.raises(BadConfig, match="its config.json is gone: put it back"):
+    begin(tmp_path / "new", config, trunk)
+  assert content(tmp_path / "new") == before
+
+
+def test_what_is_not_of_the_copy_is_never_removed(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  new = tmp_path / "new"
+  begin(new, config, trunk)
+  (new / "config.json").unlink()
+  mark = json.loads((new / branch.MARK).read_text()) | {"copying": True}
+  (new / branch.MARK).write_text(json.dumps(mark))
+  (new / "notes.txt").write_text("of the user")
+  with pytest.raises(BadConfig, match="not empty .notes.txt."):
+    begin(new, config, trunk)
+  assert (new / "notes.txt").is_file() and (new / "checkpoints").is_dir()
+
+
+def test_a_trunk_whose_config_was_edited_is_refused(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  edited = switches.changed(config, {"optim.b2": 0.5})
+  (trunk / "config.json").write_text(json.dumps(edited))
+  with pytest.raises(BadConfig, match="config.json is not that of step 5"):
+    begin(tmp_path / "new", edited, trunk)
+  assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_trunk_that_was_changed_later_is_branched_from_as_it_was(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  later = switches.changed(config, {"optim.b2": 0.5})
+  (trunk / "config.before-7.json").write_text(json.dumps(config))
+  (trunk / "config.json").write_text(json.dumps(later))
+  begin(tmp_path / "new", config, trunk)
+  assert run.config_in(tmp_path / "new")["optim"] == config["optim"]
+
+
+def test_a_trunk_that_was_changed_before_is_told(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  first = switches.changed(config, {"optim.b2": 0.5})
+  (trunk / "config.before-3.json").write_text(json.dumps(first))
+  _, said = begin(tmp_path / "new", config, trunk)
+  assert said == ["the trunk was changed at step 3: optim.b2: 0.5 -> 0.95"]
+  first = switches.changed(config, {"optim.learning_rate": 0.5})
+  (trunk / "config.before-3.json").write_text(json.dumps(first))
+  with pytest.raises(BadConfig, match="at step 0 the learning rate"):
+    begin(tmp_path / "other", config, trunk)
+
+
+@pytest.mark.parametrize(
+  "name", ["events.jsonl", "data.json", "config.json", "tokenizer"]
+)
+def test_links_in_a_trunk_are_refused_by_name(name, tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  os.rename(trunk / name, tmp_path / "elsewhere")
+  (trunk / name).symlink_to(tmp_path / "elsewhere")
+  with pytest.raises(Refusal, match=f"{name} is a link to"):
+    begin(tmp_path / "new", config, trunk)
+
+
+def test_a_trunk_by_another_name_is_the_same(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  begin(tmp_path / "new", config, trunk)
+  (tmp_path / "alias").symlink_to(trunk)
+  for name in (f"{trunk}/../trunk", tmp_path / "alias"):
+    begin(tmp_path / "new", config, name)
+  with pytest.raises(BadConfig, match="is this work directory itself"):
+    begin(tmp_path / "empty", config, f"{tmp_path}/trunk/../empty")
+  with pytest.raises(BadConfig, match="is a branch of"):
+    begin(tmp_path / "new", config, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+  "trunk, words",
+  [
+    ("hf:folder", "--config.init_from=hf:folder begins"),
+    ("gs://bucket/run", "copy it here"),
+  ],
+)
+def test_what_is_no_run_of_this_machine_is_no_trunk(trunk, words, tmp_path):
+  with pytest.raises(BadConfig, match=words):
+    begin(tmp_path / "new", run.read(bench.get_config("tiny")), trunk)
+
+
+def test_only_the_first_start_of_a_branch_may_change_more(tmp_path):
+  trunk, config = trunk_in(tmp_path)
+  own, _ = begin(tmp_path / "new", config, trunk)
+  options = run.Options()
+  assert (
+    "steps" in branch.options_of(tmp_path / "new", own, options).allow_change
+  )
+  (tmp_path / "new/config.json").write_text(json.dumps(own))
+  for step in (5, None):  # None is the step that it has
+    again = own | {"branch_step": step}
+    assert branch.options_of(tmp_path / "new", again, options) is options
 
 
 def test_a_step_without_a_trunk_is_refused(tmp_path):
   config = {"branch_from": None, "branch_step": 4}
   with pytest.raises(BadConfig, match="branch_step=4 without branch_from=DIR"):
     branch.check(tmp_path, config)
-
-
-RISING = {"optim.schedule": "constant", "optim.warmup_steps": 4, "steps": 9}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +311,8 @@ def test_rates_of_before_the_branch_are_those_of_the_trunk(
   mesh = sharding.mesh_of(jax.devices()[0])
 
   def check():
-    branch.check_schedule(config, mesh, tmp_path, step)
+    whole = branch.Trunk(tmp_path, step, {}, ((0, "config.json"),))
+    branch.check_schedule(config, mesh, whole)
 
   if words is None:
     return check()
@@ -146,7 +346,7 @@ def test_a_copy_that_was_not_finished_is_made_anew(train):
   folder = train.folder / "half"
   (folder / "checkpoints" / "4").mkdir(parents=True)
   (folder / "metrics.jsonl").write_text('{"step": 3}\n')
-  mark = {"from": str(train.folder / "trunk"), "step": 4}
+  mark = {"from": str(train.folder / "trunk"), "step": 4, "copying": True}
   (folder / "branch.json").write_text(json.dumps(mark))
   done = branched(train, "half", 4, *STABLE)
   assert done.returncode == 0, done.stderr

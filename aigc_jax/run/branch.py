@@ -9,10 +9,9 @@ same: a trunk with a constant learning rate serves decays of all lengths
 """
 
 import dataclasses
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -20,12 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax import files, records
+from aigc_jax.data import listing
 from aigc_jax.errors import BadConfig, StorageFailure
-from aigc_jax.records import COUNT
+from aigc_jax.records import COUNT, SHA256
 from aigc_jax.run.build import build
-from aigc_jax.run.load import identity_in
-from aigc_jax.run.settings import Config, usable_config_in
-from aigc_jax.trainer import changes, history
+from aigc_jax.run.load import hf_folder, identity_in, tokenizer_in
+from aigc_jax.run.settings import (
+  BEFORE,
+  Config,
+  config_file,
+  config_in,
+  earlier_configs,
+  usable_config_in,
+  written_fingerprint,
+)
+from aigc_jax.trainer import changes, history, manifest
 from aigc_jax.trainer.consumed import TOTALS
 from aigc_jax.trainer.journal import EVENTS, METRICS
 
@@ -36,9 +44,29 @@ FREE = (
   "optim.final_fraction",
 )  # fmt: skip
 # Of which run at which step a work directory is a branch. Written before
-# anything is copied; config.json is the last that is.
+# anything is copied, with "copying" until all of it is; config.json is the last
+# that is copied, and "config" the hash of it as it is the trunk's.
 MARK = "branch.json"
-FORM = {"from": str, "step": COUNT}
+FORM = {"from": str, "step": COUNT, "copying?": bool, "config?": SHA256}
+# All that is copied; a copy that was not finished is removed, and nothing else.
+COPIED = (
+  "checkpoints", METRICS, EVENTS, "tokenizer", "data.json", "run.json",
+  "config.json",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+  """A run at a step of which it has a checkpoint.
+
+  content: its manifest. configs: (step from which on, file of the config) of
+  all that the run went by until then; the last is that of the checkpoint.
+  """
+
+  path: Path
+  step: int
+  content: Mapping
+  configs: tuple[tuple[int, str], ...]
 
 
 def options_of(workdir: Path, config: Config, options):
@@ -47,12 +75,9 @@ def options_of(workdir: Path, config: Config, options):
   While the config in the work directory is still the trunk's, keys of FREE may
   differ from it, and the data where the config says others.
   """
-  if not config["branch_from"]:
+  if not config["branch_from"] or not _begins(workdir, config):
     return options
   there = usable_config_in(workdir)
-  keys = ("branch_from", "branch_step")
-  if all(there.get(key) == config[key] for key in keys):
-    return options
   return dataclasses.replace(
     options,
     allow_change=[*options.allow_change, *FREE],
@@ -61,40 +86,126 @@ def options_of(workdir: Path, config: Config, options):
   )
 
 
+def _begins(workdir: Path, config: Config) -> bool:
+  """Whether the config in the work directory is still the trunk's."""
+  mark = _mark_in(workdir) or {}
+  if "config" in mark:
+    return written_fingerprint(workdir) == mark["config"]
+  there = usable_config_in(workdir)
+  keys = ("branch_from", "branch_step")
+  return any(there.get(key) != config[key] for key in keys)
+
+
 def _others(there: Mapping, here: Mapping) -> bool:
   """Whether a config asks for other data, and not for the same elsewhere."""
   found = changes.changes({"data": there}, {"data": here})
   return not all(map(changes.moved, found))
 
 
-def begin(workdir: Path, config: Config, mesh, first: bool) -> None:
+def begin(
+  workdir: Path,
+  config: Config,
+  mesh,
+  first: bool,
+  say: Callable[[str], None] = lambda text: None,
+) -> None:
   """Copies the trunk into a new work directory, unless that was done.
 
   Raises BadConfig for a trunk or a step that are not there, or that no branch
   can go on from, StorageFailure where it cannot be copied. first: whether this
   process writes.
   """
-  if not config["branch_from"] or (workdir / "config.json").is_file():
+  if not config["branch_from"]:
     return
-  trunk, step = trunk_of(config), config["branch_step"]
-  if trunk == workdir:
-    raise BadConfig(f"branch_from={trunk} is this work directory itself")
-  usable_config_in(trunk)  # says so where there is no run
-  known = identity_in(trunk)
-  saved = history.checkpoints_in(trunk, known)
+  mark = _mark_in(workdir)
+  copying = mark is not None and mark.get("copying", False)
+  if (workdir / "config.json").is_file():
+    if copying and first:
+      _note(workdir, mark | {"copying": False})
+    return
+  if mark is not None and not copying:
+    raise BadConfig(
+      f"{workdir} is a branch of {mark['from']} at step {mark['step']}, and "
+      "its config.json is gone: put it back (this line with --print_config > "
+      f"{workdir}/config.json makes one), or use another --workdir"
+    )
+  trunk = _trunk(trunk_of(config), config["branch_step"], workdir)
+  check_schedule(config, mesh, trunk)
+  for line in changed_before(trunk):
+    say(line)
+  if first:
+    _copy(trunk, workdir)
+
+
+def _trunk(path: Path, step: int | None, workdir: Path) -> Trunk:
+  """What is gone on from. Raises BadConfig where it is not there."""
+  if os.path.realpath(path) == os.path.realpath(workdir):
+    raise BadConfig(f"branch_from={path} is this work directory itself")
+  usable_config_in(path)  # says so where there is no run
+  saved = history.checkpoints_in(path, identity_in(path))
   steps = saved.steps()
   if step is None:
     if not steps:
-      raise BadConfig(f"branch_from={trunk} has no checkpoint to go on from")
+      raise BadConfig(f"branch_from={path} has no checkpoint to go on from")
     step = steps[-1]
   saved.check_whole(step)
-  check_schedule(config, mesh, trunk, step)
-  if first:
-    _copy(trunk, workdir, step)
+  content = saved.manifest(step)
+  if content is None:  # the trunk may be trained on
+    raise BadConfig(
+      f"branch_from={path}: the checkpoint of step {step} was removed just now;"
+      " branch from a later one"
+    )
+  return Trunk(path, step, content, _configs(path, step, content))
+
+
+def _configs(
+  path: Path, step: int, content: Mapping
+) -> tuple[tuple[int, str], ...]:
+  """The configs that a run went by until a step, as Trunk has them.
+
+  Raises BadConfig where that of the checkpoint is not there.
+  """
+  sha256 = content["meta"].get("config_sha256")
+  own = "config.json" if sha256 is None else config_file(path, sha256)
+  if own is None:
+    raise BadConfig(
+      f"{path}/config.json is not that of step {step}, nor is one of before a "
+      "change: it was edited. Put back the config.json of that run"
+    )
+  found, since = [], 0
+  for name in earlier_configs(path):
+    until = int(BEFORE.fullmatch(name)[1])
+    if until >= step or name == own:
+      break
+    found.append((since, name))
+    since = until
+  return (*found, (since, own))
 
 
 def trunk_of(config: Config) -> Path:
-  return files.expanded(config["branch_from"]).absolute()
+  where = config["branch_from"]
+  listing.check_local(where, "branch_from")
+  if hf_folder(where) is not None:
+    raise BadConfig(
+      f"branch_from={where}: a Hugging Face folder holds no state of a run: "
+      f"--config.init_from={where} begins with its parameters"
+    )
+  return Path(os.path.abspath(files.expanded(where)))
+
+
+def _mark_in(workdir: Path) -> dict | None:
+  """Of what a work directory is a branch; None where it is none."""
+  if not os.path.lexists(workdir / MARK):
+    return None
+  found = files.read_json(workdir / MARK, error=BadConfig)
+  return records.check(found, FORM, str(workdir / MARK), BadConfig)
+
+
+def _note(workdir: Path, mark: Mapping) -> None:
+  """Writes the mark; "copying" is there while it is true alone."""
+  files.write_json(
+    workdir / MARK, {k: x for k, x in mark.items() if x or k != "copying"}
+  )
 
 
 def check(workdir: Path, config: Config) -> None:
@@ -104,103 +215,140 @@ def check(workdir: Path, config: Config) -> None:
     if step is not None:
       raise BadConfig(f"branch_step={step} without branch_from=DIR")
     return
+  trunk = trunk_of(config)
   if not (workdir / "config.json").is_file():
     return
-  trunk, there = trunk_of(config), None
-  if (workdir / MARK).is_file():
-    there = files.read_json(workdir / MARK, error=BadConfig)
-    records.check(there, FORM, workdir / MARK, BadConfig)
+  there = _mark_in(workdir)
   if there is None:
     raise BadConfig(
       f"branch_from={trunk}: {workdir} holds a run that is no branch; use "
       "another --workdir"
     )
-  if there["from"] != str(trunk) or step not in (None, there["step"]):
+  same = os.path.realpath(there["from"]) == os.path.realpath(trunk)
+  if not same or step not in (None, there["step"]):
     raise BadConfig(
       f"{workdir} is a branch of {there['from']} at step {there['step']}: keep "
       "branch_from and branch_step, or use another --workdir"
     )
 
 
-def _copy(trunk: Path, workdir: Path, step: int) -> None:
+def _copy(trunk: Trunk, workdir: Path) -> None:
   """All that is known of the trunk up to a step; its config comes last."""
-  stays = [p.name for p in workdir.iterdir() if p.name != "LOCK"]
-  if stays and MARK not in stays:
+  there = [p.name for p in workdir.iterdir() if p.name != "LOCK"]
+  unfinished = MARK in there
+  # A writer that died left what it wrote aside under a hidden name.
+  aside = tuple(f".{name}." for name in (MARK, *COPIED))
+  gone = [n for n in there if n.startswith(aside)]
+  if unfinished:
+    gone += [n for n in there if n in COPIED]
+  stays = [n for n in there if n not in gone and n != MARK]
+  if stays:
     raise BadConfig(
       f"{workdir} is not empty ({stays[0]}): a branch begins in a new folder"
     )
-  saved = f"checkpoints/{step}"
+  path, (_, own) = trunk.path, trunk.configs[-1]
+  saved = f"checkpoints/{trunk.step}"
+  mark = {"from": str(path), "step": trunk.step, "copying": True}
+  mark["config"] = written_fingerprint(path, own)
   try:
-    files.write_json(workdir / MARK, {"from": str(trunk), "step": step})
-    for name in stays:  # of a copy that was not finished
-      if name != MARK:
-        _remove(workdir / name)
-    (workdir / "checkpoints").mkdir()
-    _copy_folder(trunk / saved, workdir / saved)
+    _note(workdir, mark)
+    for name in gone:  # of a copy that was not finished
+      _remove(workdir / name)
+    for name in (*trunk.content["files"], manifest.NAME):
+      _copy_file(path / saved / name, workdir / saved / name)
     for name in (METRICS, EVENTS):
-      lines = "".join(_lines_until(trunk / name, step))
-      files.write_text(workdir / name, lines)
-    if (trunk / "tokenizer").is_dir():
-      _copy_folder(trunk / "tokenizer", workdir / "tokenizer")
-    for name in ("data.json", "run.json", "config.json"):
-      if (trunk / name).is_file():
-        _copy_file(trunk / name, workdir / name)
-    files.sync(workdir)
+      _copy_lines(path / name, workdir / name, trunk.step)
+    tokenizer = path / "tokenizer"
+    if tokenizer.is_dir():
+      tokenizer_in(path)  # is no link
+      for file in sorted(tokenizer.iterdir()):
+        _copy_file(file, workdir / "tokenizer" / file.name)
+    for name in ("data.json", "run.json"):
+      if (path / name).is_file():
+        _copy_file(path / name, workdir / name)
+    for folder in (p for p in workdir.rglob("*") if p.is_dir()):
+      files.sync(folder)
+    files.write_bytes(workdir / "config.json", files.content(path / own))
+    _note(workdir, mark | {"copying": False})
   except OSError as error:
     raise StorageFailure(
-      f"{trunk} cannot be copied to {workdir}: {error}; run the same line again"
+      f"{path} cannot be copied to {workdir}: {error}; run the same line again"
     ) from error
-
-
-def _copy_folder(there: Path, here: Path) -> None:
-  here.mkdir()
-  for path in sorted(there.iterdir()):
-    if path.is_dir() and not path.is_symlink():
-      _copy_folder(path, here / path.name)
-    else:
-      _copy_file(path, here / path.name)
 
 
 def _copy_file(there: Path, here: Path) -> None:
   """Regular files alone: nothing that is elsewhere comes along."""
-  with files.opened(there) as source, here.open("xb") as target:
+  here.parent.mkdir(parents=True, exist_ok=True)
+  with files.opened(there, BadConfig) as source, here.open("xb") as target:
     shutil.copyfileobj(source, target, 2**22)
-  files.sync(here)
+    target.flush()
+    os.fsync(target.fileno())
+
+
+def _copy_lines(there: Path, here: Path, step: int) -> None:
+  with here.open("xb") as target:
+    target.writelines(_lines_until(there, step))
+    target.flush()
+    os.fsync(target.fileno())
 
 
 def _remove(path: Path) -> None:
-  shutil.rmtree(path) if path.is_dir() else os.unlink(path)
+  folder = path.is_dir() and not path.is_symlink()
+  shutil.rmtree(path) if folder else os.unlink(path)
 
 
-def _lines_until(path: Path, step: int) -> Iterator[str]:
-  """The whole lines of a journal that are of no later step."""
-  if not path.is_file():
+def _lines_until(path: Path, step: int) -> Iterator[bytes]:
+  """The whole lines of a journal that are of no later step.
+
+  A line that is half, of a process that writes it now, or damaged stays there.
+  """
+  if not os.path.lexists(path):
     return
-  whole = files.content(path).decode(errors="replace")
-  for line in whole.splitlines(keepends=True):
-    try:
-      row = json.loads(line)
-    except ValueError:
-      continue  # half a line, of a process that writes it now
-    at = row.get("step") if isinstance(row, dict) else None
-    if line.endswith("\n") and (at is None or at <= step):
-      yield line
+  for line in files.read_lines(path, error=BadConfig):
+    at = None if line.row is None else line.row.get("step")
+    early = at is None or (records.fits(at, COUNT) and at <= step)
+    if line.row is not None and early:
+      yield line.data
 
 
-def check_schedule(config: Config, mesh, trunk: Path, step: int) -> None:
+def changed_before(trunk: Trunk) -> list[str]:
+  """A line for each change of the trunk's config that no branch could say.
+
+  Such a branch is not the run that its config would have been.
+  """
+  lines = []
+  configs = [config_in(trunk.path, name) for _, name in trunk.configs]
+  for (since, _), old, new in zip(
+    trunk.configs[1:], configs, configs[1:], strict=False
+  ):
+    found = [
+      change
+      for change in changes.changes(old, new)
+      if change.key not in FREE and not changes.harmless(change)
+    ]
+    lines += [f"the trunk was changed at step {since}: {x}" for x in found]
+  return lines
+
+
+def check_schedule(config: Config, mesh, trunk: Trunk) -> None:
   """Raises BadConfig where the trunk was trained at other learning rates.
 
   Then a branch would be no run that any config describes.
   """
-  before = usable_config_in(trunk) | {"mesh": config["mesh"]}
+  step, path = trunk.step, trunk.path
   # And at the first step of the branch, where the trunk's may rise still.
   at = jnp.arange(step + 1)
-  theirs, ours = (
-    np.asarray(jax.jit(build(x, mesh).schedule)(at)) for x in (before, config)
-  )
+
+  def rates(config: Config) -> np.ndarray:
+    return np.asarray(jax.jit(build(config, mesh).schedule)(at))
+
+  theirs, ours = np.zeros(step + 1, np.float32), rates(config)
+  for since, name in trunk.configs:
+    before = usable_config_in(path, name) | {"mesh": config["mesh"]}
+    theirs[since:] = rates(before)[since:]
   if not step or theirs[step] > theirs[step - 1]:
     raise BadConfig(
-      f"branch_step={step} is in the warm-up of {trunk}: branch "
+      f"branch_step={step} is in the warm-up of {path}: branch "
       "from a later step"
     )
   differ = np.flatnonzero(theirs[:step] != ours[:step])
@@ -208,7 +356,7 @@ def check_schedule(config: Config, mesh, trunk: Path, step: int) -> None:
     at = int(differ[0])
     raise BadConfig(
       f"branch_step={step}: at step {at} the learning rate of "
-      f"{trunk} was {theirs[at]:.4g}, and this config has "
+      f"{path} was {theirs[at]:.4g}, and this config has "
       f"{ours[at]:.4g} there; branch from step {at} at the latest, or keep the "
       "schedule as it was until the branch (wsd decays at the end only: "
       "--config.optim.schedule=wsd --config.optim.decay_steps=N)"

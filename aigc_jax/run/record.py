@@ -1,5 +1,6 @@
 """What a run writes of itself when it starts or goes on."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +10,12 @@ from absl import logging
 from aigc_jax import tree
 from aigc_jax.run.build import Run
 from aigc_jax.run.load import frozen_digest
-from aigc_jax.run.settings import Config, config_in, fingerprint, provenance_in
+from aigc_jax.run.settings import (
+  Config,
+  as_written,
+  fingerprint,
+  provenance_in,
+)
 from aigc_jax.trainer import history, provenance
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
@@ -90,7 +96,7 @@ def record(
     **meta,
   )
   if start and (workdir / "config.json").is_file() and changed:
-    journal.write(f"config.before-{start}.json", config_in(workdir))
+    journal.write(_free(workdir, start), as_written(workdir))
   for change in changed:
     journal.event(
       "change", start, key=change.key, old=change.old, new=change.new
@@ -117,6 +123,15 @@ def record(
     manifest, meta, ("packages", "code_sha256", "numerics"), journal
   )
   return meta, with_program
+
+
+def _free(workdir: Path, start: int) -> str:
+  """A name for the config of before a change: none is written over another."""
+  name, number = f"config.before-{start}.json", 1
+  while os.path.lexists(workdir / name):
+    number += 1
+    name = f"config.before-{start}.{number}.json"
+  return name
 
 
 def _same_program(manifest, meta, keys, journal: Journal) -> None:

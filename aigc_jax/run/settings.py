@@ -6,6 +6,7 @@ missing or unknown key is an error that names the nearest one.
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ from aigc_jax.signature import (
 from aigc_jax.trainer.consumed import TOTALS
 
 Config = dict[str, Any]  # plain JSON values, nested by section
+
+# What holds the config of before a change at a step; more than one, if the run
+# was changed there again before it got any further.
+BEFORE = re.compile(r"config\.before-(\d{1,18})(?:\.(\d{1,18}))?\.json")
 
 # What may be measured or used, and where a state has it.
 WEIGHTS = {"raw": "params", "average": "average"}
@@ -272,10 +277,10 @@ def config_in(workdir: str | Path, name: str = "config.json") -> Config:
   return spelling.modern(_json_in(workdir, name, STORED))
 
 
-def usable_config_in(workdir: str | Path) -> Config:
+def usable_config_in(workdir: str | Path, name: str = "config.json") -> Config:
   """`config_in`, with all that using the model takes; else BadConfig."""
-  config = config_in(workdir)
-  where = str(files.expanded(workdir) / "config.json")
+  config = config_in(workdir, name)
+  where = str(files.expanded(workdir) / name)
   records.check(config, NEEDED, where, BadConfig)
   _check_whole_numbers("", {k: config[k] for k in config if k not in LARGE})
   return config
@@ -302,9 +307,37 @@ def check_weights(name: str, weights: str, config: Config) -> None:
     )
 
 
-def written_fingerprint(workdir: str | Path) -> str:
+def written_fingerprint(workdir: str | Path, name: str = "config.json") -> str:
   """The hash of a run's config as it is written, however that is spelt."""
-  return fingerprint(_json_in(workdir, "config.json", STORED))
+  return fingerprint(as_written(workdir, name))
+
+
+def as_written(workdir: str | Path, name: str = "config.json") -> Config:
+  """A run's config word for word, however it is spelt."""
+  return _json_in(workdir, name, STORED)
+
+
+def earlier_configs(workdir: str | Path) -> list[str]:
+  """The files that hold the configs of before a change, the first one first."""
+  found = files.expanded(workdir).glob("config.before-*.json")
+  known = ((BEFORE.fullmatch(path.name), path.name) for path in found)
+  return [name for _, name in sorted(
+    (tuple(int(n or 0) for n in m.groups()), name) for m, name in known if m
+  )]  # fmt: skip
+
+
+def config_file(workdir: str | Path, sha256: str | None) -> str | None:
+  """The file of a work directory that holds the config of this hash, if one.
+
+  sha256: as a checkpoint has it of the config that it was trained with.
+  """
+  for name in ("config.json", *reversed(earlier_configs(workdir))):
+    try:
+      if written_fingerprint(workdir, name) == sha256:
+        return name
+    except BadConfig:
+      continue  # no config, and so not the one that is looked for
+  return None
 
 
 def provenance_in(workdir: str | Path) -> dict:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from absl import logging
 
-from aigc_jax import data, files
-from aigc_jax.errors import BadConfig
+from aigc_jax import data
 from aigc_jax.run.build import Run
-from aigc_jax.run.settings import Config, config_in, fingerprint
+from aigc_jax.run.settings import Config, config_file, config_in
 from aigc_jax.trainer.consumed import EXAMPLES, Consumed, of_meta
 from aigc_jax.trainer.journal import METRICS, rows
 
@@ -100,7 +99,4 @@ def _counts(row: Mapping, step: int) -> bool:
 
 def _config_of(workdir: Path, sha256: str | None) -> Config:
   """The config a checkpoint was made with, as far as it is still there."""
-  for path in sorted(workdir.glob("config.before-*.json")):
-    if fingerprint(files.read_json(path, error=BadConfig)) == sha256:
-      return config_in(workdir, path.name)
-  return config_in(workdir)
+  return config_in(workdir, config_file(workdir, sha256) or "config.json")

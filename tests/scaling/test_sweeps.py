@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import aigc_jax
 from aigc_jax import files
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.scaling.sweeps import (
   joint_runs,
   launch,
@@ -95,6 +96,86 @@ def test_the_same_line_again_runs_what_failed_with_its_stored_command(
   assert all(path.read_bytes() == data for path, data in stored.items())
   first, *others = attempts(index.entries[0])
   assert others == [first, first]
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda words: ["sh", "-c", "touch hacked"],
+    lambda words: [*words[:2], "http.server", *words[3:]],
+    lambda words: [*words[:2], "aigc_jax.train", "--with=x.py", *words[4:]],
+    lambda words: [*words, "--with=x.py"],
+    lambda words: [*words[:3], "--config=x.py", words[4]],
+    lambda words: [*words[:4], "--workdir=/tmp/elsewhere"],
+    lambda words: words[:4],
+    lambda words: [],
+  ],
+)
+def test_a_command_that_trains_no_point_is_never_run(change, out, tmp_path):
+  index = ledger.write(plan_of(planned(0)), out)
+  path = index.entries[0].folder / "point.json"
+  stored = json.loads(path.read_text())
+  stored["command"] = change(stored["command"])
+  path.write_text(json.dumps(stored))
+  with pytest.raises(BadConfig, match="not the one that trains this point"):
+    carry_out(index, launch.LOCAL)
+  with pytest.raises(BadConfig, match="not the one that trains this point"):
+    carry_out(index, sweeping.line(tmp_path))
+  assert not attempts(index.entries[0])
+  path.unlink()  # the way out
+  index = ledger.write(plan_of(planned(0)), out)
+  assert states(carry_out(index, sweeping.line(tmp_path))) == ["done"]
+
+
+def test_a_point_is_run_by_the_python_that_asks_for_it(out):
+  entry = ledger.write(plan_of(planned(0)), out).entries[0]
+  path = entry.folder / "point.json"
+  stored = json.loads(path.read_text())
+  stored["command"][0] = "/tmp/of-a-stranger"
+  path.write_text(json.dumps(stored))
+  words, _ = ledger.command_of(entry)
+  assert words == [sys.executable, *stored["command"][1:]]
+
+
+def test_nothing_is_imported_from_the_folder_that_a_point_names(out, tmp_path):
+  entry = ledger.write(plan_of(planned(0)), out).entries[0]
+  stranger = tmp_path / "stranger/aigc_jax"
+  stranger.mkdir(parents=True)
+  for name in ("__init__", "train"):
+    (stranger / f"{name}.py").write_text("open('hacked', 'w')")
+  path = entry.folder / "point.json"
+  stored = json.loads(path.read_text()) | {"folder": str(stranger.parent)}
+  path.write_text(json.dumps(stored))
+  asks = "-c 'import aigc_jax; print(aigc_jax.__file__)'"
+  carry_out(ledger.read_index(out), f"{sys.executable} {asks} {{command}}")
+  said = (entry.folder / "out.txt").read_text().strip()
+  assert said == aigc_jax.__file__
+  assert not list(tmp_path.rglob("hacked"))
+
+
+@pytest.mark.parametrize("name", ["out.txt", "err.txt", ""])
+def test_no_link_leads_what_a_point_says_elsewhere(name, out, tmp_path):
+  index = ledger.write(plan_of(planned(0)), out)
+  place, there = index.entries[0].folder / name, tmp_path / "theirs"
+  if name:
+    there.write_text("")
+  else:
+    os.rename(place, there)
+  place.symlink_to(there)
+  with pytest.raises(StorageFailure, match="is a link to"):
+    carry_out(index, sweeping.line(tmp_path))
+  assert not attempts(index.entries[0])
+  assert not name or not there.read_text()
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
+def test_a_name_that_leads_out_of_a_sweep_is_refused(name, out):
+  ledger.write(plan_of(planned(0)), out)
+  found = json.loads((out / ledger.INDEX).read_text())
+  found["points"][0]["name"] = name
+  (out / ledger.INDEX).write_text(json.dumps(found))
+  with pytest.raises(BadConfig, match="expected a text like"):
+    ledger.read_index(out)
 
 
 def test_points_run_side_by_side_each_on_its_cores(out, tmp_path):

@@ -12,8 +12,10 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from aigc_jax import files
 from aigc_jax.errors import BadConfig, StorageFailure
@@ -201,14 +203,11 @@ def start(entries: Sequence[Entry], launcher: str, share: Share) -> Process:
     command = [*command[:2], "aigc_jax.sweep", f"--joint={listed}"]
   words = words_of(launcher, command, entry.name, share.slot)
   try:
-    with (
-      open(entry.folder / "out.txt", "ab") as out,
-      open(entry.folder / "err.txt", "ab") as err,
-    ):
-      before = err.tell()
+    with _own(entry, "out.txt") as out, _own(entry, "err.txt") as err:
+      before = os.fstat(err.fileno()).st_size
       popen = subprocess.Popen(
         words, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-        env=os.environ | share.environ, start_new_session=True,
+        env=os.environ | share.environ | safe_path(), start_new_session=True,
       )  # fmt: skip
   except FileNotFoundError as error:
     raise BadConfig(f"{error.filename} is not there: {words[0]}") from None
@@ -221,6 +220,30 @@ def start(entries: Sequence[Entry], launcher: str, share: Share) -> Process:
     except ProcessLookupError:
       pass
   return Process(tuple(entries), share, popen, before, listed)
+
+
+def _own(entry: Entry, name: str) -> BinaryIO:
+  """A file of the point's folder to add to; nothing elsewhere is written."""
+  for folder in (entry.folder.parent, entry.folder):
+    files.own_folder(folder)
+  flags = os.O_WRONLY | os.O_APPEND
+  return open(files.open_own(entry.folder / name, flags), "ab")
+
+
+def safe_path() -> dict[str, str]:
+  """Environment in which Python imports nothing from the folder it starts in.
+
+  That folder is named in a file of the sweep. Where this package itself came
+  from the folder that this process was started in, its place is told.
+  """
+  found = {"PYTHONSAFEPATH": "1"}
+  root = str(Path(ledger.__file__).parents[3])
+  if sys.path and os.path.realpath(sys.path[0] or os.curdir) == (
+    os.path.realpath(root)
+  ):
+    before = os.environ.get("PYTHONPATH")
+    found["PYTHONPATH"] = os.pathsep.join([root, *([before] if before else [])])
+  return found
 
 
 def ended(status: int) -> str:

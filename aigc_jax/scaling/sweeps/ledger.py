@@ -37,7 +37,7 @@ TAIL_BYTES = 1 << 16
 
 INDEX = "sweep.json"
 _ENTRY = {
-  "name": "[A-Za-z0-9._=+-]{1,200}",
+  "name": r"(?!\.)[A-Za-z0-9._=+-]{1,200}",
   "arm": str,
   "seed": COUNT,
   "values": dict,
@@ -233,16 +233,43 @@ def strangers(index: Index, out: str | Path) -> list[str]:
 
 
 def command_of(entry: Entry) -> tuple[list[str], str]:
-  """(the words of its command, the folder to run it in), as stored."""
+  """(the words of its command, the folder to run it in), as stored.
+
+  A folder of a sweep may come from elsewhere. So a command is run only where it
+  trains this very point, and by the Python that runs this. Raises BadConfig.
+  """
   path = entry.folder / "point.json"
   found = files.read_json(path, error=BadConfig)
   records.check(found, _POINT, str(path), BadConfig)
+  if not _trains(entry, found["command"]):
+    raise BadConfig(
+      f"{path}: its command is not the one that trains this point in "
+      f"{entry.out}, so it is not run: {shlex.join(found['command'])[:400]}\n"
+      "Delete that file and give --sweep=PATH.py: it is written again"
+    )
   if not Path(found["folder"]).is_dir():
     raise BadConfig(
       f"{path}: its command was written for the folder {found['folder']}, "
       "which is gone: make it again, or change 'folder' there"
     )
-  return found["command"], found["folder"]
+  return [sys.executable, *found["command"][1:]], found["folder"]
+
+
+def _trains(entry: Entry, command: Sequence[str]) -> bool:
+  """Whether it is the command that `_write_point` writes, python aside."""
+  start = ["-m", "aigc_jax.train"]
+  own = (("--config=", entry.folder / "config.json"),
+         ("--workdir=", entry.workdir))  # fmt: skip
+  given = command[3:]
+  return (
+    list(command[1:3]) == start
+    and len(given) == len(own)
+    and all(
+      word.startswith(flag)
+      and os.path.realpath(word.removeprefix(flag)) == os.path.realpath(path)
+      for word, (flag, path) in zip(given, own, strict=True)
+    )
+  )
 
 
 def config_of(entry: Entry) -> run.Config:

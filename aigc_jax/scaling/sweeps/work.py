@@ -128,6 +128,8 @@ class _Crew:
     return len(self._free) > here
 
   def start(self, entries: Sequence[Entry]) -> None:
+    for entry in entries:
+      ledger.command_of(entry)  # refused before anything is written of it
     share = self._free.pop(0)
     attempt = {"started": time.time(), "seconds": None, "status": None}
     attempt["cores"] = None if share.cores is None else list(share.cores)
