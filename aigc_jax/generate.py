@@ -20,9 +20,10 @@ that a prompt spells as such, which else are text like any other.
 
   python -m aigc_jax.generate --workdir=DIR --grid=4x8 --out=x.png --guidance=3
 
-draws 4 rows of 8 images. A row is of one label, of a model that knows labels;
-an image depends on the seed, its number and its label. With --reconstruct each
-second row is what a VQ or a VAE makes of the held-out images above it.
+draws 4 rows of 8 images. A row is of one label, of a model that knows labels,
+or of one --prompt="a seven" (repeatable), of one that reads captions; an image
+depends on the seed, its number and that. With --reconstruct each second row is
+what a VQ or a VAE makes of the held-out images above it.
 
   python -m aigc_jax.generate --workdir=DIR --audio=x.wav --audio=y.flac
 
@@ -74,7 +75,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "part", "", "of a model of several roles, such as student"
   )
-  flags.DEFINE_multi_string("prompt", [], "text to continue; repeatable")
+  flags.DEFINE_multi_string(
+    "prompt", [], "text to continue, or captions of a grid's rows; repeatable"
+  )
   flags.DEFINE_string("prompts_file", "", "a prompt a line, or JSON lines; -")
   flags.DEFINE_bool("chat", False, "prompts are messages to a chat model")
   flags.DEFINE_bool("special", False, "special tokens in prompts are such")
@@ -117,7 +120,7 @@ OF_TEXT = (
   "beams", "length_penalty",
 )  # fmt: skip
 OF_IMAGES = ("steps", "sampler", "guidance", "labels", "reconstruct")
-OF_DRAWING = ("steps", "sampler", "guidance", "labels", "seed")
+OF_DRAWING = ("steps", "sampler", "guidance", "labels", "prompt", "seed")
 OF_SOUND = ("max_tokens", "beams", "length_penalty")  # and of text
 
 
@@ -191,7 +194,7 @@ def clip_of(path: str) -> np.ndarray:
 def draw() -> int:
   """A grid of images; the exit status."""
   for name in OF_TEXT:
-    if FLAGS[name].present:
+    if FLAGS[name].present and name not in OF_DRAWING:
       raise BadConfig(f"--{name} is of text, --grid of images: leave one out")
   rows, columns = grid_of(FLAGS.grid)
   check_seed(FLAGS.seed, "--seed")
@@ -237,14 +240,14 @@ def drawn(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
         f"--{name}: a model of the kind {type(loaded.model).__name__} does not "
         "read it: leave it out"
       )
-  labels = images.labels_of(FLAGS.labels, rows, loaded.model.classes)
+  told = loaded.told_rows(rows, labels=FLAGS.labels, prompts=FLAGS.prompt)
   with jax.set_mesh(loaded.mesh):
     sampler = loaded.sampler(
       sampler=FLAGS.sampler, steps=FLAGS.steps, guidance=FLAGS.guidance,
       seed=FLAGS.seed,
     )  # fmt: skip
     return sampler(
-      np.arange(rows * columns), np.repeat(labels, columns),
+      np.arange(rows * columns), np.repeat(told, columns, axis=0),
       min(FLAGS.batch, rows * columns),
     )  # fmt: skip
 

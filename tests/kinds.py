@@ -104,12 +104,34 @@ def drawn_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
   return diffusion.batch_of(B, seed)
 
 
+def noised_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
+  """The same for what is told a time, which an objective puts there."""
+  return drawn_batch(B, T, seed) | dict(time=jnp.full(B, 0.5))
+
+
+def described_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
+  """Captions in place of labels, of different lengths, each with its end."""
+  found = noised_batch(B, T, seed)
+  del found["labels"]
+  return found | dict(tokens=captioned_batch(B, T, seed)["tokens"])
+
+
+READ = dict(
+  classes=0, vocab=37, text_length=19, text_layers=2, text_dim=20,
+  text_heads=5, text_mlp_dim=28, text_end=36,
+)  # fmt: skip
+DIT = dict(diffusion.DIT, kind="dit")
+UNET = dict(
+  kind="unet", classes=5, image_size=6, channels=1, widths=(8, 12), blocks=1,
+  attention=(3,), groups=4, kernel="xla",
+)  # fmt: skip
 VQ = dict(
   kind="vq", image_size=6, channels=1, widths=(10,), codes=12, dim=4,
 )  # fmt: skip
 DECODER = dict(tiny.GPT2, kind="decoder", vocab=18, position_length=9)
 PRIOR = ENCODER | dict(vocab=19, position_length=11)
 PIXELS = diffusion.LETTERS
+NOISED = PIXELS | dict(time="B")
 TOKENS = dict(kind="image_tokens", label_dropout=0.3, chunk=7)
 PLACES = dict(at="B.", targets="B.", weights="B.", follows="B")
 KINDS = {
@@ -128,6 +150,17 @@ KINDS = {
   "clip": Kind(CLIP, captioned_batch, dict(kind="contrastive"), CAPTIONED),
   "siglip": Kind(
     SIGLIP, captioned_batch, dict(kind="contrastive", loss="sigmoid"), CAPTIONED
+  ),
+  "dit of captions": Kind(
+    DIT | READ, described_batch, dict(kind="flow"), NOISED
+  ),
+  "unet": Kind(
+    UNET, noised_batch, dict(kind="flow", prediction="epsilon"), NOISED
+  ),
+  "unet of captions": Kind(
+    UNET | READ
+    | dict(head_dim=4, scale_shift=True, resample="block", sigma=True),
+    described_batch, dict(kind="flow", prediction="v", variance=1e-3), NOISED,
   ),
   "vq": Kind(VQ, drawn_batch, dict(kind="vq"), PIXELS, smooth=False),
   "vq by gradient": Kind(

@@ -305,7 +305,8 @@ def test_a_grid_has_a_label_in_each_row_and_is_the_same_each_time(
     (["--grid=0x4"], "such as 4x8"),
     (["--grid=900x900"], "10,000"),
     (["--grid=2x2"], "--out=x.png"),
-    (["--grid=2x2", "--prompt=a"], "--prompt is of text"),
+    (["--grid=2x2", "--prompts_file=a"], "--prompts_file is of text"),
+    (["--grid=2x2", "--reconstruct", "--prompt=a"], "--prompt draws images"),
     (["--grid=2x2", "--steps=0"], "--steps=0"),
     (["--grid=2x2", "--sampler=hun"], "heun"),
     (["--grid=2x2", "--guidance=nan"], "guidance"),
@@ -327,6 +328,7 @@ def test_a_grid_that_cannot_be_is_refused_before_a_model_is_read(
   [
     (False, ["--steps=4"], "--steps: a model of the kind AtOnce does not read"),
     (False, ["--sampler=ddim"], "--sampler: a model of the kind AtOnce"),
+    (True, ["--prompt=a"], r"captions, and this one \(Plain\).*give labels"),
     (True, ["--reconstruct"], "a vq or a vae.*not of Plain"),
   ],
 )

@@ -12,7 +12,7 @@ from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.features import Features
 from aigc_jax.layers.report import STATS
 from aigc_jax.sampling import png
-from aigc_jax.sampling.images import Sampler, labels_of
+from aigc_jax.sampling.images import Sampler, reads_captions
 from aigc_jax.trainer.journal import Picture
 
 AT_ONCE = 64  # images
@@ -29,7 +29,8 @@ class Grid:
   """evaluate(step, state) -> {name: Picture}: writes FOLDER/<step>.<name>.png.
 
   The noise of a place in the grid is the same each time, so that pictures
-  differ by the model alone. Only the first process writes; all take part.
+  differ by the model alone. told: what each row is drawn of, labels (rows,) or
+  tokens (rows, S). Only the first process writes; all take part.
   """
 
   def __init__(
@@ -41,22 +42,21 @@ class Grid:
     name: str,
     rows: int,
     columns: int,
-    labels: Sequence[str],
+    told: np.ndarray,
     average: bool,
     poll: Callable[[], None],
   ):
     self._sampler, self._mesh, self._folder = sampler, mesh, folder
     self._name, self._shape, self._average = name, (rows, columns), average
-    own = labels_of(labels, rows, sampler.model.classes)
-    self._labels, self._poll = np.repeat(own, columns), poll
+    self._told, self._poll = np.repeat(told, columns, axis=0), poll
 
   def __call__(self, step: int, state) -> dict[str, Picture]:
     """Writes the picture of this state. Raises StorageFailure."""
-    count = len(self._labels)
+    count = len(self._told)
     with jax.set_mesh(self._mesh):
       self._sampler.use(variables_of(state, self._average))
       images = self._sampler(
-        np.arange(count), self._labels, min(AT_ONCE, count), self._poll
+        np.arange(count), self._told, min(AT_ONCE, count), self._poll
       )
       self._sampler.drop()
     whole = png.grid(images, *self._shape)
@@ -121,34 +121,34 @@ class Comparison:
     self._known: tuple | None = None
 
   def _real(self) -> tuple[np.ndarray, np.ndarray]:
-    """(features, labels) of the held-out images."""
+    """(features, what is told of them) of the held-out images."""
     if self._known is None:
-      images, labels = self.images(self._held)
-      self._known = self._features(images), labels
+      images, told = self.images(self._held)
+      self._known = self._features(images), told
     return self._known
 
   def images(self, some: data.EvalSet) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 images, labels), `count` of a set or all that it has."""
+    """(uint8 images, labels or tokens), `count` of a set or all it has."""
     numbers = np.random.default_rng(0).permutation(len(some))[: self.count]
     numbers = np.sort(numbers)
-    images, labels = [], []
+    images, told = [], []
     for index in np.unique(numbers // some.batch):
       own = numbers[numbers // some.batch == index] % some.batch
       rows = some.rows(index, own)
       images.append(rows["images"] * self._std + self._mean)
-      labels.append(rows["labels"])
+      told.append(rows["labels" if "labels" in rows else "tokens"])
     bytes_ = np.round(np.clip(np.concatenate(images), 0, 1) * 255)
-    return bytes_.astype(np.uint8), np.concatenate(labels)
+    return bytes_.astype(np.uint8), np.concatenate(told)
 
   def draw(
     self, sampler: Sampler, poll: Callable[[], None] = lambda: None
   ) -> np.ndarray:
-    """As many images as are compared with, of the same labels."""
-    _, labels = self._real()
-    if not sampler.model.classes:
-      labels = np.zeros_like(labels)
+    """As many images as are compared with, of the same labels or captions."""
+    _, told = self._real()
+    if not (sampler.model.classes or reads_captions(sampler.model)):
+      told = np.zeros(len(told), np.int32)
     batch = min(AT_ONCE, self.count)
-    return sampler(np.arange(self.count), labels, batch, poll)
+    return sampler(np.arange(self.count), told, batch, poll)
 
   def scores(
     self,

@@ -50,8 +50,9 @@ def modulated(
 class AdaptiveBlock(nn.Module):
   """x + gate * attention(modulated x), then x + gate' * mlp(modulated x).
 
-  The condition is the scene's `condition_BD`. To be given to a Stack as a Block
-  is, without a cache.
+  The condition is the scene's `condition_BD`. cross: attention of the
+  normalised x to the scene's memory, between the two (arXiv:2310.00426). To be
+  given to a Stack as a Block is, without a cache.
   """
 
   modulation: Callable[..., Modulation]
@@ -59,6 +60,7 @@ class AdaptiveBlock(nn.Module):
   mlp: Callable[..., nn.Module]
   norm_eps: float
   dropout: float = 0.0
+  cross: Callable[..., nn.Module] | None = None
 
   @nn.compact
   def __call__(
@@ -74,6 +76,13 @@ class AdaptiveBlock(nn.Module):
       before, scene.visible, scene.turn, cache
     )
     x_BTD = self._add(x_BTD, h, gate_a, "attention")
+    if self.cross is not None:
+      still = jnp.zeros_like(shift_m)
+      h, _ = self.cross(name="cross_attention")(
+        modulated(x_BTD, still, still, self.norm_eps), scene.memory_visible,
+        None, memory_BSD=scene.memory_BSD,
+      )  # fmt: skip
+      x_BTD = self._add(x_BTD, h, jnp.ones_like(gate_a), "cross_attention")
     before = modulated(x_BTD, shift_m, scale_m, self.norm_eps)
     h = self.mlp(name="mlp")(before)
     x_BTD = self._add(x_BTD, h, gate_m, "mlp")

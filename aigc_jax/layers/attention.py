@@ -73,6 +73,7 @@ class Attention(nn.Module):
   cross: bool = False
   query_factor: float = 1.0  # of the deviation that fresh query weights have
   key_bias: bool = True  # whether keys have one where queries do (`bias`)
+  memory_dim: int = 0  # width of the memory of a cross; 0 means dim
 
   def __post_init__(self):
     if self.heads % self.kv_heads:
@@ -88,12 +89,13 @@ class Attention(nn.Module):
       dtype=self.dtype, bias=self.bias, std=self.std, products=self.products
     )
     read = "BSD,DKH->BSKH" if self.cross else "BTD,DKH->BTKH"
+    E = self.memory_dim or D
     self.query = Einsum(
       "BTD,DNH->BTNH", (D, N, H), factor=self.query_factor, **kind
     )
     of_key = kind | dict(bias=self.bias and self.key_bias)
-    self.key = Einsum(read, (D, K, H), **of_key)
-    self.value = Einsum(read, (D, K, H), **kind)
+    self.key = Einsum(read, (E, K, H), **of_key)
+    self.value = Einsum(read, (E, K, H), **kind)
     self.out = Einsum(
       "BTNH,NHD->BTD", (N, H, D), self.dtype, self.out_bias, self.std,
       self.out_factor, self.products,

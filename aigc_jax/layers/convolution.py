@@ -19,7 +19,8 @@ class Convolution(nn.Module):
   """A square kernel over (B, Y, X, C), padded by half of its width; no bias.
 
   Its deviation is `std`, or where that is 0 that of arXiv:1502.01852 for the
-  backward pass, by which a ReLU behind it keeps the gradient's variance.
+  backward pass, by which a ReLU behind it keeps the gradient's variance; times
+  `factor`.
   """
 
   width: int
@@ -28,13 +29,14 @@ class Convolution(nn.Module):
   dtype: jnp.dtype
   stride: int = 1
   std: float = 0.0
+  factor: float = 1.0
 
   @nn.compact
   def __call__(self, x_BYXC: jax.Array) -> jax.Array:
     """(B, Y / stride, X / stride, D), rounded up; one less of an even width."""
     shape = (self.width, self.width, self.channels, self.dim)
     std = self.std or math.sqrt(2.0 / (self.width**2 * self.dim))
-    w_YXCD = self.param("w", drawn("YXCD", 0, std), shape)
+    w_YXCD = self.param("w", drawn("YXCD", 0, std, self.factor), shape)
     y_BYXD = convolve(x_BYXC.astype(self.dtype), w_YXCD, self.stride)
     return sharding.constrain(y_BYXD, "BYXD")
 

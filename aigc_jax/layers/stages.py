@@ -16,18 +16,22 @@ from aigc_jax.layers.mlp import activate
 
 
 class Convolved(nn.Module):
-  """A convolution of 3 x 3 with a bias."""
+  """A convolution of 3 x 3, or `width`, with a bias."""
 
   channels: int
   dim: int
   dtype: jnp.dtype
   stride: int = 1
+  width: int = 3
+  std: float = 0.0
+  factor: float = 1.0
 
   @nn.compact
   def __call__(self, x_BYXC: jax.Array) -> jax.Array:
     y = Convolution(
-      3, self.channels, self.dim, self.dtype, self.stride, name="conv"
-    )(x_BYXC)
+      self.width, self.channels, self.dim, self.dtype, self.stride, self.std,
+      self.factor, name="conv",
+    )(x_BYXC)  # fmt: skip
     zeros = sharding.named(nn.initializers.zeros, "D")
     return y + self.param("bias", zeros, (self.dim,)).astype(self.dtype)
 

@@ -4,7 +4,6 @@ Diffusion transformer, arXiv:2212.09748, with adaLN-Zero.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -16,52 +15,18 @@ from aigc_jax.layers.adaptive import AdaptiveBlock, Modulation, modulated
 from aigc_jax.layers.attention import Attention
 from aigc_jax.layers.block import Scene
 from aigc_jax.layers.einsum import Einsum
-from aigc_jax.layers.embed import Embed
-from aigc_jax.layers.mlp import Mlp, activate
+from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.patches import Patches, sinusoids_2d
 from aigc_jax.layers.position import for_rows
 from aigc_jax.layers.products import PRODUCTS, operand_dtype
 from aigc_jax.layers.stack import Stack
 from aigc_jax.layers.visible import Visible
 from aigc_jax.models.checks import at_least_1, in_patches, share
+from aigc_jax.models.condition import Condition, example_of, reader, told
 from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.images import check_images, image_example
 
 Batch = Mapping[str, jax.Array]
-WAVES = 256  # that a time is written in
-LONGEST = 10_000.0  # over the shortest of them
-TIMES = 1000.0  # in which published models count what is 0 to 1 here
-
-
-def waves_of(time_B: jax.Array) -> jax.Array:
-  """Cosines, then sines, of a time from 0 to 1: (B, WAVES) float32."""
-  half = WAVES // 2
-  rates = jnp.exp(-math.log(LONGEST) * jnp.arange(half) / half)
-  radians = TIMES * time_B.astype(jnp.float32)[:, None] * rates
-  return jnp.concatenate([jnp.cos(radians), jnp.sin(radians)], axis=-1)
-
-
-class Condition(nn.Module):
-  """One vector (B, D) of a time and a label; from `classes` on it is none."""
-
-  classes: int
-  dim: int
-  dtype: jnp.dtype
-  std: float = 0.0
-  products: str = "plain"
-
-  @nn.compact
-  def __call__(self, time_B: jax.Array, labels_B: jax.Array) -> jax.Array:
-    D = self.dim
-    keys = dict(
-      dtype=self.dtype, bias=True, std=self.std, products=self.products
-    )
-    up = Einsum("BC,CF->BF", (WAVES, D), name="time_up", **keys)
-    down = Einsum("BF,FD->BD", (D, D), name="time_down", **keys)
-    of_time_BD = down(activate("silu", up(waves_of(time_B))))
-    embed = Embed(self.classes + 1, D, self.dtype, self.std, name="embed_label")
-    of_label_B1D, _ = embed(jnp.minimum(labels_B, self.classes)[:, None])
-    return sharding.constrain(of_time_BD + of_label_B1D[:, 0], "BD")
 
 
 class Dit(nn.Module):
@@ -69,7 +34,9 @@ class Dit(nn.Module):
 
   Returns (B, Y, X, C) float32, with `sigma` (B, Y, X, 2 C): the second half is
   of the variance (arXiv:2102.09672). "labels" (B,) from 0; from `classes` on
-  they are none. "time" goes from 0, the image, to 1, the noise.
+  they are none. With a text_length above 0 captions instead, "tokens" (B, S),
+  read by cross attention in each block (arXiv:2310.00426). "time" goes from 0,
+  the image, to 1, the noise.
   """
 
   image: tuple[int, int, int]  # Y, X, C
@@ -84,6 +51,7 @@ class Dit(nn.Module):
   modulation: Callable[..., Modulation]
   stack: Callable[..., Stack]
   products: str = "plain"
+  text_length: int = 0
 
   gradual = True  # noise becomes an image step by step
 
@@ -96,12 +64,17 @@ class Dit(nn.Module):
     x_BTD = self.patches(name="patches")(images_BYXC)
     places = sinusoids_2d(Y // P, X // P, D, self.dtype)
     x_BTD = x_BTD + for_rows(places, len(x_BTD))
-    condition_BD = self.condition(name="condition")(
-      batch["time"], batch["labels"]
+    asked = self.condition(name="condition")(batch)
+    scene = Scene(
+      Visible(causal=False),
+      memory_BSD=asked.memory_BSD,
+      memory_visible=asked.visible(x_BTD.shape[1]),
+      condition_BD=asked.condition_BD,
     )
-    scene = Scene(Visible(causal=False), condition_BD=condition_BD)
     x_BTD, _ = self.stack(name="stack")(x_BTD, scene)
-    shift, scale = self.modulation(parts=2, name="modulation")(condition_BD)
+    shift, scale = self.modulation(parts=2, name="modulation")(
+      asked.condition_BD
+    )
     x_BTD = modulated(x_BTD, shift, scale, self.norm_eps)
     out = C * (2 if self.sigma else 1)
     project = Einsum(
@@ -118,10 +91,13 @@ class Dit(nn.Module):
     return self.image
 
   def draw(
-    self, noise: jax.Array, time_B: jax.Array, labels_B: jax.Array
+    self, noise: jax.Array, time_B: jax.Array, given: jax.Array
   ) -> jax.Array:
-    """What the objective trained this to predict, (B, Y, X, C)."""
-    found = self({"images": noise, "time": time_B, "labels": labels_B})
+    """What the objective trained this to predict, (B, Y, X, C).
+
+    given: labels (B,), or tokens of captions (B, S).
+    """
+    found = self({"images": noise, "time": time_B} | told(given))
     return found[..., : self.image[-1]]
 
   @property
@@ -131,10 +107,9 @@ class Dit(nn.Module):
 
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """An abstract batch of one row."""
-    return image_example(self.image) | {
-      "time": jax.ShapeDtypeStruct((1,), jnp.float32),
-      "labels": jax.ShapeDtypeStruct((1,), jnp.int32),
-    }
+    return image_example(self.image) | example_of(
+      self.classes, self.text_length
+    )
 
 
 def _no_fp8(products: str) -> str:
@@ -163,16 +138,25 @@ def dit(
   kernel: str = "auto",
   fuse_projections: bool = True,
   products: str = "plain",
+  vocab: int | None = None,
+  text_length: int | None = None,
+  text_layers: int | None = None,
+  text_dim: int | None = None,
+  text_heads: int | None = None,
+  text_mlp_dim: int | None = None,
+  text_end: int | None = None,
 ) -> Dit:
   """A Dit from plain values; the keys of `config.model`.
 
-  sigma: whether the variance is predicted too. mlp_dim: None is 4 dim.
-  init_std: None is by fan-in; projections that begin as zeros do so anyway.
-  Raises BadConfig where they cannot go together.
+  classes: labels that it is told, 0 for none. sigma: whether the variance is
+  predicted too. mlp_dim: None is 4 dim. init_std: None is by fan-in;
+  projections that begin as zeros do so anyway. vocab, text_*: of the captions
+  that it reads, None for no captions; text_end: the id that ends one. Raises
+  BadConfig where they cannot go together.
   """
   at_least_1(
-    classes=classes, image_size=image_size, channels=channels, patch=patch,
-    layers=layers, dim=dim, heads=heads,
+    image_size=image_size, channels=channels, patch=patch, layers=layers,
+    dim=dim, heads=heads,
   )  # fmt: skip
   mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
   at_least_1(mlp_dim=mlp_dim)
@@ -186,6 +170,13 @@ def dit(
     )
   kind, std = checked_dtype(dtype), init_std or 0.0
   small = _no_fp8(products)
+  reads = reader(
+    classes=classes, vocab=vocab, text_length=text_length,
+    text_layers=text_layers, text_dim=text_dim, text_heads=text_heads,
+    text_mlp_dim=text_mlp_dim, text_end=text_end, norm_eps=norm_eps, dtype=kind,
+    std=std, dropout=dropout, remat=remat, kernel=kernel,
+    fused=fuse_projections,
+  )  # fmt: skip
   modulation = functools.partial(Modulation, dim, dtype=kind, products=small)
   attention = functools.partial(
     Attention, dim, heads, heads, dim // heads, kind, bias=True, out_bias=True,
@@ -195,8 +186,13 @@ def dit(
     Mlp, dim, mlp_dim, activation, False, kind, True, std, 1.0,
     fuse_projections, products,
   )  # fmt: skip
+  cross = None
+  if reads is not None:  # begins as adding nothing
+    cross = functools.partial(
+      attention, cross=True, memory_dim=text_dim, out_factor=0.0
+    )
   block = functools.partial(
-    AdaptiveBlock, modulation, attention, mlp, norm_eps, dropout
+    AdaptiveBlock, modulation, attention, mlp, norm_eps, dropout, cross
   )
   return Dit(
     image=(image_size, image_size, channels),
@@ -209,10 +205,13 @@ def dit(
     patches=functools.partial(
       Patches, patch, channels, dim, kind, std, products
     ),
-    condition=functools.partial(Condition, classes, dim, kind, std, small),
+    condition=functools.partial(
+      Condition, classes, dim, kind, std, small, reader=reads
+    ),
     modulation=modulation,
     stack=functools.partial(
       Stack, layers, block, remat=remat, unroll=unroll or 0
     ),
     products=products,
+    text_length=text_length or 0,
   )

@@ -28,10 +28,10 @@ def flow(
 
   prediction: velocity, epsilon or v, see objectives/paths.py. Time and noise of
   a row come from its key in "draw" (B, 2). label_dropout: the share of rows
-  that in training have no label, for guidance without a classifier
-  (arXiv:2207.12598). variance: weight of the bound by which a model with
-  `sigma` learns the variance of a step, the path cut into STEPS of them, in
-  nats per pixel over the whole path (arXiv:2102.09672, which takes 0.001).
+  that in training have no label, or no caption, for guidance without a
+  classifier (arXiv:2207.12598). variance: weight of the bound by which a model
+  with `sigma` learns the variance of a step, the path cut into STEPS of them,
+  in nats per pixel over the whole path (arXiv:2102.09672, which takes 0.001).
 
   Returns "loss"; "loss_quarter1" to "4", the squared error by quarter of the
   time, the image's end first; with `variance` also "mse" and "bound". Raises

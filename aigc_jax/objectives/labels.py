@@ -11,6 +11,7 @@ from aigc_jax.metrics import Mean
 
 Batch = Mapping[str, jax.Array]
 NO_LABEL = 2**31 - 1  # larger than any label: a model reads it as none
+NO_TOKEN = -1  # less than any id: a caption of such is none
 FEW = 5  # of the most likely labels, among which the right one counts
 
 
@@ -85,11 +86,17 @@ def check_dropout(share: float) -> None:
 
 
 def without_labels(batch: Batch, share: float) -> dict[str, jax.Array]:
-  """The batch, a share of its rows without their label, by the rows' keys.
+  """The batch, a share of its rows without label or caption, by their keys.
 
   For guidance without a classifier (arXiv:2207.12598).
   """
   if not share:
     return dict(batch)
   kept_B = uniform(batch["draw"], "label") >= share
-  return dict(batch, labels=jnp.where(kept_B, batch["labels"], NO_LABEL))
+  found = dict(batch)
+  if "labels" in batch:
+    found["labels"] = jnp.where(kept_B, batch["labels"], NO_LABEL)
+  if "tokens" in batch:
+    tokens_BT = batch["tokens"]
+    found["tokens"] = jnp.where(kept_B[:, None], tokens_BT, NO_TOKEN)
+  return found

@@ -1,14 +1,25 @@
 """What a run says of the images that its model draws or looks at."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from flax import linen as nn
 
 from aigc_jax import files, records
+from aigc_jax.data.captions import Captions
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.objectives.paths import Path as ImagePath
 from aigc_jax.run.build import objective_of
-from aigc_jax.run.settings import Config
+from aigc_jax.run.settings import Config, data_of
 from aigc_jax.sampling.codes import CodeSampler
-from aigc_jax.sampling.images import Batches, DrawsByCodes, Sampler
+from aigc_jax.sampling.images import (
+  Batches,
+  DrawsByCodes,
+  Sampler,
+  labels_of,
+  reads_captions,
+  without_caption,
+)
 
 # How images are made for a model of Hugging Face's.
 PIXELS = "preprocessor_config.json"
@@ -47,10 +58,61 @@ def sampler_of(
     raise BadConfig(
       f"guidance={guidance} is of models that draw step by step: leave it out"
     )
+  told = model.classes or reads_captions(model)
+  if path is not None and guidance != 1.0 and not told:
+    raise BadConfig(
+      f"guidance={guidance} leads to a label or a caption, and this model is "
+      "told neither: leave it out"
+    )
   return Sampler(
     model, variables, path, **scale, sampler=sampler, steps=steps,
     guidance=guidance, seed=seed,
   )  # fmt: skip
+
+
+def told_rows(
+  config: Config,
+  model: nn.Module,
+  tokenizer,
+  *,
+  rows: int,
+  labels: Sequence[str] = (),
+  prompts: Sequence[str] = (),
+) -> np.ndarray:
+  """What the rows of a grid are drawn of: labels (rows,), or tokens (rows, S).
+
+  Those given in turn. Raises BadConfig for what the model is not told.
+  """
+  check_told(model, labels, prompts)
+  if not reads_captions(model):
+    return labels_of(labels, rows, model.classes)
+  if not prompts:
+    return without_caption(model, rows)
+  tokens = _captions_of(config).tokens_of_all(tokenizer, prompts)
+  return tokens[np.arange(rows) % len(tokens)]
+
+
+def check_told(
+  model: nn.Module, labels: Sequence[str], prompts: Sequence[str]
+) -> None:
+  """Raises BadConfig for labels or prompts that the model is not told."""
+  labels_of(labels, 1, model.classes)
+  if prompts and not reads_captions(model):
+    raise BadConfig(
+      "prompts are of models that read captions, and this one "
+      f"({type(model).__name__}) does not: leave them out"
+      + (", or give labels" if model.classes else "")
+    )
+
+
+def _captions_of(config: Config) -> Captions:
+  found = data_of(config)
+  if not isinstance(found, Captions):
+    raise BadConfig(
+      "prompts are read as data.kind='captions' has texts: this config has "
+      f"data.kind={config['data']['kind']!r}"
+    )
+  return found
 
 
 def pixels_in(folder: str) -> dict[str, list[float]]:

@@ -11,12 +11,12 @@ from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.run import embedded
 from aigc_jax.run.build import Run, model_of
-from aigc_jax.run.drawing import sampler_of
+from aigc_jax.run.drawing import check_told, sampler_of, told_rows
 from aigc_jax.run.inputs import open_eval
 from aigc_jax.run.load import load
 from aigc_jax.run.settings import Config, check_weights, data_of
 from aigc_jax.sampling.decodes import check_decodes
-from aigc_jax.sampling.images import SAMPLERS, check_draws, labels_of
+from aigc_jax.sampling.images import SAMPLERS, check_draws
 from aigc_jax.signature import (
   call,
   check_call,
@@ -26,7 +26,7 @@ from aigc_jax.signature import (
 )
 
 WHOLE = {"split": "validation"}
-LATER = ("weights",)  # keys that entries of before lack
+LATER = ("weights", "prompts")  # keys that entries of before lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +160,7 @@ def _images(
   rows: int = 4,
   columns: int = 8,
   labels: Sequence[str] = (),
+  prompts: Sequence[str] = (),
   sampler: str = "heun",
   steps: int = 50,
   guidance: float = 1.0,
@@ -168,8 +169,10 @@ def _images(
 ) -> Grid:
   """Grids of images that the model draws, below DIR/samples.
 
-  labels: of the rows in turn; () is all there are.
+  labels: of the rows in turn; () is all there are. prompts: the captions of the
+  rows in turn, of a model that reads such; () is none.
   """
+  r = place.run
   return Grid(
     _sampler(place, sampler, steps, guidance),
     place.run.mesh,
@@ -177,7 +180,14 @@ def _images(
     name=place.name,
     rows=rows,
     columns=columns,
-    labels=labels,
+    told=told_rows(
+      r.config,
+      r.model,
+      place.tokenizer,
+      rows=rows,
+      labels=labels,
+      prompts=prompts,
+    ),
     average=weights != RAW,
     poll=place.poll,
   )
@@ -237,8 +247,8 @@ def _check_images(name: str, given: Mapping, config: Config) -> None:
   for key, value in counts.items():
     if value < 1:
       raise BadConfig(f"{section}.{key}={value}: expected 1 or more")
-  if "labels" in given:
-    labels_of(given["labels"], given["rows"], model.classes)
+  if "rows" in given:
+    check_told(model, given.get("labels", ()), given.get("prompts", ()))
   if "data" in given:
     data_of(config).check_heldout(f"{section}.data", given["data"])
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ from aigc_jax.run.build import (
   fresh_params,
   model_of,
 )
-from aigc_jax.run.drawing import check_own, pixels_in, sampler_of
+from aigc_jax.run.drawing import (
+  check_own,
+  pixels_in,
+  sampler_of,
+  told_rows,
+)
 from aigc_jax.run.parts import below, nested
 from aigc_jax.run.settings import (
   WEIGHTS,
@@ -123,6 +128,16 @@ class Loaded:
     return sampler_of(
       self.config, self.model, self.variables, sampler=sampler, steps=steps,
       guidance=guidance, seed=seed,
+    )  # fmt: skip
+
+  def told_rows(
+    self, rows: int, *, labels: Sequence[str], prompts: Sequence[str]
+  ) -> np.ndarray:
+    """What the rows of a grid are drawn of; see run/drawing.py."""
+    check_own(self.config)
+    return told_rows(
+      self.config, self.model, self.tokenizer, rows=rows, labels=labels,
+      prompts=prompts,
     )  # fmt: skip
 
   def features(self) -> Features:

@@ -18,6 +18,7 @@ from flax import linen as nn
 from aigc_jax import sharding
 from aigc_jax.errors import BadConfig, choose
 from aigc_jax.layers.readout import Readout
+from aigc_jax.objectives.labels import NO_TOKEN
 from aigc_jax.objectives.paths import Path
 
 Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -29,7 +30,8 @@ class Draws(Protocol):
 
   image: (Y, X, C). noise: the shape of what an image is made of. classes: how
   many labels it may be told, 0 for none; that number itself says none of them.
-  gradual: whether it takes steps along a path.
+  gradual: whether it takes steps along a path. One that also `ReadsCaptions` is
+  given their tokens (B, S) in place of labels.
   """
 
   image: tuple[int, int, int]
@@ -43,6 +45,22 @@ class Draws(Protocol):
     self, noise: jax.Array, time_B: jax.Array, labels_B: jax.Array
   ) -> jax.Array:
     """(B, Y, X, C): the images; if gradual, what its objective predicts."""
+
+
+@runtime_checkable
+class ReadsCaptions(Protocol):
+  """A flax module that may be told captions.
+
+  text_length: tokens of one, 0 where it is told none. Ids of NO_TOKEN say that
+  there is no caption.
+  """
+
+  text_length: int
+
+
+def reads_captions(model: nn.Module) -> bool:
+  """Whether images are drawn of captions and not of labels."""
+  return isinstance(model, ReadsCaptions) and model.text_length > 0
 
 
 @runtime_checkable
@@ -87,7 +105,7 @@ def check_draws(model: nn.Module, what: str) -> None:
   """BadConfig unless the model draws; `what` is what needs it."""
   if isinstance(model, Draws | DrawsByCodes):
     return
-  way = "leave it out, or take a dit, a vae or a gan"
+  way = "leave it out, or take a dit, a unet, a vae or a gan"
   if isinstance(model, Reconstructs):
     way = "add --reconstruct, or train an image_tokens on its codes"
   raise BadConfig(
@@ -111,7 +129,10 @@ def labels_of(given: Sequence[str], rows: int, classes: int) -> np.ndarray:
   "none" is no label. Raises BadConfig for one that the model has not.
   """
   if given and not classes:
-    raise BadConfig("labels: this model knows no labels: leave it out")
+    raise BadConfig(
+      "labels: this model knows no labels: leave it out (or where it reads "
+      "captions, give prompts)"
+    )
   found = [classes if word == "none" else word for word in given]
   for i, word in enumerate(found):
     if word == classes:
@@ -122,6 +143,11 @@ def labels_of(given: Sequence[str], rows: int, classes: int) -> np.ndarray:
       )
     found[i] = int(word)
   return np.resize(found or np.arange(max(classes, 1)), rows).astype(np.int32)
+
+
+def without_caption(model: nn.Module, rows: int) -> np.ndarray:
+  """(rows, S) int32: tokens that say there is no caption."""
+  return np.full((rows, model.text_length), NO_TOKEN, np.int32)
 
 
 def keys_of(seed: int, numbers_B: jax.Array) -> jax.Array:
@@ -139,8 +165,9 @@ def noise_of(seed: int, numbers_B: jax.Array, shape: tuple[int, ...]):
 def guided(predict: Predict, none: int, guidance: float) -> Predict:
   """Guidance without a classifier, arXiv:2207.12598.
 
-  What is predicted without a label, `none`, and from there `guidance` times the
-  way to what is predicted with it: 1 is the model itself, and asks it once.
+  What is predicted without a label or caption, whose ids are all `none`, and
+  from there `guidance` times the way to what is predicted with it: 1 is the
+  model itself, and asks it once.
   """
   if guidance == 1.0:
     return predict
@@ -249,13 +276,15 @@ class Batches:
   ) -> np.ndarray:
     """(n, Y, X, C) uint8, of samples with these numbers and labels.
 
+    labels: (n,), or (n, S) of a model that `reads_captions`.
     batch: how many are made at once. `poll` is called between those, and may
     raise.
     """
     count, found = len(numbers), []
-    lacking = -count % batch
+    # The last batch is filled up.
+    rows = np.minimum(np.arange(-(-count // batch) * batch), count - 1)
     numbers, labels = (
-      np.pad(a, (0, lacking), mode="edge").reshape(-1, batch)
+      a[rows].reshape(-1, batch, *a.shape[1:])
       for a in (np.asarray(numbers, np.uint32), np.asarray(labels, np.int32))
     )
     for some, told in zip(numbers, labels, strict=True):
@@ -297,6 +326,7 @@ class Sampler(Batches):
   ):
     check_draws(model, "a grid of images")
     self.model = model
+    none = NO_TOKEN if reads_captions(model) else model.classes
     limits = None
     if path is not None and path.prediction == "epsilon":
       mean, std = (np.asarray(v, np.float32) for v in (mean, std))
@@ -311,7 +341,7 @@ class Sampler(Batches):
       if path is None:
         return predict(z, jnp.zeros(len(z)), labels_B)
       return walk(
-        guided(predict, model.classes, guidance), path, z, labels_B,
+        guided(predict, none, guidance), path, z, labels_B,
         sampler=sampler, steps=steps, limits=limits,
       )  # fmt: skip
 

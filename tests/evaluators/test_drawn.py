@@ -137,7 +137,8 @@ def state_of(scale=1.0):
 
 
 def grid(mesh, folder, **how):
-  how = dict(rows=2, columns=3, labels=(), average=False) | how
+  told = np.zeros(2, np.int32)
+  how = dict(rows=2, columns=3, told=told, average=False) | how
   return Grid(sampler(), mesh, folder, name="grid", poll=lambda: None, **how)
 
 

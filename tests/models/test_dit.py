@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 
 from aigc_jax import errors, tree
-from aigc_jax.models.dit import TIMES, WAVES, dit, waves_of
+from aigc_jax.models.condition import TIMES, WAVES, waves_of
+from aigc_jax.models.dit import dit
 from aigc_jax.presets import dit as presets
 from tests import diffusion
 
@@ -113,7 +114,7 @@ def test_pixels_come_back_where_they_were_read():
     (dict(patch=4), "4 and 8"),
     (dict(heads=5), "divisible by model.heads"),
     (dict(dim=18, heads=3), "by 4"),
-    (dict(classes=0), "classes"),
+    (dict(classes=-1), "classes"),
     (dict(dtype="float16"), "bfloat16"),
     (dict(products="fp4"), "products"),
   ],

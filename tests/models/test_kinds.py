@@ -19,7 +19,7 @@ COUPLED = [
   if hasattr(OBJECTIVES[kind.objective["kind"]], "couples_rows")
 ]
 # Each of these differs from another in its own small part.
-LONG = {"vq by gradient", "fsq"}
+LONG = {"vq by gradient", "fsq", "unet", "unet of captions"}
 FEW = [name for name in NAMES if name not in LONG]
 # Laws that cost a program each are held for these; for all of them with the
 # slow tests. What every kind is held to by default costs it two programs.

@@ -158,6 +158,19 @@ class Captions(Images):
       texts.append(some[0 if u is None else int(u[i] * len(some))])
     return {"tokens": self.tokens_of(tokenizer, texts)}
 
+  def tokens_of_all(self, tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """`tokens_of`; BadConfig for a text of which it would leave out a part."""
+    room = self.length - self._extra
+    for text, ids in zip(
+      texts, tokenizer.encode_documents(list(texts)), strict=True
+    ):
+      if len(ids) > room:
+        raise BadConfig(
+          f"{text!r} has {len(ids)} tokens, and captions have {room} at most "
+          f"(data.length={self.length}): expected a shorter one"
+        )
+    return self.tokens_of(tokenizer, texts)
+
   def tokens_of(self, tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Texts as a batch has them, (n, length) int32."""
     pad = tokenizer.eot if self.pad is None else self.pad
