@@ -144,6 +144,7 @@ def lacks_onednn(change: dict) -> bool:
   return change.get("library") == "onednn" and not onednn.usable(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
   sweep(SWITCHES, "bfloat16, all together"),
@@ -171,6 +172,7 @@ FOR_A_GPU = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", sweep(FOR_A_GPU, "projections joined, layers unrolled")
 )
@@ -184,6 +186,7 @@ def test_what_is_computed_otherwise_for_a_gpu_gives_the_same_loss(
   np.testing.assert_allclose(found, plain, rtol=close)
 
 
+@pytest.mark.slow
 def test_weights_cast_once_give_the_bits_of_weights_cast_at_each_use():
   silu = {"model.activation": "silu"}
   each, once = (
@@ -465,6 +468,7 @@ def test_switches_take_turns_and_the_best_comes_first(
   assert ("do not fit" in capsys.readouterr().out) != bool(room)
 
 
+@pytest.mark.slow
 def test_a_program_too_many_for_the_memory_map_is_refused_not_fatal(
   monkeypatch,
 ):

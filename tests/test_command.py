@@ -164,6 +164,7 @@ def test_a_folder_that_is_gone_is_named(tmp_path, module):
   assert "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 def test_a_warning_is_said_once():
   done = commands.run(
     "aigc_jax.train", "--config=configs/quickstart.py", "--config.steps=20",

@@ -41,6 +41,7 @@ def test_a_text_is_scored_by_the_byte(scorer):
   assert 0 < found["gzip_bits_per_byte"].value < 8
 
 
+@pytest.mark.slow
 def test_a_task_of_references_is_written_greedily(
   loaded,
   scorer,
@@ -120,6 +121,7 @@ def test_a_batch_that_could_never_fit_is_refused_before_it_is_made(loaded):  # n
     evaluate.check_room("x", (8, 16), dim, need - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", sweep([0, 2], 2))
 def test_targets_of_held_out_pairs_are_written_and_scored(
   beams, tmp_path, monkeypatch

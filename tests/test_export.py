@@ -71,6 +71,7 @@ def test_what_was_exported_is_imported_as_it_was(params, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_bfloat16_is_half_as_large_and_told_how_far(params, tmp_path):
   whole = exported(params, tmp_path / "a")
   half = exported(params, tmp_path / "b", dtype="bfloat16")
@@ -78,6 +79,7 @@ def test_bfloat16_is_half_as_large_and_told_how_far(params, tmp_path):
   assert half["difference"] == 0 < half["rounding"] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "style", sweep(["gpt2", "mistral", "qwen2", "qwen3"], "gpt2")
 )
@@ -195,6 +197,7 @@ def pieces_of(name):
   return tokenizers.HuggingFace(model, "</s>", "x", beside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", sweep(["LlamaTokenizer", "GPT2Tokenizer"], "LlamaTokenizer")
 )

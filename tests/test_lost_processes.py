@@ -19,6 +19,7 @@ threading.Event().wait()
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_jax_aborts_ends_with_our_status():
   run = subprocess.run(
     [sys.executable, "-c", ABORTED], capture_output=True, text=True,

@@ -64,6 +64,7 @@ def one():
   return losses(config(mesh=MESHES["data"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", sweep(["fsdp", "mixed", "sequence", "all"], "all")
 )
@@ -73,6 +74,7 @@ def test_every_mesh_gives_the_same_start_and_the_same_curve(name, one):
   np.testing.assert_allclose(curve, one[0], rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_curve_depends_on_the_seed(one):
   other, _ = losses(config(seed=1, mesh=MESHES["data"]), 1)
   assert other[0] != one[0][0]

@@ -70,6 +70,7 @@ def digest(workdir) -> list[int]:
   return json.loads((workdir / "result.json").read_text())["digest"]
 
 
+@pytest.mark.slow
 def test_a_family_from_outside_trains_resumes_and_is_measured(folder, tmp_path):
   whole, parted = tmp_path / "whole", tmp_path / "parted"
   done = commands.run("aigc_jax.train", *line(folder, whole))
@@ -138,6 +139,7 @@ def stepped(r: run.Run, batch: dict, state=None):
     return jax.jit(r.step)(r.init() if state is None else state, batch)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("extended")
 def test_any_number_of_microbatches_moves_the_stats_alike(folder):
   whole = stepped(built(folder), batch_of(None))

@@ -411,6 +411,7 @@ np.savez(out, **found)
 """
 
 
+@pytest.mark.slow
 def test_two_hosts_build_the_rows_of_one_and_no_more(shelf, root, tmp_path):
   with socket.socket() as s:
     s.bind(("localhost", 0))

@@ -39,6 +39,7 @@ def bytes_of(rows, size=17, channels=3, seed=0):
   return draw.integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_features_are_what_labels_are_read_from(features):
   images = bytes_of(6)
   found = features(images)

@@ -123,6 +123,7 @@ def measured(config, name, mesh):
   return model, params, eval_set, found.measure(params)
 
 
+@pytest.mark.slow
 def test_zero_shot_is_that_of_its_definition(root):
   pictures = dict(templates=("a {}", "the digit {}", "{}!"))
   config = config_of(root, zero_shot=pictures)
@@ -158,6 +159,7 @@ def test_zero_shot_is_that_of_its_definition(root):
   assert found["chance"] == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["recall", "zero_shot"])
 def test_eight_devices_measure_what_one_does(root, name):
   config = config_of(root)

@@ -30,6 +30,7 @@ def requests(*args):
   return [types.SimpleNamespace(args=a) for a in args]
 
 
+@pytest.mark.slow
 def test_likelihoods_are_those_of_the_scorer(model):
   pairs = [("the cat", " sat"), ("", "dog"), ("a ", "b")]
   found = model.loglikelihood(requests(*pairs))
@@ -41,6 +42,7 @@ def test_likelihoods_are_those_of_the_scorer(model):
   assert rolled == pytest.approx(found[1][0])
 
 
+@pytest.mark.slow
 def test_texts_are_written_by_their_own_settings_in_order(model):
   greedy = {"until": ["\n"], "max_gen_toks": 6}
   drawn = {"do_sample": True, "temperature": 0.7, "max_gen_toks": 3}

@@ -87,6 +87,7 @@ print(json.dumps([found.value, found.items, found.error, theirs]))
 """
 
 
+@pytest.mark.slow
 def test_meteor_is_nltks_with_synonyms_of_wordnet(tmp_path):
   """In a process of its own: nltk keeps the WordNet it has once found."""
   pytest.importorskip("nltk", reason="needs [scores]")

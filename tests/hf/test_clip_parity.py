@@ -104,6 +104,7 @@ def test_embeddings_and_logits_are_those_of_transformers(made, name):
     np.testing.assert_allclose(a, b, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_a_folder_is_read_and_written_back_the_same(made, name, tmp_path):
   theirs, _, params, found = made(name)

@@ -155,7 +155,7 @@ def loaded(architecture, folder):
   return model.eval()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(CASES, "bert", "roberta"))
 def test_what_it_says_is_what_transformers_says(name, made):
   model, folder = made(name)
   found, params = imported(folder)
@@ -163,6 +163,7 @@ def test_what_it_says_is_what_transformers_says(name, made):
   assert_same(theirs(model, batch), ours(found.kwargs, params, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(CASES, "bert pretraining", "roberta"))
 def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
   model, folder = made(name)
@@ -194,6 +195,7 @@ def padded():
   return tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("dtype", "limit"),
   sweep([("float32", CLOSE), ("bfloat16", 0.3)], ("float32", CLOSE)),
@@ -337,6 +339,7 @@ def test_two_kinds_of_model_are_told_apart(made):
   assert kinds.canonical("encoder", other) != kinds.canonical("encoder", kwargs)
 
 
+@pytest.mark.slow
 def test_a_mask_in_a_text_is_the_mask_of_the_run(tmp_path):
   """And a text stands between the tokens that it had in training."""
   texts = ["import os\nreturn self\ndef f(x):\n    pass\n" * 9] * 20

@@ -110,6 +110,7 @@ def test_logits_are_those_of_transformers(made, name):
   np.testing.assert_allclose(found, wanted, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "resnet basic"])
 def test_a_step_moves_running_statistics_as_torch_does(made, name):
   theirs, ours, variables = made(name)
@@ -138,6 +139,7 @@ def test_a_step_moves_running_statistics_as_torch_does(made, name):
       np.testing.assert_allclose(new, theirs_new, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "resnet basic"])
 def test_a_folder_is_read_and_written_back_the_same(made, name, tmp_path):
   theirs, ours, variables = made(name)

@@ -86,6 +86,7 @@ def test_logits_and_loss_are_those_of_transformers(name, made, record_property):
   assert abs(float(ours.value()) - theirs) < CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(models.CASES, "gpt2"))
 def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
   model, folder = made(name)
@@ -132,6 +133,7 @@ def test_older_and_newer_config_files_mean_the_same(name, made):
   assert canonical(back) == canonical(found.kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "dtype,limit",
   sweep([("float32", 1e-4), ("bfloat16", 0.3)], ("float32", 1e-4)),
@@ -170,6 +172,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "kind", sweep(["bytes", "sentencepiece"], "sentencepiece")
 )
@@ -250,6 +253,7 @@ def talking(folder, name):
     path.write_text(json.dumps(said | dict(ends, eos_token_id=1) | more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "family,name",
   sweep([

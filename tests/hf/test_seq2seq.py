@@ -155,6 +155,7 @@ def test_what_it_says_is_what_transformers_says(name, made):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(ARCHITECTURES, "t5", "marian"))
 def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
   model, folder = made(name)
@@ -180,6 +181,7 @@ def test_what_was_imported_is_exported_as_it_was(name, made, tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(ARCHITECTURES, "t5_v1_1"))
 def test_a_model_of_ours_is_a_model_of_theirs(style, tmp_path):
   kwargs = seq2seq.STYLES[style] | dict(vocab=263, start_token=None)
@@ -250,6 +252,7 @@ def assert_beams(found, sequences, scores, skip):
   assert at == len(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", sweep([0.6, 2.0], 0.6))
 @pytest.mark.parametrize("name", sweep(ARCHITECTURES, "marian"))
 def test_beams_are_those_of_transformers(name, penalty, made):
@@ -285,6 +288,7 @@ def test_beams_are_those_of_transformers(name, penalty, made):
   )
 
 
+@pytest.mark.slow
 def test_beams_of_a_decoder_are_those_of_transformers(tmp_path):
   torch.manual_seed(0)
   theirs = transformers.LlamaForCausalLM(

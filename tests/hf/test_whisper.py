@@ -111,6 +111,7 @@ def test_what_it_says_of_sound_is_what_transformers_says(made):
   )
 
 
+@pytest.mark.slow
 def test_what_was_imported_is_exported_as_it_was(made, tmp_path):
   model, folder = made
   found, _, params = imported(folder)
@@ -139,6 +140,7 @@ def test_what_was_imported_is_exported_as_it_was(made, tmp_path):
   assert how.nb_max_frames == 100
 
 
+@pytest.mark.slow
 def test_a_model_of_ours_is_a_model_of_theirs(tmp_path):
   keys = sound.WHISPER | dict(vocab=263, seconds=1.0, position_length=30)
   keys.pop("kind")
@@ -170,6 +172,7 @@ def decoding(model) -> dict:
   return dict(stop_ids=(END,), positions=30, unrolled=False, start=START)
 
 
+@pytest.mark.slow
 def test_it_writes_what_transformers_writes(made):
   model, folder = made
   _, our, params = imported(folder)
@@ -193,6 +196,7 @@ def test_it_writes_what_transformers_writes(made):
     assert row == expected[: len(row)] and len(row) > 1
 
 
+@pytest.mark.slow
 def test_its_beams_are_those_of_transformers(made):
   model, folder = made
   _, our, params = imported(folder)

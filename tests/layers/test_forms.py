@@ -128,6 +128,7 @@ def test_a_derivative_of_a_derivative_is_that_of_the_formulas(name):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOME)
 def test_a_derivative_along_a_direction_is_that_of_the_gradient(name):
   style, changes = RULES[name]

@@ -198,6 +198,7 @@ def test_with_products_of_bfloat16_every_product_of_a_step_is_one():
   assert len(products) == 3 * (2 * 4) + 2 * (2 + 5) + 3
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_finite_reaches_the_gate_of_the_step():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):

@@ -84,6 +84,7 @@ def test_blocks_row_by_row_are_all_the_rows_at_once(monkeypatch, dtype):
   same(by_two(*args), at_once, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", sweep([None, 40, "segments"], "segments"))
 def test_splash_attention_is_dense_attention(seen):
   args = inputs(B=1, T=128, N=2, K=1, H=16)

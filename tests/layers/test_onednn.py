@@ -101,6 +101,7 @@ def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():
   assert onednn.einsum("BTD,DF->TF", x, draw(2, (5, 2))) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", sweep([1, 2, 4], 2))
 @pytest.mark.parametrize("window", sweep([None, 9], 9))
 @pytest.mark.parametrize("called", [1, blocks.CALLED])  # by rows, at once
@@ -140,6 +141,7 @@ def test_attention_and_its_gradients_are_those_of_the_compiler(
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_twice_from_one_state_gives_the_same_bits():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):

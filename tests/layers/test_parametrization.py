@@ -26,6 +26,7 @@ from aigc_jax.planning import summary
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer import changes
 from tests import tiny
+from tests.sweep import sweep
 
 SIGMA, RATE, DECAY, EPSILON = 0.02, 0.01, 0.1, 1e-8
 # (base dim, dim, base layers, layers): what muP, CompleteP, depth-muP say.
@@ -384,7 +385,7 @@ def test_a_part_of_several_models_keeps_its_own_factors():
   assert both.factors(f"teacher/{QUERY}", "adamw") == Factors()
 
 
-@pytest.mark.parametrize("style", ["llama", "gemma", "olmo"])
+@pytest.mark.parametrize("style", sweep(["llama", "gemma", "olmo"], "llama"))
 def test_a_model_is_a_standard_one_with_its_multipliers(style):
   grown = tiny.STYLES[style] | dict(
     parametrization="completep", base_dim=12, base_layers=1, base_head_dim=2

@@ -13,6 +13,7 @@ from aigc_jax.layers import quantize
 from aigc_jax.layers.quantize import Codebook, Grid
 from aigc_jax.layers.report import REPORTS, STATS, moved, told
 from tests.diffusion import keys_of
+from tests.sweep import sweep
 
 V, D, B, T = 7, 3, 8, 5
 MEANS = dict(codes=V, dim=D, decay=0.9, revive=0.5)
@@ -132,12 +133,13 @@ def test_no_evaluation_moves_a_codebook():
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", sweep([2, 4], 2))
 def test_parts_of_a_batch_move_a_codebook_as_the_whole_does(parts, cosine):
   one, many = (trained(6, n, cosine=cosine) for n in (1, parts))
   assert_close(one, many)
 
 
+@pytest.mark.slow
 def test_eight_devices_move_a_codebook_as_one_does():
   before, x, draw = trained(4), rows(9), keys_of(B, 9)
   mesh = sharding.make_mesh(

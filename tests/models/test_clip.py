@@ -58,6 +58,7 @@ def texts(name: str, tokens):
   return model.apply({"params": params}, tokens, method="embed_texts")
 
 
+@pytest.mark.slow
 def test_what_stands_behind_the_end_of_a_text_changes_nothing():
   batch = kinds.KINDS["clip"].batch(4, 9)
   tokens = np.array(batch["tokens"])
@@ -136,6 +137,7 @@ def test_a_step_is_the_same_on_one_and_eight_devices(name):
     assert told[key] == pytest.approx(told_8[key], rel=1e-4), key
 
 
+@pytest.mark.slow
 def test_the_scale_never_goes_beyond_its_limit_and_does_not_decay():
   config = tiny_run()
   config["model"] |= dict(scale=99.0, most_scale=100.0)

@@ -51,6 +51,7 @@ def test_counts_are_the_published_ones(name):
   assert tree.count(nn.unbox(shapes["params"])) == PUBLISHED[name]
 
 
+@pytest.mark.slow
 def test_it_begins_with_predicting_nothing():
   assert not np.any(predictor()(fresh()["params"], given(1)))
 

@@ -24,6 +24,7 @@ def encode(batch):
   return RUN({"params": kinds.params_of(NAME)}, batch)
 
 
+@pytest.mark.slow
 def test_every_position_is_read_by_every_other():
   batch = dict(tokens=kinds.masked_batch(1, 7)["tokens"])
   whole = encode(batch).hidden_BTD
@@ -70,6 +71,7 @@ def test_predictions_are_those_of_the_positions_that_are_asked():
   )
 
 
+@pytest.mark.slow
 def test_no_other_position_has_logits():
   batch = kinds.masked_batch(4, 16)
   f = jax.jit(lambda p: kinds.score_of("encoder")(p, batch)["loss"].sum)
@@ -122,6 +124,7 @@ def test_an_encoder_writes_no_text_and_that_is_refused_by_what_it_can_do():
     check_decodes(kinds.build("encoder"), "generate")
 
 
+@pytest.mark.slow
 def test_a_model_without_the_head_that_is_asked_for_is_refused():
   batch = kinds.masked_batch(1, 5)
 

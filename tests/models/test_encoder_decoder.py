@@ -134,6 +134,7 @@ def test_bfloat16_stays_near_float32(style):
   assert np.max(np.abs(a - b)) < 0.15 * np.std(a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("style", "change"),
   sweep(
@@ -173,6 +174,7 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(style, change):
   )
 
 
+@pytest.mark.slow
 def test_fresh_scores_do_not_depend_on_what_multiplies_them():
   deviations = []
   for scale in (None, 1.0):

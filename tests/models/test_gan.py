@@ -121,6 +121,7 @@ def test_parts_that_cannot_go_together_are_refused(change, word):
     adversary.build("batch norm", **change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["batch norm", "plain", slow("styled")])
 def test_eight_devices_give_the_loss_and_gradients_of_one(style):
   options = {} if style == "batch norm" else dict(r1=0.7)

@@ -57,6 +57,7 @@ def stepped(**changes):
   return state.params, metrics["train/loss"]
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_move_both_players_as_the_whole_does():
   """There is no order of turns that parting a batch could change."""
   jax.tree.map(

@@ -67,6 +67,7 @@ def test_a_resnet_made_again_has_the_same_gradient_and_reports():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(STYLES, "vit mean", "resnet basic"))
 def test_in_evaluation_a_row_is_no_matter_of_the_others(style):
   model, variables = images.build(style), images.variables_of(style)
@@ -90,6 +91,7 @@ MADE_AGAIN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("style", "change"),
   [*MADE_AGAIN.items(), slow(("resnet", {})), slow(("vit", {}))],

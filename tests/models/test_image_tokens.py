@@ -115,6 +115,7 @@ class Even:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_prior_that_knows_nothing_costs_the_log_of_the_number_of_codes(
   masked,

@@ -36,6 +36,7 @@ def graded():
   return jax.jit(jax.value_and_grad(lambda p, b: score(p, b)["loss"].sum))
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_whole():
   batch = diffusion.batch_of(8)
   whole = graded()(params(), batch)

@@ -37,6 +37,7 @@ def gradients(beta: float):
   return {k: float(m.value()) for k, m in means.items()}, grads
 
 
+@pytest.mark.slow
 def test_beta_weighs_what_moves_the_encoder_and_nothing_else():
   """Of the gradients of three betas: linear for the encoder, else constant."""
   (zero, none), (one, once), (_, twice) = map(gradients, (0.0, 1.0, 2.0))
@@ -54,6 +55,7 @@ def test_beta_weighs_what_moves_the_encoder_and_nothing_else():
   assert np.any(none["book"]["table"])  # the codebook's own term has no beta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vq", "vq by gradient", "fsq"])
 def test_codes_go_to_pixels_and_images_to_codes_as_in_training(name):
   model, batch = kinds.build(name), diffusion.batch_of()

@@ -21,6 +21,7 @@ def logits(batch):
   return np.asarray(found.logits())
 
 
+@pytest.mark.slow
 def test_a_token_never_changes_the_logits_before_it():
   batch = sound.batch_of()
   other = (batch["tokens"][:, 3] + 1) % 36

@@ -55,6 +55,7 @@ def test_a_players_part_of_the_loss_leaves_the_other_as_it_was(style, options):
     assert bits(moved[other]) == bits(params[other])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("style", "options"), sweep([*GAMES, STYLED], *GAMES[:2])
 )
@@ -139,6 +140,7 @@ def test_the_slope_of_a_quadratic_is_its_closed_form():
   np.testing.assert_allclose(grads[1], slope.sum(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_slopes_gradient_is_that_of_finite_differences_in_float64():
   """The network in NumPy's float64, its slope by backward passes of its own."""
   torch = pytest.importorskip("torch")
@@ -201,6 +203,7 @@ def test_losses_are_their_definitions():
       np.testing.assert_allclose(f(jnp.asarray(scores)), value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_whole_without_batch_norm():
   params, batch = (
     adversary.variables_of("plain")["params"],
@@ -218,6 +221,7 @@ def test_parts_of_a_batch_add_up_to_the_whole_without_batch_norm():
   )
 
 
+@pytest.mark.slow
 def test_a_norm_hears_of_real_and_drawn_images_once_each():
   """What fools the judge is seen by it a second time, and is not counted."""
   params, batch = (

@@ -71,6 +71,7 @@ def test_it_is_the_sum_over_all_alignments():
   assert found.weight == 2
 
 
+@pytest.mark.slow
 def test_what_is_too_short_is_told_and_has_no_part_in_the_loss():
   logits, lengths, batch, _ = some()
   lengths[1] = 2  # of 4 4, which needs a blank between
@@ -86,6 +87,7 @@ def test_what_is_too_short_is_told_and_has_no_part_in_the_loss():
   assert np.isfinite(slope).all() and not slope[1:3].any()
 
 
+@pytest.mark.slow
 def test_rows_that_pad_a_batch_and_junk_behind_count_nothing():
   logits, lengths, batch, _ = some()
   a = loss(logits, lengths, batch)

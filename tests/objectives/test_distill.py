@@ -43,6 +43,7 @@ def said(model, params, *role):
   return f(params, batch())
 
 
+@pytest.mark.slow
 def test_each_role_is_the_model_by_itself():
   both, params = both_and_params(PARTS)
   assert set(params) == {"student", "teacher"}
@@ -89,6 +90,7 @@ def test_the_loss_is_what_its_definition_says_however_it_is_cut():
     )
 
 
+@pytest.mark.slow
 def test_a_frozen_teacher_drops_nothing_while_its_student_does():
   both, params = both_and_params(
     {name: part | dict(dropout=0.3) for name, part in PARTS.items()}
@@ -127,6 +129,7 @@ def test_a_frozen_teacher_is_read_and_gets_no_gradient():
   assert all(not np.any(x) for x in jax.tree.leaves(whole["teacher"]))
 
 
+@pytest.mark.slow
 def test_a_student_that_is_its_teacher_has_no_soft_loss():
   x = jax.random.normal(jax.random.key(0), (2, 3, 5))
   table = jax.random.normal(jax.random.key(1), (7, 5))
@@ -172,6 +175,7 @@ def state_of(layers):
   return params, with_parts(config, state)
 
 
+@pytest.mark.slow
 def test_a_student_starts_as_layers_of_its_teacher():
   params, state = state_of([0, 2])
   own, theirs = state.params["student"], params["teacher"]

@@ -65,6 +65,7 @@ def test_the_bound_is_its_definition(kind):
     assert float(means[name].value()) == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bits_are_no_fewer_than_the_true_length_and_equal_with_the_posterior(
   kind,
@@ -93,6 +94,7 @@ def test_bits_are_no_fewer_than_the_true_length_and_equal_with_the_posterior(
   assert true - 0.02 < near < true + 0.1
 
 
+@pytest.mark.slow
 def test_pixels_between_the_levels_are_told():
   x = jnp.asarray([-1.0, 1.0, 1 / 255, 0.0, 1.1]).reshape(1, 5, 1, 1)
   told = Told(jnp.zeros((1, 1)), jnp.zeros((1, 1)), 0 * x, 0 * x)

@@ -162,6 +162,7 @@ def score(params, batch, sigma=False):
   return flow(trained(predict), batch, **how)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_whole():
   params, batch = diffusion.dit_params(), diffusion.batch_of(8)
   run = jax.jit(score)
@@ -176,6 +177,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", sweep([False, True], True))
 def test_eight_devices_give_the_loss_and_gradient_of_one(sigma):
   """The variance's too; every parameter has a gradient."""

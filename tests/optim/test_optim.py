@@ -150,7 +150,7 @@ def test_descends_a_quadratic(kind, b1):
     ), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "lion"))
 def test_goes_on_from_a_copy_of_its_state_as_if_never_stopped(kind):
   params, target = normal(0), normal(1)
   optimizer = build(params, kind=kind, **HARD)
@@ -358,6 +358,7 @@ def test_the_decoder_names_its_parameters_as_the_rules_expect(style):
     assert treat[name].weight_decay == (0.1 if decays else 0.0), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sweep(KINDS, "muon"))
 def test_layers_do_not_see_each_other(kind):
   """A stacked parameter's layers are updated as if each were alone."""
@@ -538,6 +539,7 @@ def test_the_state_of_a_player_lies_as_its_parameters_do():
   assert sum(x == "whole" for x in own.values()) == 2  # the two counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sweep(KINDS, "adafactor"))
 def test_the_state_lies_as_the_parameters_do(kind):
   params = normal(0, D=128, N=2, K=2, H=64)

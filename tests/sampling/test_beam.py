@@ -59,6 +59,7 @@ def log_probs(style: str):
   return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(["t5", "marian", "llama"], "t5"))
 def test_one_beam_that_never_ends_is_greedy_decoding(style):
   model, params = parts(style)
@@ -108,6 +109,7 @@ def test_prompts_beside_it_and_layers_apart_change_no_beam(style):
     )
 
 
+@pytest.mark.slow
 def test_a_penalty_makes_continuations_longer():
   stops = tuple(range(12))
   short, long = (
@@ -141,6 +143,7 @@ def test_a_source_needs_a_token_to_start_with():
     )
 
 
+@pytest.mark.slow
 def test_positions_are_a_limit_for_beams_too():
   model, params = parts("gpt2")
   limited = BeamSearch(

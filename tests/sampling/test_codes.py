@@ -39,6 +39,7 @@ def said(name: str, codes_BT, labels_B, hidden_BT=None):
   return model.told(model.prior.apply(variables, model.asked(asked))).logits()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_each_code_is_drawn_from_what_is_said_after_those_before(guidance):
   found = one_by_one(guidance)
@@ -66,6 +67,7 @@ def unmasked(steps: int, guidance: float = 1.0):
   return np.asarray(jax.jit(run)(variables, KEYS, LABELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_in_one_step_all_codes_are_drawn_from_what_is_said_of_none(guidance):
   found = unmasked(1, guidance)

@@ -10,7 +10,7 @@ from aigc_jax.errors import BadConfig, NonFinite
 from aigc_jax.sampling.decode import Engine, Row, bucket
 from aigc_jax.sampling.logits import Sampling
 from tests import tiny
-from tests.sweep import sweep
+from tests.sweep import slow, sweep
 
 PROMPTS = ((5, 1, 30), (7,), (2, 2, 9, 11, 36, 0), (4, 8))
 SAMPLED = Sampling(temperature=0.9, top_k=20, top_p=0.95)
@@ -50,7 +50,7 @@ def test_layers_in_a_loop_and_unrolled_give_the_same(engine):
   assert unrolled == decode(engine("llama"), rows, 9)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=("max", "any"))
+@pytest.mark.parametrize("sampling", [Sampling(), slow(SAMPLED)])
 def test_a_row_does_not_depend_on_the_rows_beside_it(sampling, engine):
   e = engine("llama", sampling)
   together = decode(e, [Row(p) for p in PROMPTS], 12)
@@ -70,6 +70,7 @@ def test_steps_per_dispatch_and_longer_buckets_change_nothing(engine):
   assert decode(e, long, 12)[:1] == whole
 
 
+@pytest.mark.slow
 def test_samples_of_a_prompt_differ_and_a_seed_gives_them_again(engine):
   rows = [Row((5, 1, 30), sample) for sample in range(3)]
   one = decode(engine("llama", SAMPLED), rows, 10)
@@ -126,6 +127,7 @@ def test_a_penalty_is_that_of_the_whole_row(engine):
   assert found != plain
 
 
+@pytest.mark.slow
 def test_one_compilation_for_each_bucket():
   e = Engine(
     tiny.build("llama"), tiny.params_of("llama"),

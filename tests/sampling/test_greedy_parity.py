@@ -66,6 +66,7 @@ def configs():
   }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
   sweep(

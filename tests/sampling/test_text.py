@@ -91,6 +91,7 @@ def write(engine, prompts, **changes):
   return generate(engine, LETTERS, prompts, **settings | changes)
 
 
+@pytest.mark.slow
 def test_completions_come_in_the_order_of_the_prompts(engine):
   e = engine("llama", SAMPLED, stop_ids=(36,))
   prompts = ["abc", "x", "hello", "x"]

@@ -59,6 +59,7 @@ def clips(n: int) -> list[np.ndarray]:
   return [draw.integers(-9000, 9000, k).astype(np.int16) for k in lengths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["ctc", "whisper"])
 def test_what_is_heard_in_a_clip_does_not_depend_on_those_beside_it(
   style, tmp_path
@@ -81,6 +82,7 @@ def test_what_is_heard_in_a_clip_does_not_depend_on_those_beside_it(
       heard([np.ones(4800, np.int16)], 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["ctc", "whisper"])
 def test_word_errors_of_a_held_out_set_are_those_of_its_utterances(
   style, tmp_path, monkeypatch

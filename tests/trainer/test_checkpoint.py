@@ -558,6 +558,7 @@ def test_a_symbolic_link_is_no_file_of_a_checkpoint(copy):
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "checkpoints"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_program_is_read_and_told_once(tmp_path):
   folder = shutil.copytree(GOLDEN, tmp_path / "checkpoints")
   told = []

@@ -58,6 +58,7 @@ def three():
   return runs, jax.jit(f)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_numbers_are_each_as_they_are_alone(three):
   runs, program = three
   with jax.set_mesh(runs[0].mesh):

@@ -357,6 +357,7 @@ def test_a_run_stopped_anywhere_continues_bit_for_bit(
   assert kinds(tmp_path).count("stopped") == 1
 
 
+@pytest.mark.slow
 def test_means_over_steps_outlive_a_stop_between_two_rows(
   tmp_path, monkeypatch, compiled
 ):
@@ -397,6 +398,7 @@ def test_a_run_after_a_damaged_checkpoint_continues_bit_for_bit(
   assert "corrupt" in kinds(tmp_path)
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_and_a_full_disk_change_nothing(
   tmp_path, monkeypatch, twin
 ):

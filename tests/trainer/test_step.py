@@ -34,6 +34,7 @@ def state():
   return fresh(tiny.params_of("llama"), optax.sgd(0.1), seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", sweep([2, 4, 8], 4))
 def test_ragged_micro_batches_give_the_gradient_of_the_whole(state, parts):
   batch = tiny.ragged_batch(8, 7)
@@ -83,6 +84,7 @@ def test_a_non_finite_loss_never_reaches_the_state(poison):
   assert tiny.distance(moved.params, state.params) > 0
 
 
+@pytest.mark.slow
 def test_steps_in_one_call_are_the_steps_one_by_one(state):
   batches = [tiny.ragged_batch(2, 7, seed) for seed in (1, 5, 9)]
   one, losses = state, []
