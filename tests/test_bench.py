@@ -218,6 +218,7 @@ def test_every_switch_of_the_instrument_is_among_these():
   assert flipped <= tested
 
 
+@pytest.mark.slow
 def test_what_is_measured(monkeypatch):
   small = dict(matmul=1e12, copy=1e10)
   monkeypatch.setattr(machine, "ceilings", lambda dtype: small)

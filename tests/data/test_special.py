@@ -53,6 +53,7 @@ def written(folder):
   return one.tokens, one.finish
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True])
 def test_decoding_ends_where_the_folder_says(folder, many):
   say(folder, "generation_config.json", eos_token_id=16)

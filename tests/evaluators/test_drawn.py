@@ -52,6 +52,7 @@ def test_features_are_what_labels_are_read_from(features):
   np.testing.assert_allclose(logits, told.logits(), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_features_of_an_image_are_no_matter_of_the_others(features):
   images = bytes_of(6)
   np.testing.assert_allclose(

@@ -76,6 +76,7 @@ def test_what_stands_behind_the_end_of_a_text_changes_nothing():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_embeddings_have_length_one_and_logits_their_scale(name):
   model, params = kinds.build(name), kinds.params_of(name)

@@ -112,6 +112,7 @@ def test_the_masked_loss_is_the_dense_one_and_counts_right_guesses():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
 
 
+@pytest.mark.slow
 def test_rows_of_positions_before_the_first_are_never_read():
   batch, params = kinds.masked_batch(2, 7), dict(kinds.params_of("encoder"))
   _, gradient = kinds.gradient_of("encoder")(params, batch)

@@ -128,6 +128,7 @@ def test_a_prior_that_knows_nothing_costs_the_log_of_the_number_of_codes(
   assert (predict.asked[0]["labels"] == NO_LABEL).all()
 
 
+@pytest.mark.slow
 def test_what_makes_the_codes_reports_nothing_that_could_move_its_codebook():
   model, variables = kinds.build(CAUSAL), kinds.variables_of(CAUSAL)
   score = scorer(model, image_tokens)

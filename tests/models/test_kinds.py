@@ -100,6 +100,7 @@ def test_bfloat16_stays_near_float32(name):
   assert abs(a - b) < 0.05 * abs(a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(FEW, "image tokens masked"))
 def test_eight_devices_and_another_way_give_the_loss_and_gradient_of_one(name):
   assert_same_on((2, 2, 2), name, ALL if name in STACKED else {})

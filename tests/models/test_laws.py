@@ -22,7 +22,7 @@ SOME = ("gemma", "neox", "phi")
 CLOSE = dict(rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("style", sweep(STYLES, *SOME, "gpt2", "olmo"))
+@pytest.mark.parametrize("style", sweep(STYLES, "gemma", "neox"))
 def test_a_token_never_changes_the_logits_before_it(style):
   a_BT = np.asarray(tiny.some_tokens(2, 7))
   for t in (0, 3, 6):
@@ -102,7 +102,7 @@ def test_a_document_in_a_packed_row_is_the_document_alone(style):
   np.testing.assert_allclose(packed[:, 4:], alone, **CLOSE)
 
 
-@pytest.mark.parametrize("style", sweep(STYLES, *SOME))
+@pytest.mark.parametrize("style", sweep(STYLES, "phi"))
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(style):
   for x in jax.tree.leaves(tiny.loss_and_grad(style)[1]):
     assert np.isfinite(x).all() and np.any(x != 0)

@@ -53,6 +53,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     assert np.isfinite(x).all() and np.any(x != 0)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_loss_and_gradient_of_one():
   batch = diffusion.batch_of(8)
   mesh = sharding.make_mesh(

@@ -31,6 +31,7 @@ def test_a_token_never_changes_the_logits_before_it():
   assert not np.array_equal(a[:, 3:], b[:, 3:])
 
 
+@pytest.mark.slow
 def test_junk_behind_an_utterance_and_how_far_it_is_padded_change_nothing():
   batch = sound.batch_of()
   n = int(batch["audio_lengths"][1])

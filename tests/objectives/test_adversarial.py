@@ -40,6 +40,7 @@ def part_of_loss(style, player, **options):
   return jax.jit(jax.grad(part))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("style", "options"), sweep([*GAMES, STYLED], GAMES[2])
 )

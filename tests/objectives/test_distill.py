@@ -57,6 +57,7 @@ def test_each_role_is_the_model_by_itself():
     both.apply({"params": params}, batch(), "judge")
 
 
+@pytest.mark.slow
 def test_the_loss_is_what_its_definition_says_however_it_is_cut():
   both, params = both_and_params(PARTS)
   z, t = (
@@ -148,6 +149,7 @@ def test_a_student_that_is_its_teacher_has_no_soft_loss():
   assert found["cosine"].value() == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_parts_that_cannot_be_compared_are_refused_by_name():
   make = models.MODELS["roles"]
   with pytest.raises(BadConfig, match="model.parts is empty"):

@@ -97,6 +97,7 @@ def test_beams_as_wide_as_all_there_is_find_the_likeliest_of_all(style):
     assert [s for s, _ in beams] == sorted((s for s, _ in beams), reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(["marian", "llama"], "llama"))
 def test_prompts_beside_it_and_layers_apart_change_no_beam(style):
   together = search(style, 3, (2, 20))(PROMPTS, 6)
@@ -135,6 +136,7 @@ def test_beams_that_cannot_be_are_refused(beams, word):
     beams.check(37)
 
 
+@pytest.mark.slow
 def test_a_source_needs_a_token_to_start_with():
   model, params = parts("t5")
   with pytest.raises(BadConfig, match="start"):

@@ -54,6 +54,7 @@ def test_each_code_is_drawn_from_what_is_said_after_those_before(guidance):
     np.testing.assert_array_equal(found[:, t], again)
 
 
+@pytest.mark.slow
 def test_guidance_changes_what_has_a_label_and_nothing_else():
   plain, more = one_by_one(1.0), one_by_one(2.5)
   np.testing.assert_array_equal(plain[2], more[2])
@@ -81,6 +82,7 @@ def test_in_one_step_all_codes_are_drawn_from_what_is_said_of_none(guidance):
     np.testing.assert_array_equal(found[row], again)
 
 
+@pytest.mark.slow
 def test_more_steps_than_codes_are_as_many_as_codes():
   np.testing.assert_array_equal(unmasked(9), unmasked(50))
   assert np.any(unmasked(9) != unmasked(1))

@@ -35,9 +35,7 @@ def uncached(style, prompt, n):
   return row[len(prompt) :]
 
 
-@pytest.mark.parametrize(
-  "style", sweep(["llama", "gpt2", "gemma"], "llama", "gemma")
-)
+@pytest.mark.parametrize("style", sweep(["llama", "gpt2", "gemma"], "gemma"))
 def test_greedy_tokens_are_those_of_the_uncached_model(style, engine):
   found = decode(engine(style), [Row(p) for p in PROMPTS], 9)
   assert found == [uncached(style, p, 9) for p in PROMPTS]

@@ -342,7 +342,6 @@ def twin(tmp_path_factory, compiled):
       {"site": "compile"},
     ],
     {"site": "step", "step": 7},
-    {"site": "evaluate/batch", "n": 8},
     {"site": "save/manifest", "n": 2},
   ),
 )
