@@ -59,6 +59,12 @@ STYLES = {
     position="rotary", rotary_dim=2, parallel=True, tied=False,
     rotary_scaling=dict(kind="linear", factor=2.0, attention_factor=1.3),
   ),
+  "longrope": LLAMA | dict(
+    rotary_scaling=dict(
+      kind="longrope", short=(1.0, 1.5, 2.0, 3.0), long=(2.0, 3.0, 5.0, 9.0),
+      original_length=4, attention_factor=1.2,
+    ),
+  ),
   "phi": LLAMA | dict(
     parallel=True, shared_norm=True, head_bias=True, rotary_dim=4,
     rotary_layers=(True, False), windows=(3, None, None),

@@ -91,6 +91,8 @@ SCALINGS = {
   },
 }
 # Others turn by an angle alone; this one makes queries and keys longer too.
+LENGTH = "max_position_embeddings"
+ORIGINAL = "original_max_position_embeddings"
 YARN = {
   "factor": ("factor",),
   "fast": ("beta_fast", 32.0),
@@ -119,17 +121,19 @@ def _base(c: Settings, base: float) -> dict:
 
 
 def rotary_or_yarn(c: Settings, head_dim: int, base: float = 1e4) -> dict:
-  """As `rotary`, or what a config.json means that asks for YaRN.
+  """As `rotary`, or what a config.json means that asks for YaRN and others.
 
-  Queries and keys are both longer by attention_factor, so that products are
-  by its square.
+  With YaRN queries and keys are both longer by attention_factor, so that
+  products are by its square.
   """
   scale = slowing(c)
-  if not _yarns(scale):
+  if _kind(scale) not in ("yarn", *BY_LENGTH):
     return rotary(c, base)
   for part in (c, scale):
     part.only("partial_rotary_factor", 1, 1.0)
   found = any_scaling(c, scale)
+  if _kind(scale) in BY_LENGTH:
+    return _base(c, base) | dict(rotary_scaling=found)
   longer = found.pop(LONGER)
   return _base(c, base) | dict(
     rotary_scaling=found, attention_scale=longer**2 * head_dim**-0.5
@@ -170,8 +174,10 @@ def their_share(k: Mapping) -> float:
   return share if exact else math.nextafter(share, 1.0)
 
 
-def _yarns(scale: Settings) -> bool:
-  return "yarn" in (scale.value("rope_type"), scale.value("type"))
+def _kind(scale: Settings):
+  """What it is called by the newer key, or the older."""
+  found = scale.value("rope_type")
+  return scale.value("type") if found is None else found
 
 
 def any_scaling(c: Settings, scale: Settings) -> dict | None:
@@ -180,16 +186,16 @@ def any_scaling(c: Settings, scale: Settings) -> dict | None:
   With YaRN's factor of what is turned in it, and whatever part of a head that
   may be.
   """
-  if not _yarns(scale):
+  if _kind(scale) in BY_LENGTH:
+    return BY_LENGTH[_kind(scale)](c, scale)
+  if _kind(scale) != "yarn":
     return _scaling(scale)
   found = {ours: scale.number(*theirs) for ours, theirs in YARN.items()}
   if not found["slow"] < found["fast"]:
     raise scale.fault("beta_slow", "less than beta_fast")
-  original = "original_max_position_embeddings"
-  length = scale.integer(original, 0) or c.integer(
-    "max_position_embeddings", 2048
+  found |= dict(
+    original_length=_original(c, scale), whole=scale.flag("truncate", True)
   )
-  found |= dict(original_length=length, whole=scale.flag("truncate", True))
   longer = scale.number("attention_factor", 0.0)
   if not longer:
     names = ("mscale", "mscale_all_dim")
@@ -198,6 +204,47 @@ def any_scaling(c: Settings, scale: Settings) -> dict | None:
     if above and below:
       longer /= _longer(found["factor"], below)
   return dict(kind="yarn", **found) | {LONGER: longer}
+
+
+def _original(c: Settings, scale: Settings) -> int:
+  """The length before it was made longer; what stands outside goes first."""
+  within = scale.integer(ORIGINAL, 0)
+  return c.integer(ORIGINAL, 0) or within or c.integer(LENGTH, 2048)
+
+
+def _dynamic(c: Settings, scale: Settings) -> dict:
+  return dict(
+    kind="dynamic",
+    factor=scale.number("factor"),
+    original_length=c.integer(LENGTH, 2048),
+  )
+
+
+def _longrope(c: Settings, scale: Settings) -> dict:
+  """Factors of each plane; what is turned is longer by how far they reach.
+
+  The square root of 1 + log(reach) / log(original length), where it is not
+  said: arXiv:2402.13753, section 3.3, of a reach above 1.
+  """
+  original = _original(c, scale)
+  longer = scale.number("attention_factor", 0.0)
+  if not longer:
+    reach = scale.number("factor", c.integer(LENGTH, 2048) / original)
+    if reach > 1 and original < 2:
+      raise scale.fault(ORIGINAL, "at least 2")
+    more = math.log(reach) / math.log(original) if reach > 1 else 0.0
+    longer = math.sqrt(1 + more)
+  return {
+    "kind": "longrope",
+    "short": scale.numbers("short_factor"),
+    "long": scale.numbers("long_factor"),
+    "original_length": original,
+    LONGER: longer,
+  }
+
+
+# Those by which positions are turned otherwise where there are many of them.
+BY_LENGTH = {"dynamic": _dynamic, "longrope": _longrope, "su": _longrope}
 
 
 def _longer(factor: float, weight: float) -> float:
@@ -216,6 +263,29 @@ def their_yarn(k: Mapping) -> dict:
     truncate=found["whole"],
     attention_factor=found.get(LONGER, longer),
   ) | {theirs: found[ours] for ours, (theirs, *_) in YARN.items()}
+
+
+def _their_longrope(k: Mapping) -> dict:
+  found = k["rotary_scaling"]
+  return dict(
+    rope_type="longrope",
+    short_factor=list(found["short"]),
+    long_factor=list(found["long"]),
+    original_max_position_embeddings=found["original_length"],
+    attention_factor=float(found.get(LONGER, 1.0)),
+  )
+
+
+def _their_dynamic(k: Mapping) -> dict:
+  return dict(rope_type="dynamic", factor=k["rotary_scaling"]["factor"])
+
+
+# Scalings that are told by more than their own numbers.
+THEIRS = {
+  "yarn": their_yarn,
+  "dynamic": _their_dynamic,
+  "longrope": _their_longrope,
+}
 
 
 def scaling(scale: Settings) -> dict | None:
@@ -329,13 +399,16 @@ def their_plain(k: Mapping) -> dict:
 
 
 def their_rotary(k: Mapping) -> dict:
-  """`rotary` backwards, and YaRN."""
+  """`rotary` backwards, and the other scalings."""
   found = k["rotary_scaling"]
-  yarns = found and found["kind"] == "yarn"
-  return dict(
+  tell = THEIRS.get(found["kind"]) if found else None
+  told = dict(
     rope_theta=k["rotary_base"],
-    rope_scaling=their_yarn(k) if yarns else their_scaling(found),
+    rope_scaling=tell(k) if tell else their_scaling(found),
   )
+  if tell is _their_dynamic:  # the length from which the base grows is that
+    told[LENGTH] = found["original_length"]
+  return told
 
 
 def settings(c: Settings) -> dict:

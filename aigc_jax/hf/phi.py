@@ -68,10 +68,12 @@ def settings3(c: Settings) -> dict:
 
 def config3(k: Mapping) -> dict:
   """config.json for a decoder; what it cannot say is left out."""
+  scaling = k["rotary_scaling"] or {}
+  length = scaling.get("original_length") or k["position_length"]
   return llama.their_plain(k) | dict(
     partial_rotary_factor=llama.their_share(k),
     sliding_window=each_window(k)[0],
-    original_max_position_embeddings=k["position_length"] or 1,
+    original_max_position_embeddings=length or 1,
   )
 
 

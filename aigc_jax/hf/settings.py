@@ -144,6 +144,16 @@ class Settings:
       raise self.fault(key, "a finite number above 0")
     return float(value)
 
+  def numbers(self, key: str) -> tuple[float, ...]:
+    """A list of finite numbers above 0."""
+    value = self._take(key, REQUIRED)
+    legal = isinstance(value, list) and all(
+      type(x) in (int, float) and 0 < x < 1e30 for x in value
+    )
+    if not legal or not value:
+      raise self.fault(key, "a list of finite numbers above 0")
+    return tuple(map(float, value))
+
   def flag(self, key: str, default=REQUIRED) -> bool:
     """true or false, or the default."""
     value = self._take(key, default)
@@ -251,4 +261,6 @@ def _rounded(value):
     return float(f"{value:.9g}")
   if isinstance(value, dict):
     return {key: _rounded(v) for key, v in value.items()}
+  if isinstance(value, list | tuple):
+    return tuple(map(_rounded, value))
   return value

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,19 @@ Rotation = tuple[jax.Array, jax.Array]  # cos and sin, (B or 1, T, H/2) float32
 
 
 def frequencies(
-  head_dim: int, base: float, scaling: Mapping | None
+  head_dim: int, base: float, scaling: Mapping | None, length: int = 0
 ) -> np.ndarray:
   """Radians per position for each of head_dim/2 planes (arXiv:2104.09864).
 
-  head_dim: how many components of a head are turned.
+  head_dim: how many components of a head are turned. length: how many
+  positions there may be, on which some scalings depend; 0 is few.
   Raises BadConfig for a scaling that is none, or that gives no frequencies.
   """
   planes = np.arange(0, head_dim, 2, dtype=np.float64)
   with np.errstate(all="ignore"):
     found = 1.0 / (base ** (planes / head_dim))
     if scaling is not None:
-      found = _scaled(found, scaling)
+      found = _scaled(found, scaling, length)
   if not np.all((0 < found) & (found < np.inf)):
     raise errors.BadConfig(
       f"a rotary base of {base:g} and model.rotary_scaling={scaling} turn "
@@ -38,13 +39,14 @@ def frequencies(
   return found
 
 
-def _scaled(radians: np.ndarray, scaling: Mapping) -> np.ndarray:
+def _scaled(radians: np.ndarray, scaling: Mapping, length: int) -> np.ndarray:
   where = "model.rotary_scaling"
   rest = {k: v for k, v in scaling.items() if k != LONGER}
   scale, values = signature.kind_of(where, rest, SCALINGS)
   signature.check_call(scale, where, values)
+  more = {"length": length} if scale in BY_LENGTH else {}
   try:
-    return scale(radians, **values)
+    return scale(radians, *more.values(), **values)
   except (ArithmeticError, ValueError):  # math's own, of a number out of range
     return np.full_like(radians, np.nan)
 
@@ -107,7 +109,54 @@ def _yarn(
   return slowed * radians / factor + (1 - slowed) * radians
 
 
-SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+def _dynamic(
+  radians: np.ndarray, length: int, /, *, factor: float, original_length: int
+) -> np.ndarray:
+  """The base grows with the length, once that is beyond the original one.
+
+  The fastest plane is kept, the slowest turns as far within the length as it
+  did within the original, times what is above a factor of 1: dynamic NTK, of
+  which arXiv:2309.00071 tells in its appendix B.
+  """
+  beyond = max(length, original_length) / original_length
+  growth = factor * beyond - (factor - 1)
+  return radians / growth ** (np.arange(len(radians)) / (len(radians) - 1))
+
+
+def _longrope(
+  radians: np.ndarray,
+  length: int,
+  /,
+  *,
+  short: Sequence[float],
+  long: Sequence[float],
+  original_length: int,
+) -> np.ndarray:
+  """Each plane slowed by a factor of its own, another where there are many.
+
+  Found by search, for what is no longer than the original length and for what
+  is: LongRoPE, arXiv:2402.13753.
+  """
+  for name, factors in (("short", short), ("long", long)):
+    if len(factors) != len(radians):
+      raise errors.BadConfig(
+        f"model.rotary_scaling.{name} has {len(factors)} factors: expected "
+        f"one for each of the {len(radians)} planes that are turned"
+      )
+  factors = long if length > original_length else short
+  return radians / np.asarray(factors, np.float64)
+
+
+SCALINGS = {
+  "linear": _linear,
+  "llama3": _llama3,
+  "yarn": _yarn,
+  "dynamic": _dynamic,
+  "longrope": _longrope,
+}
+# By these positions are turned otherwise where there are many of them: the
+# window in training, what a cache has room for in decoding.
+BY_LENGTH = (_dynamic, _longrope)
 # Of a scaling: by how much what is turned becomes longer, in queries and in
 # keys, where that is not a matter of the attention's scale.
 LONGER = "attention_factor"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from aigc_jax import errors
@@ -58,7 +59,8 @@ class Decoder(nn.Module):
   head: Callable[..., Head] | None  # None: the readout is tied to the embedding
   learned: Callable[..., LearnedPositions] | None
   sinusoidal: bool
-  turns: Mapping[str, tuple]  # {"": radians, "local": radians} of rotary planes
+  # {"": , "local": } length -> radians of rotary planes, where there are such
+  turns: Mapping[str, Callable[[int], np.ndarray]]
   logit_softcap: float
   dropout: float
   cache_shape: tuple[int, int, int]  # layers, key heads, head width
@@ -82,7 +84,8 @@ class Decoder(nn.Module):
     if self.sinusoidal:
       x_BTD = x_BTD + sinusoids(positions_BT, x_BTD.shape[-1], x_BTD.dtype)
     x_BTD = Dropout(self.dropout, name="dropout")(x_BTD)
-    scene = self._scene(batch, positions_BT, cache is not None)
+    room = tokens_BT.shape[1] if cache is None else cache.keys_BSKH.shape[2]
+    scene = self._scene(batch, positions_BT, room, cache is not None)
     x_BTD, cache_out = self.stack(name="stack")(x_BTD, scene, cache)
     x_BTD = self.norm(name="norm")(x_BTD)
     if self.logit_multiplier:
@@ -112,7 +115,9 @@ class Decoder(nn.Module):
       return Factors()
     return self.parametrization.factors(path, optimizer)
 
-  def _scene(self, batch: Batch, positions_BT, cached: bool) -> Scene:
+  def _scene(
+    self, batch: Batch, positions_BT, length: int, cached: bool
+  ) -> Scene:
     segments_BT = batch.get("segments")
     visible = Visible(
       causal=True,
@@ -124,7 +129,7 @@ class Decoder(nn.Module):
     )
     turns = {
       name: rotation(
-        positions_BT, jnp.asarray(radians), 1.0 if name else self.longer
+        positions_BT, radians(length), 1.0 if name else self.longer
       )
       for name, radians in self.turns.items()
     }
@@ -406,9 +411,15 @@ def decoder(
   )  # fmt: skip
   turns = {}
   if position == "rotary":
-    turns[""] = tuple(frequencies(turned, rotary_base, rotary_scaling))
+    turns[""] = functools.partial(
+      frequencies, turned, rotary_base, rotary_scaling
+    )
     if rotary_local_base:
-      turns["local"] = tuple(frequencies(turned, rotary_local_base, None))
+      turns["local"] = functools.partial(
+        frequencies, turned, rotary_local_base, None
+      )
+    for radians in turns.values():
+      radians()  # what gives no frequencies is refused here
   learned = functools.partial(
     LearnedPositions, position_length, dim, kind, fresh_std, embed_gradient
   )

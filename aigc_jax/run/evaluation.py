@@ -14,7 +14,12 @@ from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.drawing import check_told, sampler_of, told_rows
 from aigc_jax.run.inputs import open_eval
 from aigc_jax.run.load import load
-from aigc_jax.run.settings import Config, check_weights, data_of
+from aigc_jax.run.settings import (
+  Config,
+  check_weights,
+  data_of,
+  most_positions,
+)
 from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.sampling.images import SAMPLERS, check_draws
 from aigc_jax.signature import (
@@ -148,7 +153,7 @@ def _samples(
     top_p=top_p,
     num_samples=num_samples,
     seed=config["seed"],
-    positions=config["model"].get("position_length") or 0,
+    positions=most_positions(config["model"]),
     unrolled=True,
     start=place.tokenizer.eot if start is None else start,
     poll=place.poll,

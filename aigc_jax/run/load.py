@@ -40,6 +40,7 @@ from aigc_jax.run.settings import (
   Config,
   check_weights,
   config_in,
+  most_positions,
   provenance_in,
   usable_config_in,
   written_fingerprint,
@@ -176,11 +177,10 @@ def trained_length(config: Config) -> int:
 def decoding_of(config: Config, tokenizer) -> dict:
   """What decoding has to know beside a model and its parameters."""
   model = config["model"]
-  learned = model.get("position", "learned") == "learned"
   start = model.get("start_token")
   return dict(
     stop_ids=special.stops(tokenizer),
-    positions=(model.get("position_length") or 0) if learned else 0,
+    positions=most_positions(model),
     unrolled=not model["unroll"],
     start=tokenizer.eot if start is None else start,
   )

@@ -213,6 +213,18 @@ def _settle_model(model: dict, config: Config) -> None:
     model["position_length"] = length
 
 
+def most_positions(model: Mapping) -> int:
+  """How many positions a model can write to at most; 0 where nothing ends them.
+
+  Rows of learned positions; or up to where frequencies would be others with
+  each position that comes, and keys that are kept would be turned by old ones.
+  """
+  if model.get("position", "learned") == "learned":
+    return model.get("position_length") or 0
+  scaling = model.get("rotary_scaling") or {}
+  return scaling["original_length"] if scaling.get("kind") == "dynamic" else 0
+
+
 def _check_sizes(config: Config) -> None:
   """Checks what concerns more than one section."""
   positive = {

@@ -45,6 +45,24 @@ YARN_ALL = dict(
     beta_fast=6.0, beta_slow=0.5, attention_factor=1.3, truncate=False,
   ),
 )  # fmt: skip
+DYNAMIC = dict(rope_scaling=dict(rope_type="dynamic", factor=4.0))
+
+
+def longrope(planes: int, **more) -> dict:
+  """Factors of each plane; beyond 32 positions others than up to there."""
+  return dict(
+    rope_theta=2e3,
+    original_max_position_embeddings=32,
+    rope_scaling=dict(
+      rope_type="longrope",
+      short_factor=[1 + 0.1 * i for i in range(planes)],
+      long_factor=[1 + 1.5 * i for i in range(planes)],
+      original_max_position_embeddings=32,
+      **more,
+    ),
+  )
+
+
 GRANITE = dict(
   embedding_multiplier=5.0, residual_multiplier=0.22, logits_scaling=3.0,
   attention_multiplier=0.15,
@@ -79,6 +97,9 @@ CASES = {
   "llama_yarn": ("llama", BODY | YARN),
   "mistral_yarn": ("mistral", BODY | YARN_RATIO | dict(sliding_window=19)),
   "qwen2_yarn": ("qwen2", BODY | YARN_ALL),
+  "llama_dynamic": ("llama", BODY | DYNAMIC | dict(max_position_embeddings=16)),
+  "llama_dynamic_within": ("llama", BODY | DYNAMIC),
+  "qwen2_longrope": ("qwen2", BODY | longrope(8, attention_factor=1.3)),
   "llama_linear": ("llama", BODY | LINEAR),
   "mistral": ("mistral", BODY | dict(sliding_window=19)),
   "mistral_no_window": (
@@ -136,6 +157,15 @@ CASES |= {
     PHI3 | dict(
       partial_rotary_factor=0.75, sliding_window=19, num_key_value_heads=3,
       tie_word_embeddings=True,
+    ),
+  ),
+  "phi3_longrope": ("phi3", PHI3 | longrope(8)),
+  "phi3_longrope_within": (
+    "phi3",
+    PHI3
+    | longrope(6)
+    | dict(
+      partial_rotary_factor=0.75, original_max_position_embeddings=128,
     ),
   ),
   "gpt_neox": ("gpt_neox", NEOX),

@@ -27,6 +27,10 @@ LLAMA3 = dict(
 YARN = dict(
   kind="yarn", factor=4.0, fast=32.0, slow=1.0, original_length=64, whole=True
 )
+LONGROPE = dict(
+  kind="longrope", short=(1.0, 1.1, 1.2, 1.3), long=(1.0, 2.0, 3.0, 4.0),
+  original_length=16,
+)  # fmt: skip
 OLMO = LLAMA | dict(
   pre_norm=False, post_norm=True, qk_norm=True, qk_norm_joint=True
 )
@@ -93,6 +97,20 @@ FITS = {
   "phi": (
     NEOX | dict(shared_norm=True, head_bias=True, activation="gelu_tanh"),
     "phi",
+  ),
+  "dynamic": (
+    LLAMA | dict(rotary_scaling=dict(kind="dynamic", factor=2.0,
+                                     original_length=16)),
+    "llama",
+  ),
+  "longrope": (
+    LLAMA | dict(rotary_scaling=LONGROPE | dict(attention_factor=1.2)), "llama"
+  ),
+  "longrope of a part": (
+    LLAMA | dict(rotary_dim=6,
+                 rotary_scaling=LONGROPE | dict(short=[1, 1, 2],
+                                                long=(1.5, 2, 3))),
+    "phi3",
   ),
   "smollm3": (LLAMA | dict(rotary_layers=(True, False)), "smollm3"),
   "smollm3 with windows": (
@@ -254,8 +272,14 @@ def test_an_absent_key_means_what_transformers_means(
     ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by"),
     ("gpt2", dict(add_cross_attention=True), "add_cross_attention"),
     ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
-    ("llama", dict(rope_scaling={"rope_type": "longrope"}), "longrope"),
-    ("phi3", dict(rope_scaling={"type": "su"}), "su"),
+    ("llama", dict(rope_scaling={"rope_type": "longrope"}), "short_factor"),
+    (
+      "phi3",
+      dict(rope_scaling={"type": "su", "short_factor": [0, 1]}),
+      "short_factor",
+    ),
+    ("llama", dict(rope_scaling={"rope_type": "proportional"}), "proportional"),
+    ("gemma3_text", dict(rope_scaling={"rope_type": "dynamic"}), "dynamic"),
     ("phi", dict(qk_layernorm=True), "qk_layernorm"),
     ("stablelm", dict(partial_rotary_factor=1.5), "partial_rotary_factor"),
     ("smollm3", dict(no_rope_layers=[1]), "no_rope_layers"),
