@@ -157,7 +157,7 @@ def presets():
       yield pytest.param(config, size, marks=marks, id=f"{family}:{size}")
 
 
-@pytest.mark.parametrize("config, size", presets())
+@pytest.mark.parametrize("config, size", list(presets()))
 def test_the_traced_gradient_costs_what_the_formula_says(config, size):
   assert counted(config.get_config(size)) == pytest.approx(1, abs=1e-3)
 

@@ -20,7 +20,7 @@ def one_of_each_config():
     yield pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("name", one_of_each_config())
+@pytest.mark.parametrize("name", list(one_of_each_config()))
 def test_a_preset_means_what_its_file_says(name):
   """Where it is to mean something else, write it anew and read the diff."""
   assert written.text_of(name) == written.path_of(name).read_text()

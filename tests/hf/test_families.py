@@ -200,7 +200,7 @@ def presets():
       yield pytest.param(module, size, id=f"{name}:{size}")
 
 
-@pytest.mark.parametrize("module,size", presets())
+@pytest.mark.parametrize("module,size", list(presets()))
 def test_every_preset_of_a_published_model_can_be_exported(module, size):
   model = module.get_config(size).model.to_dict()
   assert model.pop("kind") == "decoder"
