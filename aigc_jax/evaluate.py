@@ -12,7 +12,9 @@ targets are also written, with --beams=4 by beam search, and compared by BLEU,
 chrF, ROUGE and METEOR; of held-out utterances what is heard is compared by word
 and character errors. Images that a model draws are compared with held-out
 ones by FID, KID, precision and recall, of the features of another run, JUDGE,
-that knows images by their labels. Scores come as a table and as JSON, each with
+that knows images by their labels. With --recogniser=DIR, a run that hears, a
+model that speaks says held-out texts, and what is heard of them is compared by
+word and character errors. Scores come as a table and as JSON, each with
 its standard error and number of items.
 """
 
@@ -44,6 +46,7 @@ from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.drawn import Comparison
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
 from aigc_jax.evaluators.loss import Loss, results
+from aigc_jax.evaluators.spoken import Spoken
 from aigc_jax.evaluators.word_errors import word_errors
 from aigc_jax.records import COUNT
 from aigc_jax.sampling import transcripts
@@ -51,11 +54,17 @@ from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decodes import Decodes
 from aigc_jax.sampling.images import SAMPLERS
 from aigc_jax.sampling.logits import Sampling, check_seed
+from aigc_jax.sampling.speech import check_speaks
 from aigc_jax.sampling.text import generate
 
 FLAGS = flags.FLAGS
 Scores = dict[str, Estimate]
 LARGEST = 2**32  # bytes of a text
+# The flags that name who judges what a model makes.
+JUDGES = {
+  "features": "a run that knows images by their labels",
+  "recogniser": "a run that writes down speech",
+}
 # What a file of them holds.
 SCORES = {"model": str, "step": COUNT, "scores": {str: {str: dict}}}
 
@@ -79,11 +88,19 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "features", "", "run or hf:FOLDER by which drawn images are compared"
   )
+  flags.DEFINE_string(
+    "recogniser", "", "run or hf:FOLDER that writes down what is spoken"
+  )
+  flags.DEFINE_integer("utterances", 0, "spoken at most; 0 is all held out")
   flags.DEFINE_integer("images", 0, "drawn at most; 0 is as many as held out")
-  flags.DEFINE_integer("steps", 50, "of images: steps from noise to image")
-  flags.DEFINE_string("sampler", "heun", "of images: euler, heun or ddim")
-  flags.DEFINE_float("guidance", 1.0, "of images: towards labels; 1 is off")
-  flags.DEFINE_integer("seed", 0, "of the noise of images")
+  flags.DEFINE_integer("steps", 50, "of images and speech: steps from noise")
+  flags.DEFINE_string(
+    "sampler", "heun", "of images and speech: euler, heun or ddim"
+  )
+  flags.DEFINE_float(
+    "guidance", 1.0, "towards labels, or what is said; 1 is off"
+  )
+  flags.DEFINE_integer("seed", 0, "of the noise of images and speech")
   flags.DEFINE_multi_string("stop", ["\n"], "where writing stops; repeatable")
 
 
@@ -93,7 +110,7 @@ def main() -> int:
     raise BadConfig("--workdir=DIR or --workdir=hf:FOLDER is missing")
   for name, least in (
     ("batch", 1), ("length", 0), ("max_tokens", 1), ("beams", 0),
-    ("images", 0), ("steps", 1),
+    ("images", 0), ("utterances", 0), ("steps", 1),
   ):  # fmt: skip
     if FLAGS[name].value < least:
       raise BadConfig(f"--{name}={FLAGS[name].value}: expected {least} or more")
@@ -135,6 +152,8 @@ def main() -> int:
       scores[name] = score_task(loaded, scorer, form, items)
     if FLAGS.features:
       scores = drawn(loaded)
+    elif FLAGS.recogniser:
+      scores = spoken(loaded)
     elif not texts and not tasks:
       scores = heldout(loaded)
   if command.is_first():
@@ -279,7 +298,8 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
     loss = Loss(score, eval_set, loaded.mesh, name=name)
     items = eval_set.targets or len(eval_set)
     found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
-    if isinstance(run.data_of(config), Sound):
+    hears = transcripts.transcribes(loaded.model)
+    if hears and isinstance(run.data_of(config), Sound):
       found[name] |= score_sound(loaded, eval_set)
     elif isinstance(loaded.model, Decodes) and loaded.model.source:
       found[name] |= score_pairs(loaded, config["evaluate"][name]["data"])
@@ -377,23 +397,46 @@ def drawn(loaded: run.Loaded) -> dict[str, Scores]:
   return found
 
 
+def spoken(loaded: run.Loaded) -> dict[str, Scores]:
+  """What a recogniser hears of each held-out set that the model says anew."""
+  config = loaded.config
+  check_speaks(loaded.model, f"--recogniser={FLAGS.recogniser}")
+  run.check_data(config)
+  synthesiser = loaded.synthesiser(
+    sampler=FLAGS.sampler, steps=FLAGS.steps, guidance=FLAGS.guidance,
+    seed=FLAGS.seed,
+  )  # fmt: skip
+  judge = run.load(FLAGS.recogniser, remat="none").recogniser()
+  found = {}
+  for name, held in heldout_sets(loaded):
+    said = run.said_of(held, config, FLAGS.utterances or None)
+    against = Spoken(said, judge, loaded.model.bins)
+    found[f"{name}, spoken"] = against.scores(synthesiser)
+  return found
+
+
 def check_features_flags() -> None:
-  """BadConfig for flags of images without --features, and the other way."""
-  if FLAGS.features:
+  """BadConfig for flags of what is drawn or spoken without a judge of it."""
+  judges = [name for name in ("features", "recogniser") if FLAGS[name].value]
+  if len(judges) == 2:
+    raise BadConfig(
+      "--features is of images, --recogniser of speech: leave one of them out"
+    )
+  for judge in judges:
     for name in ("tasks", "text", "beams", "length"):
       if FLAGS[name].present:
         raise BadConfig(
-          f"--{name} is of text, --features of images: leave one of them out"
+          f"--{name} is of text, and --{judge} is not: leave one of them out"
         )
     choose(FLAGS.sampler, SAMPLERS, "--sampler")
     check_seed(FLAGS.seed, "--seed")
-    return
-  for name in ("images", "steps", "sampler", "guidance", "seed"):
-    if FLAGS[name].present:
-      raise BadConfig(
-        f"--{name} is of drawn images: add --features=DIR, a run that knows "
-        "images by their labels"
-      )
+  for name, wanted in (
+    *dict.fromkeys(("steps", "sampler", "guidance", "seed"), JUDGES).items(),
+    ("images", ("features",)), ("utterances", ("recogniser",)),
+  ):  # fmt: skip
+    if FLAGS[name].present and not set(judges) & set(wanted):
+      ways = " or ".join(f"--{judge}=DIR, {JUDGES[judge]}" for judge in wanted)
+      raise BadConfig(f"--{name} is of what a model makes: add {ways}")
 
 
 def score_pairs(loaded: run.Loaded, which: dict) -> Scores:

@@ -28,6 +28,11 @@ what a VQ or a VAE makes of the held-out images above it.
   python -m aigc_jax.generate --workdir=DIR --audio=x.wav --audio=y.flac
 
 writes what is said in files of sound, by a model that hears.
+
+  python -m aigc_jax.generate --workdir=DIR --prompt="three" --out=x.wav
+
+says it, by a model that speaks; several samples are x.0.wav, x.1.wav, ..., each
+a function of its prompt, the seed and its number.
 """
 
 import contextlib
@@ -45,7 +50,7 @@ from absl import flags
 from aigc_jax import command, data, files, run, tree
 from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, choose
-from aigc_jax.sampling import chat, images, png, transcripts
+from aigc_jax.sampling import chat, images, png, speech, transcripts
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import Hears, check_decodes
@@ -65,6 +70,7 @@ ENDS = {
 MOST = 10**7
 LARGEST = 2**28  # bytes of a file of prompts
 MOST_IMAGES = 10_000
+MOST_SOUNDS = 10_000
 
 
 def define_flags() -> None:
@@ -100,15 +106,22 @@ def define_flags() -> None:
   flags.DEFINE_multi_string(
     "audio", [], "WAV or FLAC to write down; repeatable"
   )
-  flags.DEFINE_string("out", "", "file for the continuations, as JSON lines")
+  flags.DEFINE_string(
+    "out", "", "file for the continuations, as JSON lines; x.wav is spoken"
+  )
   flags.DEFINE_string("grid", "", "ROWSxCOLUMNS of images to draw, into --out")
-  flags.DEFINE_integer("steps", 50, "of images: steps from noise to image")
-  flags.DEFINE_string("sampler", "heun", "of images: euler, heun or ddim")
+  flags.DEFINE_integer("steps", 50, "of images and speech: steps from noise")
+  flags.DEFINE_string(
+    "sampler", "heun", "of images and speech: euler, heun or ddim"
+  )
   flags.DEFINE_float(
-    "guidance", 1.0, "of images: towards their label; 1 is off"
+    "guidance", 1.0, "towards the label, or what is said; 1 is off"
   )
   flags.DEFINE_bool(
     "reconstruct", False, "each second row of a grid is made of that above it"
+  )
+  flags.DEFINE_list(
+    "speakers", [], "numbers of who speaks, of samples in turn; all of them"
   )
   flags.DEFINE_list("labels", [], "of the rows of a grid in turn; all of them")
 
@@ -122,18 +135,89 @@ OF_TEXT = (
 OF_IMAGES = ("steps", "sampler", "guidance", "labels", "reconstruct")
 OF_DRAWING = ("steps", "sampler", "guidance", "labels", "prompt", "seed")
 OF_SOUND = ("max_tokens", "beams", "length_penalty")  # and of text
+OF_SPEECH = ("prompt", "prompts_file", "num_samples")  # and of text
+ONLY_IMAGES = ("labels", "reconstruct")
 
 
 def main() -> int:
   """The command; the exit status."""
   if FLAGS.grid and FLAGS.audio:
     raise BadConfig("--grid is of images, --audio of sound: leave one out")
+  spoken = FLAGS.out.lower().endswith(".wav")
+  if FLAGS["speakers"].present and not spoken:
+    raise BadConfig("--speakers is of speech: add --prompt=TEXT --out=x.wav")
   if FLAGS.grid:
     return draw()
+  if spoken and not FLAGS.audio:
+    return speak()
   for name in OF_IMAGES:
     if FLAGS[name].present:
       raise BadConfig(f"--{name} is of images: add --grid=4x4 --out=x.png")
   return write_down() if FLAGS.audio else write_on()
+
+
+def speak() -> int:
+  """Prompts as sound; the exit status."""
+  for name in (*OF_TEXT, *ONLY_IMAGES):
+    if FLAGS[name].present and name not in OF_SPEECH:
+      raise BadConfig(
+        f"--{name} is not of speech, which --out={FLAGS.out} asks for: leave "
+        "one out"
+      )
+  check_steps()
+  if not 1 <= FLAGS.num_samples <= MOST_SOUNDS:
+    raise BadConfig(
+      f"--num_samples={FLAGS.num_samples}: expected from 1 to {MOST_SOUNDS:,}"
+    )
+  if not FLAGS.workdir:
+    raise BadConfig("--workdir=DIR is missing")
+  prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file)
+  names = sound_names(FLAGS.out, len(prompts) * FLAGS.num_samples)
+  for name in names:
+    command.check_out(name)
+  loaded = run.load(
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
+    unroll=None, remat="none",
+  )  # fmt: skip
+  speech.check_speaks(loaded.model, f"--out={FLAGS.out}")
+  voices = speech.speakers_of(
+    FLAGS.speakers, FLAGS.num_samples, loaded.model.speakers
+  )
+  samples = range(FLAGS.num_samples)
+  lines = [loaded.line(p, int(voices[i])) for p in prompts for i in samples]
+  with jax.set_mesh(loaded.mesh):
+    synthesiser = loaded.synthesiser(
+      sampler=FLAGS.sampler, steps=FLAGS.steps, guidance=FLAGS.guidance,
+      seed=FLAGS.seed,
+    )  # fmt: skip
+    sounds = synthesiser(lines, FLAGS.batch, [*samples] * len(prompts))
+  if not command.is_first():
+    return 0
+  for i, (name, sound) in enumerate(zip(names, sounds, strict=True)):
+    files.write_out(name, decoding.wav(sound))
+    seconds, text = len(sound) / decoding.RATE, prompts[i // len(samples)]
+    print(f"{name}: {seconds:.2f} seconds of step {loaded.step}: {text}")
+  return 0
+
+
+def sound_names(out: str, count: int) -> list[str]:
+  """Where so many samples go: x.wav, or x.0.wav, x.1.wav, ..."""
+  if count > MOST_SOUNDS:
+    raise BadConfig(f"{count:,} samples: expected at most {MOST_SOUNDS:,}")
+  stem, end = out[:-4], out[-4:]
+  return [out] if count == 1 else [f"{stem}.{i}{end}" for i in range(count)]
+
+
+def check_steps() -> None:
+  """BadConfig for flags of a walk from noise that are none."""
+  check_seed(FLAGS.seed, "--seed")
+  for name in ("steps", "batch"):
+    value = FLAGS[name].value
+    if not 1 <= value <= MOST_IMAGES:
+      raise BadConfig(f"--{name}={value}: expected from 1 to {MOST_IMAGES:,}")
+  if not math.isfinite(FLAGS.guidance):
+    raise BadConfig(f"--guidance={FLAGS.guidance}: expected a number")
+  choose(FLAGS.sampler, images.SAMPLERS, "--sampler")
 
 
 def write_down() -> int:
@@ -197,20 +281,13 @@ def draw() -> int:
     if FLAGS[name].present and name not in OF_DRAWING:
       raise BadConfig(f"--{name} is of text, --grid of images: leave one out")
   rows, columns = grid_of(FLAGS.grid)
-  check_seed(FLAGS.seed, "--seed")
+  check_steps()
   if FLAGS.reconstruct:
     for name in OF_DRAWING:
       if FLAGS[name].present:
         raise BadConfig(
           f"--{name} draws images, --reconstruct does not: leave one out"
         )
-  for name in ("steps", "batch"):
-    value = FLAGS[name].value
-    if not 1 <= value <= MOST_IMAGES:
-      raise BadConfig(f"--{name}={value}: expected from 1 to {MOST_IMAGES:,}")
-  if not math.isfinite(FLAGS.guidance):
-    raise BadConfig(f"--guidance={FLAGS.guidance}: expected a number")
-  choose(FLAGS.sampler, images.SAMPLERS, "--sampler")
   if not FLAGS.workdir:
     raise BadConfig("--workdir=DIR is missing")
   if not FLAGS.out:
@@ -372,7 +449,9 @@ def write_on() -> int:
 
 
 def check_reads_text(model) -> None:
-  """BadConfig for a model whose prompts are sound."""
+  """BadConfig for a model whose prompts, or answers, are sound."""
+  if isinstance(model, speech.Speaks):
+    raise BadConfig("this model speaks: name a file for it by --out=x.wav")
   if isinstance(model, transcripts.Aligns | Hears):
     raise BadConfig("this model hears sound: give it files by --audio=x.wav")
 

@@ -185,6 +185,9 @@ KINDS = {
     drawn_batch, TOKENS, PIXELS, frozen=("vq",),
   ),
   "ctc": Kind(sound.CTC, sound.batch_of, dict(kind="ctc"), sound.LETTERS),
+  "tts": Kind(
+    sound.TTS, sound.spoken_batch, dict(kind="speech", bins=20), sound.SPOKEN
+  ),
   "whisper": Kind(
     sound.WHISPER, sound.batch_of, dict(kind="tokens", z_loss=1e-3, chunk=5),
     sound.LETTERS,

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax.models import MODELS
+from tests.diffusion import keys_of
 from tests.tiny import perturbed
 
 SAMPLES = 3200  # of a row: 0.2 seconds
@@ -22,8 +23,16 @@ CTC = dict(
   mlp_dim=44, activation="gelu", init_std=None, dropout=0.0, dtype="float32",
   remat="none", unroll=1, kernel="xla",
 )  # fmt: skip
+TTS = dict(
+  kind="tts", vocab=37, bins=20, speakers=5, patch=3, text_layers=2, layers=3,
+  dim=24, heads=4, mlp_dim=44, activation="gelu", init_std=None, dropout=0.0,
+  dtype="float32", remat="none", unroll=1, kernel="xla",
+)  # fmt: skip
 STYLES = {"whisper": WHISPER, "ctc": CTC}
 LETTERS = dict(audio="B.", audio_lengths="B")
+SPOKEN = LETTERS | dict(
+  speakers="B", draw="B.", mel="B..", mel_lengths="B", time="B"
+)
 
 
 def batch_of(B: int = 2, T: int = 7, seed: int = 0) -> dict[str, jax.Array]:
@@ -42,6 +51,23 @@ def batch_of(B: int = 2, T: int = 7, seed: int = 0) -> dict[str, jax.Array]:
     "targets": jnp.asarray(ids[1]),
     "weights": jnp.asarray(weights_BT, jnp.float32),
   }
+
+
+def spoken_batch(B: int = 2, T: int = 7, seed: int = 0) -> dict[str, jax.Array]:
+  """The same, of speakers, with keys; a row is told nothing.
+
+  Beside that what the objective makes for the model itself.
+  """
+  batch, draw = batch_of(B, T, seed), np.random.default_rng(seed)
+  batch["weights"] = batch["weights"].at[-1].set(0.0)
+  mel = draw.normal(size=(B, 20, 20))
+  return batch | dict(
+    speakers=jnp.asarray(draw.integers(0, 6, B), jnp.int32),
+    draw=keys_of(B, seed),
+    mel=jnp.asarray(mel, jnp.float32),
+    mel_lengths=jnp.asarray(20 - 3 * (np.arange(B) % 4), jnp.int32),
+    time=jnp.asarray(draw.uniform(size=B), jnp.float32),
+  )
 
 
 def build(style: str, **changes) -> nn.Module:

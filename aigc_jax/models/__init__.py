@@ -12,6 +12,7 @@ from aigc_jax.models.image_tokens import image_tokens_of
 from aigc_jax.models.resnet import resnet
 from aigc_jax.models.roles import roles_of
 from aigc_jax.models.stylegan import stylegan
+from aigc_jax.models.tts import tts
 from aigc_jax.models.unet import unet
 from aigc_jax.models.vae import vae
 from aigc_jax.models.vit import vit
@@ -28,6 +29,7 @@ MODELS = {
   "gan": gan,
   "resnet": resnet,
   "stylegan": stylegan,
+  "tts": tts,
   "unet": unet,
   "vae": vae,
   "vit": vit,

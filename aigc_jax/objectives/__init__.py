@@ -13,6 +13,7 @@ from aigc_jax.objectives.flow import flow
 from aigc_jax.objectives.image_tokens import image_tokens
 from aigc_jax.objectives.labels import labels
 from aigc_jax.objectives.masked import masked
+from aigc_jax.objectives.speech import speech
 from aigc_jax.objectives.tokens import tokens
 from aigc_jax.objectives.vq import vq
 
@@ -27,6 +28,7 @@ OBJECTIVES = {
   "image_tokens": image_tokens,
   "labels": labels,
   "masked": masked,
+  "speech": speech,
   "tokens": tokens,
   "vq": vq,
 }

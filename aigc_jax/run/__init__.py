@@ -3,8 +3,9 @@
 script (the file), overrides (the command line), settings (read, check),
 spelling (of before) -> build (mesh, model, objective, optimizer, step),
 inputs (data), evaluation (evaluators), load (parameters that are there; alike:
-are two models one, drawing: of images), standing (where a run goes on), branch
-(from another run), budget (where it ends), places (a run again)
+are two models one, drawing: of images, speaking: of speech), standing (where a
+run goes on), branch (from another run), budget (where it ends), places (a run
+again)
 """
 
 from aigc_jax.run import branch
@@ -69,6 +70,7 @@ from aigc_jax.run.settings import (
   result_in,
   usable_config_in,
 )
+from aigc_jax.run.speaking import said_of
 from aigc_jax.run.standing import Standing, going_on
 
 __all__ = [
@@ -127,6 +129,7 @@ __all__ = [
   "read_trained",
   "repeated",
   "result_in",
+  "said_of",
   "scorer",
   "section_of",
   "usable_config_in",

@@ -9,6 +9,7 @@ from aigc_jax.errors import BadConfig, choose
 from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
 from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
+from aigc_jax.evaluators.spoken import Spoken, SpokenScores
 from aigc_jax.run import embedded
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.drawing import check_told, sampler_of, told_rows
@@ -20,8 +21,10 @@ from aigc_jax.run.settings import (
   data_of,
   most_positions,
 )
+from aigc_jax.run.speaking import said_of, synthesiser_of
 from aigc_jax.sampling.decodes import check_decodes
 from aigc_jax.sampling.images import SAMPLERS, check_draws
+from aigc_jax.sampling.speech import check_speaks
 from aigc_jax.signature import (
   call,
   check_call,
@@ -84,7 +87,11 @@ def check_evaluators(config: Config) -> None:
       check_weights(f"{section}.weights", rest.get("weights", RAW), config)
       data_of(config).check_heldout(f"{section}.data", rest["data"])
     elif make in (_images, _image_scores):
-      _check_images(name, rest, config)
+      check_draws(model_of(config), section)
+      _check_drawn(name, rest, config)
+    elif make is _spoken:
+      check_speaks(model_of(config), section)
+      _check_drawn(name, rest, config)
 
 
 def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:
@@ -229,6 +236,36 @@ def _image_scores(
   )  # fmt: skip
 
 
+def _spoken(
+  *,
+  recogniser: str,
+  data: Mapping = WHOLE,
+  utterances: int | None = None,
+  sampler: str = "heun",
+  steps: int = 50,
+  guidance: float = 1.0,
+  weights: str = RAW,
+  place: Place,
+) -> SpokenScores:
+  """Word errors in what the model says of held-out texts.
+
+  recogniser: the work directory, or hf:FOLDER, of a model that hears.
+  utterances: how many at most; None is all that are held out.
+  """
+  r = place.run
+  held = open_eval(r.config, tokenizer=place.tokenizer, say=place.say, **data)
+  said = said_of(held, r.config, utterances)
+  judge = load(recogniser, remat="none").recogniser()
+  return SpokenScores(
+    synthesiser_of(
+      r.config, r.model, None, sampler=sampler, steps=steps, guidance=guidance,
+      seed=r.config["seed"],
+    ),
+    r.mesh, Spoken(said, judge, r.model.bins), name=place.name,
+    average=weights != RAW, fingerprint=held.fingerprint, poll=place.poll,
+  )  # fmt: skip
+
+
 def _sampler(place: Place, sampler: str, steps: int, guidance: float):
   r = place.run
   return sampler_of(
@@ -237,23 +274,24 @@ def _sampler(place: Place, sampler: str, steps: int, guidance: float):
   )  # fmt: skip
 
 
-def _check_images(name: str, given: Mapping, config: Config) -> None:
-  """Raises BadConfig for what no grid and no scores could be made of."""
+def _check_drawn(name: str, given: Mapping, config: Config) -> None:
+  """Raises BadConfig for what nothing could be drawn or spoken by."""
   section = f"evaluate.{name}"
-  model = model_of(config)
-  check_draws(model, section)
   check_weights(f"{section}.weights", given.get("weights", RAW), config)
   choose(given["sampler"], SAMPLERS, f"{section}.sampler")
   counts = {
     key: given[key] for key in ("rows", "columns", "steps") if key in given
   }
-  if given.get("images") is not None:
-    counts["images"] = given["images"]
+  for key in ("images", "utterances"):
+    if given.get(key) is not None:
+      counts[key] = given[key]
   for key, value in counts.items():
     if value < 1:
       raise BadConfig(f"{section}.{key}={value}: expected 1 or more")
   if "rows" in given:
-    check_told(model, given.get("labels", ()), given.get("prompts", ()))
+    check_told(
+      model_of(config), given.get("labels", ()), given.get("prompts", ())
+    )
   if "data" in given:
     data_of(config).check_heldout(f"{section}.data", given["data"])
 
@@ -263,5 +301,6 @@ EVALUATORS = {
   "samples": _samples,
   "images": _images,
   "image_scores": _image_scores,
+  "spoken": _spoken,
   **embedded.KINDS,
 }

@@ -17,6 +17,7 @@ from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.evaluators.features import Features, check_features
+from aigc_jax.evaluators.spoken import Recogniser
 from aigc_jax.layers.report import STATS
 from aigc_jax.models import MODELS
 from aigc_jax.run import spelling
@@ -45,6 +46,7 @@ from aigc_jax.run.settings import (
   usable_config_in,
   written_fingerprint,
 )
+from aigc_jax.run.speaking import synthesiser_of
 from aigc_jax.sampling.beam import Beams, BeamSearch
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import check_decodes
@@ -55,6 +57,7 @@ from aigc_jax.sampling.images import (
   pixels_of,
 )
 from aigc_jax.sampling.logits import Sampling
+from aigc_jax.sampling.speech import Line, Synthesiser, check_speaks, line_of
 from aigc_jax.sampling.transcripts import Aligns, Greedy, check_transcribes
 from aigc_jax.signature import keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
@@ -62,6 +65,7 @@ from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.state import Fixed, State
 
+HEARD = 200  # tokens of what is heard, where nothing says how many
 # The data kinds that have a tokenizer.
 TEXTS = ("text", "pairs", "sound", "captions")
 
@@ -140,6 +144,27 @@ class Loaded:
       self.config, self.model, self.tokenizer, rows=rows, labels=labels,
       prompts=prompts,
     )  # fmt: skip
+
+  def synthesiser(
+    self, *, sampler: str, steps: int, guidance: float, seed: int
+  ) -> Synthesiser:
+    """Speaking with this model; see sampling/speech.py."""
+    check_speaks(self.model, "speaking")
+    return synthesiser_of(
+      self.config, self.model, self.variables, sampler=sampler, steps=steps,
+      guidance=guidance, seed=seed,
+    )  # fmt: skip
+
+  def line(self, text: str, speaker: int) -> Line:
+    """A text as this model is to say it. Raises BadData."""
+    return line_of(
+      self.tokenizer, text, speaker, self.config["data"]["target_length"]
+    )
+
+  def recogniser(self) -> Recogniser:
+    """This model as one that judges speech; see evaluators/spoken.py."""
+    most = trained_length(self.config)
+    return Recogniser(self.hearing(), self.tokenizer, most or HEARD)
 
   def features(self) -> Features:
     """Of images, by this model of their labels; see evaluators/features.py."""

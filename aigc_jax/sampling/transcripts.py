@@ -33,10 +33,15 @@ class Aligns(Protocol):
     """Of "audio" (B, A), "audio_lengths" (B,)."""
 
 
+def transcribes(model: nn.Module) -> bool:
+  """Whether a model makes text of sound."""
+  hears = isinstance(model, Hears) and isinstance(model, Decodes)
+  return hears or isinstance(model, Aligns)
+
+
 def check_transcribes(model: nn.Module, what: str) -> None:
   """BadConfig unless the model makes text of sound; `what` needs it."""
-  hears = isinstance(model, Hears) and isinstance(model, Decodes)
-  if not hears and not isinstance(model, Aligns):
+  if not transcribes(model):
     raise BadConfig(
       f"{what} makes text of sound, which a model of the kind "
       f"{type(model).__name__} does not: leave it out, or take a whisper or a "

@@ -22,7 +22,7 @@ FAMILIES = (
   "clip", "siglip",
   "gpt2", "gpt3", "llama", "mistral", "qwen", "gemma", "t5", "transformer",
   "bert", "roberta", "distilbert", "vit", "resnet", "digits", "dit", "vae",
-  "gan", "vq", "whisper", "ctc", "spoken_digits", "dalle", "unet",
+  "gan", "vq", "whisper", "ctc", "spoken_digits", "dalle", "unet", "tts",
 )  # fmt: skip
 ALONE = ("quickstart", "text_file")  # configs that are one run
 

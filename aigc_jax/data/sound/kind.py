@@ -1,4 +1,4 @@
-"""Utterances as data: sound, and what is said in it, to be recognised.
+"""Utterances as data: sound, and what is said in it, to be heard or spoken.
 
 A batch is a dict of global arrays; B is the batch, A how many samples a row
 has, T how many tokens. A text ends with the tokenizer's end of text.
@@ -8,6 +8,11 @@ has, T how many tokens. A text ends with the tokenizer's end of text.
   tokens         (B, T) int32    targets, moved on by a start token
   targets        (B, T) int32    what is said
   weights        (B, T) float32  1, and 0 in the padding
+  speakers       (B,) int32      with speakers=True: who says it
+  draw           (B, 2) uint32   with draw=True: a key for noise in a loss
+
+A speaker is the first folder of a file's name; their numbers are from 0 in the
+order of the names of all that the source has, in whichever split.
 
 An utterance that is longer than a row, in samples or in tokens, is left out and
 told: half of its text would not be half of its sound.
@@ -65,6 +70,8 @@ class Sound:
   most_damaged: float
   root: str
   skip_steps: Sequence[Sequence[int] | int]
+  speakers: bool = False  # whether a batch says who speaks
+  draw: bool = False  # whether a batch has a key for each row
 
   def __post_init__(self):
     check_batch(batch=self.batch, target_length=self.target_length)
@@ -82,6 +89,11 @@ class Sound:
     for i, source in enumerate(self.sources):
       check_type(f"data.sources[{i}]", source, Mapping)
       check_source(f"data.sources[{i}]", source, sources.SOURCES)
+    if self.speakers and len(self.sources) > 1:
+      raise BadConfig(
+        "data.speakers=True numbers the speakers of one source: put the "
+        "folders of several into one, a folder for each speaker"
+      )
 
   @property
   def samples(self) -> int:
@@ -93,13 +105,18 @@ class Sound:
     """What a batch is."""
     B, T = self.batch, self.target_length
     integer, number = np.dtype(np.int32), np.dtype(np.float32)
-    return {
+    found = {
       "audio": Array("B.", (B, self.samples), np.dtype(np.int16)),
       "audio_lengths": Array("B", (B,), integer),
       "tokens": Array("BT", (B, T), integer),
       "targets": Array("BT", (B, T), integer),
       "weights": Array("BT", (B, T), number),
     }
+    if self.speakers:
+      found["speakers"] = Array("B", (B,), integer)
+    if self.draw:
+      found["draw"] = Array("B.", (B, 2), np.dtype("u4"))
+    return found
 
   @property
   def units(self) -> dict[str, int]:
@@ -140,11 +157,21 @@ class Sound:
         f"model.position_length={positions} tokens at most: "
         f"--config.data.target_length={positions}"
       )
+    if model.get("speakers") and not self.speakers:
+      raise BadConfig(
+        f"model.speakers={model['speakers']}, but the data does not say who "
+        "speaks: --config.data.speakers=True, or --config.model.speakers=0"
+      )
 
   def check_heldout(self, section: str, which: Mapping) -> None:
     """Raises BadConfig for what `heldout` could not open."""
     own = "sources" in which
     expect(section, which, ("split", "sources") if own else ("split",))
+    if own and self.speakers:
+      raise BadConfig(
+        f"{section}.sources: the speakers of another source have no numbers "
+        "here (data.speakers=True): leave it out"
+      )
     for i, source in enumerate(which.get("sources", ())):
       check_type(f"{section}.sources[{i}]", source, Mapping)
       check_source(f"{section}.sources[{i}]", source, sources.SOURCES)
@@ -199,7 +226,7 @@ class Sound:
       shuffle=self.shuffle, skip_steps=self.skip_steps, seed=seed,
       fingerprint=digest(
         "sound 1", [view.fingerprint for view in views], weights, start,
-        self.batch, bool(self.shuffle),
+        self.batch, bool(self.shuffle), *self._drawn,
       ),
       tokenizer=tokenizer,
     )  # fmt: skip
@@ -262,9 +289,15 @@ class Sound:
   def _eval_fingerprint(self, stores, tokenizer, model: Mapping) -> str:
     prints = [self._view_print(store, tokenizer, model) for store in stores]
     start = start_of(model, tokenizer)
-    return digest("sound evalset 1", prints, start, self.batch)
+    return digest("sound evalset 1", prints, start, self.batch, *self._drawn)
+
+  @property
+  def _drawn(self) -> list[str]:
+    return ["draw"] if self.draw else []
 
   def _view(self, store: Columns, tokenizer, model: Mapping) -> "Utterances":
+    if self.speakers:
+      check_speakers(store, model)
     return Utterances(
       store, tokenizer, samples=self.samples, tokens=self.target_length,
       stride=model.get("stride"),
@@ -278,7 +311,10 @@ class Sound:
     )  # fmt: skip
 
   def _open(self, source: Mapping):
-    how = How(self.validation, self.split_by, self.most_damaged, self.channels)
+    how = How(
+      self.validation, self.split_by, self.most_damaged, self.channels,
+      self.speakers,
+    )  # fmt: skip
     return sources.open_source(source, how)
 
   def _folder(self, source, split: str) -> Path:
@@ -286,6 +322,7 @@ class Sound:
     key = digest(
       "sound store 1", source.fingerprint, source.division, split,
       self.most_damaged, self.channels,
+      *(["speakers"] if self.speakers else []),
     )[:16]  # fmt: skip
     safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in source.name)
     name = f"{safe[:40] or 'sound'}-{split}-{key}"
@@ -311,7 +348,11 @@ class Sound:
     return store
 
   def _maker(self, start: int) -> Callable[[Records, Draw], Batch]:
-    return lambda records, draw: to_batch(records, start, self.samples)
+    def make(records: Records, draw: Draw) -> Batch:
+      batch = to_batch(records, start, self.samples)
+      return batch | ({"draw": draw.keys("draw")} if self.draw else {})
+
+    return make
 
 
 def _recount(part: EvalSet) -> tuple[None, dict[str, int]]:
@@ -329,6 +370,18 @@ def check_text_model(model: Mapping, tokenizer) -> None:
     f"model.blank={blank} is an id that texts have; the end of text is none: "
     f"--config.model.blank={tokenizer.eot}"
   )
+
+
+def check_speakers(store: Columns, model: Mapping) -> None:
+  """Raises BadConfig where a model that tells speakers apart has too few."""
+  names, room = store.manifest["about"].get("speakers"), model.get("speakers")
+  if not isinstance(names, list):
+    raise BadData(f"{store.name}: the store does not say who speaks")
+  if room is not None and room < len(names):
+    raise BadConfig(
+      f"model.speakers={room}, and the data has {len(names)}: "
+      f"--config.model.speakers={len(names)}"
+    )
 
 
 class Utterances:
@@ -394,8 +447,17 @@ class Utterances:
     data = self.store.gather(np.array([number]))["audio"][0]
     return np.frombuffer(data, "<i2"), self.texts[number]
 
+  def speaker(self, i: int) -> int | None:
+    """Who says one of them; None where the store does not say."""
+    if "speaker" not in self.store.columns:
+      return None
+    return int(self.store.gather(self.numbers[i : i + 1])["speaker"][0])
+
   def gather(self, numbers: np.ndarray) -> Records:
-    """ "audio" (n,) bytes, "target" (n, T) int32, "count" (n,), its tokens."""
+    """ "audio" (n,) bytes, "target" (n, T) int32, "count" (n,), its tokens.
+
+    And "speaker" (n,) int32 of a store that has it.
+    """
     real = numbers >= 0
     own = np.full(len(numbers), -1)
     own[real] = self.numbers[numbers[real]]
@@ -405,8 +467,11 @@ class Utterances:
       if number >= 0:
         ids = self.ids[number]
         target[row, : len(ids)], count[row] = ids, len(ids)
-    audio = self.store.gather(own)["audio"]
-    return {"audio": audio, "target": target, "count": count}
+    stored = self.store.gather(own)
+    found = {"audio": stored["audio"], "target": target, "count": count}
+    if "speaker" in stored:
+      found["speaker"] = stored["speaker"]
+    return found
 
 
 def needed(ids: np.ndarray) -> int:
@@ -424,10 +489,13 @@ def to_batch(records: Records, start: int, samples: int) -> Batch:
   targets = records["target"]
   real = np.arange(targets.shape[1]) < records["count"][:, None]
   moved = np.pad(targets, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
-  return {
+  found = {
     "audio": audio,
     "audio_lengths": lengths,
     "tokens": np.ascontiguousarray(moved),
     "targets": targets,
     "weights": real.astype(np.float32),
   }
+  if "speaker" in records:
+    found["speakers"] = records["speaker"].astype(np.int32)
+  return found

@@ -6,9 +6,10 @@
   librispeech  *.trans.txt, each line a NAME and what NAME.flac beside it says
 
 Each gives records {"audio": 16-bit samples at RATE, "samples": how many,
-"text"} to a store (data/columns.py). An utterance that cannot be used is left
-out, counted and told with its name; more of them than a share of all is
-refused, for then something else is wrong.
+"text", and where it is wanted "speaker": a number} to a store
+(data/columns.py). An utterance that cannot be used is left out, counted and
+told with its name; more of them than a share of all is refused, for then
+something else is wrong.
 """
 
 import abc
@@ -51,12 +52,11 @@ class How(NamedTuple):
   split_by: str  # by a hash of what: file, folder or text
   damaged: float  # the largest share that may be left out
   channels: str
+  speakers: bool = False  # whether it says who speaks
 
 
 class Spoken(abc.ABC):
   """What all sources share. A subclass lists its entries."""
-
-  columns = COLUMNS
 
   def __init__(self, path: str, how: How):
     listing.check_local(path, "path of a source of sound")
@@ -64,6 +64,7 @@ class Spoken(abc.ABC):
     if not self.path.exists():
       raise BadData(f"{str(path)!r}: no such file or folder")
     self.name, self.how = self.path.stem, how
+    self.columns = COLUMNS | ({"speaker": "<i4"} if how.speakers else {})
 
   @abc.abstractmethod
   def _listed(self) -> Iterator[Entry]:
@@ -79,7 +80,16 @@ class Spoken(abc.ABC):
     return {name: found[name] for name in sorted(found)}
 
   def about(self, split: str) -> dict:
-    return {"channels": self.how.channels}
+    about = {"channels": self.how.channels}
+    if self.how.speakers:
+      about["speakers"] = list(self._speakers)
+    return about
+
+  @functools.cached_property
+  def _speakers(self) -> dict[str, int]:
+    """{name: number} of all who speak, in whichever split."""
+    names = sorted({speaker_of(name) for name in self._entries})
+    return {name: number for number, name in enumerate(names)}
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -151,11 +161,14 @@ class Spoken(abc.ABC):
     for note in notes:
       drop(f"read: {note}", entry.name)
     text = " ".join(entry.text.split())
-    yield {
+    record = {
       "audio": samples_N.tobytes(),
       "samples": len(samples_N),
       "text": text.encode("utf-8", "replace"),
     }
+    if self.how.speakers:
+      record["speaker"] = self._speakers[speaker_of(entry.name)]
+    yield record
 
   def check(self, kept: int, left_out: LeftOut) -> None:
     """Raises BadData where too many were left out, or none is there."""
@@ -232,6 +245,11 @@ class Table(Spoken):
         f"{where}: {column!r} holds {type(value).__name__}, expected text"
       )
     return value
+
+
+def speaker_of(name: str) -> str:
+  """Who says it: the first folder of its name, "" where it is in none."""
+  return name.split("/")[0] if "/" in name else ""
 
 
 def _walk(top: Path) -> Iterator[Path]:
