@@ -28,7 +28,7 @@ TTS = dict(
   dim=24, heads=4, mlp_dim=44, activation="gelu", init_std=None, dropout=0.0,
   dtype="float32", remat="none", unroll=1, kernel="xla",
 )  # fmt: skip
-STYLES = {"whisper": WHISPER, "ctc": CTC}
+STYLES = {"whisper": WHISPER, "ctc": CTC, "tts": TTS}
 LETTERS = dict(audio="B.", audio_lengths="B")
 SPOKEN = LETTERS | dict(
   speakers="B", draw="B.", mel="B..", mel_lengths="B", time="B"

@@ -29,8 +29,8 @@ from aigc_jax.layers.speaking import Uttered, spread
 from aigc_jax.layers.stack import Stack
 from aigc_jax.layers.visible import Visible
 from aigc_jax.models.checks import at_least_1, share
+from aigc_jax.models.condition import Condition
 from aigc_jax.models.decoder import checked_dtype
-from aigc_jax.models.dit import Condition
 
 EPS = 1e-6  # of the norms
 USUAL = 8.0  # frames: about what a fresh model takes for a token
@@ -110,7 +110,8 @@ class Tts(nn.Module):
     visible = Visible(
       causal=False, segments_BT=segments_BT, segments_BS=segments_BT
     )
-    condition_BD = self.told(batch["time"], self._speakers(batch))
+    asked = dict(time=batch["time"], labels=self._speakers(batch))
+    condition_BD = self.told(asked).condition_BD
     scene = Scene(visible, condition_BD=condition_BD)
     x_BTD, _ = self.blocks(x_BTD, scene)
     shift, scale = self.final(condition_BD)

@@ -396,3 +396,52 @@ def test_a_tokenizer_is_trained_on_what_is_said(tmp_path):
   tokenizer = sound.find_tokenizer(silent)
   assert tokenizer.vocab == 310
   assert tokenizer.decode(tokenizer.encode("seven two")) == "seven two"
+
+
+def test_a_batch_says_who_speaks_by_the_first_folder(folder, root):
+  sound = kind_of(folder, root, speakers=True, draw=True)
+  model = MODEL | dict(speakers=3)
+  names = ("ann", "bob", "cy")
+  of = {
+    decoded(path.read_bytes(), "mix")[0].tobytes(): names.index(
+      path.parent.name
+    )
+    for path in folder.glob("*/*.wav")
+  }
+  for split in ("train", "validation"):  # numbers are of both
+    held = sound.heldout(split=split, model=model, say=silent)
+    seen = set()
+    for i in range(held.batches):
+      batch = held.rows(i, slice(None))
+      for audio, n, who in zip(
+        batch["audio"], batch["audio_lengths"], batch["speakers"], strict=True
+      ):
+        if n:
+          assert of[audio[:n].tobytes()] == who
+          seen.add(int(who))
+    assert seen == {0, 1, 2}
+    view = held.views[0]
+    for i in range(len(view)):
+      assert view.speaker(i) == of[view.utterance(i)[0].tobytes()]
+  stream = sound.stream(seed=0, model=model, say=silent)
+  a, b = (stream.rows(step, slice(None)) for step in (0, 1))
+  assert a["draw"].shape == (4, 2) and not np.array_equal(a["draw"], b["draw"])
+  assert set(a) == set(sound.spec)
+  plain = kind_of(folder, root)
+  assert not {"speakers", "draw"} & set(plain.spec)
+  assert plain.stream(seed=0, model=MODEL, say=silent).fingerprint != (
+    stream.fingerprint
+  )
+
+
+def test_speakers_that_cannot_be_told_apart_are_refused(folder, root):
+  source = dict(kind="folder", path=str(folder))
+  with pytest.raises(BadConfig, match="folder for each speaker"):
+    kind_of(folder, root, speakers=True, sources=[source, source])
+  sound = kind_of(folder, root, speakers=True)
+  with pytest.raises(BadConfig, match=r"--config.model.speakers=3"):
+    sound.stream(seed=0, model=MODEL | dict(speakers=2), say=silent)
+  with pytest.raises(BadConfig, match="--config.data.speakers=True"):
+    kind_of(folder, root).check_model(MODEL | dict(speakers=2))
+  with pytest.raises(BadConfig, match="have no numbers"):
+    sound.check_heldout("x", dict(split="all", sources=[source]))
