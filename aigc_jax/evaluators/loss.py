@@ -27,10 +27,10 @@ class Loss:
   mean of the objective, such as an accuracy, is given by its name. `poll` is
   called between batches and may raise, as Stop.check does.
 
-  loss is in nats per token; perplexity is exp(loss); bits_per_byte is loss in
-  bits times tokens per byte, beside which stand those of gzip and xz where
-  they are known. Sums are added in float64 on the host: no mesh, and no
-  padding of the last batch, changes what is counted.
+  loss is in nats per token; perplexity, of sets of tokens, is exp(loss);
+  bits_per_byte is loss in bits times tokens per byte, beside which stand those
+  of gzip and xz where they are known. Sums are added in float64 on the host: no
+  mesh, and no padding of the last batch, changes what is counted.
   """
 
   def __init__(
@@ -79,10 +79,11 @@ class Loss:
       raise BadData(
         f"evaluation {self.name!r} counted {weight:.0f} targets of {targets}"
       )
-    found = {"loss": total / max(weight, 1)}
+    found, counts = {"loss": total / max(weight, 1)}, self.eval_set.counts
     if "nll" in sums:
       del sums["nll"]
-      found = results(total, weight, self.eval_set.counts.get("bytes", 0))
+      if "tokens" in counts:
+        found = results(total, weight, counts.get("bytes", 0))
     others = {name: s / w if w else math.nan for name, (s, w) in sums.items()}
     return (
       found
