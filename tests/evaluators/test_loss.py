@@ -98,7 +98,7 @@ def test_the_loss_is_the_mean_over_every_target_once(model, eval_set):
     total / math.log(2) / found.counts["bytes"], rel=1e-6
   )
   assert values["eval/held/gzip_bits_per_byte"] == found.yardsticks["gzip"]
-  # What is of examples, such as labels of images, is no text to be perplexed by.
+  # Of examples, such as labels of images, no perplexity is told.
   found.counts = {"examples": 3}
   again = measure(model, found, mesh_of())
   assert again["eval/held/loss"] == values["eval/held/loss"]

@@ -1,6 +1,6 @@
 """Losses and gradient norms of three steps, by family and dtype.
 
-  python -m tests.golden.losses
+  python -m tests.golden.losses [NAME ...]
 
 writes them anew. They are of small models of the presets, on batches that are
 drawn here, so what changes them is what a model computes, how it starts, its
@@ -11,7 +11,8 @@ says how far a number may be, relatively.
 import functools
 import json
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -66,6 +67,10 @@ SMALL: dict[str, dict] = {
     "model.widths": (8, 16), "model.stem": "small",
   },
   "dit:s2": NARROW | PIXELS | {"model.layers": 2, "model.classes": 5},
+  "unet:ddpm": PIXELS | WIDTHS | {
+    "model.image_size": 8, "data.image_size": 8, "model.attention": (4,), "model.blocks": 1,
+    "model.groups": 4,
+  },
   "vae:small": PIXELS | WIDTHS | {"model.latent": 6},
   "vq:small": PIXELS | WIDTHS | {"model.codes": 12, "model.dim": 8},
   "gan:dcgan": PIXELS | WIDTHS | {"model.latent": 6},
@@ -111,12 +116,14 @@ def golden() -> Mapping:
   return json.loads(FILE.read_text())
 
 
-def main() -> None:
-  found = {
-    name: {dtype: numbers(name, dtype) for dtype in TOLERANCE} for name in SMALL
-  }
+def main(names: Sequence[str]) -> None:
+  """Writes the numbers of these anew, of all where none is named."""
+  found = dict(golden()) if names else {}
+  for name in names or SMALL:
+    found[name] = {dtype: numbers(name, dtype) for dtype in TOLERANCE}
+  found = {name: found[name] for name in SMALL}
   FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-  main()
+  main(sys.argv[1:])

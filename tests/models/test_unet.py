@@ -52,6 +52,7 @@ def test_predictions_are_those_of_diffusers(style):
   np.testing.assert_allclose(predictor(style)(given()), exact, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_it_begins_with_predicting_nothing():
   model = unet(**unets.STYLES["adm"])
   assert isinstance(model, Draws) and model.noise == (8, 8, 1)
@@ -72,6 +73,7 @@ def test_a_model_without_labels_reads_none():
   assert set(model.example()) == {"images", "time"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_no_gradient(remat):
   params, found = unets.params_of("adm"), []

@@ -11,6 +11,7 @@ import pytest
 from aigc_jax.errors import BadConfig
 from aigc_jax.sampling import codes, images
 from tests import kinds
+from tests.sweep import slow
 
 CAUSAL, MASKED = "image tokens", "image tokens masked"
 LABELS = jnp.asarray([0, 3, 5, 1])  # 5 is none
@@ -131,7 +132,7 @@ def sampler(name: str, seed: int = 0):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [CAUSAL, MASKED])
+@pytest.mark.parametrize("name", [CAUSAL, slow(MASKED)])
 def test_a_sample_follows_from_its_seed_number_and_label_alone(name):
   assert isinstance(kinds.build(name), images.DrawsByCodes)
   numbers, labels = np.arange(6), np.array([0, 0, 1, 1, 3, 5])
