@@ -68,8 +68,8 @@ SMALL: dict[str, dict] = {
   },
   "dit:s2": NARROW | PIXELS | {"model.layers": 2, "model.classes": 5},
   "unet:ddpm": PIXELS | WIDTHS | {
-    "model.image_size": 8, "data.image_size": 8, "model.attention": (4,), "model.blocks": 1,
-    "model.groups": 4,
+    "model.image_size": 8, "data.image_size": 8, "model.attention": (4,),
+    "model.blocks": 1, "model.groups": 4,
   },
   "vae:small": PIXELS | WIDTHS | {"model.latent": 6},
   "vq:small": PIXELS | WIDTHS | {"model.codes": 12, "model.dim": 8},
