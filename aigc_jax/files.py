@@ -108,6 +108,18 @@ def regular(path: Path, error: Failure = BadData) -> os.stat_result:
   return status
 
 
+def is_there(path: Path) -> bool:
+  """Whether a name, of a table say, leads to a regular file.
+
+  Not one that is too long, holds a zero byte, leads in a circle, or may not be
+  looked at: pathlib raises an error for some of these.
+  """
+  try:
+    return stat.S_ISREG(os.stat(path).st_mode)
+  except (OSError, ValueError):
+    return False
+
+
 def opened(path: Path, error: Failure = BadData) -> BinaryIO:
   """A regular file, as `regular` has it, open for reading."""
   expected = regular(path, error)

@@ -241,13 +241,20 @@ def _write_shard(aside: Path, i: int, source: Source, split: str, job) -> dict:
 class Columns(Verified):
   """Reads a store of records; a view of them, see `views`.
 
-  Raises BadData where the folder is no such store or holds other bytes than
-  its manifest names.
+  columns, about: what its reader takes records to have, and the form (records)
+  of what they mean; None where any will do. Raises BadData where the folder is
+  no such store or holds other bytes than its manifest names.
   """
 
-  def __init__(self, folder):
+  def __init__(self, folder, columns: Mapping | None = None, about=dict):
     folder = Path(folder)
     self.manifest = m = read_manifest(folder)
+    if columns is not None and m["columns"] != dict(columns):
+      raise BadData(
+        f"{folder}: its records have {', '.join(m['columns']) or 'nothing'}, "
+        f"expected {', '.join(columns)}; {AGAIN}"
+      )
+    records.check(m["about"], about, f"{folder}: about")
     self.name, self.fingerprint = m["name"], m["fingerprint"]
     self.columns: dict[str, str] = m["columns"]
     self.about: dict = m["about"]
@@ -301,6 +308,8 @@ class Columns(Verified):
       if kind == BYTES:
         whole, ends = arrays[0].tobytes(), arrays[1].tolist()
         starts = [0, *ends[:-1]] if ends else []
+        if sorted([0, *ends, len(whole)]) != [0, *ends, len(whole)]:
+          raise self.contradiction("its records do not follow each other")
         pairs = zip(starts, ends, strict=True)
         found += [whole[start:stop] for start, stop in pairs]
       else:
@@ -308,6 +317,10 @@ class Columns(Verified):
     if kind == BYTES:
       return found
     return np.concatenate([np.empty(0, np.dtype(kind)), *found])
+
+  def contradiction(self, why: str) -> BadData:
+    """The refusal of records that nothing which is read here could be."""
+    return BadData(f"{self.folder}: {why}: it was changed; {AGAIN}")
 
   def _number(self, column: str, kind: str, shard: int, at: int):
     out = np.empty(1, np.dtype(kind))

@@ -15,12 +15,12 @@ MOST = 10_000  # choices of stores among which a set is looked for
 Choice = tuple[Columns, ...]
 
 
-def stores_in(folder: Path) -> list[Columns]:
-  """All that can be opened, by name."""
+def stores_in(folder: Path, opened=Columns) -> list[Columns]:
+  """All that can be opened, by name; opened: what opens one, or BadData."""
   found = []
   for path in sorted(folder.glob("*")):
     try:
-      found.append(Columns(path))
+      found.append(opened(path))
     except BadData:
       continue  # it cannot be one that was read
   return found

@@ -36,6 +36,12 @@ class Features:
     batch: int = 64,
   ):
     check_features(model, name)
+    channels = model.image[-1]
+    if not len(mean) == len(std) == channels:
+      raise BadConfig(
+        f"features={name}: it looks at {channels} channel(s), and its pixels "
+        f"are scaled by mean={list(mean)}, std={list(std)}"
+      )
     self.name, self._image, self._batch = name, model.image, batch
     self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))
     self._variables = variables

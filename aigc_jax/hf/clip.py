@@ -9,6 +9,7 @@ from aigc_jax.hf.table import Family, Row
 
 # By our name of a tower, theirs.
 TOWERS = {"image": "vision_model", "text": "text_model"}
+MOST_SCALE = 100.0  # of the logits, whatever is learned
 LEGACY_END = 2  # of released texts, which then end where their largest id is
 
 
@@ -104,6 +105,9 @@ def settings(c: Settings) -> dict:
   read = c.part("text_config")
   found = sizes(c, 512, 77, 49_408)
   end = read.integer("eos_token_id", found["vocab"] - 1, least=0)
+  scale = c.number("logit_scale_init_value", 2.6592)
+  if scale > math.log(MOST_SCALE):
+    raise c.fault("logit_scale_init_value", f"at most ln({MOST_SCALE:g})")
   return dict(
     **found,
     **shared(c, "quick_gelu", 1e-5),
@@ -116,8 +120,8 @@ def settings(c: Settings) -> dict:
     projection_bias=False,
     text_causal=True,
     text_end=found["vocab"] - 1 if end == LEGACY_END else end,
-    scale=math.exp(c.number("logit_scale_init_value", 2.6592)),
-    most_scale=100.0,
+    scale=math.exp(scale),
+    most_scale=MOST_SCALE,
     bias=None,
     **PLAIN,
   )

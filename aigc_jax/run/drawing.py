@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from aigc_jax import files, records
 from aigc_jax.data.captions import Captions
+from aigc_jax.data.images.decoding import MODES
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.objectives.paths import Path as ImagePath
 from aigc_jax.run.build import objective_of
@@ -24,7 +25,8 @@ from aigc_jax.sampling.images import (
 # How images are made for a model of Hugging Face's.
 PIXELS = "preprocessor_config.json"
 PROCESSOR = {
-  "image_mean": [float], "image_std": [float], "rescale_factor?": float
+  "image_mean": [float], "image_std": [float], "rescale_factor?": float,
+  "do_normalize?": (bool, None), "do_rescale?": (bool, None),
 }  # fmt: skip
 
 
@@ -128,7 +130,19 @@ def pixels_in(folder: str) -> dict[str, list[float]]:
     raise BadData(
       f"{path}: rescale_factor={found['rescale_factor']}: expected 1 / 255"
     )
-  return dict(mean=found["image_mean"], std=found["image_std"])
+  if found.get("do_rescale") is False:
+    raise BadData(
+      f"{path}: do_rescale=false: models whose pixels go to 255 are not read"
+    )
+  mean, std = found["image_mean"], found["image_std"]
+  if len(mean) not in MODES or len(std) != len(mean) or min(std) <= 0:
+    raise BadData(
+      f"{path}: image_mean={mean}, image_std={std}: expected a number for each "
+      "channel, 1 or 3, those of image_std above 0"
+    )
+  if found.get("do_normalize") is False:
+    mean, std = [0.0] * len(mean), [1.0] * len(std)
+  return dict(mean=mean, std=std)
 
 
 def path_of(config: Config) -> ImagePath:

@@ -15,11 +15,14 @@ of the first are is told at each start.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from aigc_jax.data.captions.sources import SOURCES
+from aigc_jax import records
+from aigc_jax.data.arrays import AGAIN
+from aigc_jax.data.captions.sources import COLUMNS, SOURCES
 from aigc_jax.data.columns import Columns
 from aigc_jax.data.draw import Draw
 from aigc_jax.data.images.kind import Images
@@ -27,7 +30,7 @@ from aigc_jax.data.pairs import check_ids_of, trained_on
 from aigc_jax.data.spec import Array, Spec
 from aigc_jax.data.stream import check_batch
 from aigc_jax.data.tokenizers import load_tokenizer
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, BadData
 
 LOOKED_AT = 1000  # captions of a source, for how many are too long
 
@@ -129,6 +132,10 @@ class Captions(Images):
       self.pad,
     )  # fmt: skip
 
+  def _opened(self, folder: Path) -> Columns:
+    """A store of such images. Raises BadData."""
+    return Columns(folder, COLUMNS)
+
   def _kinds_of(self, about: Mapping) -> str:
     return "with captions"
 
@@ -150,11 +157,11 @@ class Captions(Images):
         )
     return {}
 
-  def _beside(self, tokenizer, records: Mapping, draw: Draw | None) -> dict:
+  def _beside(self, tokenizer, rows: Mapping, draw: Draw | None) -> dict:
     u = None if draw is None else draw.uniform("caption")
     texts = []
-    for i, data in enumerate(records["captions"]):
-      some = json.loads(data) if data else [""]
+    for i, data in enumerate(rows["captions"]):
+      some = texts_of(data) if data else [""]
       texts.append(some[0 if u is None else int(u[i] * len(some))])
     return {"tokens": self.tokens_of(tokenizer, texts)}
 
@@ -189,4 +196,18 @@ class Captions(Images):
 
 def captions_of(store: Columns, most: int | None = None) -> list[list[str]]:
   """The captions of the records of a store, or of the first of them."""
-  return [json.loads(data) for data in store.column("captions")[:most]]
+  return [texts_of(data) for data in store.column("captions")[:most]]
+
+
+def texts_of(data: bytes) -> list[str]:
+  """The captions of a record. Raises BadData for what is none."""
+  try:
+    found = json.loads(data)
+  except (ValueError, RecursionError):
+    found = None
+  if not found or not records.fits(found, [str]):
+    raise BadData(
+      f"a record of a store has no captions: {data[:60]!r}: it was changed; "
+      f"{AGAIN}"
+    )
+  return found

@@ -149,7 +149,7 @@ class OfFiles(Captioned):
     """sha256 over names, sizes, times of change, and all captions."""
     digest = hashlib.sha256(b"captioned files 1")
     for name, path, captions in entries:
-      found = os.stat(path)
+      found = files.regular(path)
       line = json.dumps([name, found.st_size, found.st_mtime_ns, captions])
       digest.update(line.encode() + b"\n")
     return digest.hexdigest()
@@ -157,7 +157,7 @@ class OfFiles(Captioned):
   def jobs(self, split: str) -> list[Job]:
     self._check_split(split)
     wanted = [
-      ((i,), os.path.getsize(entry.path) or 1)
+      ((i,), files.regular(entry.path).st_size or 1)
       for i, entry in enumerate(self._entries)
       if self._of_split(entry.name, split)
     ]
@@ -184,7 +184,9 @@ class Folder(OfFiles):
         if name[0] == "." or path.suffix.lower() not in SUFFIXES:
           continue
         beside = path.with_suffix(".txt")
-        text = tables.text_of(beside, LARGEST_TEXT) if beside.is_file() else ""
+        text = (
+          tables.text_of(beside, LARGEST_TEXT) if files.is_there(beside) else ""
+        )
         captions = cleaned(text.splitlines(), str(beside))
         entry = Entry(path.relative_to(self.path).as_posix(), path, captions)
         (found if captions else lacking).append(entry)
@@ -220,7 +222,7 @@ class Table(OfFiles):
       path = self.path.parent / name
       if not captions:
         lacking.append(f"{where} ({name})")
-      elif not path.is_file():
+      elif not files.is_there(path):
         gone.append(f"{where} ({name})")
       else:
         found.append(Entry(name, path, captions))

@@ -171,7 +171,7 @@ class Images:
       return None
     if not all(folder.is_dir() for folder in folders):
       return None
-    return [{"examples": len(Columns(folder))} for folder in folders]
+    return [{"examples": len(self._opened(folder))} for folder in folders]
 
   def find_tokenizer(self, say=print):
     """None: labels are no texts."""
@@ -267,7 +267,8 @@ class Images:
   def _prepared(self) -> list[Columns]:
     """The stores that lie below `root`."""
     check_local(self.root, "data.root")
-    return kept.stores_in(files.expanded(self.root) / self.place)
+    folder = files.expanded(self.root) / self.place
+    return kept.stores_in(folder, self._opened)
 
   def _stream_fingerprint(self, stores: Sequence[Columns], tokenizer) -> str:
     return digest(
@@ -318,7 +319,7 @@ class Images:
     source = self._open(spec)
     folder = self._folder(spec, split, source)
     if folder.is_dir():
-      store = Columns(folder)
+      store = self._opened(folder)
     else:
       say(f"preparing the images of {source.name!r} ({split})")
       store = write(folder, source, split, say=say, progress=progress)
@@ -331,6 +332,10 @@ class Images:
       )
     store.check(say, progress)
     return store
+
+  def _opened(self, folder: Path) -> Columns:
+    """A store of such images. Raises BadData."""
+    return Columns(folder, sources.COLUMNS, {"labels": [str]})
 
   def _kinds_of(self, about: Mapping) -> str:
     """What images of a store are of, in words."""
@@ -350,6 +355,10 @@ class Images:
           f"{store.name!r} has other labels ({len(other)}: {other[:3]}...) "
           f"than {stores[0].name!r} ({len(labels[0])}: {labels[0][:3]}...)"
         )
+    for store in stores:
+      some = store.column("label")
+      if len(some) and not 0 <= some.min() <= some.max() < len(labels[0]):
+        raise store.contradiction(f"labels from {some.min()} to {some.max()}")
     classes = model.get("classes") or len(labels[0])
     if classes < len(labels[0]):
       raise BadConfig(

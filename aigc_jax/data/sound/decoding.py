@@ -21,8 +21,10 @@ from aigc_jax.errors import BadConfig
 
 RATE = 16_000  # samples a second of all that is made here
 RATES = range(1_000, 768_001)  # that a file may have
+MOST_UNLIKE = 50_000  # steps of a rate and RATE until they meet
 LARGEST_FILE = 1 << 30  # bytes
 LONGEST = 3600  # seconds of one utterance
+MOST = 1 << 28  # samples of all its channels: 2 GB while they are read
 CLIPPED = 1e-3  # share of samples at the end of the scale that is told
 CHANNELS = ("mix", "refuse")  # what becomes of several
 
@@ -38,6 +40,7 @@ MARKS = {  # how files begin that are sound of other kinds
   b"RF64": "a WAV file beyond 4 GB",
   b"RIFX": "a WAV file of the other byte order",
 }
+STREAMED = "its length was never written, as of a stream"
 CONVERT = "convert it: ffmpeg -i FILE -ar 16000 -ac 1 FILE.wav"
 
 
@@ -65,8 +68,6 @@ def decoded(data: bytes, channels: str) -> tuple[np.ndarray, list[str]]:
   N, C = found.samples_NC.shape
   if not N:
     raise Unusable("no samples")
-  if N > LONGEST * found.rate:
-    raise Unusable(f"longer than {LONGEST} seconds")
   if not found.samples_NC.any():
     raise Unusable("silent, nothing but zeros")
   if C > 1 and channels == "refuse":
@@ -127,7 +128,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     name, size = struct.unpack_from("<4sI", data, at)
     body = at + 8
     if name == b"data" and size >= 0xFFFFFF00:
-      raise Unusable("its length was never written, as of a stream: " + CONVERT)
+      raise Unusable(f"{STREAMED}: {CONVERT}")
     if body + size > len(data):
       raise Unusable(
         f"truncated: {len(data) - body:,} bytes of {size:,} are there"
@@ -146,11 +147,23 @@ def _kind(head: bytes) -> tuple[int, int, int, int]:
   if (tag, bits) not in KINDS:
     what = TAGS.get(tag, f"format {tag}")
     raise Unusable(f"a WAV file of {what} in {bits} bits: {CONVERT}")
-  if not channels or rate not in RATES or width != channels * bits // 8:
+  _check_rate(rate)
+  if not channels or width != channels * bits // 8:
     raise Unusable(
       f"damaged: {channels} channels of {bits} bits in {width} bytes, {rate} Hz"
     )
   return tag, bits, channels, rate
+
+
+def _check_rate(rate: int) -> None:
+  """Raises Unusable for a rate that no recorder has.
+
+  The filter between two rates that have nothing in common is as long as they
+  are large: of 767,999 Hz it would take half a minute, for any sound.
+  """
+  common = math.gcd(rate, RATE)
+  if rate not in RATES or max(rate, RATE) // common > MOST_UNLIKE:
+    raise Unusable(f"damaged, or at an odd rate, {rate} Hz: {CONVERT}")
 
 
 def _samples(
@@ -158,8 +171,10 @@ def _samples(
 ) -> Recording:
   if len(data) % (channels * bits // 8):
     raise Unusable("damaged: its sound ends in the middle of a sample")
+  _check_size(len(data) // (channels * bits // 8), channels, rate)
   if tag == FLOAT:
-    raw = np.frombuffer(data, f"<f{bits // 8}").astype(np.float64)
+    with np.errstate(invalid="ignore"):  # told below
+      raw = np.frombuffer(data, f"<f{bits // 8}").astype(np.float64)
     if not np.isfinite(raw).all():
       raise Unusable("numbers that are not finite")
     clipped = np.abs(raw) >= 1.0
@@ -171,6 +186,14 @@ def _samples(
     scaled = raw * (32768.0 / top)
   share = float(clipped.mean()) if raw.size else 0.0
   return Recording(scaled.reshape(-1, channels), rate, share)
+
+
+def _check_size(frames: int, channels: int, rate: int) -> None:
+  """Raises Unusable before memory is taken for what a few bytes may claim."""
+  if frames > LONGEST * rate:
+    raise Unusable(f"longer than {LONGEST} seconds")
+  if frames * channels > MOST:
+    raise Unusable(f"more than {MOST:,} samples")
 
 
 def _integers(data: bytes, bits: int) -> np.ndarray:
@@ -195,6 +218,7 @@ def soundfile():
   return soundfile
 
 
+UNTOLD = 1 << 36  # frames: what FLAC cannot say is not known
 BITS = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
 
 
@@ -203,8 +227,10 @@ def _flac(data: bytes) -> Recording:
   try:
     with library.SoundFile(io.BytesIO(data)) as file:
       frames, rate, bits = file.frames, file.samplerate, BITS[file.subtype]
-      if frames > LONGEST * rate:  # before any of it is made
-        raise Unusable(f"longer than {LONGEST} seconds")
+      if frames >= UNTOLD:
+        raise Unusable(f"{STREAMED}: {CONVERT}")
+      _check_rate(rate)
+      _check_size(frames, file.channels, rate)
       raw = file.read(dtype="int32", always_2d=True)
   except (Unusable, MemoryError):
     raise
@@ -212,8 +238,6 @@ def _flac(data: bytes) -> Recording:
     raise Unusable("a damaged FLAC file") from e
   if len(raw) != frames:
     raise Unusable(f"truncated: {len(raw):,} samples of {frames:,} are there")
-  if rate not in RATES:
-    raise Unusable(f"damaged: {rate} Hz")
   # The library puts all widths at the upper end of 32 bits.
   raw = raw.astype(np.int64) >> (32 - bits)
   top = 1 << (bits - 1)

@@ -197,7 +197,7 @@ class Sound:
       return None
     if not all(folder.is_dir() for folder in folders):
       return None
-    return [{"examples": len(Columns(folder))} for folder in folders]
+    return [{"examples": len(self._opened(folder))} for folder in folders]
 
   def find_tokenizer(self, say=print):
     """The tokenizer, trained where it is missing."""
@@ -255,7 +255,8 @@ class Sound:
     Only stores below `root` are read: no source is, and nothing is written.
     """
     check_local(self.root, "data.root")
-    stores = kept.stores_in(files.expanded(self.root) / "sound")
+    folder = files.expanded(self.root) / "sound"
+    stores = kept.stores_in(folder, self._opened)
     count = len(self.sources if sources is None else sources)
     found = kept.known_set(
       kept.choices([kept.of_split(stores, split)] * count),
@@ -328,11 +329,16 @@ class Sound:
     name = f"{safe[:40] or 'sound'}-{split}-{key}"
     return files.expanded(self.root) / "sound" / name
 
+  def _opened(self, folder: Path) -> Columns:
+    """A store of utterances. Raises BadData."""
+    about = {"speakers": [str]} if self.speakers else dict
+    return Columns(folder, sources.columns_of(self.speakers), about)
+
   def _store(self, spec: Mapping, split: str, say, progress) -> Columns:
     source = self._open(spec)
     folder = self._folder(source, split)
     if folder.is_dir():
-      store = Columns(folder)
+      store = self._opened(folder)
     else:
       say(f"preparing the utterances of {source.name!r} ({split})")
       store = write(folder, source, split, say=say, progress=progress)
@@ -374,6 +380,12 @@ def check_text_model(model: Mapping, tokenizer) -> None:
 
 def check_speakers(store: Columns, model: Mapping) -> None:
   """Raises BadConfig where a model that tells speakers apart has too few."""
+  numbers = store.column("speaker")
+  known = len(store.about["speakers"])
+  if len(numbers) and not 0 <= numbers.min() <= numbers.max() < known:
+    raise store.contradiction(
+      f"speakers from {numbers.min()} to {numbers.max()} of {known}"
+    )
   names, room = store.manifest["about"].get("speakers"), model.get("speakers")
   if not isinstance(names, list):
     raise BadData(f"{store.name}: the store does not say who speaks")
@@ -402,7 +414,10 @@ class Utterances:
     fingerprint: str,
   ):
     self.name, self.store, self.fingerprint = store.name, store, fingerprint
-    self.texts = [text.decode() for text in store.column("text")]
+    try:
+      self.texts = [text.decode() for text in store.column("text")]
+    except UnicodeDecodeError as e:
+      raise store.contradiction(f"a text that is not UTF-8 ({e})") from None
     self.ids = [
       np.append(ids, tokenizer.eot).astype(np.int32)
       for ids in tokenizer.encode_documents(self.texts)
@@ -444,7 +459,7 @@ class Utterances:
   def utterance(self, i: int) -> tuple[np.ndarray, str]:
     """(samples (n,) int16, what is said) of one of them."""
     number = self.numbers[i]
-    data = self.store.gather(np.array([number]))["audio"][0]
+    data = self._gathered(np.array([number]))["audio"][0]
     return np.frombuffer(data, "<i2"), self.texts[number]
 
   def speaker(self, i: int) -> int | None:
@@ -452,6 +467,16 @@ class Utterances:
     if "speaker" not in self.store.columns:
       return None
     return int(self.store.gather(self.numbers[i : i + 1])["speaker"][0])
+
+  def _gathered(self, numbers: np.ndarray) -> Records:
+    """Records of the store, whose sound is as long as they say."""
+    found = self.store.gather(numbers)
+    for data, samples in zip(found["audio"], found["samples"], strict=True):
+      if len(data) != 2 * samples:
+        raise self.store.contradiction(
+          f"{len(data)} bytes of {samples} samples"
+        )
+    return found
 
   def gather(self, numbers: np.ndarray) -> Records:
     """ "audio" (n,) bytes, "target" (n, T) int32, "count" (n,), its tokens.
@@ -467,7 +492,7 @@ class Utterances:
       if number >= 0:
         ids = self.ids[number]
         target[row, : len(ids)], count[row] = ids, len(ids)
-    stored = self.store.gather(own)
+    stored = self._gathered(own)
     found = {"audio": stored["audio"], "target": target, "count": count}
     if "speaker" in stored:
       found["speaker"] = stored["speaker"]

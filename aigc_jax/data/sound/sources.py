@@ -37,6 +37,11 @@ SPLIT_BY = ("file", "folder", "text")
 LARGEST_TEXT = 1 << 20  # bytes of one transcript
 
 
+def columns_of(speakers: bool) -> dict[str, str]:
+  """Those of a store; speakers: whether it says who speaks."""
+  return COLUMNS | ({"speaker": "<i4"} if speakers else {})
+
+
 class Entry(NamedTuple):
   """One utterance; what is missing of it is None."""
 
@@ -64,7 +69,7 @@ class Spoken(abc.ABC):
     if not self.path.exists():
       raise BadData(f"{str(path)!r}: no such file or folder")
     self.name, self.how = self.path.stem, how
-    self.columns = COLUMNS | ({"speaker": "<i4"} if how.speakers else {})
+    self.columns = columns_of(how.speakers)
 
   @abc.abstractmethod
   def _listed(self) -> Iterator[Entry]:
@@ -143,13 +148,13 @@ class Spoken(abc.ABC):
         drop("without a transcript", name)
       elif not entry.text.strip():
         drop("with an empty transcript", name)
-      elif not entry.path.is_file():
+      elif not files.is_there(entry.path):
         drop("with a transcript and no sound", name)
       else:
         yield from self._usable(entry, drop)
 
   def _usable(self, entry: Entry, drop: Drop) -> Iterator[Record]:
-    if os.path.getsize(entry.path) > LARGEST_FILE:
+    if _size(entry.path)[0] > LARGEST_FILE:
       drop(f"larger than {LARGEST_FILE >> 20} MB", entry.name)
       return
     data = files.content(entry.path, limit=LARGEST_FILE)
@@ -200,7 +205,9 @@ class Folder(Spoken):
       if path.suffix.lower() in (*SUFFIXES, *OTHERS):
         beside = path.with_suffix(".txt")
         text = (
-          tables.text_of(beside, LARGEST_TEXT) if beside.is_file() else None
+          tables.text_of(beside, LARGEST_TEXT)
+          if files.is_there(beside)
+          else None
         )
         yield Entry(path.relative_to(self.path).as_posix(), path, text)
 
@@ -262,14 +269,14 @@ def _walk(top: Path) -> Iterator[Path]:
 def _sound(stem: Path) -> Path:
   """The file of this name that is there, or the first that could be."""
   found = [stem.parent / f"{stem.name}{suffix}" for suffix in SUFFIXES[::-1]]
-  return next((path for path in found if path.is_file()), found[0])
+  return next(filter(files.is_there, found), found[0])
 
 
 def _size(path: Path) -> tuple[int, int]:
   """(bytes, time of change), or zeros where there is no such file."""
   try:
     found = os.stat(path)
-  except OSError:
+  except (OSError, ValueError):
     return 0, 0
   return found.st_size, found.st_mtime_ns
 

@@ -1,0 +1,550 @@
+"""Damaged images, sounds, captions, pairs, their stores, and folders of models.
+
+As of text in test_hostile_files.py: each is read or refused.
+"""
+
+import functools
+import io
+import json
+import os
+import shutil
+import struct
+import wave
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from aigc_jax import files, hf
+from aigc_jax.data import pair_sources
+from aigc_jax.data.captions import sources as captioned
+from aigc_jax.data.columns import Columns, write
+from aigc_jax.data.documents import Job
+from aigc_jax.data.images import decoding as seen
+from aigc_jax.data.images import sources as pictured
+from aigc_jax.data.sound import decoding as heard
+from aigc_jax.data.sound import sources as spoken
+from aigc_jax.errors import BadData
+from aigc_jax.hf import kinds
+from aigc_jax.hf.families import FAMILIES
+from aigc_jax.run.drawing import pixels_in
+from aigc_jax.scaling import points
+from aigc_jax.scaling.sweeps import ledger, progress
+from tests import images, seq2seq, sound
+from tests import kinds as tiny_kinds
+from tests.data import test_captions, test_image_data, test_sound_data
+from tests.hostile import FEW, MANY, Format, try_all, unheard  # noqa: F401
+from tests.scaling.sweeping import plan_of, planned
+
+pytest.importorskip("PIL", reason="needs aigc_jax[images]")
+pytest.importorskip("soundfile", reason="needs aigc_jax[sound]")
+
+
+def silent(*_) -> None:
+  """Says nothing."""
+
+
+# Images and sounds as bytes.
+
+
+def image(kind: str, mode: str = "RGB", **how) -> bytes:
+  return test_image_data.encoded(
+    test_image_data.pixels_of(1, 9, 7), kind, mode, **how
+  )
+
+
+def file_of(name: str, content: bytes, look) -> Format:
+  def read(folder: Path) -> None:
+    try:
+      look((folder / name).read_bytes())
+    except (seen.Unusable, heard.Unusable) as e:
+      raise BadData(str(e) or "") from e
+
+  return Format(lambda f: (f / name).write_bytes(content), name, read)
+
+
+def look(data: bytes) -> None:
+  seen.checked(data)
+  for channels in (1, 3):
+    assert seen.pixels(seen.decoded(data, channels)).shape[2] == channels
+
+
+def listen(data: bytes) -> None:
+  samples, _ = heard.decoded(data, "mix")
+  assert samples.dtype == np.int16 and samples.ndim == 1 and len(samples)
+
+
+def flac() -> bytes:
+  import soundfile
+
+  file = io.BytesIO()
+  soundfile.write(
+    file, test_sound_data.tone(900, 3, 2), 8000, "PCM_16", format="FLAC"
+  )
+  return file.getvalue()
+
+
+def wav(tag: int, bits: int, channels: int) -> bytes:
+  body = np.linspace(-0.9, 0.9, 60 * channels).astype("<f4").tobytes()
+  return test_sound_data.file_of(body, tag, bits, channels, 8000)
+
+
+# Tables, folders and lists, and what a source makes of them.
+
+
+def records_of(source) -> None:
+  for split in ("train", "validation"):
+    left_out: dict = {}
+    for job in source.jobs(split):
+      for record in source.read(job, split, lambda why, name: None):
+        assert record.keys() == source.columns.keys()
+    source.check(1, left_out)
+  assert len(source.fingerprint) == 64 and source.unchanged() in (True, False)
+  json.dumps(source.about("train"))
+
+
+def captions(name: str, text: str) -> Format:
+  def good(folder: Path) -> None:
+    for i in range(3):
+      (folder / f"{i}.ppm").write_bytes(test_captions.shade(i))
+      (folder / f"{i}.txt").write_text(f"shade {i}")
+    (folder / name).write_text(text)
+
+  def read(folder: Path) -> None:
+    spec = test_captions.table(folder / name) | {"split": "train"}
+    if name == "0.txt":
+      spec = dict(kind="folder", path=str(folder), split="train")
+    records_of(pictured.open_source(spec, 0.3, 0.5, captioned.SOURCES))
+
+  return Format(good, name, read)
+
+
+def speech(name: str, text: str, kind: str) -> Format:
+  def good(folder: Path) -> None:
+    for i in range(3):
+      data = heard.wav(test_sound_data.tone(300, i)[:, 0])
+      (folder / f"{i}.wav").write_bytes(data)
+      (folder / f"{i}.txt").write_text(f"word {i}")
+    (folder / name).write_text(text)
+
+  def read(folder: Path) -> None:
+    spec = dict(kind=kind, path=str(folder), audio="path", text="sentence")
+    if kind == "table":
+      spec["path"] = str(folder / name)
+    records_of(spoken.open_source(spec, spoken.How(0.3, "file", 0.9, "mix")))
+
+  return Format(good, name, read)
+
+
+def rows_of(name: str, head: tuple[str, str], ends: str) -> str:
+  rows = [(f"{i}.{ends}", f"word {i} é") for i in range(3)]
+  if name.endswith("jsonl"):
+    return "".join(
+      json.dumps(dict(zip(head, row, strict=True))) + "\n" for row in rows
+    )
+  mark = "\t" if name.endswith("tsv") else ","
+  return "".join(f"{mark.join(row)}\n" for row in (head, *rows))
+
+
+def packed(kind: str, column: str, values) -> Format:
+  """Rows of Parquet with an image each."""
+
+  def good(folder: Path) -> None:
+    from pyarrow import Table, parquet
+
+    rows = [
+      {"image": {"bytes": test_captions.shade(i)}, column: x}
+      for i, x in enumerate(values)
+    ]
+    parquet.write_table(Table.from_pylist(rows), folder / "x.parquet")
+
+  def read(folder: Path) -> None:
+    made = captioned.SOURCES if kind == "captions" else pictured.SOURCES
+    key = "caption" if kind == "captions" else "label"
+    spec = {"kind": "parquet", "path": str(folder), "split": "train",
+            "image": "image", key: column}  # fmt: skip
+    records_of(pictured.open_source(spec, 0.3, 0.5, made))
+
+  return Format(good, "x.parquet", read)
+
+
+def pairs(name: str, content: bytes, **keys) -> Format:
+  def read(folder: Path) -> None:
+    spec = dict(path=str(folder / name), **keys)
+    for pair in pair_sources.read_pairs(spec):
+      assert all(isinstance(side, str) for side in pair)
+      pair_sources.held_out(pair[0], 0.3)
+
+  return Format(lambda f: (f / name).write_bytes(content), name, read)
+
+
+PO = (
+  'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\n'
+  + "".join(f'msgid "word {i}"\nmsgstr "Wört {i}"\n\n' for i in range(3))
+).encode()
+
+
+def compiled() -> bytes:
+  """A .mo file of three messages."""
+  texts = [(f"word {i}".encode(), f"Wört {i}".encode()) for i in range(3)]
+  head = struct.pack("<7I", 0x950412DE, 0, 3, 28, 52, 0, 0)
+  at, tables, body = 76, [b"", b""], b""
+  for side in range(2):
+    for text in texts:
+      tables[side] += struct.pack("<2I", len(text[side]), at + len(body))
+      body += text[side] + b"\0"
+  return head + tables[0] + tables[1] + body
+
+
+# Stores: the data kinds that read them.
+
+
+def pictures_kind(folder: Path):
+  return test_image_data.kind_of(folder / "pets", folder / "root", batch=2)
+
+
+def captions_kind(folder: Path):
+  spec = dict(kind="folder", path=str(folder / "pets"))
+  return test_captions.captions_of(spec, folder / "root", batch=2)
+
+
+def sound_kind(folder: Path):
+  return test_sound_data.kind_of(folder / "pets", folder / "root", batch=2)
+
+
+STORED = {
+  "images": (pictures_kind, test_image_data.MODEL | {"classes": 2}),
+  "captions": (captions_kind, test_captions.MODEL),
+  "sound": (sound_kind, test_sound_data.MODEL),
+}
+
+
+def store(kind: str, file: str) -> Format:
+  make, model = STORED[kind]
+
+  def good(folder: Path) -> None:
+    for i in range(10):
+      place = folder / "pets" / "ab"[i % 2]
+      place.mkdir(parents=True, exist_ok=True)
+      if kind == "sound":
+        data = heard.wav(test_sound_data.tone(300, i)[:, 0])
+        (place / f"{i}.wav").write_bytes(data)
+      else:
+        (place / f"{i}.ppm").write_bytes(test_captions.shade(i))
+      if kind != "images":
+        (place / f"{i}.txt").write_text(f"w {i}")
+    make(folder).stream(seed=0, model=model, say=silent)
+
+  def read(folder: Path) -> None:
+    found = make(folder).stream(seed=0, model=model, say=silent)
+    found.rows(0, slice(None))
+    json.dumps(found.about)
+
+  return Format(good, f"root/{kind}/*/{file}", read)
+
+
+# Sweeps and points of fits.
+
+
+def good_sweep(folder: Path) -> None:
+  entry = ledger.write(plan_of(planned(0), planned(1)), folder).entries[0]
+  attempt = {"started": 1.5, "seconds": 3.0, "status": 1}
+  ledger.write_state(entry, ledger.State("failed", (attempt,), ("why",)), 7)
+
+
+def read_sweep(folder: Path) -> None:
+  index = ledger.read_index(folder)
+  states = [ledger.state_of(entry) for entry in index.entries]
+  progress.status_table(index.entries, states, index.metric)
+  progress.summed_up(index.entries, index.metric)
+  for entry in index.entries:
+    ledger.line_of(entry)
+    ledger.config_of(entry)
+  ledger.found_of(plan_of(planned(0)), folder)
+
+
+def in_sweep(file: str) -> Format:
+  return Format(good_sweep, file, read_sweep)
+
+
+POINTS = "params,tokens,flops,loss\n" + "".join(
+  f"{n}e6,{20 * n}e6,{120 * n * n}e12,{3.0 - n / 9}\n" for n in range(1, 7)
+)
+
+
+# Folders of transformers.
+
+MODELS = {
+  "vit": images.VIT,
+  "resnet": images.RESNET | dict(stem="large"),
+  "clip": tiny_kinds.CLIP,
+  "siglip": tiny_kinds.SIGLIP,
+  "whisper": sound.WHISPER,
+  "t5": seq2seq.STYLES["t5"],
+  "marian": seq2seq.STYLES["marian"] | dict(head_dim=6),
+  "bert": tiny_kinds.ENCODER,
+}
+
+
+PIXELS = {
+  "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255,
+  "do_normalize": True,
+}  # fmt: skip
+
+
+def model_folder(name: str, folder: Path) -> None:
+  family = FAMILIES[name]
+  kwargs = {k: x for k, x in MODELS[name].items() if k != "kind"}
+  kwargs = kinds.known(family.kind, kwargs)
+  flat = {
+    path: np.zeros(shape, np.float32)
+    for path, shape in kinds.shapes_of(family.kind, kwargs).items()
+  }
+  params = traverse_util.unflatten_dict(flat, sep="/")
+  special = {} if name in ("vit", "resnet") else {"eos_token_id": 0}
+  hf.write(
+    folder, params, kwargs, family=family, dtype="float32",
+    shard_bytes=10**9, special=special,
+  )  # fmt: skip
+  (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
+
+
+def of_model(name: str, file: str) -> Format:
+  return Format(functools.partial(model_folder, name), file, hf.load, cost=10)
+
+
+FORMATS = {
+  "png": file_of("x", image("PNG"), look),
+  "png with a palette": file_of("x", image("PNG", "P"), look),
+  "png with alpha": file_of("x", image("PNG", "RGBA"), look),
+  "jpeg": file_of("x", image("JPEG"), look),
+  "jpeg in CMYK": file_of("x", image("JPEG", "CMYK"), look),
+  "webp": file_of("x", image("WEBP"), look),
+  "gif": file_of("x", image("GIF", "P"), look),
+  "bmp": file_of("x", image("BMP"), look),
+  "ppm": file_of("x", image("PPM"), look),
+  "wav": file_of("x", heard.wav(test_sound_data.tone(90)[:, 0]), listen),
+  "wav of fractions": file_of("x", wav(3, 32, 2), listen),
+  "wav of 24 bits": file_of("x", wav(1, 24, 1), listen),
+  "flac": file_of("x", flac(), listen),
+  "captions of a folder": captions("0.txt", "one\ntwo\n"),
+  "speech of a folder": speech("0.txt", "word", "folder"),
+  "speech as LibriSpeech": speech(
+    "a.trans.txt", "0 WORD\n1 WORD\n", "librispeech"
+  ),
+  "captions parquet": packed("captions", "text", [["a", "b"], ["c"], ["d"]]),
+  "images parquet": packed("images", "label", [0, 1, 1]),
+  "words parquet": packed("images", "label", ["cat", "dog", "dog"]),
+  "pairs jsonl": pairs(
+    "x.jsonl", b'{"en": "a", "de": "b"}\n{"en": "c", "de": null}\n',
+    kind="json", source="en", target="de",
+  ),
+  "pairs po": pairs("x.po", PO, kind="gettext"),
+  "pairs mo": pairs("x.mo", compiled(), kind="gettext"),
+  "sweep": in_sweep("sweep.json"),
+  "point of a sweep": in_sweep("points/plain-seed0-*/point.json"),
+  "state of a point": in_sweep("points/plain-seed0-*/state.json"),
+  "config of a point": in_sweep("points/plain-seed0-*/config.json"),
+  "points csv": Format(
+    lambda folder: (folder / "x.csv").write_text(POINTS), "x.csv",
+    lambda folder: points.from_csv(folder / "x.csv"),
+  ),
+  "pixels of a model": Format(
+    functools.partial(model_folder, "vit"), "preprocessor_config.json",
+    lambda folder: pixels_in(str(folder)),
+  ),
+  "weights of a model": of_model("vit", "model.safetensors"),
+}  # fmt: skip
+for ends in ("jsonl", "tsv", "csv"):
+  FORMATS |= {
+    f"captions {ends}": captions(
+      f"x.{ends}", rows_of(ends, ("image", "caption"), "ppm")
+    ),
+    f"speech {ends}": speech(
+      f"x.{ends}", rows_of(ends, ("path", "sentence"), "wav"), "table"
+    ),
+  }
+for kind in STORED:
+  FORMATS[f"store of {kind}"] = store(kind, "manifest.json")
+FORMATS |= {
+  f"config of {name}": of_model(name, "config.json") for name in MODELS
+}
+
+
+NAMES = ("a" * 5000, "x\0y", "loop.ppm", "pipe.ppm", "folder", "\x1b[2J", "~/x")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["captions", "speech"])
+def test_a_name_that_leads_to_no_file_is_told(kind, name, tmp_path):
+  keys = {"captions": ("image", "caption"), "speech": ("path", "sentence")}
+  make = {
+    "captions": captions("x.jsonl", ""),
+    "speech": speech("x.jsonl", "", "table"),
+  }[kind]
+  make.good(tmp_path)
+  os.mkfifo(tmp_path / "pipe.ppm")
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "loop.ppm").symlink_to(tmp_path / "loop.ppm")
+  first = {"captions": "0.ppm", "speech": "0.wav"}[kind]
+  rows = [(first, "a"), (name, "b")]
+  (tmp_path / "x.jsonl").write_text(
+    "".join(
+      json.dumps(dict(zip(keys[kind], row, strict=True))) + "\n" for row in rows
+    )
+  )
+  if kind == "captions":
+    with pytest.raises(BadData, match="whose image is not there: row 2"):
+      make.read(tmp_path)
+    return
+  spec = dict(kind="table", path=str(tmp_path / "x.jsonl"), audio="path",
+              text="sentence")  # fmt: skip
+  source = spoken.open_source(spec, spoken.How(0.0, "file", 0.9, "mix"))
+  told = []
+  for job in source.jobs("all"):
+    list(source.read(job, "all", lambda *why: told.append(why)))
+  assert told == [("with a transcript and no sound", name)]
+
+
+def test_a_link_in_a_circle_among_captioned_images_is_named(tmp_path):
+  (tmp_path / "x.ppm").symlink_to(tmp_path / "x.ppm")
+  (tmp_path / "x.txt").write_text("a circle")
+  spec = dict(kind="folder", path=str(tmp_path), split="train")
+  source = pictured.open_source(spec, 0.0, 0.5, captioned.SOURCES)
+  with pytest.raises(BadData, match="x.ppm is a link"):
+    source.jobs("train")
+
+
+def flac_that_says(rate: int, frames: int) -> bytes:
+  """A FLAC file with another rate and length in its head."""
+  data = bytearray(flac())
+  said = int.from_bytes(data[18:26], "big") & ((1 << 44) - 1) >> 36 << 36
+  data[18:26] = (rate << 44 | said | frames).to_bytes(8, "big")
+  return bytes(data)
+
+
+@pytest.mark.parametrize(
+  "data, words",
+  [
+    (flac_that_says(655_350, 2_300_000_000), "more than 268,435,456 samples"),
+    (flac_that_says(8_000, 1 << 35), "longer than 3600 seconds"),
+    (flac_that_says(8_000, 0), "never written, as of a stream"),
+    (flac_that_says(655_351, 900), "at an odd rate, 655351 Hz"),
+    (test_sound_data.file_of(bytes(60), 1, 16, 1, 767_999), "767999 Hz"),
+  ],
+)
+def test_what_a_head_claims_takes_no_memory_and_no_time(data, words):
+  with pytest.raises(heard.Unusable, match=words):
+    heard.decoded(data, "mix")
+
+
+class Forged(NamedTuple):
+  """A source of records that no source here gives."""
+
+  columns: dict
+  meaning: dict
+  records: list
+  name: str = "forged"
+  fingerprint: str = "0" * 64
+
+  def about(self, split: str) -> dict:
+    return self.meaning
+
+  def jobs(self, split: str) -> list[Job]:
+    return [Job((0,), 1)]
+
+  def read(self, job, split, drop):
+    return iter(self.records)
+
+  def check(self, kept, left_out) -> None:
+    """All is well."""
+
+  def unchanged(self) -> bool:
+    return True
+
+
+PICTURE = test_captions.shade(3)
+LABELS = {"labels": ["a", "b"]}
+SAID, HEARD = captioned.COLUMNS, spoken.COLUMNS
+FORGERIES = {
+  "a label beyond": ("images", pictured.COLUMNS, LABELS,
+    dict(image=PICTURE, label=2), "labels from 2 to 2"),
+  "a label below": ("images", pictured.COLUMNS, LABELS,
+    dict(image=PICTURE, label=-1), "labels from -1 to -1"),
+  "no labels": ("images", pictured.COLUMNS, {},
+    dict(image=PICTURE, label=0), "no 'labels' in it"),
+  "numbers for labels": ("images", pictured.COLUMNS, {"labels": [1, 2]},
+    dict(image=PICTURE, label=0), "expected a text"),
+  "no image": ("images", pictured.COLUMNS, LABELS,
+    dict(image=b"no image", label=0), "cannot be decoded"),
+  "captions among images": ("images", SAID, {},
+    dict(image=PICTURE, captions=b'["a"]'), "records have image, captions"),
+  "no JSON": ("captions", SAID, {},
+    dict(image=PICTURE, captions=b"a"), "has no captions"),
+  "a text for a list": ("captions", SAID, {},
+    dict(image=PICTURE, captions=b'"ab"'), "has no captions"),
+  "no caption": ("captions", SAID, {},
+    dict(image=PICTURE, captions=b"[]"), "has no captions"),
+  "a number for a caption": ("captions", SAID, {},
+    dict(image=PICTURE, captions=b"[1]"), "has no captions"),
+  "deep captions": ("captions", SAID, {},
+    dict(image=PICTURE, captions=b"[" * 99_999), "has no captions"),
+  "no text": ("sound", HEARD, {},
+    dict(audio=bytes(400), samples=200, text=b"\xff"), "not UTF-8"),
+  "longer than it says": ("sound", HEARD, {},
+    dict(audio=bytes(40_000), samples=200, text=b"a"), "40000 bytes of 200"),
+  "half a sample": ("sound", HEARD, {},
+    dict(audio=bytes(401), samples=200, text=b"a"), "401 bytes of 200"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_store_that_was_forged_whole_is_refused(name, tmp_path):
+  """Its manifest, seal and hashes are right: what it holds is not."""
+  kind, columns, meaning, record, words = FORGERIES[name]
+  store(kind, "").good(tmp_path)
+  make, model = STORED[kind]
+  (place,) = (tmp_path / "root" / kind).glob("*-train-????????????????")
+  shutil.rmtree(place)
+  write(place, Forged(columns, meaning, [record] * 4), "train", say=silent)
+  with pytest.raises(BadData, match=words):
+    make(tmp_path).stream(seed=0, model=model, say=silent).rows(0, slice(None))
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    ({"image_std": [0.5, 0.5, 0.0]}, "above 0"),
+    ({"image_std": [0.5]}, "a number for each channel"),
+    ({"image_mean": [], "image_std": []}, "a number for each channel"),
+    ({"do_rescale": False}, "pixels go to 255"),
+    ({"rescale_factor": 1.0}, "expected 1 / 255"),
+  ],
+)
+def test_pixels_that_are_scaled_otherwise_are_refused(change, words, tmp_path):
+  pixels = PIXELS | change
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+  with pytest.raises(BadData, match=words):
+    pixels_in(str(tmp_path))
+
+
+def test_pixels_that_are_not_normalised_are_taken_as_they_are(tmp_path):
+  pixels = PIXELS | {"do_normalize": False}
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+  assert pixels_in(str(tmp_path)) == dict(mean=[0.0] * 3, std=[1.0] * 3)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_file_is_read_or_refused(name, tmp_path, unheard):
+  try_all(FORMATS[name], name, tmp_path, FEW // FORMATS[name].cost)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_ten_thousand_damaged_files_are_read_or_refused(
+  name, tmp_path, unheard
+):
+  try_all(FORMATS[name], name, tmp_path, MANY // FORMATS[name].cost)
