@@ -1,9 +1,11 @@
 """Several runs whose steps are one program: small models side by side.
 
-Each run keeps its own loop, in a thread of its own, with its own state,
-batches, rows and checkpoints. Where they meet is the step: it waits for all of
-them, and takes all their steps as one batched program. A run that ends, stops
-or fails leaves the others to themselves. Between the steps one run works at a
+Each run keeps its own loop, in a thread of its own, with its own batches, rows
+and checkpoints. Where they meet is the step: it waits for all of them, and
+takes all their steps as one batched program. Their states lie in one stack,
+which that program alone moves; a run has a Share of it, and its own state is
+copied out where it evaluates or saves. A run that ends, stops or fails leaves
+the others to themselves. Between the steps one run works at a
 time: compilations side by side can wait for each other for ever where a process
 has one core, and no more than one has work for the device anyway.
 
@@ -13,6 +15,7 @@ that they share.
 """
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,10 +36,11 @@ RULES = ("thunk", "_fun", "bwd", "out_trees")
 def batched(
   steps: Sequence[Callable], states: Sequence[Tree], batches: Sequence[Tree]
 ) -> Callable:
-  """f(states, batches) -> [(state, metrics)]: step k of its state and batch.
+  """f(stack, batches) -> (stack, [metrics]): step k of row k and batch k.
 
-  states, batches: those of each, or their shapes. f is to be jitted. Raises
-  BadConfig where the steps differ in more than numbers.
+  states, batches: those of each, or their shapes; the stack has all states in
+  one, along a first axis. f is to be jitted. Raises BadConfig where the steps
+  differ in more than numbers.
   """
   for name, trees in (("state", states), ("batch", batches)):
     first, *others = (
@@ -46,14 +50,40 @@ def batched(
       raise _unlike(f"the shapes of their {name}")
   step, numbers = with_numbers(steps, states[0], batches[0])
 
-  def f(states, batches):
-    def stacked(trees):
-      return jax.tree.map(lambda *x: jnp.stack(x), *trees)
-
-    out = jax.vmap(step)(numbers, stacked(states), stacked(batches))
-    return [jax.tree.map(lambda x, k=k: x[k], out) for k in range(len(steps))]
+  def f(stack, batches):
+    joined = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    stack, metrics = jax.vmap(step)(numbers, stack, joined)
+    rows = range(len(steps))
+    return stack, [jax.tree.map(lambda x, k=k: x[k], metrics) for k in rows]
 
   return f
+
+
+def stacked(states: Sequence[Tree]) -> Tree:
+  """All states in one, along a first axis; made on the host, once."""
+  return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *states)
+
+
+@jax.jit
+def _row(stack: Tree, k: jax.Array) -> Tree:
+  return jax.tree.map(lambda x: x[k], stack)
+
+
+class Share:
+  """The state of one run in the stack of all, until they step again."""
+
+  def __init__(self, stack: Tree, k: int, like: Tree):
+    self._stack, self._k, self._like = stack, k, like
+
+  @functools.cached_property
+  def own(self) -> Tree:
+    """A copy, laid out as the run had it at its start."""
+    return jax.device_put(_row(self._stack, self._k), self._like)
+
+
+def own(state: "Share | Tree") -> Tree:
+  """A state by itself, whether it lies in a stack or not."""
+  return state.own if isinstance(state, Share) else state
 
 
 def with_numbers(
@@ -191,13 +221,13 @@ class OneAtATime(Checkpoints):
   def save(self, step: int, state, meta: Mapping) -> bool:
     """Saves, and waits until all of it is on the disk."""
     with self.turn:
-      saved = super().save(step, state, meta)
+      saved = super().save(step, own(state), meta)
       self.wait()
       return saved
 
   def commit(self, step: int, state, meta: Mapping) -> None:
     with self.turn:
-      super().commit(step, state, meta)
+      super().commit(step, own(state), meta)
 
   def restore(self, abstract, check: Callable = lambda content: None):
     with self.turn:
@@ -207,9 +237,8 @@ class OneAtATime(Checkpoints):
 class Meeting:
   """Where the steps of several runs meet.
 
-  make([part of each], states, batches) gives the program, which maps (states,
-  batches) to [(state, metrics)] of as many runs. It is made once, of the runs
-  that come to a first step.
+  make([part of each], states, batches) gives the program, see `batched`. It is
+  made once, of the runs that come to a first step.
   """
 
   def __init__(self, make: Callable, count: int):
@@ -218,6 +247,8 @@ class Meeting:
     self._parts: dict[int, object] = {}
     self._members: list[int] = []  # of the program, once there is one
     self._program: Callable | None = None
+    self._stack: Tree = None  # of the states of the members
+    self._layouts: list[Tree] = []
     self._given: dict[int, tuple] = {}
     self._made: dict[int, object] = {}
     # Whoever has its lock works; whoever waits for the others gives it away.
@@ -228,7 +259,10 @@ class Meeting:
     return self._change
 
   def advance(self, k: int, part) -> Callable:
-    """The step of run k: waits for those of the others. part: for `make`."""
+    """The step of run k: waits for those of the others. part: for `make`.
+
+    It takes the state of the start, or the Share of the step before.
+    """
     self._parts[k] = part
 
     def step(state, batch):
@@ -262,19 +296,26 @@ class Meeting:
 
   def _taken(self) -> dict[int, object]:
     """The results of one step of all, by run."""
-    first = self._program is None
-    if first:
-      self._members = sorted(self._there)
-    # Who has left is stood in for by one that is there: the program is as
-    # wide as ever, and nobody looks at what becomes of the stand-in.
-    some = next(iter(self._given))
-    given = [
-      self._given[k if k in self._given else some] for k in self._members
+    if self._program is None:
+      self._begin()
+    # Who has left still has a row, and is given another's batch: the program
+    # is as wide as ever, and nobody looks at what becomes of that row.
+    _, some = next(iter(self._given.values()))
+    batches = [self._given.get(k, (None, some))[1] for k in self._members]
+    self._stack, metrics = self._program(self._stack, batches)
+    return {
+      k: (Share(self._stack, i, self._layouts[i]), metrics[i])
+      for i, k in enumerate(self._members)
+      if k in self._given
+    }
+
+  def _begin(self) -> None:
+    """Makes the program and the stack of those that are there."""
+    self._members = sorted(self._there)
+    states, batches = zip(*(self._given[k] for k in self._members), strict=True)
+    parts = [self._parts[k] for k in self._members]
+    self._program = self._make(parts, states, batches)
+    self._stack = stacked(states)
+    self._layouts = [
+      jax.tree.map(lambda x: x.sharding, state) for state in states
     ]
-    states, batches = [s for s, _ in given], [b for _, b in given]
-    if first:
-      parts = [self._parts[k] for k in self._members]
-      self._program = self._make(parts, states, batches)
-    made = self._program(states, batches)
-    pairs = zip(self._members, made, strict=True)
-    return {k: one for k, one in pairs if k in self._given}

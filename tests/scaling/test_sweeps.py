@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 import aigc_jax
@@ -433,10 +434,10 @@ def test_points_that_train_together_work_one_at_a_time(tmp_path):
         time.sleep(0.005)
         most.append(len(at_work))
         at_work.remove(k)
-        step(k, None)
+        step(jnp.zeros(1), None)
 
-  def program(states, batches):
-    return [(state, {}) for state in states]
+  def program(stack, batches):
+    return stack, [{}] * len(batches)
 
   meeting = joint.Meeting(lambda *_: program, 4)
   crew = Crew(None, meeting, tmp_path / "listed.json")

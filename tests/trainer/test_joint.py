@@ -65,24 +65,31 @@ def test_runs_that_differ_in_numbers_are_each_as_they_are_alone(three):
     alone = [r.init() for r in runs]
     joined = [r.init() for r in runs]
     steps = [jax.jit(r.step) for r in runs]
+    stack = joint.stacked(joined)
     for n in range(4):
       batches = [some_batch(r, 10 * n + k) for k, r in enumerate(runs)]
-      found = program(joined, batches)
-      joined = [state for state, _ in found]
+      stack, found = program(stack, batches)
       for k, step in enumerate(steps):
         alone[k], metrics = step(alone[k], batches[k])
         for name in ("train/loss", "optim/learning_rate"):
-          a, b = metrics[name], found[k][1][name]
+          a, b = metrics[name], found[k][name]
           np.testing.assert_allclose(a, b, rtol=2e-5, err_msg=f"{k}: {name}")
-        same = metrics["data/batch_hash"] == found[k][1]["data/batch_hash"]
+        same = metrics["data/batch_hash"] == found[k]["data/batch_hash"]
         assert bool(same)
+    joined = [
+      joint.Share(stack, k, jax.tree.map(lambda x: x.sharding, state)).own
+      for k, state in enumerate(joined)
+    ]
     for one, other in zip(alone, joined, strict=True):
+      assert jax.tree.map(lambda x: x.dtype, one) == jax.tree.map(
+        lambda x: x.dtype, other
+      )
       jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
         one.params, other.params,
       )  # fmt: skip
   # And they are three, not one.
-  rates = {float(m["optim/learning_rate"]) for _, m in found}
+  rates = {float(m["optim/learning_rate"]) for m in found}
   assert len(rates) == 2
   leaves = [jax.tree.leaves(s.params)[0] for s in joined]
   assert not np.allclose(leaves[0], leaves[1])
@@ -107,18 +114,18 @@ def meet(count: int, takes):
   """The results of `count` threads; takes(k): how many steps each takes."""
   widths, out = [], {}
 
-  def program(states, batches):
-    widths.append(len(states))
-    return [(s + b, {"k": s}) for s, b in zip(states, batches, strict=True)]
+  def program(stack, batches):
+    widths.append(len(stack))
+    return stack + jnp.array(batches), [{}] * len(batches)
 
   meeting = joint.Meeting(lambda *_: program, count)
 
   def work(k):
-    state, step = 10 * k, meeting.advance(k, None)
+    state, step = jnp.array(10 * k), meeting.advance(k, None)
     for _ in range(takes(k)):
       state, _ = step(state, 1)
+    out[k] = int(joint.own(state))
     meeting.leave(k)
-    out[k] = state
 
   threads = [threading.Thread(target=work, args=(k,)) for k in range(count)]
   for thread in threads:
@@ -143,7 +150,7 @@ def test_what_the_program_raises_all_runs_raise():
 
   def work(k):
     try:
-      meeting.advance(k, None)(0, 0)
+      meeting.advance(k, None)(jnp.array(0), 0)
     except ValueError as error:
       found.append(str(error))
 

@@ -60,6 +60,18 @@ class Member(run.Session):
   def advance(self, r: run.Run) -> Callable:
     return self.meeting.advance(self.number, r)
 
+  def open_data(self) -> dict[str, str]:
+    prints = super().open_data()
+    self.evaluators = {
+      name: (every, functools.partial(_of_own, measure))
+      for name, (every, measure) in self.evaluators.items()
+    }
+    return prints
+
+
+def _of_own(measure: Callable, step: int, state) -> dict[str, float]:
+  return measure(step, joint.own(state))
+
 
 def outcomes_in(path: Path) -> dict[str, dict]:
   """{work directory: {"status", "error"}} of those that have ended."""
@@ -92,7 +104,7 @@ def train_all(path: str) -> int:
   configs = [run.read(run.configured(one["config"], [])) for one in found]
   folders = [files.expanded(one["workdir"]) for one in found]
   mesh = run.make_mesh(configs[0])
-  meeting = joint.Meeting(functools.partial(_program, mesh), len(found))
+  meeting = joint.Meeting(_program, len(found))
   crew = _Crew(mesh, meeting, listed)
   for folder in folders:
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,16 +122,11 @@ def train_all(path: str) -> int:
   return (failed or [s for s in ended if s] or [0])[0]
 
 
-def _program(mesh, runs: Sequence[run.Run], states, batches) -> Callable:
-  """The steps of these runs as one program; their states are donated."""
+def _program(runs: Sequence[run.Run], states, batches) -> Callable:
+  """The steps of these runs as one program; the stack of states is donated."""
   one = runs[0].config["steps_per_call"]
   many = [joint_step(r, one) for r in runs]
-  laid = jax.tree.map(lambda x: x.sharding, runs[0].state)
-  return jax.jit(
-    joint.batched(many, states, batches),
-    donate_argnums=0,
-    out_shardings=[(laid, None)] * len(runs),
-  )
+  return jax.jit(joint.batched(many, states, batches), donate_argnums=0)
 
 
 def joint_step(r: run.Run, steps_per_call: int) -> Callable:
