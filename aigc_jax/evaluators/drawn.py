@@ -86,6 +86,7 @@ class Scores:
     self._sampler, self._mesh, self._comparison = sampler, mesh, comparison
     self._name, self._average, self._poll = name, average, poll
     self.fingerprint = comparison.fingerprint
+    self.features_fingerprint = comparison.features_fingerprint
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The scores of this state."""
@@ -118,6 +119,7 @@ class Comparison:
     self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))
     self.count = min(len(held), most or len(held))
     self._held, self.fingerprint = held, held.fingerprint
+    self.features_fingerprint = features.fingerprint
     self._known: tuple | None = None
 
   def _real(self) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Scores of drawn images are of these. Which network it is has to be told beside
 them: numbers by two networks cannot be compared.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aigc_jax import sharding
+from aigc_jax import files, sharding, tree
 from aigc_jax.data.images.augmenting import fitted
 from aigc_jax.data.images.decoding import MODES, pillow, pixels
 from aigc_jax.errors import BadConfig
@@ -65,6 +66,13 @@ class Features:
       part = np.asarray(self._run(self._variables, padded))
       found.append(part[: len(some)])
     return np.concatenate(found)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """sha256 over the network's parameters and how it takes pixels."""
+    words = jax.jit(tree.digest)(self._variables)
+    scale = [self._mean.tolist(), self._std.tolist()]
+    return files.sha256_json(["features 1", np.asarray(words).tolist(), scale])
 
   def _prepared(self, images: np.ndarray) -> np.ndarray:
     """Pixels as the network takes them, float32."""

@@ -21,21 +21,29 @@ from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.journal import Journal
 
+FEATURES = ".features"  # of the name of a held-out set: the network's
+
 
 def fingerprints(stream, evaluators: dict) -> dict[str, str]:
-  """Of the training data and of every held-out set, by their config keys."""
+  """Of the training data and of every held-out set, by their config keys.
+
+  And of the networks by whose features images are measured: a curve is by one.
+  """
+  kinds = {"fingerprint": "", "features_fingerprint": FEATURES}
   return {"data": stream.fingerprint} | {
-    f"evaluate.{name}": evaluator.fingerprint
+    f"evaluate.{name}{end}": getattr(evaluator, kind)
     for name, (_, evaluator) in evaluators.items()
-    if hasattr(evaluator, "fingerprint")
+    for kind, end in kinds.items()
+    if hasattr(evaluator, kind)
   }
 
 
 def entries(config: Config) -> dict[str, str]:
-  """Hashes of how each held-out set is configured."""
+  """Hashes of how each held-out set is configured, and each network."""
   return {
-    f"evaluate.{name}": fingerprint(entry)
+    f"evaluate.{name}{end}": fingerprint(entry)
     for name, entry in config["evaluate"].items()
+    for end in ("", *([FEATURES] if "features" in entry else []))
   }
 
 

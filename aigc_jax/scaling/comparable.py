@@ -15,6 +15,7 @@ TEXT = ("path", "sources", "validation", "field")
 # More is better for these alone.
 HIGHER = (
   "accuracy", "acc", "bleu", "rouge", "chrf", "f1", "exact_match", "meteor",
+  "precision", "recall", "top1", "top5",
 )  # fmt: skip
 
 
@@ -37,6 +38,13 @@ def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
   name = rest.rpartition("/")[0]
   notes = []
   prints = _prints(runs, name)
+  judges = _prints(runs, f"{name}.features")
+  if len(judges) > 1:
+    raise BadConfig(
+      f"{metric} is by the features of different networks: "
+      + "; ".join(f"{_short(p)}: {_names(some)}" for p, some in judges.items())
+      + "; measure them by one, with python -m aigc_jax.evaluate --features="
+    )
   tokenizers = _values(runs, "tokenizer_fingerprint")
   if len(prints) == 1 and len(tokenizers) <= 1:
     if None in prints or None in tokenizers:

@@ -194,8 +194,9 @@ def data_changes(
       for what, old in was.items()
     )
     raise BadConfig(
-      f"the data has changed since {since} (changed source "
-      "files or tokenizer). Restore them, or fork with --allow_data_change. "
+      f"the data has changed since {since} (changed source files or "
+      "tokenizer; of .features, the network that images are measured by). "
+      "Restore them, or fork with --allow_data_change. "
       f"The fingerprints:{''.join(lines)}"
     )
   return was

@@ -1,5 +1,6 @@
 """Features of images, grids while training, and drawn beside held-out ones."""
 
+import functools
 import io
 import json
 import types
@@ -15,7 +16,9 @@ from aigc_jax.data.stream import EvalSet
 from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
 from aigc_jax.evaluators.features import Features
+from aigc_jax.run import record
 from aigc_jax.sampling.images import Sampler
+from aigc_jax.trainer import changes
 from aigc_jax.trainer.journal import Journal, Picture
 from tests import adversary
 from tests import images as nets
@@ -162,6 +165,41 @@ def test_a_grid_differs_by_the_model_alone(mesh, tmp_path):
   assert read("average", 20) != read("raw", 20)
 
 
+def test_another_network_on_resume_is_refused_by_name(mesh, features):
+  model, variables = nets.build("resnet"), nets.variables_of("resnet")
+  trained_on = jax.tree.map(lambda x: x + 1e-3, variables)
+  others = (
+    Features(model, trained_on, name="net", **HALF),
+    Features(model, variables, name="net", mean=[0.4] * 3, std=[0.5] * 3),
+  )
+  again = Features(model, variables, name="elsewhere", **HALF)
+  assert again.fingerprint == features.fingerprint
+
+  def prints_of(features):
+    against = Comparison(features, eval_set(bytes_of(4, size=12)), **HALF)
+    scores = Scores(
+      sampler(), mesh, against, name="drawn", average=False, poll=lambda: None
+    )
+    stream = types.SimpleNamespace(fingerprint="data")
+    return record.fingerprints(stream, {"drawn": (5, scores)})
+
+  entries = record.entries({"evaluate": {"drawn": {"features": "DIR"}}})
+  before = prints_of(features)
+  meta = {"heldout_fingerprints": before, "heldout_entries": entries}
+  meta["data_fingerprint"] = before.pop("data")
+  check = functools.partial(
+    changes.data_changes, meta, entries=entries, allowed=False, since="step 3"
+  )
+  assert not check(prints_of(again))
+  for other in others:
+    with pytest.raises(BadConfig, match="evaluate.drawn.features: "):
+      check(prints_of(other))
+    moved = record.entries({"evaluate": {"drawn": {"features": "OTHER"}}})
+    assert not check(prints_of(other), entries=moved)  # asked for
+    old = meta | {"heldout_fingerprints": {"evaluate.drawn": "held"}}
+    assert not changes.data_changes(old, prints_of(other), entries, False, "")
+
+
 def test_scores_while_training_are_those_of_the_same_images(mesh, features):
   held = bytes_of(8, size=12)
   against = Comparison(features, eval_set(held), **HALF)
@@ -170,6 +208,7 @@ def test_scores_while_training_are_those_of_the_same_images(mesh, features):
   )
   found = scores(10, state_of())
   assert scores.fingerprint == "held"
+  assert scores.features_fingerprint == features.fingerprint
   with jax.set_mesh(mesh):
     drawing = sampler()
     drawing.use(adversary.variables_of("batch norm"))

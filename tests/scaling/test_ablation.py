@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling import statistics, table
+from aigc_jax.scaling import comparable, statistics, table
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.compare import compare
@@ -202,6 +202,27 @@ def test_a_key_of_another_kind_is_no_default_of_this_one(tmp_path):
 
 def other_text(name):
   return {"heldout_fingerprints": {"evaluate.heldout": name}}
+
+
+def test_scores_by_the_features_of_two_networks_are_not_compared(tmp_path):
+  prints = {"evaluate.heldout": "h0", "evaluate.heldout.features": "n1"}
+  arm(tmp_path, "base", [3.0, 3.1], about={"heldout_fingerprints": prints})
+  prints = prints | {"evaluate.heldout.features": "n2"}
+  arm(tmp_path, "other", [2.0, 2.1], about={"heldout_fingerprints": prints})
+  with pytest.raises(BadConfig, match="different networks: n1.*n2"):
+    made(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "name, more",
+  [
+    ("recall", True), ("precision", True), ("image_recall_at_1", True),
+    ("top5", True), ("accuracy", True), ("fid", False), ("loss", False),
+    ("wer", False),
+  ],
+)  # fmt: skip
+def test_which_of_two_values_is_the_better_one(name, more):
+  assert comparable.higher_is_better(f"eval/drawn/{name}") == more
 
 
 def test_other_held_out_data_is_refused_with_the_sets(tmp_path):
