@@ -11,7 +11,8 @@ tokens, or --of one of them), power (--of params, tokens or flops),
 data_constrained (repeated data; the CSV has unique_tokens). A CSV has the
 columns params, tokens, flops, loss; --columns=params=N says what they are
 called otherwise; tokens or FLOPs that are missing follow from C = 6 N D. DIR is
-the work directory of a run or a folder of such.
+the work directory of a run, a folder of such, or the results.jsonl that
+`report rows` made of them.
 
 fit.json holds the constants with standard errors and intervals, the objective,
 how many starts agreed, the points with their hash, what was predicted, and
@@ -144,7 +145,10 @@ def _fitted(words: list[str]) -> dict:
 
 def _points(words: list[str]) -> points.Points:
   values = flags.FLAGS
-  csvs = [w for w in words if not files.expanded(w).is_dir()]
+  runs = (".jsonl",)  # a file of results holds runs, as a folder does
+  csvs = [
+    w for w in words if not (w.endswith(runs) or files.expanded(w).is_dir())
+  ]
   if csvs:
     if len(words) > 1:
       raise BadConfig("a fit takes one CSV, or work directories")

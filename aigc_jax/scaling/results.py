@@ -34,6 +34,7 @@ HEAD = {
   "data_fingerprint?": (str, None),
   "tokenizer_fingerprint?": (str, None),
   "heldout_fingerprints?": TEXTS,
+  "parameters?": (COUNT, None),
 }
 ROW = {"run": str, "step": COUNT, str: (float, None, str)}
 NUMBERS = ("step", "tokens", "examples", "flops", "seconds")
@@ -173,6 +174,7 @@ def lines_of(runs: Sequence, arms: Mapping[str, str], metrics) -> str:
       key: r.about[key]
       for key in (
         "data_fingerprint", "tokenizer_fingerprint", "heldout_fingerprints",
+        "parameters",
       )
       if key in r.about
     }  # fmt: skip

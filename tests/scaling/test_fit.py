@@ -9,7 +9,8 @@ from absl import flags
 
 from aigc_jax import fit
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.scaling import points, run_points
+from aigc_jax.scaling import points, results, run_points
+from aigc_jax.scaling.runs import open_runs
 from configs import quickstart
 from tests.scaling.made import made_run
 from tests.scaling.test_laws import chinchilla_points
@@ -207,6 +208,22 @@ def test_work_directories_give_the_points_they_recorded(tmp_path):
   assert any("with embeddings" in note for note in found.notes)
   curves = run_points.from_runs([str(tmp_path)], curves=True)
   assert len(curves) == 4 * len(found)
+
+
+def test_a_file_of_results_gives_the_points_of_its_runs(call, tmp_path):
+  ladder(tmp_path / "runs")
+  runs = open_runs([str(tmp_path / "runs")])
+  file = tmp_path / "results.jsonl"
+  file.write_text(
+    results.lines_of(runs, {r.name: "all" for r in runs}, ["eval/heldout/loss"])
+  )
+  theirs = run_points.from_runs([str(tmp_path / "runs")])
+  ours = run_points.from_runs([str(file)])
+  for name in ("params", "tokens", "flops", "loss"):
+    assert list(ours.columns[name]) == list(theirs.columns[name])
+  # The command takes it for what it is, not for a CSV.
+  words = ("--law=power", "--of=params", "--bootstrap=0")
+  assert "8 points" in call(str(file), *words)
 
 
 def test_runs_that_no_law_may_mix_are_refused(tmp_path):
