@@ -131,6 +131,7 @@ def image_files(data: Mapping, family: Family) -> dict[str, str]:
   """
   if data.get("kind") not in ("images", "captions"):
     return {}
+  run.check_data({"data": data})  # a work directory may be of a stranger
   size = data["image_size"]
   kinds_of = {
     "vit": "ViTImageProcessor",

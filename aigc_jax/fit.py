@@ -19,14 +19,16 @@ how many starts agreed, the points with their hash, what was predicted, and
 where all of it comes from; predictions and pictures are made from it alone.
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
 from aigc_jax import command, files, records
-from aigc_jax.errors import BadConfig, BadData, choose
+from aigc_jax.errors import BadConfig, BadData, StorageFailure, choose
 from aigc_jax.records import COUNT, SHA256
 from aigc_jax.scaling import (
   fit_pictures,
@@ -93,16 +95,36 @@ def main(words: list[str]) -> int:
     result = _again(words)
   else:
     result = _fitted(words)
-  result = table.plain(result)
+  stored = words[0].endswith(".json")
+  with _only_a_fit(words[0]) if stored else contextlib.nullcontext():
+    _show(table.plain(result))
+  return 0
+
+
+def _show(result: dict) -> None:
+  """Prints a fit and writes what --out names."""
   print(fit_text.as_text(result))
-  for out in values.out:
+  for out in flags.FLAGS.out:
     if out.endswith(".json"):
       text = json.dumps(result, indent=1, allow_nan=False)
       files.write_out(out, text + "\n")
     else:
       fit_pictures.draw(result, out)
     print(out)
-  return 0
+
+
+@contextlib.contextmanager
+def _only_a_fit(path: str) -> Iterator[None]:
+  """Turns what a file that is no fit leads to into BadData, by its name."""
+  try:
+    yield
+  except (BadConfig, StorageFailure, OSError):
+    raise  # of something else
+  except Exception as error:  # numbers of others may lead to anything
+    raise BadData(
+      f"{path} is no fit that this command wrote ({error}): fit again from "
+      "the CSV or the work directories"
+    ) from None
 
 
 def _fitted(words: list[str]) -> dict:
@@ -174,7 +196,7 @@ def _again(words: list[str]) -> dict:
   if not path.exists():
     raise BadConfig(f"{path}: there is no such file")
   budgets = [_number("budgets", b) for b in flags.FLAGS.budgets]
-  try:
+  with _only_a_fit(str(path)):
     result = records.check(files.read_json(path, MOST_BYTES), FORM, str(path))
     name = result["law"]
     if budgets and name in FRONTIER:
@@ -185,11 +207,6 @@ def _again(words: list[str]) -> dict:
       unique = flags.FLAGS.unique_tokens
       result["predictions"] = fits.predictions(result, law, budgets, unique)
     fit_text.as_text(result)  # says now whether it can be shown
-  except (BadData, ValueError, KeyError, TypeError, IndexError) as error:
-    raise BadData(
-      f"{path} is no fit that this command wrote ({error}): fit again from "
-      "the CSV or the work directories"
-    ) from None
   return result
 
 

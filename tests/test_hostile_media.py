@@ -285,7 +285,8 @@ MODELS = {
   "whisper": sound.WHISPER,
   "t5": seq2seq.STYLES["t5"],
   "marian": seq2seq.STYLES["marian"] | dict(head_dim=6),
-  "bert": tiny_kinds.ENCODER,
+  "bert": tiny_kinds.ENCODER | dict(position_start=0),
+  "roberta": tiny_kinds.ENCODER,
 }
 
 

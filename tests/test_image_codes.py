@@ -28,10 +28,10 @@ def train(folder, workdir: str, *line: str, plan: dict | None = None):
     (folder / workdir).mkdir()
     (folder / workdir / faults.MARK).touch()
   return commands.run(
-    "aigc_jax.train", f"--workdir={folder / workdir}", *line,
+    "aigc_jax.train", f"--workdir={folder / workdir}",
     f"--config.data.root={folder / 'data'}", "--config.data.batch=16",
     "--config.steps=6", "--config.checkpoint.every_steps=3",
-    "--config.evaluate.heldout.every_steps=None",
+    "--config.evaluate.heldout.every_steps=None", *line,
     environ={"AIGC_JAX_FAULTS": json.dumps(plan)} if plan else {},
   )  # fmt: skip
 
@@ -83,7 +83,12 @@ def test_a_vq_is_trained_and_resumed_and_a_prior_tells_its_codes(tmp_path):
     "prior", "b.png", "--guidance=2", "--labels=3,none", "--batch=2"
   )
   assert drawn != generate("prior", "c.png", "--guidance=2", "--seed=1")
-  kept = generate("vq", "d.png", "--reconstruct")
+  # The VQ goes on: its prior keeps to the codes that it was trained on.
+  done = train(tmp_path, "vq", *VQ, "--allow_change=steps", "--config.steps=9")
+  assert done.returncode == 0, done.stderr
+  again = ("--guidance=2", "--labels=3,none")
+  assert drawn == generate("prior", "g.png", *again)
+  kept = generate("vq", "d.png", "--reconstruct", "--step=6")
   assert kept == generate("prior", "e.png", "--reconstruct", "--part=vq")
   done = commands.run(
     "aigc_jax.generate", f"--workdir={tmp_path / 'vq'}", "--grid=2x3",

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from aigc_jax import run
+from aigc_jax import export, hf, run
 from aigc_jax.data import load_tokenizer, save, sentences
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.presets import vit
+from aigc_jax.run import drawing
 from aigc_jax.run.load import check_resumed, check_saved, tokenizer_in
 from tests import tiny
 
@@ -66,6 +68,39 @@ def test_an_earlier_checkpoint_is_told_where_its_config_changed(
   (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"seed": 1}))
   check_saved(tmp_path, CONFIG, tokenizer, older)
   assert "before checkpoints held their model" in caplog.text
+
+
+def test_a_config_that_was_edited_beside_its_model_is_told(
+  tokenizer, caplog, tmp_path
+):
+  content = saved(tokenizer, config_sha256=run.fingerprint(CONFIG))
+  edited = CONFIG | {"seed": 1}
+  (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+  check_saved(tmp_path, CONFIG, tokenizer, content)
+  (tmp_path / "config.json").write_text(json.dumps(edited))
+  (tmp_path / "config.before-7.2.json").write_text(json.dumps(CONFIG))
+  (tmp_path / "config.before-9.json").write_text("no config")
+  check_saved(tmp_path, edited, tokenizer, content)  # it was changed
+  assert not caplog.records
+  (tmp_path / "config.before-7.2.json").unlink()
+  check_saved(tmp_path, edited, tokenizer, content)
+  assert "is not the one that step 12 was saved with" in caplog.text
+
+
+@pytest.mark.parametrize(
+  "change",
+  [{"mean": None}, {"std": [0.0] * 3}, {"image_size": "x"}, {"crop": 0}],
+)
+def test_pixels_of_a_config_that_is_none_are_refused(change):
+  config = vit.get_config("s16,folder")
+  config.data.sources[0]["path"] = "pets"
+  config = run.read(config)
+  drawing.check_own(config)
+  own = {"data": config["data"] | change}
+  with pytest.raises(BadConfig):
+    drawing.check_own(own)
+  with pytest.raises(BadConfig):
+    export.image_files(own["data"], hf.FAMILIES["vit"])
 
 
 def test_the_tokenizer_of_a_run_lies_in_its_work_directory(tokenizer, tmp_path):

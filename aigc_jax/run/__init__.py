@@ -42,7 +42,6 @@ from aigc_jax.run.inputs import (
 )
 from aigc_jax.run.load import (
   Loaded,
-  check_frozen,
   check_origin,
   check_resumed,
   frozen_digest,
@@ -88,7 +87,6 @@ __all__ = [
   "changed_since",
   "check_data",
   "check_evaluators",
-  "check_frozen",
   "check_inputs",
   "check_origin",
   "check_resumed",

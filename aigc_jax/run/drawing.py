@@ -11,7 +11,7 @@ from aigc_jax.data.images.decoding import MODES
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.objectives.paths import Path as ImagePath
 from aigc_jax.run.build import objective_of
-from aigc_jax.run.settings import Config, data_of
+from aigc_jax.run.settings import Config, check_data, data_of
 from aigc_jax.sampling.codes import CodeSampler
 from aigc_jax.sampling.images import (
   Batches,
@@ -31,12 +31,16 @@ PROCESSOR = {
 
 
 def check_own(config: Config) -> None:
-  """Raises BadConfig for the config of a model that is no run's."""
+  """Raises BadConfig for the config of a model that is no run's.
+
+  And for one whose data nothing could be made of.
+  """
   if "data" not in config:
     raise BadConfig(
       "images are drawn with a run of one's own, which says how its pixels "
       "were scaled; a Hugging Face folder does not"
     )
+  check_data(config)
 
 
 def sampler_of(

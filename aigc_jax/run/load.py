@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from flax import linen as nn
 from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data import special
 from aigc_jax.data.listing import check_local
-from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators.features import Features, check_features
 from aigc_jax.evaluators.spoken import Recogniser
 from aigc_jax.layers.report import STATS
@@ -40,6 +41,7 @@ from aigc_jax.run.settings import (
   WEIGHTS,
   Config,
   check_weights,
+  config_file,
   config_in,
   most_positions,
   provenance_in,
@@ -168,11 +170,12 @@ class Loaded:
 
   def features(self) -> Features:
     """Of images, by this model of their labels; see evaluators/features.py."""
+    check_features(self.model, self.name)
     if "data" in self.config:
+      check_own(self.config)
       pixels = {key: self.config["data"].get(key) for key in ("mean", "std")}
     else:
       pixels = pixels_in(hf_folder(self.name))
-    check_features(self.model, self.name)
     return Features(self.model, self.variables, name=self.name, **pixels)
 
   def reconstructed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -330,30 +333,80 @@ def read_variables(
   found, content = saved.restore_parts(wanted, step, check)
   params = found[name]
   if frozen:
-    values = read_frozen(config, model, mesh, still)
-    check_frozen(values, content)
+    values = read_frozen_of(content, config, model, mesh, still)
     params = tree.joined(params, values)
   fixed = None if stats is None else Fixed(None, found["stats"])
   return params, fixed, int(content["step"])
 
 
-def read_frozen(config: Config, model: nn.Module, mesh, abstract) -> tree.Tree:
+def read_frozen(
+  config: Config,
+  model: nn.Module,
+  mesh,
+  abstract,
+  steps: Mapping[str, int] = MappingProxyType({}),
+) -> tree.Tree:
   """The parameters of the frozen parts, from where the config has them.
 
   Those of None are of the start: of init_from, or fresh ones of the seed.
+  steps: of the runs that are read, {work directory: step}; of others the last.
   """
   found: tree.Tree = {}
   for part, where in config["frozen"].items():
     own, wanted = below(abstract, part), where or config["init_from"]
+    step = steps.get(wanted)
     if where:
-      values, _ = read_params(where, own)
+      values, _ = read_params(where, own, step)
     elif wanted:
-      whole, _ = read_params(wanted, abstract_params(model, mesh))
+      whole, _ = read_params(wanted, abstract_params(model, mesh), step)
       values = below(whole, part)
     else:
       values = below(fresh_params(config, model, mesh), part)
     found = tree.joined(found, nested(part, values))
   return found
+
+
+def read_frozen_of(
+  content: Mapping, config: Config, model: nn.Module, mesh, abstract
+) -> tree.Tree:
+  """`read_frozen`, as it was when a checkpoint was trained beside it.
+
+  content: the manifest of the checkpoint. A run that was read from may have
+  gone on since then: the step of it is looked for that is meant. Raises
+  BadConfig where there is none.
+  """
+  found = read_frozen(config, model, mesh, abstract)
+  if _beside(content, found):
+    return found
+  origins = {x or config["init_from"] for x in config["frozen"].values()}
+  tried = []
+  for where in sorted(x for x in origins if x and hf_folder(x) is None):
+    workdir = files.expanded(where)
+    saved = history.checkpoints_in(workdir, identity_in(workdir))
+    for step in reversed(saved.steps()):
+      tried.append(f"{where} step {step}")
+      try:
+        found = read_frozen(config, model, mesh, abstract, {where: step})
+      except (BadConfig, StorageFailure):
+        continue  # of another model, or damaged: not the one that is meant
+      if _beside(content, found):
+        logging.warning(
+          "%s has gone on since step %d was trained beside its step %d, which "
+          "is read", where, content["step"], step,
+        )  # fmt: skip
+        return found
+  looked = f" (looked at: {', '.join(tried)})" if tried else ""
+  raise BadConfig(
+    f"the frozen parts are not those that step {content['step']} was trained "
+    f"beside{looked}: put back what `frozen` and `init_from` of the config "
+    "name as it was, or name a copy of that with --config.frozen.PART=DIR"
+  )
+
+
+def _beside(content: Mapping, frozen: tree.Tree) -> bool:
+  """Whether these are the frozen parts that a checkpoint was trained beside."""
+  saved = content["meta"].get("frozen_digest")
+  return saved is None or frozen_digest(frozen) == list(saved)
 
 
 def with_frozen_stats(config: Config, stats, abstract: State) -> tree.Tree:
@@ -397,18 +450,6 @@ def read_trained(where: str, r: Run):
   )
   trained, _ = tree.split(params, r.config["frozen"])
   return trained, None if fixed is None else fixed.stats, step
-
-
-def check_frozen(frozen, content: Mapping) -> None:
-  """Refuses frozen parts that are not those a checkpoint was trained beside."""
-  saved = content["meta"].get("frozen_digest")
-  if saved is None or frozen_digest(frozen) == list(saved):
-    return
-  raise BadConfig(
-    f"the frozen parts are not those that step {content['step']} was trained "
-    "beside: `frozen` and `init_from` of the config name what they were read "
-    "from, which must be as it was"
-  )
 
 
 def frozen_digest(frozen) -> list[int]:
@@ -566,6 +607,7 @@ def check_saved(
         + "\nPut back the config.json of that run (a config.before-STEP.json "
         "beside it is from before a change)"
       )
+    note_edited(where, content)
   elif meta.get("config_sha256") not in (None, written_fingerprint(where)):
     logging.warning(
       "step %d is from before checkpoints held their model, and "
@@ -579,6 +621,20 @@ def check_saved(
     f"({tokenizer.fingerprint[:12]}, there it was {words[:12]}): put back that "
     "of this run"
   )
+
+
+def note_edited(where: str | Path, content: Mapping) -> None:
+  """Tells where no config of a work directory is that of a checkpoint.
+
+  content: its manifest. Of the model that would be refused; the rest says how
+  a run goes on, or how its pixels were scaled.
+  """
+  sha256 = content["meta"].get("config_sha256")
+  if sha256 is not None and config_file(where, sha256) is None:
+    logging.warning(
+      "%s/config.json is not the one that step %d was saved with: it was "
+      "edited, and is taken as it is now", where, content["step"],
+    )  # fmt: skip
 
 
 def check_resumed(

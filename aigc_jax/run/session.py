@@ -26,12 +26,13 @@ from aigc_jax.run.evaluation import (
 )
 from aigc_jax.run.inputs import check_inputs, open_stream
 from aigc_jax.run.load import (
-  check_frozen,
   check_frozen_origins,
   check_origin,
   check_resumed,
   identity_in,
+  note_edited,
   read_frozen,
+  read_frozen_of,
   read_trained,
   with_frozen_stats,
 )
@@ -264,9 +265,11 @@ class Session:
     if found is not None:
       state, manifest = found
       self.say(f"continuing from step {manifest['step']}")
+      note_edited(self.workdir, manifest)
       if r.state.frozen is not None:
-        frozen = self._frozen()
-        check_frozen(frozen, manifest)
+        frozen = read_frozen_of(
+          manifest, r.config, r.model, r.mesh, r.state.frozen
+        )
         state = state.replace(frozen=frozen)
       return Start(state, manifest, [])
     where = r.config["init_from"]

@@ -62,7 +62,7 @@ def _section(run: Record) -> str:
 def found_in(folder: Path) -> dict[str, dict[int, Path]]:
   """{name: {step: file}} of a folder of samples; other files are left alone."""
   found: dict[str, dict[int, Path]] = {}
-  if folder.is_dir():
+  if folder.is_dir() and not folder.is_symlink():  # nothing of elsewhere
     for path in sorted(folder.iterdir()):
       known = NAME.fullmatch(path.name)
       if known:

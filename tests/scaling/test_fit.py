@@ -164,6 +164,21 @@ def test_repeated_lines_are_told(tmp_path):
   assert "line 4 repeats line 2" in " ".join(points.from_csv(path).notes)
 
 
+def test_a_fit_that_was_damaged_is_refused_where_it_is_drawn(
+  call, power_csv, tmp_path
+):
+  out = tmp_path / "fit.json"
+  call(str(power_csv), "--law=power", "--columns=flops=C,loss=val",
+       "--bootstrap=0", f"--out={out}")  # fmt: skip
+  good = out.read_text()
+  for strange in (None, {"a": 1}, "x", []):
+    found = json.loads(good)
+    found["points"]["columns"]["loss"][0] = strange
+    out.write_text(json.dumps(found))
+    with pytest.raises(BadData, match="fit.json is no fit that this command"):
+      call(str(out), f"--out={tmp_path / 'x.png'}")
+
+
 def test_what_is_no_fit_or_no_law_is_refused(call, power_csv, tmp_path):
   with pytest.raises(BadConfig, match="did you mean 'chinchilla'"):
     call(str(power_csv), "--law=chinchila")

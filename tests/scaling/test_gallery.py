@@ -61,6 +61,12 @@ def test_of_many_steps_some_that_lie_evenly_are_shown(run, monkeypatch):
   assert steps[0] == "100" and steps[-1] == "1000" and len(steps) == 3
 
 
+def test_samples_that_lie_elsewhere_are_not_shown(run, tmp_path):
+  (run / "samples").rename(tmp_path / "elsewhere")
+  (run / "samples").symlink_to(tmp_path / "elsewhere")
+  assert not gallery.found_in(run / "samples")
+
+
 def test_runs_without_samples_are_refused_with_a_way_out(run):
   for file in (run / "samples").iterdir():
     file.unlink()
