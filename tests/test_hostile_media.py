@@ -3,6 +3,7 @@
 As of text in test_hostile_files.py: each is read or refused.
 """
 
+import dataclasses
 import functools
 import io
 import json
@@ -27,7 +28,7 @@ from aigc_jax.data.images import decoding as seen
 from aigc_jax.data.images import sources as pictured
 from aigc_jax.data.sound import decoding as heard
 from aigc_jax.data.sound import sources as spoken
-from aigc_jax.errors import BadData
+from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import kinds
 from aigc_jax.hf.families import FAMILIES
 from aigc_jax.run.drawing import pixels_in
@@ -373,6 +374,35 @@ for kind in STORED:
 FORMATS |= {
   f"config of {name}": of_model(name, "config.json") for name in MODELS
 }
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_a_name_that_is_no_text_is_a_name_all_the_same(kind, tmp_path):
+  make, model = STORED[kind]
+  store(kind, "").good(tmp_path)
+  shutil.rmtree(tmp_path / "root")
+  place = os.fsencode(tmp_path / "pets/a")
+  ends = b".wav" if kind == "sound" else b".ppm"
+  for i in range(2):  # one that is whole, and one that is not
+    for end in (ends, *([b".txt"] if kind != "images" else [])):
+      old = place + b"/%d" % (2 * i) + end
+      os.rename(old, place + b"/%d\xff" % i + end)
+  Path(os.fsdecode(place + b"/1\xff" + ends)).write_bytes(b"damaged")
+  found = []
+  for _ in range(2):  # made, and read again
+    data = dataclasses.replace(make(tmp_path), most_damaged=0.5, validation=0.0)
+    stream = data.stream(seed=0, model=model, say=found.append)
+    stream.rows(0, slice(None))
+  assert any("a/1\\udcff" in text for text in found), found
+
+
+def test_a_label_that_is_no_text_is_refused_by_name(tmp_path):
+  store("images", "").good(tmp_path)
+  folder = os.fsencode(tmp_path / "pets")
+  os.rename(folder + b"/a", folder + b"/a\xff")
+  with pytest.raises(BadConfig, match="the label 'a.udcff' is not UTF-8"):
+    make, model = STORED["images"]
+    make(tmp_path).stream(seed=0, model=model, say=silent)
 
 
 NAMES = ("a" * 5000, "x\0y", "loop.ppm", "pipe.ppm", "folder", "\x1b[2J", "~/x")

@@ -217,7 +217,9 @@ def _write_shard(aside: Path, i: int, source: Source, split: str, job) -> dict:
   left_out: LeftOut = {}
 
   def drop(why: str, which: str) -> None:
-    _note(left_out, why, [which], 1)
+    # A name of a file may be no text, and what is noted is read back as text.
+    shown = which.encode("utf-8", "backslashreplace").decode()
+    _note(left_out, why, [shown], 1)
 
   count = 0
   for record in source.read(job, split, drop):

@@ -176,6 +176,8 @@ class Folder(Labelled):
       raise BadData(
         f"{top}: no folder in it; expected one of images for each label"
       )
+    for name in names:
+      files.check_text(name, f"{top}: the label")
     return tuple(names)
 
   @functools.lru_cache(4)  # noqa: B019
@@ -207,7 +209,8 @@ class Folder(Labelled):
       top = self._top(split)
       for name, size in self._images(split):
         stamp = os.stat(top / name).st_mtime_ns
-        digest.update(f"\n{split} {name} {size} {stamp}".encode())
+        line = f"\n{split} {name} {size} {stamp}"
+        digest.update(os.fsencode(line))  # names are bytes
     return digest.hexdigest()
 
   def jobs(self, split: str) -> list[Job]:
