@@ -254,7 +254,8 @@ def trained_on(texts: Iterable[str], name: str, root: str, pieces: int, say):
 
   The texts are kept below root, in the folder `name`.
   """
-  lines = [" ".join(text.split()) for text in texts]
+  # A zero byte in one of them would make the file of all no text.
+  lines = [" ".join(text.replace("\0", " ").split()) for text in texts]
   text = ("\n".join(lines) + "\n").encode("utf-8", "replace")
   key = hashlib.sha256(text).hexdigest()[:16]
   path = Path(files.expanded(root), name, f"{key}.txt")

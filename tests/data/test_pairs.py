@@ -9,7 +9,7 @@ import pytest
 
 from aigc_jax.data.gettext import read_catalogue
 from aigc_jax.data.pair_sources import held_out, read_pairs
-from aigc_jax.data.pairs import Pairs
+from aigc_jax.data.pairs import Pairs, trained_on
 from aigc_jax.errors import BadConfig, BadData
 
 MODEL = dict(vocab=300, start_token=None)
@@ -76,6 +76,15 @@ def spelled(batch, tokenizer):
       target = batch["targets"][row][batch["segments"][row] == k]
       found.append((text_of(tokenizer, source), text_of(tokenizer, target)))
   return found
+
+
+def test_a_zero_byte_in_a_text_stops_no_tokenizer(tmp_path):
+  texts = [f"some words {i} of a text" for i in range(400)]
+  plain, odd = (
+    trained_on([*texts, *more], "pairs", str(tmp_path), 300, print)
+    for more in ((), ("a\0b",))
+  )
+  assert plain.vocab == odd.vocab
 
 
 def test_a_catalogue_is_read_as_text_and_compiled(tmp_path):
