@@ -5,8 +5,8 @@
   from aigc_jax.presets import llama             llama.get_config("llama32_1b")
 
 The families are bert, clip, ctc, dalle, dit, gemma, gpt2, gpt3, llama, mistral,
-qwen, resnet, roberta, siglip, t5, transformer, unet, vae, vit, vq, whisper;
-each has its SIZES and `get_config(preset)`.
+prompted, qwen, resnet, roberta, siglip, t5, transformer, unet, vae, vit, vq,
+whisper; each has its SIZES and `get_config(preset)`.
 Nothing here computes or imports JAX.
 """
 
