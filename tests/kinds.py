@@ -125,6 +125,10 @@ UNET = dict(
   kind="unet", classes=5, image_size=6, channels=1, widths=(8, 12), blocks=1,
   attention=(3,), groups=4, kernel="xla",
 )  # fmt: skip
+VAE = dict(
+  kind="vae", image_size=6, channels=1, widths=(10,), latent=2, places=True,
+)  # fmt: skip
+DENOISER = DIT | dict(image_size=3, channels=2, patch=1)
 VQ = dict(
   kind="vq", image_size=6, channels=1, widths=(10,), codes=12, dim=4,
 )  # fmt: skip
@@ -162,6 +166,12 @@ KINDS = {
     | dict(head_dim=4, scale_shift=True, resample="block", sigma=True),
     described_batch, dict(kind="flow", prediction="v", variance=1e-3), NOISED,
   ),
+  "latent": Kind(
+    dict(
+      kind="latent", classes=5, parts=dict(vae=VAE, denoiser=DENOISER),
+    ),
+    noised_batch, dict(kind="flow"), NOISED, frozen=("vae",),
+  ),
   "vq": Kind(VQ, drawn_batch, dict(kind="vq"), PIXELS, smooth=False),
   "vq by gradient": Kind(
     VQ | dict(quantizer="gradient"), drawn_batch,
@@ -198,14 +208,22 @@ KINDS = {
 def part_of(name: str) -> Mapping:
   """The keywords of what is trained, a whole model or a part of one."""
   keywords = KINDS[name].model
-  return keywords["parts"]["prior"] if "parts" in keywords else keywords
+  return (
+    keywords["parts"][trained(keywords)] if "parts" in keywords else keywords
+  )
+
+
+def trained(keywords: Mapping) -> str:
+  """The part of a model of several that is."""
+  return "prior" if "prior" in keywords["parts"] else "denoiser"
 
 
 def build(name: str, **changes) -> nn.Module:
   keywords = dict(KINDS[name].model)
   if "parts" in keywords:  # how the trained one is computed
-    prior = keywords["parts"]["prior"] | changes
-    keywords["parts"] = keywords["parts"] | dict(prior=prior)
+    part = trained(keywords)
+    own = {part: keywords["parts"][part] | changes}
+    keywords["parts"] = keywords["parts"] | own
   else:
     keywords |= changes
   return MODELS[keywords.pop("kind")](**keywords)
@@ -232,6 +250,7 @@ def score_of(name: str, **changes) -> Callable:
 
   def score(params, batch):
     predict = functools.partial(model.apply, {"params": params} | others)
+    predict.roles = getattr(model, "roles", ())
     return objective(predict, batch, **options)
 
   return score

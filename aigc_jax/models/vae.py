@@ -34,42 +34,46 @@ class Told:
 
 
 class Encoder(nn.Module):
-  """(B, Y, X, C) -> mean and log variance (B, Z) of a code."""
+  """(B, Y, X, C) -> mean and log variance (B, Z) of a code, or of places."""
 
   image: tuple[int, int, int]
   widths: tuple[int, ...]
   latent: int
   activation: str
   dtype: jnp.dtype
+  places: bool
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     x = halved(x, self.widths, self.activation, self.dtype)
-    code = Einsum(
-      "BYXD,YXDZ->BZ", (*x.shape[1:], 2 * self.latent), self.dtype, True,
-      name="code",
-    )(x)  # fmt: skip
-    mean_BZ, log_var_BZ = jnp.split(code.astype(jnp.float32), 2, axis=-1)
-    return mean_BZ, log_var_BZ
+    equation, shape = "BYXD,YXDZ->BZ", (*x.shape[1:], 2 * self.latent)
+    if self.places:
+      equation, shape = "BYXD,DZ->BYXZ", shape[2:]
+    code = Einsum(equation, shape, self.dtype, True, name="code")(x)
+    mean, log_var = jnp.split(code.astype(jnp.float32), 2, axis=-1)
+    return mean, log_var
 
 
 class Painter(nn.Module):
-  """A code (B, Z) -> the pixels' means and log scales (B, Y, X, C)."""
+  """A code (B, Z), or of places -> the pixels' means and log scales."""
 
   image: tuple[int, int, int]
   widths: tuple[int, ...]
   latent: int
   activation: str
   dtype: jnp.dtype
+  places: bool
 
   @nn.compact
-  def __call__(self, code_BZ: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def __call__(self, code: jax.Array) -> tuple[jax.Array, jax.Array]:
     Y, X, C = self.image
-    small = 2 ** len(self.widths)
-    x = Einsum(
-      "BZ,ZYXD->BYXD", (self.latent, Y // small, X // small, self.widths[-1]),
-      self.dtype, True, name="code",
-    )(code_BZ)  # fmt: skip
+    small, width = 2 ** len(self.widths), self.widths[-1]
+    equation, shape = "BZ,ZYXD->BYXD", (Y // small, X // small, width)
+    if self.places:
+      equation, shape = "BYXZ,ZD->BYXD", shape[2:]
+    x = Einsum(equation, (self.latent, *shape), self.dtype, True, name="code")(
+      code
+    )
     x = doubled(x, self.widths, 2 * C, self.activation, self.dtype)
     mean, log_scale = jnp.split(x, 2, axis=-1)
     return mean, log_scale
@@ -79,7 +83,8 @@ class Vae(nn.Module):
   """What is `Told` of "images" (B, Y, X, C), by a code drawn by their "draw".
 
   The code is the posterior's mean and noise of the row's key times its
-  deviation.
+  deviation. places: whether each place of the last stage has `latent` numbers
+  of its own, (Y / 2**n, X / 2**n, latent), and not the image as a whole.
   """
 
   image: tuple[int, int, int]  # Y, X, C
@@ -87,13 +92,15 @@ class Vae(nn.Module):
   latent: int
   activation: str
   dtype: jnp.dtype
+  places: bool = False
 
   gradual = False  # an image is drawn at once
   classes = 0
 
   def setup(self):
     parts = (
-      self.image, self.widths, self.latent, self.activation, self.dtype
+      self.image, self.widths, self.latent, self.activation, self.dtype,
+      self.places,
     )  # fmt: skip
     self.encoder = Encoder(*parts)
     self.decoder = Painter(*parts)
@@ -101,15 +108,28 @@ class Vae(nn.Module):
   def __call__(self, batch: Batch) -> Told:
     images_BYXC = batch["images"]
     check_images(images_BYXC, self.image)
-    mean_BZ, log_var_BZ = self.encoder(images_BYXC)
-    noise_BZ = normal(batch["draw"], "code", self.noise)
-    code_BZ = mean_BZ + jnp.exp(log_var_BZ / 2) * noise_BZ
-    return Told(mean_BZ, log_var_BZ, *self.decoder(code_BZ))
+    mean, log_var = self.encoder(images_BYXC)
+    noise = normal(batch["draw"], "code", self.noise)
+    code = mean + jnp.exp(log_var / 2) * noise
+    flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+    return Told(flat(mean), flat(log_var), *self.decoder(code))
 
   @property
   def noise(self) -> tuple[int, ...]:
     """Shape of a code, which before an image is noise."""
-    return (self.latent,)
+    small = 2 ** len(self.widths)
+    places = (self.image[0] // small, self.image[1] // small)
+    return (*places, self.latent) if self.places else (self.latent,)
+
+  def moments(self, images_BYXC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and deviation of the images' codes, (B, *noise) float32."""
+    check_images(images_BYXC, self.image)
+    mean, log_var = self.encoder(images_BYXC)
+    return mean, jnp.exp(log_var / 2)
+
+  def decode(self, code: jax.Array) -> jax.Array:
+    """The means of the pixels of codes (B, *noise)."""
+    return self.decoder(code)[0]
 
   def draw(
     self, noise: jax.Array, time_B: jax.Array, labels_B: jax.Array
@@ -140,13 +160,15 @@ def vae(
   channels: int,
   widths: Sequence[int],
   latent: int,
+  places: bool = False,
   activation: str = "silu",
   dtype: str = "float32",
 ) -> Vae:
   """A Vae from plain values; the keys of `config.model`.
 
   widths: of the stages, each of which halves rows and columns. latent: how many
-  numbers a code has. Raises BadConfig where they cannot go together.
+  numbers a code has; with `places`, each place of it, as latent diffusion reads
+  them. Raises BadConfig where they cannot go together.
   """
   at_least_1(image_size=image_size, channels=channels, latent=latent)
   in_halves(image_size, widths)
@@ -156,4 +178,5 @@ def vae(
     latent=latent,
     activation=activation,
     dtype=checked_dtype(dtype),
+    places=places,
   )

@@ -1,23 +1,37 @@
 """A variational autoencoder (arXiv:1312.6114) of small images.
 
-Presets: small; a second word names the dataset (imagenet, cifar10, digits);
-tiny is one for images of 8 x 8.
+Presets: small; places, whose code has 32 x 32 places of four numbers for an
+image of 256 x 256, as latent diffusion reads it, with a light weight on the
+divergence; a second word names the dataset (imagenet, cifar10, digits); tiny
+and tiny_places are for images of 8 x 8.
 """
 
 from aigc_jax.presets.dit import generative, small
 from aigc_jax.presets.images import images, of, sized
 
 SIZES = {
-  "small": dict(widths=(64, 128), latent=64),
-  "tiny": dict(widths=(32, 64), latent=16),
+  "small": dict(image_size=32, widths=(64, 128), latent=64),
+  "places": dict(image_size=256, widths=(128, 256, 512), latent=4, places=True),
+  "tiny": dict(image_size=32, widths=(32, 64), latent=16),
+  "tiny_places": dict(image_size=32, widths=(64,), latent=2, places=True),
 }
+MODEL = dict(
+  kind="vae",
+  image_size=32,
+  channels=3,
+  widths=(64, 128),  # of the stages, each of which halves rows and columns
+  latent=64,  # numbers in a code
+  places=False,  # whether each place of the last stage has so many
+  activation="silu",
+  dtype="float32",
+)
 
 
 def get_config(preset="small"):
   size, dataset = sized(SIZES, preset)
   config = images()
   config.steps = 50_000
-  generative(config, batch=128, image_size=32)
+  generative(config, batch=128, image_size=size["image_size"])
   config.data.augment.flip = False  # bits per dimension are of images as is
   config.objective = dict(
     kind="elbo",
@@ -30,14 +44,9 @@ def get_config(preset="small"):
   config.optim.update(
     learning_rate=1e-3, weight_decay=0.0, b2=0.999, warmup_steps=500
   )
-  config.model = dict(
-    kind="vae",
-    image_size=32,
-    channels=3,
-    **size,  # widths of the stages, numbers in a code
-    activation="silu",
-    dtype="float32",
-  )
+  config.model = MODEL | size
+  if size.get("places"):
+    config.objective.beta = 0.05
   config.evaluate.heldout.every_steps = 2500
   config.checkpoint.update(every_steps=2500)
   if preset.startswith("tiny"):

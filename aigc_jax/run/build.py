@@ -241,8 +241,9 @@ def scorer(
         _add_reports(reports, new.get(REPORTS, {}))
       return output
 
-    # For objectives that leave something out in training alone.
+    # For objectives that leave something out in training alone, or ask parts.
     predict.trains = key is not None
+    predict.roles = getattr(model, "roles", ())
     means = objective(predict, batch)
     if not reports:
       return means

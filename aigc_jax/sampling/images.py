@@ -58,6 +58,14 @@ class ReadsCaptions(Protocol):
   text_length: int
 
 
+@runtime_checkable
+class Finishes(Protocol):
+  """A flax module that draws codes, which then become images."""
+
+  def finish(self, codes: jax.Array) -> jax.Array:
+    """(B, Y, X, C) of what a path ends at."""
+
+
 def reads_captions(model: nn.Module) -> bool:
   """Whether images are drawn of captions and not of labels."""
   return isinstance(model, ReadsCaptions) and model.text_length > 0
@@ -328,7 +336,8 @@ class Sampler(Batches):
     self.model = model
     none = NO_TOKEN if reads_captions(model) else model.classes
     limits = None
-    if path is not None and path.prediction == "epsilon":
+    of_codes = isinstance(model, Finishes)
+    if path is not None and path.prediction == "epsilon" and not of_codes:
       mean, std = (np.asarray(v, np.float32) for v in (mean, std))
       limits = (-mean / std, (1 - mean) / std)
 
@@ -340,9 +349,12 @@ class Sampler(Batches):
 
       if path is None:
         return predict(z, jnp.zeros(len(z)), labels_B)
-      return walk(
+      found = walk(
         guided(predict, none, guidance), path, z, labels_B,
         sampler=sampler, steps=steps, limits=limits,
       )  # fmt: skip
+      if not of_codes:
+        return found
+      return model.apply(variables, found, method="finish")
 
     super().__init__(variables, draw, mean, std)

@@ -23,7 +23,7 @@ FAMILIES = (
   "gpt2", "gpt3", "llama", "mistral", "qwen", "gemma", "t5", "transformer",
   "bert", "roberta", "distilbert", "vit", "resnet", "digits", "dit", "vae",
   "gan", "vq", "whisper", "ctc", "spoken_digits", "dalle", "unet", "tts",
-  "prompted",
+  "prompted", "latent",
 )  # fmt: skip
 ALONE = ("quickstart", "text_file")  # configs that are one run
 
