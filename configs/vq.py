@@ -1,13 +1,12 @@
 """VQ-VAE (arXiv:1711.00937) or FSQ: images as a small grid of codes.
 
   python -m aigc_jax.train --config=configs/vq.py:small,cifar10 --workdir=DIR
-  python -m aigc_jax.generate --workdir=DIR --grid=4x8 --reconstruct \
-      --out=x.png
   python -m aigc_jax.generate --workdir=DIR --grid=4x8 --reconstruct \\
       --out=x.png
 
-Presets: small, fsq, f16, tiny. A second word names the dataset: imagenet,
-cifar10, or digits, which needs no download (tiny,digits).
+Presets: small, fsq, f16, gan, tiny, tiny_gan; gan and tiny_gan are VQ-GANs
+(arXiv:2012.09841). A second word names the dataset: imagenet, cifar10, or
+digits, which needs no download (tiny,digits).
 What they are made of and how they are trained: aigc_jax/presets/vq.py.
 """
 

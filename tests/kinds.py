@@ -15,6 +15,8 @@ from flax import linen as nn
 
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
+from aigc_jax.run.build import scorer
+from aigc_jax.trainer.state import Fixed
 from tests import diffusion, sound, tiny
 
 
@@ -177,6 +179,10 @@ KINDS = {
     VQ | dict(quantizer="gradient"), drawn_batch,
     dict(kind="vq", distance="absolute"), PIXELS, smooth=False,
   ),
+  "vqgan": Kind(
+    VQ | dict(kind="vqgan", judge_widths=(5,), judge_norm="none"), drawn_batch,
+    dict(kind="vqgan", loss="non_saturating"), PIXELS, smooth=False,
+  ),
   "fsq": Kind(
     VQ | dict(quantizer="fsq", codes=None, dim=None, levels=(3, 4, 5)),
     drawn_batch, dict(kind="vq"), PIXELS, smooth=False,
@@ -244,14 +250,15 @@ def params_of(name: str):
 
 def score_of(name: str, **changes) -> Callable:
   """score(params, batch) -> {name: Mean}."""
-  model, options = build(name, **changes), dict(KINDS[name].objective)
+  options = dict(KINDS[name].objective)
   objective = OBJECTIVES[options.pop("kind")]
-  others = {k: v for k, v in variables_of(name).items() if k != "params"}
+  whole = scorer(
+    build(name, **changes), functools.partial(objective, **options)
+  )
+  fixed = Fixed(None, variables_of(name).get("stats"))
 
   def score(params, batch):
-    predict = functools.partial(model.apply, {"params": params} | others)
-    predict.roles = getattr(model, "roles", ())
-    return objective(predict, batch, **options)
+    return whole(params, batch, None, fixed=fixed)
 
   return score
 

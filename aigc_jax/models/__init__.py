@@ -18,6 +18,7 @@ from aigc_jax.models.unet import unet
 from aigc_jax.models.vae import vae
 from aigc_jax.models.vit import vit
 from aigc_jax.models.vq import vq
+from aigc_jax.models.vqgan import vqgan
 from aigc_jax.models.whisper import whisper
 
 # The kinds a config may name; each is built from plain keyword arguments.
@@ -35,6 +36,7 @@ MODELS = {
   "vae": vae,
   "vit": vit,
   "vq": vq,
+  "vqgan": vqgan,
   "encoder": encoder,
   "whisper": whisper,
 }

@@ -30,14 +30,16 @@ def in_patches(image_size: int, patch: int) -> None:
     )
 
 
-def in_halves(image_size: int, widths: Sequence[int]) -> None:
+def in_halves(
+  image_size: int, widths: Sequence[int], key: str = "widths"
+) -> None:
   """Raises BadConfig unless each stage, a width, can halve an image."""
   if not len(widths):
-    raise errors.BadConfig("model.widths is empty: name at least one stage")
-  at_least_1(**{f"widths[{i}]": width for i, width in enumerate(widths)})
+    raise errors.BadConfig(f"model.{key} is empty: name at least one stage")
+  at_least_1(**{f"{key}[{i}]": width for i, width in enumerate(widths)})
   small = 2 ** len(widths)
   if image_size % small:
     raise errors.BadConfig(
       f"model.image_size={image_size} cannot be halved {len(widths)} times, "
-      f"once for each of model.widths: a multiple of {small}, or fewer widths"
+      f"once for each of model.{key}: a multiple of {small}, or fewer widths"
     )

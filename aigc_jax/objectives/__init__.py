@@ -16,6 +16,7 @@ from aigc_jax.objectives.masked import masked
 from aigc_jax.objectives.speech import speech
 from aigc_jax.objectives.tokens import tokens
 from aigc_jax.objectives.vq import vq
+from aigc_jax.objectives.vqgan import vqgan
 
 # The kinds a config may name; the other keys are their keyword arguments.
 OBJECTIVES = {
@@ -31,4 +32,5 @@ OBJECTIVES = {
   "speech": speech,
   "tokens": tokens,
   "vq": vq,
+  "vqgan": vqgan,
 }

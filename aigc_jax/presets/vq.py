@@ -2,8 +2,9 @@
 
 Presets: small and fsq, the paper's 512 codes, or 1,000 of a grid (arXiv:
 2309.15505), on 8 x 8 places of 32 x 32 pixels; f16, 1,024 codes on 16 x 16
-places of 256 x 256 pixels, as MaskGIT reads them; tiny is one for images of
-8 x 8. A second word names the dataset (imagenet, cifar10, digits).
+places of 256 x 256 pixels, as MaskGIT reads them; gan, the same with
+PatchGAN's judge beside it (VQ-GAN, arXiv:2012.09841); tiny and tiny_gan are for
+images of 8 x 8. A second word names the dataset (imagenet, cifar10, digits).
 """
 
 from aigc_jax.presets.dit import generative, small
@@ -15,8 +16,23 @@ SIZES = {
     image_size=32, widths=(128, 256), quantizer="fsq", levels=(8, 5, 5, 5)
   ),
   "f16": dict(image_size=256, widths=(128, 128, 256, 512), codes=1024, dim=256),
+  "gan": dict(
+    image_size=256, widths=(128, 128, 256, 512), codes=1024, dim=256,
+    judge_widths=(64, 128, 256, 512),
+  ),
   "tiny": dict(image_size=32, widths=(64,), codes=32, dim=8),
-}
+  "tiny_gan": dict(
+    image_size=32, widths=(64,), codes=32, dim=8, judge_widths=(32, 64),
+    judge_norm="none", judge_init_std=None,
+  ),
+}  # fmt: skip
+JUDGE = dict(
+  judge_widths=(64, 128, 256, 512),  # of the stages of who judges places
+  judge_norm="batch",  # or none
+  norm_eps=1e-5,
+  norm_momentum=0.1,  # share of the way that running moments go
+  judge_init_std=0.02,  # of its weights; None: by fan-in
+)
 MODEL = dict(
   kind="vq",
   image_size=32,
@@ -48,9 +64,25 @@ def get_config(preset="small"):
     learning_rate=3e-4, weight_decay=0.0, b2=0.999, warmup_steps=500
   )
   config.model = MODEL | size
+  if "judge_widths" in size:
+    config.model = MODEL | JUDGE | size | dict(kind="vqgan")
+    config.objective = dict(
+      kind="vqgan",
+      beta=0.25,
+      distance="absolute",
+      loss="hinge",  # or non_saturating
+      weight=0.8,  # of what the judge says of a drawn image
+      adaptive=True,  # whether by the slopes of both losses too
+      start_step=10_000,  # the update from which the judge is heard
+    )
+    config.optim.update(
+      learning_rate=4.5e-6 * config.data.batch, b1=0.5, b2=0.9
+    )
   config.evaluate.heldout.every_steps = 2500
   config.checkpoint.update(every_steps=2500)
   if preset.startswith("tiny"):
     small(config)
     config.optim.update(learning_rate=1e-3, warmup_steps=100)
+    if "judge_widths" in size:
+      config.objective.start_step = 500
   return of(config, dataset)

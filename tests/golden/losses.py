@@ -71,6 +71,10 @@ SMALL: dict[str, dict] = {
     "model.image_size": 8, "data.image_size": 8, "model.attention": (4,),
     "model.blocks": 1, "model.groups": 4,
   },
+  "prompted:digits": NARROW | {
+    "model.layers": 2, "model.text_layers": 1, "model.text_dim": 16,
+    "model.text_heads": 2, "data.length": 8, "model.text_length": 8,
+  },
   "vae:small": PIXELS | WIDTHS | {"model.latent": 6},
   "vq:small": PIXELS | WIDTHS | {"model.codes": 12, "model.dim": 8},
   "gan:dcgan": PIXELS | WIDTHS | {"model.latent": 6},

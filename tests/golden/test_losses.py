@@ -6,10 +6,10 @@ import pytest
 from tests.golden import losses, written
 from tests.sweep import sweep
 
-# Of a model that is there; dalle begins from a VQ that was trained.
+# Of a model that is there; dalle and latent begin from one that was trained.
 ALIKE = {
   "gpt3", "mistral", "qwen", "roberta", "distilbert", "digits", "spoken_digits",
-  "dalle",
+  "dalle", "latent",
 }  # fmt: skip
 
 
