@@ -45,7 +45,7 @@ from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.drawn import Comparison
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
-from aigc_jax.evaluators.loss import Loss, results
+from aigc_jax.evaluators.loss import RAW, Loss, results
 from aigc_jax.evaluators.spoken import Spoken
 from aigc_jax.evaluators.word_errors import word_errors
 from aigc_jax.records import COUNT
@@ -66,7 +66,9 @@ JUDGES = {
   "recogniser": "a run that writes down speech",
 }
 # What a file of them holds.
-SCORES = {"model": str, "step": COUNT, "scores": {str: {str: dict}}}
+SCORES = {
+  "model": str, "step": COUNT, "weights?": str, "scores": {str: {str: dict}}
+}  # fmt: skip
 
 
 def define_flags() -> None:
@@ -127,7 +129,7 @@ def main() -> int:
       f"{FLAGS.workdir} has no held-out data of its own: name some with "
       "--text=FILE or --tasks=NAME=FILE.jsonl"
     )
-  out = FLAGS.out or default_out(loaded)
+  out = FLAGS.out or default_out(loaded, FLAGS.weights)
   if out:
     command.check_out(out, make=True)
   if texts or any(
@@ -158,7 +160,7 @@ def main() -> int:
       scores = heldout(loaded)
   if command.is_first():
     if out:
-      save(files.expanded(out), loaded, scores)
+      save(files.expanded(out), loaded, scores, FLAGS.weights)
     screen = Console(file=terminal.plain(sys.stdout))
     screen.print(table_of(loaded, scores))
   return 0
@@ -378,6 +380,12 @@ def drawn(loaded: run.Loaded) -> dict[str, Scores]:
     seed=FLAGS.seed,
   )  # fmt: skip
   features = run.load(FLAGS.features, remat="none").features()
+  # Other features, or images drawn otherwise, are other scores.
+  how = f"features={features.name} {features.fingerprint[:12]}, "
+  how += ", ".join(
+    f"{flag}={FLAGS[flag].value}"
+    for flag in ("weights", "sampler", "steps", "guidance", "seed")
+  )
   pixels = {key: config["data"][key] for key in ("mean", "std")}
   stream = run.provenance_in(loaded.name).get("data_fingerprint", "")
   seen = run.data_of(config).seen(stream, loaded.tokenizer)
@@ -388,7 +396,9 @@ def drawn(loaded: run.Loaded) -> dict[str, Scores]:
     if seen is not None:
       images, _ = against.images(seen)
       scores |= against.scores(images, "training_")
-    found[f"{name}, drawn"] = scores
+    found[f"{name}, drawn"] = {
+      key: dataclasses.replace(e, signature=how) for key, e in scores.items()
+    }
   if seen is None:
     print(
       "note: the store of the training images is gone: there is no number of "
@@ -489,11 +499,12 @@ def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
         _text(name), _text(score), f"{e.value:.4f}", error, f"{e.items:,}"
       )
       name = ""
-  captions = []
+  signed: dict[str, list[str]] = {}
   for values in scores.values():
     for score, e in values.items():
-      if e.signature:
-        captions.append(f"{score}: {e.signature}")
+      if e.signature and score not in signed.setdefault(e.signature, []):
+        signed[e.signature].append(score)
+  captions = [f"{', '.join(some)}: {how}" for how, some in signed.items()]
   if captions:
     table.caption = _text("\n".join(captions))
   return table
@@ -504,17 +515,24 @@ def _text(text: str) -> Text:
   return Text(terminal.shown(text))
 
 
-def default_out(loaded: run.Loaded) -> str:
-  """DIR/evaluate/<step>.json of a run; nothing for a Hugging Face folder."""
+def default_out(loaded: run.Loaded, weights: str = RAW) -> str:
+  """DIR/evaluate/<step>.json of a run, <step>.average.json of its average.
+
+  Nothing for a Hugging Face folder.
+  """
   if run.hf_folder(loaded.name) is not None:
     return ""
-  return str(Path(loaded.name) / "evaluate" / f"{loaded.step}.json")
+  which = "" if weights == RAW else f".{weights}"
+  return str(Path(loaded.name) / "evaluate" / f"{loaded.step}{which}.json")
 
 
-def save(path: Path, loaded: run.Loaded, scores: dict[str, Scores]) -> None:
+def save(
+  path: Path, loaded: run.Loaded, scores: dict[str, Scores], weights: str = RAW
+) -> None:
   """The scores as JSON; those of other sets in the file stay."""
-  content = {"model": loaded.name, "step": loaded.step, "scores": {}}
-  if path == Path(default_out(loaded)):
+  content = {"model": loaded.name, "step": loaded.step, "weights": weights}
+  content["scores"] = {}
+  if path == Path(default_out(loaded, weights)):
     files.own_folder(path.parent)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -541,7 +559,8 @@ def _kept(path: Path, content: dict) -> dict:
     os.replace(path, aside)
     print(f"note: {error}; it is {aside} now", file=sys.stderr)
     return {}
-  same = all(old[key] == content[key] for key in ("model", "step"))
+  old = {"weights": RAW} | old  # files of before say of no other
+  same = all(old[key] == content[key] for key in ("model", "step", "weights"))
   return old["scores"] if same else {}
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+from pathlib import Path
 
 import jax
 import pytest
@@ -78,6 +79,24 @@ def test_scores_are_kept_beside_others_of_the_same_step(
   later = dataclasses.replace(loaded, step=8)
   evaluate.save(path, later, one)
   assert set(json.loads(path.read_text())["scores"]) == {"a"}
+
+
+def test_scores_of_the_average_stand_in_a_file_of_their_own(loaded, tmp_path):
+  loaded = dataclasses.replace(loaded, name=str(tmp_path), step=7)
+  (tmp_path / "evaluate").mkdir()
+  raw, average = (
+    Path(evaluate.default_out(loaded, name)) for name in ("raw", "average")
+  )
+  assert (raw.name, average.name) == ("7.json", "7.average.json")
+  one, other = ({"a": {"acc": Estimate(x, 0.1, 4)}} for x in (0.5, 0.75))
+  evaluate.save(raw, loaded, one)
+  evaluate.save(average, loaded, other, "average")
+  # Nor are they mixed in a file that somebody names.
+  evaluate.save(raw, loaded, {"b": other["a"]})
+  assert set(json.loads(raw.read_text())["scores"]) == {"a", "b"}
+  evaluate.save(raw, loaded, {"c": one["a"]}, "average")
+  found = json.loads(raw.read_text())
+  assert found["weights"] == "average" and set(found["scores"]) == {"c"}
 
 
 def test_flags_are_checked(tmp_path):
