@@ -12,6 +12,8 @@
   python -m aigc_jax.report rows DIR [DIR ...] --out=results.jsonl
   python -m aigc_jax.report reference DIR [DIR ...] --out=reference.json
   python -m aigc_jax.report compare DIR REFERENCE.json [--json]
+  python -m aigc_jax.report soup DIR [DIR ...] --out=NEWDIR [--last=5]
+    [--steps=800,900,1000]
 
 DIR is the work directory of a run, a folder of such, or that of a sweep, whose
 arms have names. Runs that differ in their seed only are an arm; --by names the
@@ -28,6 +30,8 @@ html: table, curves, differences and provenance as one page.
 gallery: what runs drew or wrote over the steps (DIR/samples) as one page.
 compare: a curve against a reference that `reference` made of several seeds;
 exit status 1 where it leaves their band.
+soup: the average of the weights of kept checkpoints, of one run (LAWA) or of
+several of one model, as a new work directory; held-out losses before and after.
 """
 
 import dataclasses
@@ -46,6 +50,7 @@ from aigc_jax.scaling import (
   pictures,
   reference,
   results,
+  soup,
   table,
 )
 from aigc_jax.scaling.ablation import Ablation, ablation
@@ -178,6 +183,37 @@ def rows_(words: list[str]) -> int:
   return 0
 
 
+def soup_(words: list[str]) -> int:
+  """A work directory with the average of what others have kept."""
+  values = flags.FLAGS
+  if not words or not values.out:
+    raise BadConfig(
+      "report soup takes one or more work directories and a new one: python -m "
+      "aigc_jax.report soup DIR [DIR ...] --out=NEWDIR"
+    )
+  if values.steps and values.last:
+    raise BadConfig("--steps names checkpoints and --last counts them: one of")
+  soup.check_new(values.out)
+  of = soup.sources(words, _whole_numbers("steps", values.steps), values.last)
+  newest = {source.workdir: source for source in of}
+  rows = [(str(s), soup.losses(s.workdir, s.step)) for s in newest.values()]
+  print(f"the average of {len(of)} checkpoints:")
+  for source in of:
+    print(f"  {source}")
+  out = soup.write(values.out, of)
+  rows.append((f"{values.out}, the average", soup.losses(out)))
+  print(f"\n{soup.as_text(rows, out)}\n\n{out}")
+  return 0
+
+
+def _whole_numbers(flag: str, words: list[str]) -> list[int]:
+  if not all(word.isascii() and word.isdecimal() for word in words):
+    raise BadConfig(
+      f"--{flag}={','.join(words)}: expected steps, such as 800,900,1000"
+    )
+  return [int(word) for word in words]
+
+
 def _baseline(words: list[str]) -> str:
   """The arm that is named, else that of the sweep."""
   if flags.FLAGS.baseline or flags.FLAGS.by:
@@ -264,6 +300,7 @@ REPORTS = {
   "html": html,
   "reference": reference_,
   "rows": rows_,
+  "soup": soup_,
   "table": table_,
 }
 
@@ -290,6 +327,8 @@ def define_flags() -> None:
   flags.DEFINE_list("log", [], "logarithmic axes: x, y or x,y")
   flags.DEFINE_float("zoom", 0.0, "part of the x axis that an inset shows")
   flags.DEFINE_string("title", "", "the title of a picture")
+  flags.DEFINE_list("steps", [], "soup: the checkpoints of each run")
+  flags.DEFINE_integer("last", None, "soup: so many, else all", lower_bound=1)
 
 
 if __name__ == "__main__":

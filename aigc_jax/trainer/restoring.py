@@ -97,6 +97,12 @@ def _checked(steps: Steps, step: int, abstract, prefix) -> dict:
   if steps.run is not None:
     steps.run.check(content, where)
   lines = manifest.differences(content, manifest.table(abstract), prefix)
+  if lines and not prefix and _params_alone(content):
+    raise BadConfig(
+      f"{where} holds parameters alone, such as an average of others, and no "
+      "state of an optimizer from which a run could go on. To begin a run with "
+      f"them, in another --workdir: --config.init_from={steps.folder.parent}"
+    )
   if lines:
     more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
     raise BadConfig(
@@ -106,6 +112,10 @@ def _checked(steps: Steps, step: int, abstract, prefix) -> dict:
       + "\nUse the configuration it was made with, or another --workdir"
     )
   return content
+
+
+def _params_alone(content: dict) -> bool:
+  return all(leaf["name"].startswith("params/") for leaf in content["leaves"])
 
 
 def _tell_of_old_digest(steps: Steps, content: dict) -> None:
