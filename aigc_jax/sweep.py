@@ -156,6 +156,16 @@ def _run(entries: Sequence[Entry], index: Index, shares) -> int:
   if failed:
     print(f"  python -m aigc_jax.sweep --out={values.out} --status")
     return min(failed, MOST_FAILED)
+  left = [
+    entry
+    for entry, state in zip(entries, states, strict=True)
+    if state == ledger.WAITING
+  ]
+  if left and not wish.count:
+    raise BadConfig(
+      f"{len(left)} branch(es) were not run: {left[0].name}, for "
+      f"{ledger.waits_for(left[0])}: run that point too (leave --arm out)"
+    )
   if states.count(DONE) < len(states):
     raise Stopped(
       f"{len(states) - states.count(DONE)} point(s) are not done; those that "
@@ -184,6 +194,7 @@ def _point(index: Index, name: str) -> int:
     wish=wish,
     metric=index.metric,
     retry=values.retry,
+    patient=True,
   )
   state = ledger.state_of(entry)
   if state.state == DONE:
@@ -194,6 +205,8 @@ def _point(index: Index, name: str) -> int:
 def _by_slurm(entries: Sequence[Entry], out: Path) -> int:
   values = flags.FLAGS
   left = [e for e in entries if ledger.state_of(e).state != DONE]
+  # Tasks begin in order: a branch takes no place that its trunk waits for.
+  left.sort(key=lambda entry: bool(entry.trunk))
   if not left:
     print(f"all {len(entries)} points are done")
     return 0
@@ -244,7 +257,10 @@ def _dry_run() -> int:
 
 def _states_on_disk(found: Plan, out: str) -> dict[str, str]:
   """{name: its state} of all points; planned where nothing is on disk."""
-  states = {point.name: ledger.PLANNED for point in found.points}
+  states = {
+    point.name: ledger.WAITING if point.trunk else ledger.PLANNED
+    for point in found.points
+  }
   if out and ledger.is_sweep(out):
     for name, entry in ledger.found_of(found, out).items():
       states[name] = ledger.state_of(entry).state

@@ -346,6 +346,12 @@ def check_schedule(config: Config, mesh, trunk: Trunk) -> None:
   for since, name in trunk.configs:
     before = usable_config_in(path, name) | {"mesh": config["mesh"]}
     theirs[since:] = rates(before)[since:]
+  check_rates(theirs, ours, path)
+
+
+def check_rates(theirs: np.ndarray, ours: np.ndarray, path: Path | str) -> None:
+  """`check_schedule` of learning rates up to the step itself, of both."""
+  step = len(theirs) - 1
   if not step or theirs[step] > theirs[step - 1]:
     raise BadConfig(
       f"branch_step={step} is in the warm-up of {path}: branch "

@@ -13,6 +13,17 @@ A space is a tuple of points; every function here takes spaces or plain values
 and returns a space, so that they nest, and a space can be sliced and joined
 with + like any tuple. A point sets keys of a config, "optim.b1"; the key
 "config" names another config file than the sweep's.
+
+A branch goes on from another point, which it waits for: its branch_from is the
+name of that point's arm, and branch_step the step it goes on from,
+
+  trunk = arms(trunk={"steps": 800, "checkpoint.keep_every_steps": 200})
+  decays = product(
+    arms(decay={"branch_from": "trunk", "optim.schedule": "wsd"}),
+    zipped({"branch_step": [200, 400], "steps": [250, 500],
+            "optim.decay_steps": [50, 100]}),
+  )
+  points = repeat(trunk + decays, seeds=3)
 """
 
 import dataclasses
@@ -25,6 +36,7 @@ from typing import Any
 from aigc_jax.errors import BadConfig
 
 CONFIG, SEED = "config", "seed"
+BRANCH, STEP = "branch_from", "branch_step"
 DIGITS = 4  # significant ones of a number that is drawn
 
 

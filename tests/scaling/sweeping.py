@@ -53,6 +53,10 @@ rows = [row, row | {"eval/heldout/loss": loss}]
   "".join(json.dumps(row) + "\\n" for row in rows)
 )
 (workdir / "config.json").write_text(json.dumps(config))
+for step in (2, 4, 6, 8):
+  saved = workdir / "checkpoints" / str(step)
+  saved.mkdir(parents=True, exist_ok=True)
+  (saved / "manifest.json").touch()
 (workdir / "run.json").write_text(json.dumps({"seed": config["seed"]}))
 (workdir / "result.json").write_text(
   json.dumps({"step": 4, "eval/heldout/loss": loss})

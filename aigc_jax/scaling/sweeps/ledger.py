@@ -8,7 +8,8 @@
   OUT/runs/NAME/                its work directory
 
 A point that says it is running, and that no living process keeps, is stale: it
-was killed or stopped, and goes on from its checkpoint.
+was killed or stopped, and goes on from its checkpoint. A branch waits until its
+trunk, another point, has saved the step that it goes on from.
 """
 
 import dataclasses
@@ -27,17 +28,18 @@ from aigc_jax.records import COUNT, SHA256
 from aigc_jax.scaling.sweeps.plan import Cost, Plan, Planned
 from aigc_jax.trainer import lock
 
-PLANNED, RUNNING, DONE, FAILED, STALE = (
-  "planned", "running", "done", "failed", "stale",
+PLANNED, WAITING, RUNNING, DONE, FAILED, STALE = (
+  "planned", "waiting", "running", "done", "failed", "stale",
 )  # fmt: skip
-STATES = (PLANNED, RUNNING, DONE, FAILED, STALE)
+STATES = (PLANNED, WAITING, RUNNING, DONE, FAILED, STALE)
 RENEWED = 60.0  # seconds after its last sign of life that a keeper is gone
 ERROR_LINES = 20
 TAIL_BYTES = 1 << 16
 
 INDEX = "sweep.json"
+_NAME = r"(?!\.)[A-Za-z0-9._=+-]{1,200}"
 _ENTRY = {
-  "name": r"(?!\.)[A-Za-z0-9._=+-]{1,200}",
+  "name": _NAME,
   "arm": str,
   "seed": COUNT,
   "values": dict,
@@ -46,6 +48,8 @@ _ENTRY = {
   "amount": COUNT,
   "flops": float,
   "unit": str,
+  "trunk?": _NAME,
+  "branch_step?": COUNT,
 }
 _INDEX = {
   "sweep": str,
@@ -73,7 +77,11 @@ _STATE = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A point of a sweep, as sweep.json has it."""
+  """A point of a sweep, as sweep.json has it.
+
+  trunk: the name of the point that it is a branch of, at branch_step; "" of one
+  that is none.
+  """
 
   out: Path
   name: str
@@ -81,6 +89,8 @@ class Entry:
   seed: int
   values: dict[str, Any]
   cost: Cost
+  trunk: str = ""
+  branch_step: int = 0
 
   @property
   def folder(self) -> Path:
@@ -89,6 +99,10 @@ class Entry:
   @property
   def workdir(self) -> Path:
     return self.out / "runs" / self.name
+
+  @property
+  def trunk_workdir(self) -> Path:
+    return self.out / "runs" / self.trunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +159,10 @@ def read_index(out: str | Path) -> Index:
 
 def _entry(out: Path, one: dict) -> Entry:
   cost = Cost(*(one[f.name] for f in dataclasses.fields(Cost)))
-  return Entry(out, one["name"], one["arm"], one["seed"], one["values"], cost)
+  return Entry(
+    out, one["name"], one["arm"], one["seed"], one["values"], cost,
+    one.get("trunk", ""), one.get("branch_step", 0),
+  )  # fmt: skip
 
 
 def write(plan: Plan, out: str | Path) -> Index:
@@ -158,15 +175,17 @@ def write(plan: Plan, out: str | Path) -> Index:
   here = out.absolute()
   named = _known(out)
   names = [named.get(p.fingerprint, p.name) for p in plan.points]
+  trunks = _trunks(plan, names)
   for folder in (out, out / "points", out / "runs"):
     folder.mkdir(parents=True, exist_ok=True)
-  for point, name in zip(plan.points, names, strict=True):
-    _write_point(point, here / "points" / name, here)
+  for point, name, trunk in zip(plan.points, names, trunks, strict=True):
+    _write_point(point, here / "points" / name, here, trunk)
   rows = [
     {"name": name, "arm": point.arm, "seed": point.seed,
      "values": run.settings.plain_of(point.values)}
     | dataclasses.asdict(point.cost)
-    for point, name in zip(plan.points, names, strict=True)
+    | ({"trunk": trunk, "branch_step": point.branch_step} if trunk else {})
+    for point, name, trunk in zip(plan.points, names, trunks, strict=True)
   ]  # fmt: skip
   content = {
     "sweep": plan.source,
@@ -179,13 +198,26 @@ def write(plan: Plan, out: str | Path) -> Index:
   return read_index(out)
 
 
+def _trunks(plan: Plan, names: Sequence[str]) -> list[str]:
+  """The names of the points that these are branches of; "" of none."""
+  named = {
+    p.fingerprint: name for p, name in zip(plan.points, names, strict=True)
+  }
+  return [named[p.trunk] if p.trunk else "" for p in plan.points]
+
+
 def found_of(plan: Plan, out: str | Path) -> dict[str, Entry]:
   """{name in the plan: its entry} of points that are on disk already."""
   out = files.expanded(out)
   named = _known(out)
+  names = [named.get(p.fingerprint, p.name) for p in plan.points]
   return {
-    p.name: Entry(out, named[p.fingerprint], p.arm, p.seed, p.values, p.cost)
-    for p in plan.points
+    p.name: Entry(
+      out, name, p.arm, p.seed, p.values, p.cost, trunk, p.branch_step
+    )
+    for p, name, trunk in zip(
+      plan.points, names, _trunks(plan, names), strict=True
+    )
     if p.fingerprint in named
   }
 
@@ -204,13 +236,21 @@ def _known(out: Path) -> dict[str, str]:
   return found
 
 
-def _write_point(point: Planned, folder: Path, out: Path) -> None:
-  """Its config and command; once, but for a sweep that was moved."""
+def _write_point(
+  point: Planned, folder: Path, out: Path, trunk: str = ""
+) -> None:
+  """Its config and command; once, but for a sweep that was moved.
+
+  Where the trunk of a branch is, the command says: the config names it by its
+  content, which no folder changes.
+  """
+  more = [f"--config.branch_from={out / 'runs' / trunk}"] if trunk else []
   record = {
     "command": [
       sys.executable, "-m", "aigc_jax.train",
       f"--config={folder / 'config.json'}",
       f"--workdir={out / 'runs' / folder.name}",
+      *more,
     ],
     "folder": os.getcwd(),
     "out": str(out),
@@ -258,8 +298,10 @@ def command_of(entry: Entry) -> tuple[list[str], str]:
 def _trains(entry: Entry, command: Sequence[str]) -> bool:
   """Whether it is the command that `_write_point` writes, python aside."""
   start = ["-m", "aigc_jax.train"]
-  own = (("--config=", entry.folder / "config.json"),
-         ("--workdir=", entry.workdir))  # fmt: skip
+  own = [("--config=", entry.folder / "config.json"),
+         ("--workdir=", entry.workdir)]  # fmt: skip
+  if entry.trunk:
+    own.append(("--config.branch_from=", entry.trunk_workdir))
   given = command[3:]
   return (
     list(command[1:3]) == start
@@ -293,7 +335,32 @@ def state_of(entry: Entry) -> State:
     state = RUNNING if alive else STALE
   elif state == DONE and not finished:
     state = STALE if entry.workdir.is_dir() else PLANNED
+  if state == PLANNED and not can_begin(entry):
+    state = WAITING
   return dataclasses.replace(said, state=state)
+
+
+def can_begin(entry: Entry) -> bool:
+  """Whether a point is no branch, or what it goes on from is there."""
+  if not entry.trunk or (entry.workdir / "config.json").is_file():
+    return True
+  # Its manifest comes with the rename that makes a step whole.
+  step = entry.trunk_workdir / "checkpoints" / str(entry.branch_step)
+  return (step / "manifest.json").is_file()
+
+
+def trunk_state(entry: Entry) -> str:
+  """What became of the trunk of a branch."""
+  trunk = dataclasses.replace(entry, name=entry.trunk, trunk="")
+  return state_of(trunk).state
+
+
+def waits_for(entry: Entry) -> str:
+  """Why a branch has not begun, in words."""
+  return (
+    f"its trunk {entry.trunk} is {trunk_state(entry)} and has no checkpoint of "
+    f"step {entry.branch_step}"
+  )
 
 
 def said_of(entry: Entry) -> State:

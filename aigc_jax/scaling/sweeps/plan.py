@@ -4,6 +4,9 @@ Nothing is written and nothing is computed but shapes. A point is named by its
 content: a readable part, and a hash of its whole config as training reads it,
 so that whatever changes the config (a key of the sweep, or of the config file
 that it starts from) makes another point, and the order of points makes none.
+
+A point whose branch_from is an arm of the sweep is a branch of a point of that
+arm (`branches`); its config names that by its content.
 """
 
 import collections
@@ -20,7 +23,8 @@ from aigc_jax import files, run, sharding, tree
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.run import overrides, script
 from aigc_jax.run.settings import plain_of
-from aigc_jax.scaling.space import CONFIG, SEED, Point, Sweep
+from aigc_jax.scaling.space import BRANCH, CONFIG, SEED, Point, Sweep
+from aigc_jax.scaling.sweeps import branches
 
 HASH = 8  # hexadecimal digits of a name
 READABLE = 64  # characters before them, at most
@@ -45,7 +49,8 @@ class Planned:
   """A point that can be run.
 
   arm: what it is called in reports, without its seed. config: as it is given
-  to training. fingerprint: of the config as training reads it.
+  to training. fingerprint: of the config as training reads it. trunk: that of
+  the point that it is a branch of, at branch_step; "" of one that is none.
   """
 
   name: str
@@ -54,6 +59,8 @@ class Planned:
   config: run.Config
   fingerprint: str
   cost: Cost
+  trunk: str = ""
+  branch_step: int = 0
 
   @property
   def seed(self) -> int:
@@ -137,12 +144,18 @@ def _planned(sweep: Sweep, folder: Path, where: str, say) -> list[Planned]:
   given: dict[str, run.Config] = {}
   costs: dict[str, Cost] = {}
   seen: dict[str, int] = {}
-  found = []
+  found: dict[int, Planned] = {}
   labels = _labels(sweep.points)
-  for i, point in enumerate(sweep.points):
+  trunks = branches.trunks_of(sweep.points, labels, where)
+  # A trunk before its branches, whose configs name it.
+  for i in sorted(range(len(sweep.points)), key=lambda i: i in trunks):
+    point = sweep.points[i]
     which = f"{where}, point {i + 1} ({_shown(point)})"
     values = dict(point.values)
     path = values.pop(CONFIG, sweep.config)
+    trunk = found[trunks[i]] if i in trunks else None
+    if trunk is not None:
+      values[BRANCH] = branches.named(trunk.fingerprint)
     try:
       if path not in given:
         given[path] = plain_of(script.load(_beside(path, folder)))
@@ -159,19 +172,21 @@ def _planned(sweep: Sweep, folder: Path, where: str, say) -> list[Planned]:
           "them out, or give them different seeds (repeat)"
         )
       seen[fingerprint] = i
-      alike = run.fingerprint(settled | {SEED: 0})
+      if trunk is not None:
+        branches.check(settled, run.read(trunk.config), labels[trunks[i]])
+      alike = run.fingerprint(settled | {SEED: 0} | branches.NONE)
       if alike not in costs:
-        costs[alike] = cost_of(settled)
-        say(f"planned {i + 1} of {len(sweep.points)} points")
+        costs[alike] = cost_of(settled | branches.NONE)
+        say(f"planned {len(found) + 1} of {len(sweep.points)} points")
     except BadConfig as error:
       raise BadConfig(f"{which}: {error}") from None
     name = f"{_readable(labels[i], config)}-{fingerprint[:HASH]}"
-    found.append(
-      Planned(
-        name, labels[i], dict(point.values), config, fingerprint, costs[alike]
-      )
+    found[i] = Planned(
+      name, labels[i], dict(point.values), config, fingerprint, costs[alike]
     )
-  return found
+    if trunk is not None:
+      found[i] = branches.planned(found[i], trunk)
+  return [found[i] for i in range(len(sweep.points))]
 
 
 def cost_of(config: run.Config) -> Cost:

@@ -13,6 +13,7 @@ from aigc_jax.scaling.sweeps.ledger import (
   DONE,
   FAILED,
   PLANNED,
+  WAITING,
   Entry,
   State,
 )
@@ -89,7 +90,11 @@ def status_table(
   rows = []
   for entry, state in zip(entries, states, strict=True):
     value = work.value_of(entry, metric)
-    failed = state.state not in (DONE, PLANNED)
+    why = ""
+    if state.state == WAITING:
+      why = ledger.waits_for(entry)
+    elif state.state not in (DONE, PLANNED):
+      why = terminal.shown(work.described(state))
     rows.append(
       (
         entry.name,
@@ -97,7 +102,7 @@ def status_table(
         str(len(state.attempts)),
         duration(state.seconds or None),
         NONE if value is None else f"{value:.4f}",
-        terminal.shown(work.described(state)) if failed else "",
+        why,
       )
     )
   # Its last column is text of any length: left, as the others are.
@@ -152,6 +157,9 @@ class Lines:
     if state.state == FAILED:
       for line in state.error:
         self.say(f"  | {line}")
+
+  def left_out(self, entry: Entry, why: str) -> None:
+    self.say(f"{entry.name}: not run, {why}")
 
   def shows(self, rows, left: float | None) -> None:
     self._left = left

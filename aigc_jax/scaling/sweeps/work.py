@@ -42,6 +42,9 @@ class View(Protocol):
 
   def ended(self, entry: Entry, state: State, value: float | None) -> None: ...
 
+  def left_out(self, entry: Entry, why: str) -> None:
+    """A branch that is not run, for its trunk is not there."""
+
   def shows(self, rows: list[tuple[Entry, dict]], left: float | None) -> None:
     """Is told now and then what runs, with its last row, and the time left."""
 
@@ -66,12 +69,15 @@ def carry_out(
   metric: str,
   retry: bool = True,
   together: int = 1,
+  patient: bool = False,
 ) -> None:
   """Runs every point that is not done, as many at once as there are shares.
 
   retry: those that failed too. together: how many points that differ in numbers
   only may be one program. Points that another process runs are waited
-  for. Returns when none is left, or after a wish once all have saved.
+  for, and so is the trunk of a branch as long as somebody runs it; patient:
+  also until somebody does. Returns when none is left that can be run, or after
+  a wish once all have saved.
   """
   crew = _Crew(list(shares), launcher, view, wish, metric)
   waiting = collections.deque()
@@ -88,22 +94,50 @@ def carry_out(
       for entry in crew.free_again():
         waiting.append(entry)
       while waiting and crew.has_room() and not wish.count:
-        crew.start(_next(waiting, together))
+        group = _next(waiting, together)
+        if not group:
+          break
+        crew.start(group)
+      if waiting and crew.is_idle() and not _may_begin(waiting, patient):
+        break
       crew.look(entries, waiting)
       time.sleep(POLL)
   except BaseException:
     crew.leave()
     raise
+  if not wish.count:
+    for entry in waiting:
+      view.left_out(entry, ledger.waits_for(entry))
+
+
+def _may_begin(waiting: Sequence[Entry], patient: bool) -> bool:
+  """Whether one of these branches can begin, now or once its trunk is there."""
+  for entry in waiting:
+    if ledger.can_begin(entry):
+      return True
+    state = ledger.trunk_state(entry)
+    if state == RUNNING or (patient and state not in (DONE, FAILED)):
+      return True
+  return False
 
 
 def _next(waiting: collections.deque, together: int) -> list[Entry]:
-  """The first point that waits, and those that may train with it."""
-  first = waiting.popleft()
-  if together < 2:
+  """The first point that can begin, and those that may train with it.
+
+  None where all are branches whose trunks are not there. A branch begins with
+  what others have computed, and trains alone.
+  """
+  first = next((e for e in waiting if ledger.can_begin(e)), None)
+  if first is None:
+    return []
+  waiting.remove(first)
+  if together < 2 or first.trunk:
     return [first]
   alike = joint_runs.group_of(ledger.config_of(first))
   others = [
-    e for e in waiting if joint_runs.group_of(ledger.config_of(e)) == alike
+    e
+    for e in waiting
+    if not e.trunk and joint_runs.group_of(ledger.config_of(e)) == alike
   ][: together - 1]
   for entry in others:
     waiting.remove(entry)
@@ -126,6 +160,10 @@ class _Crew:
     """Whether one more may start; what an orphan uses is not free."""
     here = sum(_runs_here(entry) for entry in self.watched)
     return len(self._free) > here
+
+  def is_idle(self) -> bool:
+    """Whether nothing runs, here or watched."""
+    return not self.running and not self.watched
 
   def start(self, entries: Sequence[Entry]) -> None:
     for entry in entries:
