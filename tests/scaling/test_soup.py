@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from aigc_jax import run, tree
+from aigc_jax import data, files, run, sharding, tree
 from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.presets import skeleton
 from aigc_jax.scaling import soup
+from aigc_jax.trainer import history, identity
 from tests import commands
 
 SMALL = (
@@ -22,22 +25,46 @@ SMALL = (
 )  # fmt: skip
 
 
+def write_run(folder, seed, steps=(2, 4, 6)):
+  """What a run leaves that training never made: a checkpoint of each step."""
+  config = skeleton()
+  config.seed = seed
+  config.data.update(batch=2, length=16, tokenizer="bytes")
+  config.model.update(vocab=257, layers=1, dim=16, heads=2, mlp_dim=24)
+  config = run.read(config)
+  folder.mkdir()
+  words = data.load_tokenizer("bytes")
+  data.save(words, folder / "tokenizer")
+  ours = identity.new().going_on(0, folder)
+  files.write_json(folder / "run.json", {"run": ours.as_json()})
+  saved = history.checkpoints_in(folder, ours, keep=9)
+  shapes = run.abstract_params(
+    run.model_of(config), sharding.mesh_of(jax.devices()[0])
+  )
+  meta = {
+    "model": config["model"], "tokenizer_fingerprint": words.fingerprint,
+  }  # fmt: skip
+  for step in steps:
+    draw = np.random.default_rng((seed, step))
+    params = jax.tree.map(
+      lambda x, draw=draw: jax.numpy.asarray(
+        draw.standard_normal(x.shape, np.float32)
+      ),
+      shapes,
+    )
+    saved.commit(step, {"params": params, "opt_state": jax.numpy.ones(2)}, meta)
+  saved.close()
+  files.write_json(folder / "config.json", config)
+  return config
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
   """A folder with the runs a and b (another seed), and another model's."""
   folder = tmp_path_factory.mktemp("soup")
-  text = "".join(f"line {i} of a text\n" for i in range(400))
-  (folder / "text.txt").write_text(text)
-  for name, *flags in (("a",), ("b", "--config.seed=1")):
-    done = commands.run(
-      "aigc_jax.train", "--config=configs/text_file.py",
-      f"--workdir={folder / name}", f"--config.data.path={folder}/text.txt",
-      f"--config.data.root={folder}/stores", *SMALL, *flags,
-      environ=commands.one_device(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+  config = write_run(folder / "a", 0)
+  write_run(folder / "b", 1)
   shutil.copytree(folder / "a", folder / "wide")
-  config = json.loads((folder / "a/config.json").read_text())
   config["model"]["mlp_dim"] = 32
   (folder / "wide/config.json").write_text(json.dumps(config))
   return folder
@@ -45,7 +72,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def averaged(runs):
-  """What the command said of the average of all that both runs kept."""
+  """What the command said of the average of some that both runs kept."""
   return commands.run(
     "aigc_jax.report", "soup", str(runs / "a"), str(runs / "b"), "--steps=4,6",
     f"--out={runs / 'both'}", environ=commands.one_device(),
@@ -83,20 +110,9 @@ def test_a_mean_is_exact_where_float32_would_lose_what_is_small(monkeypatch):
   np.testing.assert_array_equal(found["w"], np.full(3, 0.5, np.float32))
 
 
-def test_losses_before_and_after_are_those_that_evaluate_finds(runs, averaged):
-  rows = dict(
-    line.rsplit(None, 1) for line in averaged.stdout.splitlines()[-5:-2]
-  )
-  after = soup.losses(runs / "both")["heldout"]
-  before = soup.losses(runs / "a", 6)["heldout"]
-  assert float(rows[f"{runs}/both, the average"]) == pytest.approx(
-    after, abs=1e-5
-  )
-  assert float(rows[f"{runs}/a, step 6"]) == pytest.approx(before, abs=1e-5)
-  # That of the run itself, at its end.
-  told = [json.loads(x) for x in (runs / "a/metrics.jsonl").open()]
-  last = [r["eval/heldout/loss"] for r in told if "eval/heldout/loss" in r][-1]
-  assert before == pytest.approx(last, rel=1e-6)
+def test_where_no_data_is_prepared_losses_are_left_out(runs, averaged):
+  assert "not measured" in averaged.stdout
+  assert f"evaluate --workdir={runs / 'both'} --prepare" in averaged.stdout
 
 
 def test_run_json_says_of_what_an_average_is(runs, averaged):
@@ -172,20 +188,41 @@ def test_it_is_no_run_that_goes_on_and_says_so(runs, averaged):
 
 
 @pytest.mark.slow
-def test_every_command_reads_it_as_a_run(runs, averaged):
-  where = f"--workdir={runs / 'both'}"
+def test_every_command_reads_the_average_of_a_real_run(tmp_path):
+  """Losses before and after are those that training and evaluate find."""
+  text = "".join(f"line {i} of a text\n" for i in range(400))
+  (tmp_path / "text.txt").write_text(text)
+  both = f"--workdir={tmp_path / 'both'}"
+  trained = (
+    "train", "--config=configs/text_file.py",
+    f"--config.data.path={tmp_path}/text.txt",
+    f"--config.data.root={tmp_path}/stores", *SMALL,
+  )  # fmt: skip
+  told = {}
   for module, *flags in (
-    ("evaluate", where),
-    ("generate", where, "--prompt=line", "--max_tokens=4"),
-    ("export", where, f"--out={runs / 'exported'}"),
+    (*trained, f"--workdir={tmp_path / 'a'}"),
+    ("report", "soup", str(tmp_path / "a"), f"--out={tmp_path / 'both'}"),
+    ("evaluate", both),
+    ("generate", both, "--prompt=line", "--max_tokens=4"),
+    ("export", both, f"--out={tmp_path / 'exported'}"),
     (
-      "train", "--config=configs/text_file.py", f"--workdir={runs / 'from'}",
-      f"--config.data.path={runs}/text.txt",
-      f"--config.data.root={runs}/stores", *SMALL,
-      f"--config.init_from={runs / 'both'}",
+      *trained, f"--workdir={tmp_path / 'from'}",
+      f"--config.init_from={tmp_path / 'both'}",
     ),
   ):  # fmt: skip
     done = commands.run(
       f"aigc_jax.{module}", *flags, environ=commands.one_device()
     )
     assert done.returncode == 0, f"{module}: {done.stderr}"
+    told[module] = done.stdout
+  rows = dict(
+    line.rsplit(None, 1) for line in told["report"].splitlines()[-4:-2]
+  )
+  found = files.read_json(tmp_path / "both/evaluate/6.json")["scores"]
+  after = found["heldout"]["loss"]["value"]
+  before = run.result_in(tmp_path / "a")["eval/heldout/loss"]
+  assert float(rows[f"{tmp_path}/both, the average"]) == pytest.approx(
+    after, abs=1e-5
+  )
+  assert float(rows[f"{tmp_path}/a, step 6"]) == pytest.approx(before, abs=1e-5)
+  assert after != before

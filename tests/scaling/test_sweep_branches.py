@@ -222,7 +222,7 @@ def test_a_branch_that_cannot_be_is_refused_with_its_point(
 
 @pytest.mark.slow
 def test_a_trunk_and_decays_of_three_lengths_are_one_sweep(made, tmp_path):
-  """Real training: each decay is the WSD run of its length to the bit."""
+  """Real training: a decay is the WSD run of its length to the bit."""
   out = tmp_path / "out"
   line = [
     sys.executable, "-m", "aigc_jax.sweep", f"--sweep={made(WSD)}",
@@ -233,21 +233,18 @@ def test_a_trunk_and_decays_of_three_lengths_are_one_sweep(made, tmp_path):
   assert done.returncode == 0, done.stderr
   trunk, *decays = ledger.read_index(out).entries
   assert [run.result_in(e.workdir)["step"] for e in decays] == [6, 9, 12]
-  for entry in decays:
-    config = ledger.config_of(entry) | {
-      "branch_from": None,
-      "branch_step": None,
-    }
-    path = tmp_path / f"{entry.name}.json"
-    files.write_json(path, config)
-    alone = tmp_path / entry.name
-    subprocess.run(
-      [
-        sys.executable, "-m", "aigc_jax.train", f"--config={path}",
-        f"--workdir={alone}",
-      ],
-      check=True, **how,
-    )  # fmt: skip
-    digests = [run.result_in(d)["digest"] for d in (alone, entry.workdir)]
-    assert digests[0] == digests[1], entry.name
+  entry = decays[1]  # of any; each has a law of its own in tests/test_branch.py
+  config = ledger.config_of(entry) | {"branch_from": None, "branch_step": None}
+  files.write_json(tmp_path / "alone.json", config)
+  subprocess.run(
+    [
+      sys.executable, "-m", "aigc_jax.train",
+      f"--config={tmp_path / 'alone.json'}", f"--workdir={tmp_path / 'alone'}",
+    ],
+    check=True, **how,
+  )  # fmt: skip
+  alone, ours = (
+    run.result_in(d)["digest"] for d in (tmp_path / "alone", entry.workdir)
+  )
+  assert alone == ours
   assert ledger.state_of(trunk).state == "done"
