@@ -144,6 +144,40 @@ def train(*argv, cwd):
   return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
 
 
+SOURCES = (
+  dict(kind="folder", path="pets"), dict(kind="table", path="x.tsv"),
+  dict(kind="json", path="*.jsonl"), dict(kind="librispeech", path="pets"),
+)  # fmt: skip
+
+
+def test_places_of_every_kind_are_of_that_folder(tmp_path):
+  (tmp_path / "pets").mkdir()
+  for name in ("x.tsv", "y.jsonl"):
+    (tmp_path / name).touch()
+  config = dict(
+    data=dict(kind="images", sources=SOURCES), branch_from="pets",
+    frozen=dict(vq="pets", teacher="hf:pets", own=None, gone="gone"),
+    evaluate=dict(
+      drawn=dict(features="pets", data=dict(sources=SOURCES)),
+      spoken=dict(recogniser="hf:pets"),
+    ),
+  )  # fmt: skip
+  found, here = located(config, str(tmp_path)), str(tmp_path)
+  paths = [f"{here}/{x['path']}" for x in SOURCES]
+  pets = f"{here}/pets"
+  entries = found["evaluate"]
+  for sources in (
+    found["data"]["sources"],
+    entries["drawn"]["data"]["sources"],
+  ):
+    assert [source["path"] for source in sources] == paths
+  assert found["branch_from"] == entries["drawn"]["features"] == pets
+  assert entries["spoken"]["recogniser"] == f"hf:{pets}"
+  assert found["frozen"] == dict(
+    vq=pets, teacher=f"hf:{pets}", own=None, gone="gone"
+  )
+
+
 @pytest.mark.slow
 def test_a_run_is_repeated_from_its_work_directory_alone(tmp_path):
   here, there = tmp_path / "here", tmp_path / "there"

@@ -8,6 +8,7 @@ from pathlib import Path
 from aigc_jax.run import overrides
 from aigc_jax.run.settings import Config, config_in, provenance_in, read
 
+JUDGES = ("features", "recogniser")  # runs or folders that an entry names
 WORDS = ("bytes", "sentencepiece")  # tokenizers that are no places
 
 
@@ -37,14 +38,28 @@ def located(config: Config, folder: str) -> Config:
       data[key] = _from(folder, data[key])
   found = dict(config) | {"data": _sourced(data, folder)}
   found["evaluate"] = {
-    name: dict(entry) | {"data": _sourced(entry["data"], folder)}
-    if "data" in entry
-    else entry
-    for name, entry in config["evaluate"].items()
+    name: _measured(entry, folder) for name, entry in config["evaluate"].items()
   }
-  if config.get("init_from"):
-    found["init_from"] = _from(folder, config["init_from"])
+  for key in ("init_from", "branch_from"):
+    if config.get(key):
+      found[key] = _from(folder, config[key])
+  if config.get("frozen"):
+    found["frozen"] = {
+      part: place and _from(folder, place)
+      for part, place in config["frozen"].items()
+    }
   return found
+
+
+def _measured(entry: Mapping, folder: str) -> dict:
+  """An entry of config.evaluate: its data, and who judges what is made."""
+  entry = dict(entry)
+  if "data" in entry:
+    entry["data"] = _sourced(entry["data"], folder)
+  for key in JUDGES:
+    if entry.get(key):
+      entry[key] = _from(folder, entry[key])
+  return entry
 
 
 def _sourced(section: Mapping, folder: str) -> dict:
@@ -57,7 +72,7 @@ def _sourced(section: Mapping, folder: str) -> dict:
 
 def _source(source: Mapping, folder: str) -> dict:
   source = dict(source)
-  if source.get("kind") == "text" and source.get("path"):
+  if source.get("path"):
     source["path"] = _from(folder, source["path"])
   elif source.get("kind") == "tfds" and source.get("name"):
     if Path(folder, source["name"], "dataset_info.json").is_file():
