@@ -10,7 +10,8 @@ A sweep file defines get_sweep(), which returns a Sweep of points made by the
 functions of aigc_jax.scaling.space. A point is the ordinary training command
 with a config that was written down once; its work directory is named by its
 content. The same line again runs only what is missing or failed: after a kill,
-or with more points, in another order, too. `report table DIR` compares them.
+or with more points, in another order, too. `report table DIR` compares them. A
+point may be a branch of another, which it waits for (scaling/space.py).
 
 --together=K: up to K points that differ in numbers only (seed, learning rate,
 weight decay, b1, b2, init_std) are one program that takes all their steps. Each
@@ -205,6 +206,14 @@ def _point(index: Index, name: str) -> int:
 def _by_slurm(entries: Sequence[Entry], out: Path) -> int:
   values = flags.FLAGS
   left = [e for e in entries if ledger.state_of(e).state != DONE]
+  names = {entry.name for entry in left}
+  for entry in left:
+    theirs = entry.trunk in names or ledger.can_begin(entry)
+    if not theirs and ledger.trunk_state(entry) != ledger.RUNNING:
+      raise BadConfig(
+        f"{entry.name} would wait for ever: {ledger.waits_for(entry)}, and is "
+        "no task of this array (leave --arm out)"
+      )
   # Tasks begin in order: a branch takes no place that its trunk waits for.
   left.sort(key=lambda entry: bool(entry.trunk))
   if not left:

@@ -109,6 +109,19 @@ def test_a_branch_whose_trunk_is_not_run_here_is_told_so(
   assert call(*flags) == 0
 
 
+def test_in_an_array_trunks_come_first_and_no_branch_waits_for_ever(
+  call, made, unbuilt, out, capsys
+):
+  flags = (
+    f"--sweep={made(WSD)}", f"--out={out}", "--launcher=slurm", "--nosubmit",
+  )  # fmt: skip
+  with pytest.raises(BadConfig, match="would wait for ever: its trunk"):
+    call(*flags, "--arm=decay")
+  assert call(*flags) == 0
+  first, *others = (out / "slurm.txt").read_text().split()
+  assert first.startswith("trunk") and len(others) == 3
+
+
 def test_a_dry_run_shows_what_waits_and_writes_nothing(
   call, made, unbuilt, out, capsys
 ):
