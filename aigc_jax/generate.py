@@ -146,6 +146,8 @@ def main() -> int:
   spoken = FLAGS.out.lower().endswith(".wav")
   if FLAGS["speakers"].present and not spoken:
     raise BadConfig("--speakers is of speech: add --prompt=TEXT --out=x.wav")
+  if FLAGS.grid and spoken:
+    raise BadConfig(f"--grid is of images, --out={FLAGS.out} is not")
   if FLAGS.grid:
     return draw()
   if spoken and not FLAGS.audio:
