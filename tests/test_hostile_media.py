@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from aigc_jax import files, hf
+from aigc_jax import export, hf
 from aigc_jax.data import pair_sources
 from aigc_jax.data.captions import sources as captioned
 from aigc_jax.data.columns import Columns, write
@@ -31,7 +31,7 @@ from aigc_jax.data.sound import sources as spoken
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import kinds
 from aigc_jax.hf.families import FAMILIES
-from aigc_jax.run.drawing import pixels_in
+from aigc_jax.run.drawing import note_pixels, pixels_in
 from aigc_jax.scaling import points
 from aigc_jax.scaling.sweeps import ledger, progress
 from tests import images, seq2seq, sound
@@ -543,6 +543,39 @@ def test_a_store_that_was_forged_whole_is_refused(name, tmp_path):
   write(place, Forged(columns, meaning, [record] * 4), "train", say=silent)
   with pytest.raises(BadData, match=words):
     make(tmp_path).stream(seed=0, model=model, say=silent).rows(0, slice(None))
+
+
+@pytest.mark.parametrize(
+  "change",
+  [{"sampling_rate": 8000}, {"hop_length": 80}, {"n_fft": "x"},
+   {"feature_size": 80}],
+)  # fmt: skip
+def test_ears_that_hear_otherwise_are_refused_by_key(change, tmp_path):
+  model_folder("whisper", tmp_path)
+  path = tmp_path / "preprocessor_config.json"
+  path.write_text(
+    export.sound_files(sound.WHISPER | {"seconds": 30})[path.name]
+  )
+  hf.load(tmp_path)
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(BadData, match=next(iter(change))):
+    hf.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "other, told",
+  [
+    (None, False), ({"mean": [0.5] * 3, "std": [0.5] * 3}, False),
+    ({"mean": [0.4] * 3, "std": [0.5] * 3}, True),
+    ({"mean": [0.5], "std": [0.5]}, True), ({"mean": "x", "std": 3}, False),
+  ],
+)  # fmt: skip
+def test_pixels_of_another_scale_are_told_where_a_run_begins(
+  other, told, caplog
+):
+  own = {"data": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+  note_pixels("hf:x", other, own)
+  assert ("scaled otherwise" in caplog.text) == told
 
 
 @pytest.mark.parametrize(

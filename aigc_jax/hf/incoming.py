@@ -70,6 +70,7 @@ def load(folder: str | Path) -> Imported:
   tensors = _without_fixed(str(path), tensors, family, kwargs)
   table = leaves(family, kinds.shapes_of(family.kind, kwargs))
   check(str(path), table, tensors)
+  family.check(path, kwargs)
   has = (path / "tokenizer.json").exists()
   return Imported(
     path, family, config, kwargs, table, tensors, f"hf:{path}" if has else None

@@ -14,6 +14,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,8 @@ class Family:
   fixed: {tensor: its values for keywords of the model}: what is computed here
   and stored there, where it must be that.
   pipeline: what transformers calls the use of it.
+  check: raises BadData where other files of a folder, whose keywords are given,
+  say what is not computed here.
   """
 
   model_type: str
@@ -74,6 +77,7 @@ class Family:
     default_factory=dict
   )
   pipeline: str = "text-generation"
+  check: Callable[[Path, Mapping], None] = lambda folder, kwargs: None
 
 
 @dataclasses.dataclass(frozen=True)

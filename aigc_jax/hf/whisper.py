@@ -4,15 +4,17 @@ https://huggingface.co/docs/transformers/model_doc/whisper; arXiv:2212.04356.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from aigc_jax import files
 from aigc_jax.hf.llama import layer_norm, linear
 from aigc_jax.hf.marian import OWN, side_rows
 from aigc_jax.hf.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
 from aigc_jax.hf.t5 import start_of
 from aigc_jax.hf.table import Family, Row
-from aigc_jax.layers.mel import RATE
+from aigc_jax.layers.mel import HOP, RATE, WINDOW
 from aigc_jax.models.whisper import STEP
 
 POSITIONS = "model.encoder.embed_positions.weight"
@@ -127,6 +129,19 @@ def config(k: Mapping) -> dict:
   )
 
 
+def check_ears(folder: Path, k: Mapping) -> None:
+  """BadData where the sound is made otherwise than ours is (layers/mel.py)."""
+  path = folder / "preprocessor_config.json"
+  if not files.is_there(path):
+    return
+  read = Settings(files.read_json(path), str(path))
+  for key, value in (
+    ("sampling_rate", RATE), ("hop_length", HOP), ("n_fft", WINDOW),
+    ("feature_size", k["bins"]),
+  ):  # fmt: skip
+    read.only(key, value)
+
+
 WHISPER = Family(
   model_type="whisper",
   architecture="WhisperForConditionalGeneration",
@@ -136,5 +151,6 @@ WHISPER = Family(
   config=config,
   kind="whisper",
   fixed={POSITIONS: positions},
+  check=check_ears,
   pipeline="automatic-speech-recognition",
 )

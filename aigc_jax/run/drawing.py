@@ -1,8 +1,9 @@
 """What a run says of the images that its model draws or looks at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 from flax import linen as nn
 
 from aigc_jax import files, records
@@ -28,6 +29,9 @@ PROCESSOR = {
   "image_mean": [float], "image_std": [float], "rescale_factor?": float,
   "do_normalize?": (bool, None), "do_rescale?": (bool, None),
 }  # fmt: skip
+
+
+SCALED = {"mean": [float], "std": [float]}
 
 
 def check_own(config: Config) -> None:
@@ -147,6 +151,28 @@ def pixels_in(folder: str) -> dict[str, list[float]]:
   if found.get("do_normalize") is False:
     mean, std = [0.0] * len(mean), [1.0] * len(std)
   return dict(mean=mean, std=std)
+
+
+def note_pixels(where: str, pixels: Mapping | None, config: Config) -> None:
+  """Tells where a run scales pixels otherwise than what it begins from.
+
+  pixels: its mean and std, where they are known.
+  """
+  if not records.fits(pixels, SCALED) or not records.fits(
+    config["data"], SCALED
+  ):
+    return
+  keys = ("mean", "std")
+  theirs, ours = (
+    [x for key in keys for x in some[key]] for some in (pixels, config["data"])
+  )
+  if len(theirs) == len(ours) and np.allclose(theirs, ours, 0, 1e-3):
+    return
+  flags = " ".join(f"--config.data.{k}='{tuple(pixels[k])}'" for k in keys)
+  logging.warning(
+    "init_from=%s was trained on pixels that were scaled otherwise: %s", where,
+    flags,
+  )  # fmt: skip
 
 
 def path_of(config: Config) -> ImagePath:

@@ -31,7 +31,9 @@ from aigc_jax.run.build import (
   model_of,
 )
 from aigc_jax.run.drawing import (
+  PIXELS,
   check_own,
+  note_pixels,
   pixels_in,
   sampler_of,
   told_rows,
@@ -514,6 +516,19 @@ def check_origin(
       f"--config.data.tokenizer={words}"
     )
   return changed
+
+
+def note_origin(config: Config) -> None:
+  """Tells what of the data is other than that of init_from, if anything."""
+  where = config["init_from"]
+  if not where or "mean" not in config["data"]:
+    return
+  folder, pixels = hf_folder(where), None
+  if folder is None:
+    pixels = config_in(where).get("data")
+  elif (files.expanded(folder) / PIXELS).is_file():
+    pixels = pixels_in(folder)
+  note_pixels(where, pixels, config)
 
 
 def _model_of(where: str) -> tuple[Mapping, str | None]:

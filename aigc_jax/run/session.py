@@ -31,6 +31,7 @@ from aigc_jax.run.load import (
   check_resumed,
   identity_in,
   note_edited,
+  note_origin,
   read_frozen,
   read_frozen_of,
   read_trained,
@@ -122,6 +123,7 @@ class Session:
       if not (self.workdir / "config.json").is_file():
         # Before the data, which may take long.
         check_origin(self.config, allowed=self.options.allow_change)
+        note_origin(self.config)
     self.stop.check()
     self.run.advance()  # refuses a library that is not there
     return self.run
