@@ -9,7 +9,8 @@ slopes are to be 0 where numbers tuned at one size are to serve at another
 Under muP logits may become smaller with the width, and that is no fault: fresh
 ones are sums of chance, with a slope of -1/2, and so moves what of a step is
 chance. What the steps have added to the readout is read apart, as
-"logits/learnt": flat once the width is larger than the tokens of a batch.
+"logits/learnt": flat once the width is larger than the tokens of a batch. So it
+is with scores where heads become wider, whose scale is 1 / their width.
 Under CompleteP the sum of what fresh layers add has a slope of -1/2 in the
 depth, and so has the stream as long as that is larger than the embedding.
 """
@@ -47,7 +48,8 @@ GROWS = ("heads", "head_dim")
 QUICK = {"cpu": {"xla_backend_optimization_level": 0}}
 # Of a module none of whose outputs is an activation of its own.
 INSIDE = (Attention, Decoder, Dropout, Mlp, Stack)
-FADES = ("logits", "logits/learnt")  # may become smaller with the width
+# What may become smaller with the width.
+FADES = ("logits", "logits/learnt", "stack/scores")
 FLAT = 0.2  # of a slope: what is steeper is not
 
 

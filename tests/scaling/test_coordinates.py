@@ -31,10 +31,10 @@ def config_of(**changes):
   return run.read(config)
 
 
-def series(kind, axis="width", places=WIDTHS, seeds=3, **changes):
+def series(kind, axis="width", places=WIDTHS, seeds=3, grow="heads", **changes):
   return coordinates.series(
     config_of(**changes), axis, places, parametrization=kind,
-    batches=zipf_batch, steps=2, seeds=seeds,
+    batches=zipf_batch, steps=2, seeds=seeds, grow=grow,
   )  # fmt: skip
 
 
@@ -192,6 +192,7 @@ def test_a_line_that_cannot_be_is_refused_before_anything(
     {},
     dict(model_tied=False, model_kv_heads=1),
     dict(optim_kind="muon", model_tied=False),
+    dict(grow="head_dim", model_tied=False),
   ],
   ids=str,
 )
