@@ -41,7 +41,7 @@ def get_config(preset="b2"):
     text_length=config.data.length,  # tokens of a caption, its end included
     **size,  # text_layers, text_dim, text_heads
     text_mlp_dim=None,  # 4 text_dim
-    text_end=0,  # the id that ends a caption
+    text_end=1,  # the id that ends a caption; of sentencepiece 1
   )
   del config.evaluate.recall
   config.evaluate.heldout.every_steps = own.evaluate.heldout.every_steps
