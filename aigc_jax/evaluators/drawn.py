@@ -86,7 +86,7 @@ class Scores:
     self._sampler, self._mesh, self._comparison = sampler, mesh, comparison
     self._name, self._average, self._poll = name, average, poll
     self.fingerprint = comparison.fingerprint
-    self.features_fingerprint = comparison.features_fingerprint
+    self.judges = {"features": comparison.features_fingerprint}
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The scores of this state."""

@@ -30,11 +30,15 @@ Poll = Callable[[], None]
 
 
 class Recogniser(NamedTuple):
-  """how: what makes text of sound. tokens: that it writes at most."""
+  """how: what makes text of sound. tokens: that it writes at most.
+
+  fingerprint: of its parameters and tokenizer; "" where it is not known.
+  """
 
   how: Greedy | Engine | BeamSearch
   tokenizer: object
   tokens: int
+  fingerprint: str = ""
 
 
 class Said(NamedTuple):
@@ -52,7 +56,7 @@ class Spoken:
   """
 
   def __init__(self, said: Sequence[Said], recogniser: Recogniser, bins: int):
-    self.said, self._recogniser, self._bins = list(said), recogniser, bins
+    self.said, self.recogniser, self._bins = list(said), recogniser, bins
     self._texts = [one.text for one in self.said]
     self._mel = jax.jit(log_mel, static_argnums=2)
     self._known: dict[str, Estimate] | None = None
@@ -87,7 +91,7 @@ class Spoken:
     return self._known
 
   def _heard(self, clips: Sequence[np.ndarray], poll: Poll):
-    own = self._recogniser
+    own = self.recogniser
     texts = transcribed(
       own.how, own.tokenizer, clips, max_tokens=own.tokens, batch=AT_ONCE,
       poll=poll,
@@ -121,6 +125,8 @@ class SpokenScores:
     self._synthesiser, self._mesh, self._spoken = synthesiser, mesh, spoken
     self._name, self._average, self._poll = name, average, poll
     self.fingerprint = fingerprint
+    judge = spoken.recogniser.fingerprint
+    self.judges = {"recogniser": judge} if judge else {}
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The scores of this state."""

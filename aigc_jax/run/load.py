@@ -168,7 +168,11 @@ class Loaded:
   def recogniser(self) -> Recogniser:
     """This model as one that judges speech; see evaluators/spoken.py."""
     most = trained_length(self.config)
-    return Recogniser(self.hearing(), self.tokenizer, most or HEARD)
+    words = np.asarray(jax.jit(tree.digest)(self.variables)).tolist()
+    made = files.sha256_json(
+      ["recogniser 1", words, self.tokenizer.fingerprint]
+    )
+    return Recogniser(self.hearing(), self.tokenizer, most or HEARD, made)
 
   def features(self) -> Features:
     """Of images, by this model of their labels; see evaluators/features.py."""

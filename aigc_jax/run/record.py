@@ -10,6 +10,7 @@ from absl import logging
 from aigc_jax import tree
 from aigc_jax.run.build import Run
 from aigc_jax.run.load import frozen_digest
+from aigc_jax.run.places import JUDGES
 from aigc_jax.run.settings import (
   Config,
   as_written,
@@ -21,21 +22,19 @@ from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.journal import Journal
 
-FEATURES = ".features"  # of the name of a held-out set: the network's
-
 
 def fingerprints(stream, evaluators: dict) -> dict[str, str]:
   """Of the training data and of every held-out set, by their config keys.
 
-  And of the networks by whose features images are measured: a curve is by one.
+  And of the networks that judge what is drawn or said: a curve is by one.
   """
-  kinds = {"fingerprint": "", "features_fingerprint": FEATURES}
-  return {"data": stream.fingerprint} | {
-    f"evaluate.{name}{end}": getattr(evaluator, kind)
-    for name, (_, evaluator) in evaluators.items()
-    for kind, end in kinds.items()
-    if hasattr(evaluator, kind)
-  }
+  found = {"data": stream.fingerprint}
+  for name, (_, evaluator) in evaluators.items():
+    if hasattr(evaluator, "fingerprint"):
+      found[f"evaluate.{name}"] = evaluator.fingerprint
+    for judge, print_ in getattr(evaluator, "judges", {}).items():
+      found[f"evaluate.{name}.{judge}"] = print_
+  return found
 
 
 def entries(config: Config) -> dict[str, str]:
@@ -43,7 +42,7 @@ def entries(config: Config) -> dict[str, str]:
   return {
     f"evaluate.{name}{end}": fingerprint(entry)
     for name, entry in config["evaluate"].items()
-    for end in ("", *([FEATURES] if "features" in entry else []))
+    for end in ("", *(f".{judge}" for judge in JUDGES if judge in entry))
   }
 
 

@@ -38,13 +38,14 @@ def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
   name = rest.rpartition("/")[0]
   notes = []
   prints = _prints(runs, name)
-  judges = _prints(runs, f"{name}.features")
-  if len(judges) > 1:
-    raise BadConfig(
-      f"{metric} is by the features of different networks: "
-      + "; ".join(f"{_short(p)}: {_names(some)}" for p, some in judges.items())
-      + "; measure them by one, with python -m aigc_jax.evaluate --features="
-    )
+  for judge in ("features", "recogniser"):
+    judges = _prints(runs, f"{name}.{judge}")
+    if len(judges) > 1:
+      by = (f"{_short(p)}: {_names(some)}" for p, some in judges.items())
+      raise BadConfig(
+        f"{metric} is by different networks, {'; '.join(by)}: measure all by "
+        f"one, with python -m aigc_jax.evaluate --{judge}=DIR"
+      )
   tokenizers = _values(runs, "tokenizer_fingerprint")
   if len(prints) == 1 and len(tokenizers) <= 1:
     if None in prints or None in tokenizers:

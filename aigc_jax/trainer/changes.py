@@ -195,7 +195,7 @@ def data_changes(
     )
     raise BadConfig(
       f"the data has changed since {since} (changed source files or "
-      "tokenizer; of .features, the network that images are measured by). "
+      "tokenizer; of .features and .recogniser, the network that judges). "
       "Restore them, or fork with --allow_data_change. "
       f"The fingerprints:{''.join(lines)}"
     )

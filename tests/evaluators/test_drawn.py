@@ -208,7 +208,7 @@ def test_scores_while_training_are_those_of_the_same_images(mesh, features):
   )
   found = scores(10, state_of())
   assert scores.fingerprint == "held"
-  assert scores.features_fingerprint == features.fingerprint
+  assert scores.judges == {"features": features.fingerprint}
   with jax.set_mesh(mesh):
     drawing = sampler()
     drawing.use(adversary.variables_of("batch norm"))

@@ -1,14 +1,19 @@
 """What a model says, judged by what another hears; spectrograms in time."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
 from aigc_jax.data import tokenizers
-from aigc_jax.evaluators.spoken import Recogniser, Said, Spoken
+from aigc_jax.errors import BadConfig
+from aigc_jax.evaluators.spoken import Recogniser, Said, Spoken, SpokenScores
 from aigc_jax.evaluators.spoken import aligned_distance as distance
+from aigc_jax.run import record
 from aigc_jax.sampling.speech import Line
 from aigc_jax.sampling.transcripts import Greedy
+from aigc_jax.trainer.changes import data_changes
 from tests import sound
 
 
@@ -79,3 +84,22 @@ def test_who_says_the_recordings_themselves_makes_the_errors_of_recordings():
     assert 0 < found[name].value < np.inf
   turned = spoken.scores(Parrot(clips[::-1]))
   assert turned["mel_db"].value > 1
+
+
+def test_a_curve_of_what_is_heard_notes_who_hears():
+  def prints_of(judge: str):
+    spoken = Spoken([], Recogniser(None, None, 9, judge), 20)
+    scores = SpokenScores(
+      None, None, spoken, name="spoken", average=False, fingerprint="held",
+      poll=lambda: None,
+    )  # fmt: skip
+    stream = types.SimpleNamespace(fingerprint="data")
+    return record.fingerprints(stream, {"spoken": (5, scores)})
+
+  entries = record.entries({"evaluate": {"spoken": {"recogniser": "DIR"}}})
+  before = {"evaluate.spoken": "held", "evaluate.spoken.recogniser": "one"}
+  assert prints_of("one") == {"data": "data"} | before
+  meta = {"heldout_fingerprints": before, "heldout_entries": entries}
+  assert not data_changes(meta, prints_of("one"), entries, False, "step 3")
+  with pytest.raises(BadConfig, match="evaluate.spoken.recogniser: one -> two"):
+    data_changes(meta, prints_of("two"), entries, False, "step 3")

@@ -209,7 +209,7 @@ def test_scores_by_the_features_of_two_networks_are_not_compared(tmp_path):
   arm(tmp_path, "base", [3.0, 3.1], about={"heldout_fingerprints": prints})
   prints = prints | {"evaluate.heldout.features": "n2"}
   arm(tmp_path, "other", [2.0, 2.1], about={"heldout_fingerprints": prints})
-  with pytest.raises(BadConfig, match="different networks: n1.*n2"):
+  with pytest.raises(BadConfig, match="different networks, n1.*n2"):
     made(tmp_path)
 
 
