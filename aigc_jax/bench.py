@@ -119,7 +119,7 @@ def measure(config: run.Config, mesh, steps: int) -> dict:
       "form": embedding.gradient_form(r),
       "alone_ms": embedding.gradient_ms(r),
     }
-    if "embed_gradient" in config["model"] and "tokens" in r.batch
+    if "embed_gradient" in run.keywords(config) and "tokens" in r.batch
     else {},
     **timed,
     "unit": r.unit,

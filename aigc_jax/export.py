@@ -344,7 +344,7 @@ def export_run(
 ) -> dict:
   """Exports a work directory, or "hf:FOLDER" once more."""
   loaded = run.load(where, step=step, weights=weights, part=part)
-  model = dict(loaded.config["model"])
+  model = run.keywords(loaded.config)
   kind = model.pop("kind")
   if kind not in kinds.KINDS:
     raise BadConfig(

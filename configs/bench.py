@@ -102,13 +102,18 @@ def get_config(preset="small"):
   config.steps = 10_000
   config.data.update(batch=batch, length=length, tokenizer="bytes")
   KINDS.get(model.get("kind"), lambda config: None)(config)
-  config.model.update(model, remat="none", unroll=None, **DTYPES[kind])
+  config.model.update(model)
   config.objective.chunk = chunk
   if size not in CPU and kind == "bf16":
     config.objective.logits = "bfloat16"  # as of other codes in bfloat16
   config.optim.weight_decay = 0.1
-  config.steps_per_call = 20 if size == "tiny" else 1
-  config.library = "onednn" if size in ("small", "big") else "xla"
+  config.compute.update(
+    remat="none",
+    unroll=None,
+    steps_per_call=20 if size == "tiny" else 1,
+    library="onednn" if size in ("small", "big") else "xla",
+    **DTYPES[kind],
+  )
   config.evaluate = dict()
   config.checkpoint.every_steps = None
   return config

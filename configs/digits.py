@@ -24,7 +24,8 @@ def get_config(preset="vit"):
     cutmix=None,
   )  # fmt: skip
   config.objective.smoothing = 0.1
-  config.model.update(image_size=8, dtype="float32", init_std=None)
+  config.model.update(image_size=8, init_std=None)
+  config.compute.dtype = "float32"
   if preset == "vit":
     config.model.update(patch=2, layers=4, dim=64, heads=4, mlp_dim=256)
     config.optim.update(learning_rate=2e-3)

@@ -16,8 +16,9 @@ def get_config():
   config.steps = 600
   config.data.update(batch=8, length=256, tokenizer_vocab=2048)
   config.model.update(
-    vocab=2048, layers=2, dim=128, heads=4, kv_heads=2, unroll=None,
+    vocab=2048, layers=2, dim=128, heads=4, kv_heads=2,
   )  # fmt: skip
+  config.compute.unroll = None
   config.objective.chunk = None
   config.optim.update(
     kind="muon", learning_rate=2e-2, schedule="linear", warmup_steps=20,

@@ -27,9 +27,8 @@ def get_config(preset="ctc"):
     learning_rate=2e-3, schedule="cosine", warmup_steps=60, weight_decay=0.01,
     b2=0.98,
   )  # fmt: skip
-  config.model.update(
-    bins=40, dim=64, heads=4, dtype="float32", dropout=0.1, init_std=None
-  )
+  config.model.update(bins=40, dim=64, heads=4, dropout=0.1, init_std=None)
+  config.compute.dtype = "float32"
   if by_ctc:
     config.model.update(layers=3, stride=4)
   else:

@@ -21,58 +21,65 @@ from tests.sweep import sweep
 # After 20 steps, against float32 with everything plain, as far apart as
 # switches.TOLERANCE allows.
 SWITCHES = {
-  "blocks": {"model.kernel": "blocks"},
-  "chunked attention": {"model.kernel": "chunked"},
+  "blocks": {"compute.kernel": "blocks"},
+  "chunked attention": {"compute.kernel": "chunked"},
   "chunked loss": {"objective.chunk": 24},
-  "remat full": {"model.remat": "full"},
-  "remat dots": {"model.remat": "dots"},
-  "unrolled": {"model.unroll": None},
-  "steps in a call": {"steps_per_call": 5},
-  "microbatches": {"microbatches": 2},
-  "joined projections": {"model.fuse_projections": True},
-  "bfloat16": {"model.dtype": "bfloat16"},
-  "bfloat16, cast once": {"model.dtype": "bfloat16", "cast_once": True},
+  "remat full": {"compute.remat": "full"},
+  "remat dots": {"compute.remat": "dots"},
+  "unrolled": {"compute.unroll": None},
+  "steps in a call": {"compute.steps_per_call": 5},
+  "microbatches": {"compute.microbatches": 2},
+  "joined projections": {"compute.fuse_projections": True},
+  "bfloat16": {"compute.dtype": "bfloat16"},
+  "bfloat16, cast once": {
+    "compute.dtype": "bfloat16", "compute.cast_once": True,
+  },
   "bfloat16, all together": {
-    "model.dtype": "bfloat16", "cast_once": True, "microbatches": 2,
-    "model.remat": "full", "model.kernel": "blocks", "objective.chunk": 24,
-    "model.fuse_projections": True,
+    "compute.dtype": "bfloat16", "compute.cast_once": True,
+    "compute.microbatches": 2,
+    "compute.remat": "full", "compute.kernel": "blocks", "objective.chunk": 24,
+    "compute.fuse_projections": True,
   },
   "bfloat16, cast once, on a mesh": {
-    "model.dtype": "bfloat16", "cast_once": True, "mesh.fsdp": 2,
+    "compute.dtype": "bfloat16", "compute.cast_once": True, "mesh.fsdp": 2,
     "mesh.tensor": 2,
   },
-  "bf16 in float32": {"model.products": "bf16"},
+  "bf16 in float32": {"compute.products": "bf16"},
   "bf16 in float32, all together": {
-    "model.products": "bf16", "cast_once": True, "microbatches": 2,
-    "model.remat": "dots", "model.unroll": None, "model.kernel": "blocks",
-    "objective.chunk": 24, "model.fuse_projections": True,
+    "compute.products": "bf16", "compute.cast_once": True,
+    "compute.microbatches": 2,
+    "compute.remat": "dots", "compute.unroll": None, "compute.kernel": "blocks",
+    "objective.chunk": 24, "compute.fuse_projections": True,
   },
   "bf16 in float32, on a mesh": {
-    "model.products": "bf16", "cast_once": True, "mesh.fsdp": 2,
+    "compute.products": "bf16", "compute.cast_once": True, "mesh.fsdp": 2,
     "mesh.tensor": 2,
   },
-  "fp8": {"model.products": "fp8"},
+  "fp8": {"compute.products": "fp8"},
   "fp8, bfloat16, cast once": {
-    "model.products": "fp8", "model.dtype": "bfloat16", "cast_once": True,
+    "compute.products": "fp8", "compute.dtype": "bfloat16",
+    "compute.cast_once": True,
   },
-  "fp8, bfloat16": {"model.products": "fp8", "model.dtype": "bfloat16"},
+  "fp8, bfloat16": {"compute.products": "fp8", "compute.dtype": "bfloat16"},
   "fp8, all together": {
-    "model.products": "fp8", "model.dtype": "bfloat16", "cast_once": True,
-    "microbatches": 2, "model.remat": "dots", "model.unroll": None,
-    "model.kernel": "blocks", "objective.chunk": 24,
-    "model.fuse_projections": True,
+    "compute.products": "fp8", "compute.dtype": "bfloat16",
+    "compute.cast_once": True,
+    "compute.microbatches": 2, "compute.remat": "dots", "compute.unroll": None,
+    "compute.kernel": "blocks", "objective.chunk": 24,
+    "compute.fuse_projections": True,
   },
   "fp8, on a mesh": {
-    "model.products": "fp8", "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
+    "compute.products": "fp8", "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
   },
-  "embedding gradient: product": {"model.embed_gradient": "product"},
-  "embedding gradient: sorted": {"model.embed_gradient": "sorted"},
+  "embedding gradient: product": {"compute.embed_gradient": "product"},
+  "embedding gradient: sorted": {"compute.embed_gradient": "sorted"},
   "embedding gradient: sorted, on a mesh": {
-    "model.embed_gradient": "sorted", "microbatches": 2, "mesh.data": 2,
+    "compute.embed_gradient": "sorted", "compute.microbatches": 2,
+    "mesh.data": 2,
     "mesh.fsdp": 2, "mesh.tensor": 2,
   },
   "embedding gradient: sorted, bfloat16": {
-    "model.embed_gradient": "sorted", "model.dtype": "bfloat16",
+    "compute.embed_gradient": "sorted", "compute.dtype": "bfloat16",
   },
   "logits: bfloat16": {"objective.logits": "bfloat16"},
   "logits: bfloat16, chunked, on a mesh": {
@@ -80,18 +87,21 @@ SWITCHES = {
     "mesh.tensor": 2,
   },
   "first moment bfloat16": {"optim.mu_dtype": "bfloat16"},
-  "library: onednn": {"library": "onednn"},
+  "library: onednn": {"compute.library": "onednn"},
   "library: onednn, blocks, joined": {
-    "library": "onednn", "model.kernel": "blocks", "model.unroll": None,
-    "model.fuse_projections": True, "objective.chunk": 32,
+    "compute.library": "onednn", "compute.kernel": "blocks",
+    "compute.unroll": None,
+    "compute.fuse_projections": True, "objective.chunk": 32,
   },
   "library: onednn, products of bfloat16": {
-    "library": "onednn", "model.kernel": "blocks", "model.products": "bf16",
-    "cast_once": True, "microbatches": 2,
+    "compute.library": "onednn", "compute.kernel": "blocks",
+    "compute.products": "bf16",
+    "compute.cast_once": True, "compute.microbatches": 2,
   },
   "library: onednn, bfloat16": {
-    "library": "onednn", "model.kernel": "blocks", "model.dtype": "bfloat16",
-    "model.remat": "full",
+    "compute.library": "onednn", "compute.kernel": "blocks",
+    "compute.dtype": "bfloat16",
+    "compute.remat": "full",
   },
 }  # fmt: skip
 
@@ -128,7 +138,10 @@ def losses(change: str) -> list[float]:
     r = run.build(config, mesh)
     advance, state = r.advance(), r.init()
     one = run.build(tiny({}), mesh)
-    batch, calls = stepping.zipf_batch(one, 0), config["steps_per_call"]
+    batch, calls = (
+      stepping.zipf_batch(one, 0),
+      config["compute"]["steps_per_call"],
+    )
     if calls > 1:
       batch = jax.tree.map(lambda x: np.stack([x] * calls), batch)
     found = []
@@ -139,9 +152,9 @@ def losses(change: str) -> list[float]:
 
 
 def lacks_onednn(change: dict) -> bool:
-  low = {change.get("model.dtype"), change.get("model.products")}
+  low = {change.get("compute.dtype"), change.get("compute.products")}
   dtype = "bfloat16" if low & {"bfloat16", "bf16"} else "float32"
-  return change.get("library") == "onednn" and not onednn.usable(dtype)
+  return change.get("compute.library") == "onednn" and not onednn.usable(dtype)
 
 
 @pytest.mark.slow
@@ -160,14 +173,15 @@ def test_a_switch_gives_the_loss_of_the_plain_program(name):
 
 
 FOR_A_GPU = {
-  "embedding's gradient sorted": {"model.embed_gradient": "sorted"},
+  "embedding's gradient sorted": {"compute.embed_gradient": "sorted"},
   "projections joined, layers unrolled": {
-    "model.fuse_projections": True, "model.unroll": None, "objective.chunk": 24,
+    "compute.fuse_projections": True, "compute.unroll": None,
+    "objective.chunk": 24,
   },
-  "bfloat16": {"model.dtype": "bfloat16", "objective.logits": "bfloat16"},
+  "bfloat16": {"compute.dtype": "bfloat16", "objective.logits": "bfloat16"},
   "bfloat16, on a mesh": {
-    "model.dtype": "bfloat16", "objective.logits": "bfloat16",
-    "cast_once": True, "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
+    "compute.dtype": "bfloat16", "objective.logits": "bfloat16",
+    "compute.cast_once": True, "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
   },
 }  # fmt: skip
 
@@ -241,7 +255,7 @@ def test_saved_bytes_fall_when_more_is_computed_again():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     kept = [
-      program.residual_bytes(run.build(tiny({"model.remat": remat}), mesh))
+      program.residual_bytes(run.build(tiny({"compute.remat": remat}), mesh))
       for remat in ("full", "none")
     ]
   assert kept[0] < kept[1]
@@ -292,15 +306,15 @@ def test_the_state_is_updated_in_place():
 @pytest.mark.parametrize(
   "low",
   [
-    {"model.dtype": "bfloat16"}, {"model.products": "bf16"},
-    {"model.dtype": "bfloat16", "model.fuse_projections": True},
+    {"compute.dtype": "bfloat16"}, {"compute.products": "bf16"},
+    {"compute.dtype": "bfloat16", "compute.fuse_projections": True},
   ],
 )  # fmt: skip
 def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):
   monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_000)
   monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
   config = tiny({
-    "model.kernel": "auto", "model.unroll": None, "data.length": 136,
+    "compute.kernel": "auto", "compute.unroll": None, "data.length": 136,
     "model.position_length": 136, **low,
   })  # fmt: skip
   monkeypatch.setattr(sharding, "platform", lambda: "gpu")
@@ -341,8 +355,8 @@ def test_fresh_weights_need_no_kernel_of_attention(
 def fresh(kernel: str, fused: bool):
   """The state at step 0; that of "xla" is made before a platform is told."""
   config = tiny({
-    "model.kernel": kernel, "model.dtype": "bfloat16",
-    "model.fuse_projections": fused,
+    "compute.kernel": kernel, "compute.dtype": "bfloat16",
+    "compute.fuse_projections": fused,
   })  # fmt: skip
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
@@ -357,15 +371,15 @@ WINDOWS = {
   },
   # A trip of the loop over layers holds the whole pattern.
   "blocks, windowed, in 1 of 2 layers; blocks, in 1 of 2 layers": {
-    "model.windows": [4, None], "model.unroll": 1,
+    "model.windows": [4, None], "compute.unroll": 1,
   },
-  "chunked": {"model.kernel": "chunked"},
+  "chunked": {"compute.kernel": "chunked"},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("told", list(WINDOWS))
 def test_the_kernels_of_attention_are_told_by_layer(told):
-  plain = {"model.kernel": "auto", "model.unroll": None}
+  plain = {"compute.kernel": "auto", "compute.unroll": None}
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
     r = run.build(tiny(plain | WINDOWS[told]), mesh)
@@ -393,7 +407,7 @@ def test_flips_faster_than_the_noise_are_found_the_fastest_first():
     line("fastest of one key", "c", [80.0, 80, 100, 80, 80]),
     line("less than that", "d", [95.0, 95, 115, 95, 105]),
     line("by too little", "e", [99.5, 99.5, 119, 99.5, 99.5]),
-    line("other numbers", "model.dtype", [50.0, 50, 60, 50, 50]),
+    line("other numbers", "compute.dtype", [50.0, 50, 60, 50, 50]),
   ])  # fmt: skip
   assert [x.name for x in found] == [
     "fastest of one key", "faster", "less than that",
@@ -427,8 +441,8 @@ def test_switches_take_turns_and_the_best_comes_first(
 ):
   few = ("layers: unrolled", "float32", "4 steps in a call")
   flips = {name: switches.SWITCHES[name] for name in few}
-  flips["attention: cudnn"] = {"model.kernel": "cudnn"}
-  flips["embedding: auto"] = {"model.embed_gradient": "auto"}
+  flips["attention: cudnn"] = {"compute.kernel": "cudnn"}
+  flips["embedding: auto"] = {"compute.embed_gradient": "auto"}
   monkeypatch.setattr(switches, "SWITCHES", flips)
   monkeypatch.setattr(machine, "free_bytes", lambda device: room)
   # The first pass finds a flip, the second none.
@@ -452,7 +466,7 @@ def test_switches_take_turns_and_the_best_comes_first(
   monkeypatch.setattr(switches, "again", lambda *_: True)
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
-    found = switches.ablate(tiny({"model.dtype": "bfloat16"}), mesh, 5)
+    found = switches.ablate(tiny({"compute.dtype": "bfloat16"}), mesh, 5)
   json.dumps(found, allow_nan=False)
   assert found["states_side_by_side"] == bool(room)
   assert found["best"]["model"]["unroll"] is None  # all of them

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 
 import jax
 import pytest
@@ -15,6 +16,7 @@ from aigc_jax.trainer import manifest
 from configs import bench
 from tests import commands
 from tests.sweep import sweep
+from tests.test_compute import of_before
 
 CONFIG = "configs/text_file.py"
 SMALL = (
@@ -340,6 +342,21 @@ def test_a_branch_of_an_equal_config_is_the_trunk(train):
   assert done.returncode == 0, done.stderr
   found, trunk = (learnt(train.folder / x) for x in ("same", "trunk"))
   assert found == trunk
+
+
+def test_a_run_with_a_config_of_before_goes_on_to_the_same_bits(train):
+  """Before there was a section compute, its keys were elsewhere."""
+  folder = train.folder / "before"
+  shutil.copytree(train.folder / "trunk", folder)
+  done = train("before", *STABLE, "--rewind=4")
+  assert done.returncode == 0, done.stderr
+  old = of_before(json.loads((folder / "config.json").read_text()))
+  (folder / "config.json").write_text(json.dumps(old))
+  done = train("before", *STABLE)
+  assert done.returncode == 0, done.stderr
+  assert "continuing from step 4" in done.stdout
+  assert json.loads((folder / "config.json").read_text())["compute"]
+  assert learnt(folder) == learnt(train.folder / "trunk")
 
 
 @pytest.mark.slow

@@ -15,14 +15,14 @@ CONFIG = """
 from ml_collections import ConfigDict
 from aigc_jax.presets import bert, distilbert
 
-SIZE = dict(vocab=300, dim=16, heads=2, mlp_dim=32, position_length=32,
-            dtype="float32", remat="none", unroll=None)
+SIZE = dict(vocab=300, dim=16, heads=2, mlp_dim=32, position_length=32)
 
 def get_config(preset):
   name, _, folder = preset.partition(",")
   config = distilbert.get_config("base,stdlib")
   for part, layers in (("student", 2), ("teacher", 4)):
     config.model.parts[part].update(**SIZE, layers=layers)
+  config.compute.update(dtype="float32", remat="none", unroll=None)
   config.init_parts.student.layers = (0, 2)
   config.frozen.teacher = f"{folder}/teacher"
   if name == "teacher":

@@ -164,10 +164,8 @@ def test_the_traced_gradient_costs_what_the_formula_says(config, size):
 
 def test_speed_switches_do_not_change_what_a_step_costs():
   config = quickstart.get_config()
-  config.model.update(
-    layers=4, remat="full", kernel="blocks", unroll=2, windows=(16, None)
-  )
-  config.microbatches = 2
+  config.model.update(layers=4, windows=(16, None))
+  config.compute.update(remat="full", kernel="blocks", unroll=2, microbatches=2)
   assert counted(config) == pytest.approx(1, abs=1e-3)
 
 

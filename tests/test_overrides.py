@@ -28,7 +28,7 @@ def changed(*words: str) -> dict:
     ("--noconfig.data.shuffle", "data.shuffle", False),
     ("--config.data.segments", "data.segments", True),
     ("--config.data.path=a b/*.md", "data.path", "a b/*.md"),
-    ("--config.model.remat=none", "model.remat", "none"),
+    ("--config.compute.remat=none", "compute.remat", "none"),
     ("--config.model.windows=(512, None)", "model.windows", [512, None]),
     ("--config.data.skip_steps=((3, 5),)", "data.skip_steps", [[3, 5]]),
     (

@@ -84,11 +84,17 @@ def test_the_curve_depends_on_the_seed(one):
   ("changes", "words"),
   [
     (dict(data__batch=7), "nearest batches that do: 8"),
-    (dict(microbatches=3), "6 and 9.*--config.microbatches=1"),
-    (dict(microbatches=6), "--config.microbatches=2"),
+    (dict(compute__microbatches=3), "6 and 9.*--config.compute.microbatches=1"),
+    (dict(compute__microbatches=6), "--config.compute.microbatches=2"),
     (dict(data__batch=0), "data.batch=0"),
-    (dict(steps_per_call=3), "not a multiple of steps_per_call=3"),
-    (dict(steps_per_call=8), "--config.steps_per_call=4, which fits"),
+    (
+      dict(compute__steps_per_call=3),
+      "not a multiple of compute.steps_per_call=3",
+    ),
+    (
+      dict(compute__steps_per_call=8),
+      "--config.compute.steps_per_call=4, which fits",
+    ),
     (dict(stepz=3), "did you mean 'steps'"),
     (dict(model__layrs=3), "did you mean 'layers'"),
     (dict(data__bach=3), "did you mean 'batch'"),
@@ -98,13 +104,13 @@ def test_the_curve_depends_on_the_seed(one):
     (dict(model__kind="decodr"), "did you mean 'decoder'"),
     (dict(objective__kind="token"), "did you mean 'tokens'"),
     (dict(objective__logits="bf16"), "objective.logits 'bf16'"),
-    (dict(model__embed_gradient="atuo"), "did you mean 'auto'"),
+    (dict(compute__embed_gradient="atuo"), "did you mean 'auto'"),
     (dict(model__heads=3), "kv_heads"),
     (
       dict(model__head_dim=None, model__heads=3, model__kv_heads=3),
       "15 and 18",
     ),
-    (dict(model__dtype="bf16"), "bfloat16"),
+    (dict(compute__dtype="bf16"), "bfloat16"),
     (dict(mesh__tensor=3), "8 device"),
     (dict(data__length=9, mesh__sequence=2), "data.length=9"),
     (dict(checkpoint__kep=3), "did you mean 'keep'"),
@@ -146,7 +152,7 @@ def settled(**changes) -> int:
     (dict(total_tokens=640), 10),
     (dict(total_tokens=1e3), 16),
     (dict(total_examples=81.0), 11),
-    (dict(total_tokens=641, steps_per_call=5, evaluate={}), 15),
+    (dict(total_tokens=641, compute__steps_per_call=5, evaluate={}), 15),
   ],
 )
 def test_a_total_stands_in_for_steps(changes, steps):

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.presets import skeleton, t5, transformer
+from tests import tiny
 
 SMALL = dict(
   encoder_layers=1, decoder_layers=1, dim=16, heads=2, head_dim=8, mlp_dim=24,
@@ -21,7 +22,7 @@ def built(config):
 
 def denoising(**task):
   config = t5.get_config("small,stdlib")
-  config.model.update(vocab=300, **SMALL)
+  tiny.put(config, SMALL, vocab=300)
   config.data.update(tokenizer="bytes", batch=4, length=40)
   config.data.task.update(dict(first_sentinel=299) | task)
   config.steps = 20
@@ -31,7 +32,7 @@ def denoising(**task):
 
 def translating():
   config = transformer.get_config("base")
-  config.model.update(vocab=300, **SMALL)
+  tiny.put(config, SMALL, vocab=300)
   config.data.update(
     tokenizer="bytes", batch=4, source_length=12, target_length=10
   )

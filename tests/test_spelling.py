@@ -15,7 +15,7 @@ OLD = {
   "model.head_dim": 0, "model.position_length": 0,
   "model.rotary_local_base": 0.0, "model.attention_scale": 0.0,
   "model.attention_softcap": 0.0, "model.logit_softcap": 0.0,
-  "model.init_std": 0.0, "model.unroll": 0, "objective.chunk": 0,
+  "model.init_std": 0.0, "compute.unroll": 0, "objective.chunk": 0,
   "optim.clip": 0.0, "optim.spike_sigma": 0.0,
   "evaluate.heldout.every_steps": 0, "evaluate.heldout.batches": -1,
   "checkpoint.every_steps": 0, "checkpoint.keep_every_steps": 0,
@@ -45,7 +45,7 @@ def test_every_spelling_of_before_is_read_as_none(tmp_path, caplog):
   assert all(f"{key}={value!r}" in told[0] for key, value in OLD.items())
   # A work directory's record, from before there was a choice of libraries too.
   before = with_values(today, OLD | {"model.head_dim": 32})
-  del before["library"]
+  del before["compute"]["library"]
   (tmp_path / "config.json").write_text(json.dumps(before))
   assert run.config_in(tmp_path) == today
 

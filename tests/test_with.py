@@ -145,7 +145,9 @@ def test_any_number_of_microbatches_moves_the_stats_alike(folder):
   whole = stepped(built(folder), batch_of(None))
   assert np.abs(whole.stats["mean"]).max() > 0
   for parts in (2, 4):
-    state = stepped(built(folder, microbatches=parts), batch_of(None))
+    state = stepped(
+      built(folder, compute=dict(microbatches=parts)), batch_of(None)
+    )
     np.testing.assert_allclose(
       state.stats["mean"], whole.stats["mean"], rtol=1e-5, atol=1e-7
     )

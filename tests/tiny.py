@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aigc_jax.models import decoder
+from aigc_jax.models import COMPUTE, decoder
 from aigc_jax.objectives import tokens
 
 LLAMA = dict(
@@ -71,6 +71,12 @@ STYLES = {
     rotary_local_base=100.0, layers=4,
   ),
 }  # fmt: skip
+
+
+def put(config, keywords, **more) -> None:
+  """Sets keywords of a model in a config, each in its section."""
+  for key, value in (dict(keywords) | more).items():
+    config["compute" if key in COMPUTE else "model"][key] = value
 
 
 def build(style: str, **changes):

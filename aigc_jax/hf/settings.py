@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from aigc_jax.errors import BadData
 from aigc_jax.layers.position import LONGER
+from aigc_jax.models import COMPUTE
 from aigc_jax.models.decoder import resolved
 
 REQUIRED = object()
@@ -83,10 +84,7 @@ LATER = dict(
 PLAIN |= LATER
 MULTIPLIERS = ("embed_multiplier", "residual_multiplier", "logit_multiplier")
 # What changes how a model is trained or computed, not what it is.
-FREE = (
-  "dropout", "init_std", "dtype", "remat", "unroll", "kernel",
-  "fuse_projections", "products", "embed_gradient",
-)  # fmt: skip
+FREE = ("dropout", "init_std", *COMPUTE)
 
 
 class Settings:

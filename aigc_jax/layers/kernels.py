@@ -41,13 +41,13 @@ def attend(
     return counted(q_BTNH, k_BSKH, v_BSKH, visible)
   if kernel == "auto" or are_plain():
     kernel = resolve(q_BTNH, k_BSKH, visible, softcap, bias_BNTS is not None)
-  run = errors.choose(kernel, KERNELS, "model.kernel")
+  run = errors.choose(kernel, KERNELS, "compute.kernel")
   more = {}
   if bias_BNTS is not None:
     if kernel not in BIASED:
       raise errors.BadConfig(
-        f"model.kernel={kernel!r} cannot do a bias of the scores, as relative "
-        "positions have it (--config.model.kernel=auto)"
+        f"compute.kernel={kernel!r} cannot do a bias of the scores, as "
+        "relative positions have it (--config.compute.kernel=auto)"
       )
     more["bias_BNTS"] = bias_BNTS
   return run(
@@ -76,13 +76,13 @@ def counted(q_BTNH, k_BSKH, v_BSKH, visible: Visible) -> jax.Array:
 def check_kernel(kernel: str) -> None:
   """Raises BadConfig for a name of no kernel, or of another platform's."""
   if kernel != "auto":
-    errors.choose(kernel, KERNELS, "model.kernel")
+    errors.choose(kernel, KERNELS, "compute.kernel")
   where = {"cudnn": ("gpu", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}
   platform, words = where.get(kernel, (sharding.platform(), ""))
   if platform != sharding.platform():
     raise errors.BadConfig(
-      f"model.kernel={kernel!r} runs on {words}: not on this machine "
-      "(--config.model.kernel=auto)"
+      f"compute.kernel={kernel!r} runs on {words}: not on this machine "
+      "(--config.compute.kernel=auto)"
     )
 
 
@@ -219,7 +219,8 @@ def blocked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   lacks = _blocks_lacks(q_BTNH, k_BSKH, visible)
   if lacks:
     raise errors.BadConfig(
-      f"model.kernel='blocks' cannot do {lacks} (--config.model.kernel=auto)"
+      f"compute.kernel='blocks' cannot do {lacks} "
+      "(--config.compute.kernel=auto)"
     )
   return blocks.attend(
     q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap
@@ -232,7 +233,7 @@ def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   lacks = _cudnn_lacks(q_BTNH, k_BSKH, visible, softcap)
   if lacks:
     raise errors.BadConfig(
-      f"model.kernel='cudnn' cannot do {lacks} (--config.model.kernel=auto)"
+      f"compute.kernel='cudnn' cannot do {lacks} (--config.compute.kernel=auto)"
     )
   window = None
   if visible.window is not None:
@@ -251,7 +252,8 @@ def splashed(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
   lacks = splash.lacks(q_BTNH, k_BSKH, visible)
   if lacks:
     raise errors.BadConfig(
-      f"model.kernel='splash' cannot do {lacks} (--config.model.kernel=auto)"
+      f"compute.kernel='splash' cannot do {lacks} "
+      "(--config.compute.kernel=auto)"
     )
   return splash.attend(
     q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap

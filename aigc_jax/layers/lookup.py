@@ -180,4 +180,4 @@ GRADIENTS = {
 
 def check_gradient(gradient: str) -> None:
   """Raises BadConfig for a name that is no form, nor "auto"."""
-  errors.choose(gradient, {"auto": None} | GRADIENTS, "model.embed_gradient")
+  errors.choose(gradient, {"auto": None} | GRADIENTS, "compute.embed_gradient")

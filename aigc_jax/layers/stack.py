@@ -95,9 +95,10 @@ class Stack(nn.Module):
   def __post_init__(self):
     if not 0 <= self.unroll <= self.layers:
       raise errors.BadConfig(
-        f"model.unroll={self.unroll}: expected 0 (all) to {self.layers} layers"
+        f"compute.unroll={self.unroll}: expected None (all) or 1 to "
+        f"{self.layers} layers"
       )
-    errors.choose(self.remat, REMAT, "model.remat")
+    errors.choose(self.remat, REMAT, "compute.remat")
     super().__post_init__()
 
   @nn.compact

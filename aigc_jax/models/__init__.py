@@ -41,6 +41,13 @@ MODELS = {
   "whisper": whisper,
 }
 
+# Keywords of theirs that change no result beyond rounding, whatever the kind:
+# in a config they are not in the section model but in compute.
+COMPUTE = (
+  "dtype", "products", "remat", "unroll", "kernel", "fuse_projections",
+  "embed_gradient",
+)  # fmt: skip
+
 # Several of them as one.
 MODELS["roles"] = roles_of(MODELS)
 MODELS["image_tokens"] = image_tokens_of(MODELS)

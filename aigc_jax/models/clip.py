@@ -301,6 +301,6 @@ def _check(
   least = min(image_layers, text_layers)
   if not 0 <= (unroll or 0) <= least:
     raise errors.BadConfig(
-      f"model.unroll={unroll}: expected None (all) or 1 to {least}, the layers "
-      "of the smaller tower"
+      f"compute.unroll={unroll}: expected None (all) or 1 to {least}, the "
+      "layers of the smaller tower"
     )

@@ -119,7 +119,7 @@ def ctc(
   mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
   at_least_1(mlp_dim=mlp_dim)
   share(dropout=dropout)
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   if stride not in STRIDES:
     raise errors.BadConfig(f"model.stride={stride}: expected 1, 2 or 4")
   if not 0 <= blank < vocab:

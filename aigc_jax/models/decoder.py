@@ -161,10 +161,10 @@ DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
 
 
 def checked_dtype(name: str) -> jnp.dtype:
-  """That of `model.dtype`; BadConfig for another."""
+  """That of `compute.dtype`; BadConfig for another."""
   if name not in DTYPES:
     raise errors.BadConfig(
-      f"model.dtype={name!r}{errors.nearest(str(name), DTYPES)} "
+      f"compute.dtype={name!r}{errors.nearest(str(name), DTYPES)} "
       f"(there are: {', '.join(DTYPES)})"
     )
   return jnp.dtype(name)
@@ -377,7 +377,7 @@ def decoder(
   _check_together("qk_norm_joint", qk_norm_joint, "qk_norm=True", qk_norm)
   _check_together("head_bias", head_bias, "tied=False", not tied)
   kind = checked_dtype(dtype)
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   check_gradient(embed_gradient)
   normed: NormFactory = functools.partial(
     Norm, errors.choose(norm, CENTRE, "model.norm"), norm_eps, norm_offset,

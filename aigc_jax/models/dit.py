@@ -161,7 +161,7 @@ def dit(
   mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
   at_least_1(mlp_dim=mlp_dim)
   share(dropout=dropout)
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   in_patches(image_size, patch)
   if dim % heads or dim % 4:
     raise errors.BadConfig(

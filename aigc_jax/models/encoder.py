@@ -198,9 +198,11 @@ def encoder(
       "model.next_sentence=True reads what the pooler gives: it needs "
       "model.pooler=True"
     )
-  kind = errors.choose(dtype, {n: jnp.dtype(n) for n in DTYPES}, "model.dtype")
+  kind = errors.choose(
+    dtype, {n: jnp.dtype(n) for n in DTYPES}, "compute.dtype"
+  )
   std = init_std or 0.0
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   check_gradient(embed_gradient)
   norm = functools.partial(Norm, centre=True, eps=norm_eps, bias=True)
   attention = functools.partial(

@@ -317,7 +317,7 @@ def encoder_decoder(
     _at_least_1(name, value)
   errors.choose(position, dict.fromkeys(POSITIONS), "model.position")
   errors.choose(norm_place, dict.fromkeys(NORM_PLACES), "model.norm_place")
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   check_gradient(embed_gradient)
   if not 0 <= dropout < 1:
     raise errors.BadConfig(f"model.dropout={dropout}: expected 0 to below 1")

@@ -164,7 +164,7 @@ def resnet(
         "bottleneck is narrower"
       )
   errors.choose(stem, dict.fromkeys(STEMS), "model.stem")
-  policy = errors.choose(remat, REMAT, "model.remat")
+  policy = errors.choose(remat, REMAT, "compute.remat")
   if not 0 < norm_momentum <= 1:
     raise errors.BadConfig(
       f"model.norm_momentum={norm_momentum}: expected above 0, up to 1"

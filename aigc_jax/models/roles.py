@@ -115,7 +115,7 @@ def roles_of(models: Mapping[str, Callable]) -> Callable[..., Roles]:
     if len({part.model.operand_dtype for part in made.values()}) > 1:
       raise errors.BadConfig(
         "model.parts: parts of one model multiply in one dtype: give them the "
-        "same dtype and products"
+        "same dtype and products, those of config.compute"
       )
     return Roles(made)
 

@@ -211,7 +211,7 @@ def tts(
   mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
   at_least_1(mlp_dim=mlp_dim)
   share(dropout=dropout)
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   if speakers < 0:
     raise errors.BadConfig(f"model.speakers={speakers}: expected 0 or more")
   if bins > WINDOW // 2:

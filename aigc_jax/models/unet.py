@@ -201,7 +201,7 @@ def unet(
   )
   share(dropout=dropout)
   errors.choose(resample, dict.fromkeys(RESAMPLES), "model.resample")
-  errors.choose(remat, REMAT, "model.remat")
+  errors.choose(remat, REMAT, "compute.remat")
   _check_widths(image_size, widths, groups)
   rows = [image_size >> i for i in range(len(widths))]
   for size in attention:

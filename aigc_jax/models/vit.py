@@ -187,7 +187,7 @@ def vit(
   share(dropout=dropout)
   errors.choose(position, dict.fromkeys(POSITIONS), "model.position")
   errors.choose(pool, dict.fromkeys(POOLS), "model.pool")
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   in_patches(image_size, patch)
   if dim % heads:
     raise errors.BadConfig(

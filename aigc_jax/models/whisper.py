@@ -138,7 +138,7 @@ def whisper(
   mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
   at_least_1(mlp_dim=mlp_dim)
   share(dropout=dropout)
-  errors.choose(products, PRODUCTS, "model.products")
+  errors.choose(products, PRODUCTS, "compute.products")
   check_gradient(embed_gradient)
   if bins > WINDOW // 2:
     raise errors.BadConfig(

@@ -28,8 +28,7 @@ SIZES = {
 MODEL = dict(
   kind="encoder", activation="gelu", norm_eps=1e-12, position_length=512,
   position_start=0, types=2, token_head=True, pooler=True, next_sentence=True,
-  init_std=0.02, dropout=0.1, dtype="bfloat16", remat="dots", unroll=1,
-  kernel="auto", fuse_projections=True, products="plain", embed_gradient="auto",
+  init_std=0.02, dropout=0.1,
 )  # fmt: skip
 TASK = dict(
   kind="masked", share=0.15, as_mask=0.8, as_other=0.1, whole_words=False,
@@ -53,6 +52,7 @@ def encoder(size: dict, model: dict, task: dict, sources: tuple) -> ConfigDict:
   """What BERT and RoBERTa share: a masked task and its objective."""
   config = skeleton()
   config.model = ConfigDict(model | size)
+  config.compute.update(dtype="bfloat16", remat="dots")
   config.data.update(
     sources=sources, tokenizer_vocab=size["vocab"], validation=0.001
   )

@@ -76,9 +76,9 @@ def digits(config: ConfigDict) -> ConfigDict:
   config.model.update(
     image_size=8, channels=1, patch=2, image_layers=3, image_dim=64,
     image_heads=4, image_mlp_dim=None, vocab=257, text_length=24, text_layers=2,
-    text_dim=64, text_heads=4, text_mlp_dim=None, embed_dim=64, dtype="float32",
-    init_std=None,
+    text_dim=64, text_heads=4, text_mlp_dim=None, embed_dim=64, init_std=None,
   )  # fmt: skip
+  config.compute.dtype = "float32"
   config.optim.update(
     learning_rate=1e-3, warmup_steps=60, weight_decay=0.1, b2=0.95,
   )  # fmt: skip

@@ -63,14 +63,8 @@ def get_config(preset="b32"):
     bias=None,  # of fresh logits; None: none
     init_std=0.02,  # of all weights; None: by fan-in
     dropout=0.0,
-    dtype="bfloat16",  # of activations; parameters are float32
-    products="plain",  # as in configs/skeleton.py
-    remat="none",  # what is computed again: none, dots, all_dots (less), full
-    unroll=1,  # layers in one turn of the loop; None: all
-    kernel="auto",  # of attention
-    fuse_projections=True,
-    embed_gradient="auto",  # or scatter, product, sorted: layers/lookup.py
   )
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.every_steps = 2500
   config.evaluate.recall.every_steps = 10_000
   config.checkpoint.update(every_steps=2500)

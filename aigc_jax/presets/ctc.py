@@ -39,13 +39,8 @@ def get_config(preset="small") -> ConfigDict:
     activation="gelu",
     init_std=None,  # of all weights; None: by fan-in
     dropout=0.1,
-    dtype="bfloat16",  # of activations; parameters are float32
-    products="plain",  # as in configs/skeleton.py
-    remat="none",  # what is computed again: none, dots, all_dots (less), full
-    unroll=1,  # layers in one turn of the loop; None: all
-    kernel="auto",  # of attention
-    fuse_projections=True,
   )
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.update(every_steps=2000)
   config.checkpoint.update(every_steps=2000)
   return config

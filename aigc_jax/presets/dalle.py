@@ -75,9 +75,6 @@ def prior(order: str, codes: dict, labels: int, size: dict) -> dict:
       norm_eps=1e-12,
       init_std=0.02,
       dropout=0.1,
-      dtype="float32",
-      remat="none",
-      unroll=1,
       **size,
     )
   # GPT-2's parts, as of its preset.
@@ -95,6 +92,5 @@ def prior(order: str, codes: dict, labels: int, size: dict) -> dict:
     mlp_bias=True,
     init_std=0.02,
     dropout=0.1,
-    dtype="float32",
     **size,
   )

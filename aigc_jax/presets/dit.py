@@ -47,18 +47,13 @@ def get_config(preset="s2"):
     norm_eps=1e-6,
     init_std=None,  # of all weights but those that begin as zeros; by fan-in
     dropout=0.0,
-    dtype="bfloat16",
-    products="plain",
-    remat="none",
-    unroll=1,
-    kernel="auto",
-    fuse_projections=True,
   )
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.every_steps = 2500
   config.checkpoint.update(every_steps=2500)
   if preset.startswith("tiny"):
     small(config)
-    config.model.dtype = "float32"
+    config.compute.dtype = "float32"
     config.optim.update(learning_rate=1e-3, warmup_steps=100, average=0.995)
   return of(config, dataset)
 

@@ -66,7 +66,6 @@ def _convolved(size):
     norm_eps=1e-5,
     norm_momentum=0.1,  # share of the way that running moments go
     init_std=0.02,  # of all weights; None is by fan-in
-    dtype="float32",
   )
 
 
@@ -76,5 +75,4 @@ def _styled(size):
     image_size=64,
     channels=3,
     **size,  # widths of the stages, numbers in a code and a style, its layers
-    dtype="float32",
   )

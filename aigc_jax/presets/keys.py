@@ -18,13 +18,6 @@ def skeleton() -> ConfigDict:
   config.total_examples = None  # the same, in windows of data.length
   config.total_flops = None  # the same, in FLOPs
   config.tokens_per_parameter = None  # the same, for each parameter
-  config.microbatches = 1  # pieces of a batch, one after the other
-  config.steps_per_call = 1  # steps in one call of the device
-  # Whether weights go to model.dtype once a step, not at each of their uses.
-  config.cast_once = True
-  # Who multiplies matrices in a step: xla, or on a single CPU also onednn. That
-  # is faster for large models, and compiles at every start.
-  config.library = "xla"
   config.init_from = None  # another run's parameters, or hf:FOLDER; None: fresh
   # A run whose whole state, data position and rows this one goes on from, with
   # another length, decay or data.
@@ -117,6 +110,11 @@ def skeleton() -> ConfigDict:
     base_head_dim=None,  # of the base; None: head_dim
     base_mlp_dim=None,  # of the base; None: as dim has grown
     dropout=0.0,  # share of activations set to zero in training
+  )
+  # How it is computed, which changes no result beyond rounding: of models of
+  # all kinds, and of all parts of one. A key that is set and that nothing in
+  # the config takes is refused.
+  config.compute = dict(
     dtype="float32",  # of activations; parameters are float32
     # plain: of operands in dtype; bf16: in bfloat16, whatever dtype is; fp8: in
     # 8 bits, those of the blocks with weights
@@ -126,6 +124,14 @@ def skeleton() -> ConfigDict:
     kernel="auto",  # of attention: xla, chunked, blocks, cudnn, splash
     fuse_projections=True,  # q, k and v, or gate and up, as one, on one device
     embed_gradient="auto",  # or scatter, product, sorted: layers/lookup.py
+    # Pieces of a batch, one after the other. More than 1 is refused where rows
+    # look at each other, as in batch norm: there the result would be another.
+    microbatches=1,
+    steps_per_call=1,  # steps in one call of the device
+    cast_once=True,  # weights go to dtype once a step, not at each use
+    # Who multiplies matrices in a step: xla, or on a single CPU also onednn.
+    # That is faster for large models, and compiles at every start.
+    library="xla",
   )
   config.objective = dict(
     kind="tokens",  # cross entropy of the targets

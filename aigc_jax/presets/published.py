@@ -45,7 +45,7 @@ def published(
   config.data.update(batch=size.pop("batch"), length=size.pop("length"))
   config.optim.update(learning_rate=size.pop("learning_rate"))
   config.optim.update(warmup_steps=2000)
-  config.model.update(dtype="bfloat16", remat="full")
+  config.compute.update(dtype="bfloat16", remat="full")
   config.model.update({**model, **size})
   config.evaluate.heldout.update(every_steps=2000, batches=64)
   config.checkpoint.update(every_steps=1000, keep_every_steps=10_000)

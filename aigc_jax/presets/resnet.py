@@ -40,9 +40,8 @@ def get_config(preset="r50"):
     norm_momentum=0.1,  # share of the way of running moments, a step
     zero_init_residual=True,  # whether each block begins as the identity
     init_std=0.01,  # of the head; None: by fan-in
-    dtype="bfloat16",  # of activations; parameters and norms are float32
-    remat="none",  # what is computed again: none, dots, all_dots, full
   )
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.every_steps = 2500
   config.checkpoint.update(every_steps=2500)
   return of(config, dataset)

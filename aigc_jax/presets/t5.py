@@ -42,9 +42,7 @@ MODEL = dict(
   norm_bias=False, norm_place="before", final_norm=True, attention_bias=False,
   mlp_bias=False, attention_scale=1.0, position="relative", relative_buckets=32,
   relative_distance=128, embed_scale=False, shared=True, head_bias=False,
-  start_token=0, embed_std=1.0, init_std=None, dropout=0.0, dtype="bfloat16",
-  remat="full", unroll=1, kernel="auto", fuse_projections=True,
-  products="plain", embed_gradient="auto",
+  start_token=0, embed_std=1.0, init_std=None, dropout=0.0,
 )  # fmt: skip
 
 
@@ -53,6 +51,7 @@ def get_config(preset="v1_1_base") -> ConfigDict:
   config = skeleton()
   config.steps = 2**19
   config.model = ConfigDict(MODEL | found)
+  config.compute.update(dtype="bfloat16", remat="full")
   config.data.update(
     sources=sources, tokenizer_vocab=32_000, validation=0.001, batch=128,
     length=568,

@@ -26,8 +26,7 @@ MODEL = dict(
   mlp_bias=True, attention_scale=None, position="sinusoidal",
   relative_buckets=None, relative_distance=None, embed_scale=True, shared=True,
   tied=True, tied_scale=False, head_bias=False, start_token=None,
-  embed_std=None, init_std=None, dtype="bfloat16", remat="none", unroll=1,
-  kernel="auto", fuse_projections=True, products="plain", embed_gradient="auto",
+  embed_std=None, init_std=None,
 )  # fmt: skip
 
 DATA = dict(
@@ -44,6 +43,7 @@ def get_config(preset="base") -> ConfigDict:
   config = skeleton()
   config.steps = STEPS[preset]
   config.model = ConfigDict(MODEL | found)
+  config.compute.dtype = "bfloat16"
   source = dict(
     kind="json", path="wmt14.jsonl", source="en", target="de", weight=1.0
   )

@@ -46,14 +46,8 @@ def get_config(preset="small") -> ConfigDict:
     activation="gelu_tanh",
     init_std=None,  # of all weights but those that begin as zeros; by fan-in
     dropout=0.1,
-    dtype="bfloat16",  # of activations; parameters are float32
-    products="plain",  # as in configs/skeleton.py
-    remat="none",  # what is computed again: none, dots, all_dots (less), full
-    unroll=1,  # layers of either stack in one turn of the loop; None: all
-    kernel="auto",  # of attention
-    fuse_projections=True,
-    embed_gradient="auto",
   )
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.update(every_steps=2500)
   config.checkpoint.update(every_steps=2500)
   if preset == "digits":
@@ -69,7 +63,8 @@ def digits(config) -> None:
     speakers=True,
   )  # fmt: skip
   config.data.sources = (dict(kind="folder", path="digits", weight=1.0),)
-  config.model.update(speakers=40, dtype="float32", dropout=0.0)
+  config.model.update(speakers=40, dropout=0.0)
+  config.compute.dtype = "float32"
   config.optim.update(
     learning_rate=1e-3, schedule="constant", warmup_steps=100, average=0.998
   )

@@ -41,10 +41,6 @@ MODEL = dict(
   norm_eps=1e-6,
   init_std=None,  # of all weights but those that begin as zeros; by fan-in
   dropout=0.1,
-  dtype="bfloat16",
-  remat="none",
-  kernel="auto",
-  fuse_projections=True,
 )
 
 
@@ -64,6 +60,7 @@ def get_config(preset="ddpm"):
     weight_decay=0.0, b2=0.999, average=0.9999,
   )  # fmt: skip
   config.model = MODEL | size
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.every_steps = 2500
   config.checkpoint.update(every_steps=2500)
   if preset.startswith("adm64"):
@@ -73,7 +70,7 @@ def get_config(preset="ddpm"):
     config.optim.update(learning_rate=3e-4, warmup_steps=0)
   if preset.startswith("tiny"):
     small(config)
-    config.model.dtype = "float32"
+    config.compute.dtype = "float32"
     config.objective.prediction = "velocity"
     config.optim.update(learning_rate=1e-3, warmup_steps=100, average=0.995)
   of(config, dataset)

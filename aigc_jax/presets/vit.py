@@ -46,13 +46,8 @@ def get_config(preset="s16"):
     rotary_base=100.0,  # wavelength of the slowest plane, over 2 pi
     init_std=0.02,  # of all weights; None: by fan-in
     dropout=0.0,
-    dtype="bfloat16",  # of activations; parameters are float32
-    products="plain",  # as in configs/skeleton.py
-    remat="none",  # what is computed again: none, dots, all_dots (less), full
-    unroll=1,  # layers in one turn of the loop; None: all
-    kernel="auto",  # of attention
-    fuse_projections=True,
   )
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.every_steps = 2500
   config.checkpoint.update(every_steps=2500)
   return of(config, dataset)

@@ -46,7 +46,6 @@ MODEL = dict(
   revive=0.1,  # of an even share, below which a code starts anew; 0: never
   cosine=False,  # whether vectors have length one
   activation="silu",
-  dtype="float32",
 )
 
 

@@ -44,14 +44,8 @@ def get_config(preset="tiny") -> ConfigDict:
     embed_std=0.02,  # of embeddings and learned positions; None: by fan-in
     init_std=0.02,  # of all other weights; None: by fan-in
     dropout=0.0,
-    dtype="bfloat16",  # of activations; parameters are float32
-    products="plain",  # as in configs/skeleton.py
-    remat="none",  # what is computed again: none, dots, all_dots (less), full
-    unroll=1,  # layers in one turn of the loop; None: all
-    kernel="auto",  # of attention
-    fuse_projections=True,
-    embed_gradient="auto",
   )
+  config.compute.dtype = "bfloat16"
   config.evaluate.heldout.update(every_steps=2000, batches=64)
   config.checkpoint.update(every_steps=2000, keep_every_steps=20_000)
   return config

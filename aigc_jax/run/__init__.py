@@ -1,7 +1,8 @@
 """Config to Run: the only part of the package that reads a config.
 
 script (the file), overrides (the command line), settings (read, check),
-spelling (of before) -> build (mesh, model, objective, optimizer, step),
+spelling (of before), compute (the section of that name, handed to models) ->
+build (mesh, model, objective, optimizer, step),
 inputs (data), evaluation (evaluators), load (parameters that are there; alike:
 are two models one, drawing: of images, speaking: of speech), standing (where a
 run goes on), branch (from another run), budget (where it ends), places (a run
@@ -21,6 +22,7 @@ from aigc_jax.run.build import (
   reached,
   scorer,
 )
+from aigc_jax.run.compute import keywords, sectioned, taken
 from aigc_jax.run.defaults import filled
 from aigc_jax.run.embedded import KINDS as EMBEDDED
 from aigc_jax.run.embedded import known as known_embedded
@@ -110,6 +112,7 @@ __all__ = [
   "hf_folder",
   "identity_in",
   "identity_of",
+  "keywords",
   "known_embedded",
   "load",
   "trained_length",
@@ -130,5 +133,7 @@ __all__ = [
   "said_of",
   "scorer",
   "section_of",
+  "sectioned",
+  "taken",
   "usable_config_in",
 ]

@@ -7,6 +7,7 @@ from aigc_jax.errors import BadConfig, choose
 from aigc_jax.hf import kinds
 from aigc_jax.hf.settings import FREE
 from aigc_jax.models import MODELS
+from aigc_jax.run import compute
 from aigc_jax.signature import check_types, keys_of
 
 # Sizes that are divided by, or counted to, when two models are compared.
@@ -30,8 +31,10 @@ def _check_model(model: Mapping) -> None:
 def differing(model: Mapping, theirs: Mapping) -> dict:
   """{key: their value} of config.model where they are two models.
 
-  Of a value that follows from others, only those others.
+  Of a value that follows from others, only those others. How either is
+  computed does not make it another.
   """
+  model, theirs = compute.bare(model), compute.bare(theirs)
   for one in (model, theirs):
     _check_model(one)
   both = {m.get("kind", "decoder") for m in (model, theirs)}

@@ -90,7 +90,7 @@ def settle(
   if size <= 0:
     raise BadConfig(f"total_{unit}: a step of this run has no {unit}")
   missing = amount - (consumed.amount(unit) if step else 0)
-  call = config["steps_per_call"]
+  call = config["compute"]["steps_per_call"]
   return step + max(0, -(-missing // (size * call)) * call)
 
 

@@ -24,7 +24,7 @@ from aigc_jax.layers.report import REPORTS, STATS, told
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.objectives.tokens import LOGITS
-from aigc_jax.run import budget
+from aigc_jax.run import budget, compute
 from aigc_jax.run.parts import check_parts
 from aigc_jax.run.settings import Config, data_of
 from aigc_jax.signature import (
@@ -102,9 +102,10 @@ class Run:
     Raises BadConfig where the library that shall multiply cannot.
     """
     step = self.step
-    if choose(self.config["library"], LIBRARIES, "library"):
+    how = self.config["compute"]
+    if choose(how["library"], LIBRARIES, "compute.library"):
       step = _by_onednn(step, self.mesh, self.model.operand_dtype)
-    many = repeat_step(step, self.config["steps_per_call"])
+    many = repeat_step(step, how["steps_per_call"])
     shardings = jax.tree.map(lambda x: x.sharding, self.state)
     return jax.jit(
       many,
@@ -117,12 +118,12 @@ class Run:
 def make_mesh(config: Config) -> jax.sharding.Mesh:
   """The mesh, checked against the batch; quick, so that it can come first."""
   mesh = sharding.make_mesh(**config["mesh"])
-  batch, parts = config["data"]["batch"], config["microbatches"]
+  batch, parts = config["data"]["batch"], config["compute"]["microbatches"]
   if batch % parts:
     raise BadConfig(
-      f"data.batch={batch} is not divisible by microbatches={parts}: "
+      f"data.batch={batch} is not divisible by compute.microbatches={parts}: "
       f"the nearest batches that are: {_around(batch, parts)}; or leave the "
-      f"batch, which a run that goes on must: --config.microbatches="
+      "batch, which a run that goes on must: --config.compute.microbatches="
       f"{math.gcd(batch, parts)}"
     )
   shards = sharding.batch_shards(mesh)
@@ -160,7 +161,7 @@ def reached(config: Config, mesh: jax.sharding.Mesh, result: Mapping) -> bool:
 
 def model_of(config: Config) -> nn.Module:
   """The model a config describes."""
-  make, rest = kind_of("model", config["model"], MODELS)
+  make, rest = kind_of("model", compute.keywords(config), MODELS)
   return call(make, "model", rest)
 
 
@@ -333,25 +334,25 @@ def check_microbatches(config: Config, model: nn.Module) -> None:
   """Raises BadConfig where rows of a batch may not be parted."""
   objective, _ = kind_of("objective", config["objective"], OBJECTIVES)
   pairs = getattr(objective, "couples_rows", "")
-  if pairs and config["microbatches"] > 1:
+  pieces = config["compute"]["microbatches"]
+  again = ""
+  if "remat" in compute.taken(config):
+    again = ", or --config.compute.remat=full"
+  if pairs and pieces > 1:
     raise BadConfig(
-      f"microbatches={config['microbatches']}: objective.kind="
+      f"compute.microbatches={pieces}: objective.kind="
       f"{config['objective']['kind']!r} is of {pairs}, and parts have fewer: "
-      "--config.microbatches=1, and where that is too large for memory more "
-      "devices along mesh.fsdp, --config.model.remat=full or a smaller "
-      "data.batch"
+      "--config.compute.microbatches=1, and where that is too large for memory "
+      f"a smaller data.batch, or more devices along mesh.fsdp{again}"
     )
   coupled = getattr(model, "couples_rows", "")
-  if coupled and config["microbatches"] > 1:
-    again = ""
-    if "remat" in config["model"]:
-      again = ", or --config.model.remat=full"
+  if coupled and pieces > 1:
     raise BadConfig(
-      f"microbatches={config['microbatches']}: the {coupled} of "
+      f"compute.microbatches={pieces}: the {coupled} of "
       f"model.kind={config['model']['kind']!r} takes its moments over all rows "
-      "of a batch, and of parts they are others: --config.microbatches=1, and "
-      "where that is too large for memory a smaller data.batch, or more "
-      f"devices along mesh.fsdp{again}"
+      "of a batch, and of parts they are others: "
+      "--config.compute.microbatches=1, and where that is too large for memory "
+      f"a smaller data.batch, or more devices along mesh.fsdp{again}"
     )
 
 
@@ -366,7 +367,7 @@ def build(
   BadConfig for whatever cannot work together.
   """
   mesh = mesh or make_mesh(config)
-  model = model_of(config)
+  model, how = model_of(config), config["compute"]
   check_microbatches(config, model)
   params, stats = abstract_variables(model, mesh)
   settings = dict(config["optim"])
@@ -414,10 +415,10 @@ def build(
     score,
     optimizer,
     schedule,
-    config["microbatches"],
+    how["microbatches"],
     spikes["spike_sigma"] or 0.0,
     functools.partial(copies, dtype=model.operand_dtype)
-    if config["cast_once"]
+    if how["cast_once"]
     else None,
     at_once=optim.at_once(
       **config["optim"],
@@ -425,7 +426,7 @@ def build(
     ),
     average=average,
   )
-  choose(config["library"], LIBRARIES, "library")
+  choose(how["library"], LIBRARIES, "compute.library")
   window = spikes["spike_window"] if spikes["spike_sigma"] else 0
   start = functools.partial(
     _init_state,
@@ -522,7 +523,7 @@ def _check_frozen(config: Config, whole, params) -> None:
 
 def _by_onednn(step: Callable, mesh: jax.sharding.Mesh, dtype) -> Callable:
   """The step with its products by oneDNN; BadConfig where that cannot be."""
-  instead = "train with --config.library=xla"
+  instead = "train with --config.compute.library=xla"
   if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
     raise BadConfig(
       f"library=onednn multiplies on a single CPU device, and here are "

@@ -10,7 +10,7 @@ from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
 from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
 from aigc_jax.evaluators.spoken import Spoken, SpokenScores
-from aigc_jax.run import embedded
+from aigc_jax.run import compute, embedded
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.drawing import check_told, sampler_of, told_rows
 from aigc_jax.run.inputs import open_eval
@@ -150,7 +150,7 @@ def _samples(
   start = config["model"].get("start_token")
   return Samples(
     # Unrolled, a token costs no loop; parameters are the same either way.
-    model_of(config | {"model": config["model"] | {"unroll": None}}),
+    model_of(compute.changed(config, unroll=None)),
     place.tokenizer,
     place.run.mesh,
     place.workdir / "samples",

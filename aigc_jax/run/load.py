@@ -20,8 +20,7 @@ from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators.features import Features, check_features
 from aigc_jax.evaluators.spoken import Recogniser
 from aigc_jax.layers.report import STATS
-from aigc_jax.models import MODELS
-from aigc_jax.run import spelling
+from aigc_jax.run import compute, spelling
 from aigc_jax.run.alike import differences, differing
 from aigc_jax.run.build import (
   Run,
@@ -63,7 +62,6 @@ from aigc_jax.sampling.images import (
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.speech import Line, Synthesiser, check_speaks, line_of
 from aigc_jax.sampling.transcripts import Aligns, Greedy, check_transcribes
-from aigc_jax.signature import keys_of, kind_of
 from aigc_jax.trainer import changes, history, identity
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
@@ -210,7 +208,7 @@ def trained_length(config: Config) -> int:
 
 def decoding_of(config: Config, tokenizer) -> dict:
   """What decoding has to know beside a model and its parameters."""
-  model = config["model"]
+  model = compute.keywords(config)
   start = model.get("start_token")
   return dict(
     stop_ids=special.stops(tokenizer),
@@ -241,15 +239,14 @@ def load(
   step: int | None = None,
   weights: str = "raw",
   part: str = "",
-  **model_changes,
+  **how,
 ) -> Loaded:
   """The run in a work directory, or the model in "hf:FOLDER".
 
   weights: "raw", or "average" where a run keeps one. part: of a model of
-  several roles, that one alone. `model_changes` replace
-  keys of config.model that do not shape parameters, such as unroll, of a kind
-  that has them. Raises BadConfig where there is none, StorageFailure where no
-  checkpoint is valid.
+  several roles, that one alone. how: keys of config.compute, such as unroll,
+  for where the model takes them. Raises BadConfig where there is none,
+  StorageFailure where no checkpoint is valid.
   """
   check_local(where, "--workdir")
   folder = hf_folder(where)
@@ -257,9 +254,9 @@ def load(
   check = None
   if folder is not None:
     imported = hf.load(folder)
-    model_config = {"kind": imported.family.kind} | imported.kwargs
-    model_config = changed_model(model_config, model_changes)
-    config = {"model": spelling.modern_section("model", model_config)}
+    config = spelling.modern_model(
+      {"kind": imported.family.kind} | imported.kwargs
+    )
     has = imported.tokenizer or imported.family.pipeline not in hf.WORDLESS
     tokenizer = data.load_tokenizer(where) if has else None
   else:
@@ -267,8 +264,7 @@ def load(
     check_weights("weights", weights, config)
     tokenizer = tokenizer_in(where, missing=not reads_text(config))
     check = functools.partial(check_saved, where, config, tokenizer)
-    own = changed_model(config["model"], model_changes)
-    config = config | {"model": own}
+  config = compute.changed(config, **how)
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
   model = model_of(config)
   with jax.set_mesh(mesh):
@@ -277,18 +273,6 @@ def load(
     )
   found = Loaded(model, params, tokenizer, config, mesh, step, where, fixed)
   return part_of(found, part) if part else found
-
-
-def changed_model(model: Mapping, changes: Mapping) -> dict:
-  """config.model with those of the changes that its kind has; parts as well."""
-  make, _ = kind_of("model", model, MODELS)
-  model = dict(model)
-  if "parts" in model:
-    model["parts"] = {
-      name: changed_model(part, changes)
-      for name, part in model["parts"].items()
-    }
-  return model | {k: v for k, v in changes.items() if k in keys_of(make)}
 
 
 def part_of(whole: Loaded, part: str) -> Loaded:
@@ -540,8 +524,10 @@ def _model_of(where: str) -> tuple[Mapping, str | None]:
   folder = hf_folder(where)
   if folder is not None:
     imported = hf.load(folder)
-    model = {"kind": imported.family.kind} | imported.kwargs
-    return spelling.modern_section("model", model), imported.tokenizer
+    found = spelling.modern_model(
+      {"kind": imported.family.kind} | imported.kwargs
+    )
+    return found["model"], imported.tokenizer
   words = None  # of images, say
   if tokenizer_in(where, missing=True) is not None:
     words = str(files.expanded(where) / "tokenizer")
@@ -598,7 +584,7 @@ def saved_model(content: Mapping) -> dict | None:
   saved = content["meta"].get("model")
   if not isinstance(saved, Mapping):
     return None
-  return spelling.modern_section("model", saved)
+  return spelling.modern_model(saved)["model"]
 
 
 def check_saved(

@@ -21,7 +21,7 @@ from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.optim import OPTIMIZERS
-from aigc_jax.run import script
+from aigc_jax.run import compute, script
 from aigc_jax.run.evaluation import EVALUATORS
 from aigc_jax.run.settings import plain_of
 from aigc_jax.signature import EMPTY, keys_of
@@ -55,7 +55,7 @@ def apply(config: dict, given: Sequence[tuple[str, str | None]]) -> dict:
   A text of None is a flag without a value, as of --config.data.shuffle.
   Raises BadConfig, naming the key and the nearest right one.
   """
-  config = copy.deepcopy(config)
+  config = compute.sectioned(copy.deepcopy(config))
   settings = [(_path(key), key, text) for key, text in given]
   for path, key, text in sorted(settings, key=lambda s: s[0][-1] != "kind"):
     _set(config, path, key, text)
@@ -122,6 +122,10 @@ def _unknown(config: dict, section: Mapping, path: Path, i: int, text) -> str:
   """The message about a key that is not there, with the nearest that is."""
   prefix = f"{_named(path[:i])}." if i else ""
   found = f"config key {prefix}{path[i]} is unknown"
+  new = compute.now_at(f"{prefix}{path[i]}")
+  if len(path) == i + 1 and new:
+    value = "" if text is None else f"={text}"
+    return f"config key {prefix}{path[i]} is {new} today: --config.{new}{value}"
   elsewhere = [p for p in _all_paths(config) if p.split(".")[-1] == path[-1]]
   if len(path) == i + 1 and elsewhere:
     value = "" if text is None else f"={text}"
@@ -165,7 +169,10 @@ def own(section: str, kind: object) -> dict[str, Any] | None:
         return {k: p.default for k, p in own if k not in GIVEN}
       if isinstance(made, tuple):
         return {k: SOURCE.get(k, EMPTY) for k in (*made[1], "weight")}
-      return {k: p.default for k, p in keys_of(made).items()}
+      found = {k: p.default for k, p in keys_of(made).items()}
+      if table is MODELS:  # what it takes of compute is there
+        found = compute.bare(found)
+      return found
   return None
 
 

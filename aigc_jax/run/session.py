@@ -157,7 +157,7 @@ class Session:
       self.options.allow_data_change, since,
     )  # fmt: skip
     at = going_on(self.workdir, manifest, self.run, self.stream)
-    check_calls(start, at.run.steps, self.config["steps_per_call"])
+    check_calls(start, at.run.steps, self.config["compute"]["steps_per_call"])
     self.say(at.epochs())
     with Journal(
       self.workdir,
@@ -206,7 +206,7 @@ class Session:
       data.save(stream.tokenizer, self.workdir / "tokenizer")
     if self.first and stream.about:
       journal.write("data.json", stream.about)
-    calls = config["steps_per_call"]
+    calls = config["compute"]["steps_per_call"]
     with (
       data.batches(
         stream, self.mesh, start, r.steps, per_call=calls

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from aigc_jax import files, records, sharding
 from aigc_jax.data import KINDS
 from aigc_jax.errors import BadConfig, choose
-from aigc_jax.models import DERIVED, MODELS
+from aigc_jax.models import COMPUTE, DERIVED, MODELS
 from aigc_jax.records import COUNT
-from aigc_jax.run import budget, spelling
+from aigc_jax.run import budget, compute, spelling
 from aigc_jax.signature import (
   call,
   check_call,
@@ -50,13 +50,10 @@ SECTIONS = {
   "seed": int,
   "steps": float | None,
   **dict.fromkeys(TOTALS, float | None),
-  "microbatches": int,
-  "steps_per_call": int,
-  "cast_once": bool,
-  "library": str,
   "mesh": Mapping,
   "data": Mapping,
   "model": Mapping,
+  "compute": Mapping,
   "objective": Mapping,
   "optim": Mapping,
   "evaluate": Mapping,
@@ -89,6 +86,7 @@ STORED = {
             "tokenizer_vocab?": int, "field?": str, "segments?": bool,
             "shuffle?": bool, "task?": {"kind?": str}},
   "model?": {"kind?": str},
+  "compute?": dict,
   "optim?": dict,
   "objective?": dict,
   "init_from?": (str, None),
@@ -136,13 +134,15 @@ def read(config: ConfigDict | Mapping) -> Config:
   expect("config", plain, SECTIONS, among=SECTIONS)
   check_types("", plain, SECTIONS)
   for section, types in (
-    ("checkpoint", CHECKPOINT), ("log", LOG), ("mesh", MESH)
+    ("checkpoint", CHECKPOINT), ("log", LOG), ("mesh", MESH),
+    ("compute", compute.KEYS),
   ):  # fmt: skip
     expect(section, plain[section], types)
     check_types(section, plain[section], types)
   check_data(plain)
   make, rest = kind_of("model", plain["model"], MODELS)
-  check_call(make, "model", rest)
+  check_call(make, "model", rest, *COMPUTE)
+  compute.check_taken(plain)
   _settle_widths(plain)
   _check_sizes(plain)
   return plain
@@ -228,8 +228,8 @@ def most_positions(model: Mapping) -> int:
 def _check_sizes(config: Config) -> None:
   """Checks what concerns more than one section."""
   positive = {
-    "microbatches": config["microbatches"],
-    "steps_per_call": config["steps_per_call"],
+    "compute.microbatches": config["compute"]["microbatches"],
+    "compute.steps_per_call": config["compute"]["steps_per_call"],
     "log.every_steps": config["log"]["every_steps"],
   }
   for name, value in positive.items():
@@ -255,7 +255,7 @@ def _check_sizes(config: Config) -> None:
     keep = config["checkpoint"]["keep"]
     raise BadConfig(f"checkpoint.keep={keep}: expected at least 1")
   budget.read(config)
-  call = config["steps_per_call"]
+  call = config["compute"]["steps_per_call"]
   if call > 1:
     intervals = {
       "steps": config["steps"] or 0,
@@ -269,10 +269,10 @@ def _check_sizes(config: Config) -> None:
     for name, value in intervals.items():
       if value and value % call:
         raise BadConfig(
-          f"{name}={value} is not a multiple of steps_per_call={call}: the "
-          f"host acts only between calls. Use --config.steps_per_call={fits}, "
-          f"which fits all of them, or --config.{name}="
-          f"{math.ceil(value / call) * call}"
+          f"{name}={value} is not a multiple of compute.steps_per_call={call}: "
+          "the host acts only between calls. Use "
+          f"--config.compute.steps_per_call={fits}, which fits all of them, or "
+          f"--config.{name}={math.ceil(value / call) * call}"
         )
 
 

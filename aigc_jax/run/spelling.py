@@ -7,6 +7,7 @@ from typing import Any
 from absl import logging
 
 from aigc_jax import tree
+from aigc_jax.run import compute
 from aigc_jax.trainer.consumed import TOTALS
 
 # Key -> what once stood for "derived", "all" or "none" there.
@@ -23,7 +24,8 @@ BEFORE: dict[str, object] = {
   "model/attention_softcap": 0,
   "model/logit_softcap": 0,
   "model/init_std": 0,
-  "model/unroll": 0,
+  "compute/unroll": 0,
+  "model/parts/*/unroll": 0,
   "objective/chunk": 0,
   "optim/clip": 0,
   "optim/spike_sigma": 0,
@@ -33,7 +35,7 @@ BEFORE: dict[str, object] = {
   "checkpoint/keep_every_steps": 0,
 }
 # Keys that came later, and what runs did before.
-LATER = {"library": "xla", "frozen": {}, "init_parts": {}} | dict.fromkeys(
+LATER = {"frozen": {}, "init_parts": {}} | dict.fromkeys(
   (*TOTALS, "branch_from", "branch_step")
 )
 LATER_DATA = {"kind": "text"}
@@ -43,9 +45,12 @@ _told: set[str] = set()
 
 
 def modern(config: Mapping[str, Any]) -> dict[str, Any]:
-  """A config, also one from before, as it is spelt today; told once."""
+  """A config, also one from before, as it is spelt today; told once.
+
+  Raises BadConfig where it is of neither layout (`compute.sectioned`).
+  """
   old: list[str] = []
-  found = _modern(LATER | dict(config), "", old)
+  found = _modern(LATER | compute.sectioned(config), "", old)
   if isinstance(found.get("data"), dict):
     found["data"] = LATER_DATA | found["data"]
     if found["data"]["kind"] == "text":
@@ -57,9 +62,12 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def modern_section(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-  """One section that is no user's, such as a Hugging Face folder's model."""
-  return _modern(values, f"{name}/", [])
+def modern_model(keywords: Mapping[str, Any]) -> dict[str, Any]:
+  """{"model": ..., "compute": ...} of a model that is of no config.
+
+  keywords: all of it and the kind, as of a folder of Hugging Face.
+  """
+  return _modern(compute.sectioned({"model": keywords}), "", [])
 
 
 def _modern(section: Mapping, prefix: str, old: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from aigc_jax.timing.stepping import zipf_batch
 
 def gradient_form(r: run.Run) -> str:
   """The form that the step has."""
-  form = r.config["model"]["embed_gradient"]
+  form = r.config["compute"]["embed_gradient"]
   return resolve(r.config["model"]["vocab"]) if form == "auto" else form
 
 

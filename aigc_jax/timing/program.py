@@ -22,12 +22,13 @@ def attention_kernels(r: run.Run) -> str:
   )
   windows = m["windows"] or (None,)
   pattern = [windows[i % len(windows)] for i in range(m["layers"])]
-  looped = m["unroll"] not in (None, m["layers"]) and len(set(pattern)) > 1
+  how = r.config["compute"]
+  looped = how["unroll"] not in (None, m["layers"]) and len(set(pattern)) > 1
   segments = jnp.zeros((1, 1)) if r.config["data"]["segments"] else None
 
   def kernel(window) -> str:
-    if m["kernel"] != "auto":
-      return m["kernel"]
+    if how["kernel"] != "auto":
+      return how["kernel"]
     # In a loop over layers that differ, a window is not known beforehand.
     seen = Visible(
       window=jnp.zeros(()) if looped else window, segments_BT=segments

@@ -28,7 +28,7 @@ class Timed:
 
   def __init__(self, r: run.Run, options: dict | None = None):
     self.run = r
-    self.per_call = r.config["steps_per_call"]
+    self.per_call = r.config["compute"]["steps_per_call"]
     # The batches of a call repeat after as many calls.
     repeat = POOL // math.gcd(POOL, self.per_call)
     self._pool = [zipf_batch(r, i * self.per_call) for i in range(repeat)]
@@ -131,7 +131,7 @@ def zipf_batch(r: run.Run, first: int) -> dict[str, jax.Array]:
   Ids have Zipf's frequencies, images and the like are noise. A step's batch is
   one of POOL, the same however many steps a call has.
   """
-  per_call = r.config["steps_per_call"]
+  per_call = r.config["compute"]["steps_per_call"]
   made = [_filled(r, (first + i) % POOL) for i in range(per_call)]
   placed = {}
   for name, array in run.data_of(r.config).spec.items():

@@ -23,49 +23,50 @@ MOST = 0.8  # and in how many of the turns
 # The reference: float32 with everything plain, and by how much of it the loss
 # after LOSS_STEPS may differ, by what is stored in bfloat16 or less.
 PLAIN = {
-  "model.dtype": "float32", "model.products": "plain", "model.kernel": "xla",
-  "model.remat": "none", "model.unroll": 1, "model.fuse_projections": False,
-  "objective.chunk": None, "optim.mu_dtype": "float32", "cast_once": False,
-  "steps_per_call": 1, "library": "xla", "model.embed_gradient": "scatter",
-  "objective.logits": "float32",
+  "compute.dtype": "float32", "compute.products": "plain",
+  "compute.kernel": "xla", "compute.remat": "none", "compute.unroll": 1,
+  "compute.fuse_projections": False, "compute.embed_gradient": "scatter",
+  "compute.cast_once": False, "compute.steps_per_call": 1,
+  "compute.library": "xla", "objective.chunk": None,
+  "objective.logits": "float32", "optim.mu_dtype": "float32",
 }  # fmt: skip
 TOLERANCE = {
   "nothing": 2e-5, "activations": 5e-3, "products": 2e-2, "moments": 2e-2,
 }  # fmt: skip
 # name -> changed keys. A change that is what a config says already is left out.
 SWITCHES: dict[str, dict[str, object]] = {
-  "attention: dense": {"model.kernel": "xla"},
-  "attention: chunked": {"model.kernel": "chunked"},
-  "attention: blocks": {"model.kernel": "blocks"},
+  "attention: dense": {"compute.kernel": "xla"},
+  "attention: chunked": {"compute.kernel": "chunked"},
+  "attention: blocks": {"compute.kernel": "blocks"},
   "loss: all logits at once": {"objective.chunk": None},
   "loss: 1024 tokens at once": {"objective.chunk": 1024},
   "logits: bfloat16": {"objective.logits": "bfloat16"},
   "logits: float32": {"objective.logits": "float32"},
-  "remat: full": {"model.remat": "full"},
-  "remat: dots": {"model.remat": "dots"},
-  "layers: scanned": {"model.unroll": 1},
-  "layers: unrolled": {"model.unroll": None},
-  "projections: joined": {"model.fuse_projections": True},
-  "projections: apart": {"model.fuse_projections": False},
-  "embedding gradient: scatter": {"model.embed_gradient": "scatter"},
-  "embedding gradient: product": {"model.embed_gradient": "product"},
-  "embedding gradient: sorted": {"model.embed_gradient": "sorted"},
-  "weights: cast once": {"cast_once": True},
-  "weights: cast at each use": {"cast_once": False},
-  "float32": {"model.dtype": "float32"},
-  "bfloat16": {"model.dtype": "bfloat16"},
-  "products: plain": {"model.products": "plain"},
-  "products: bf16": {"model.products": "bf16"},
-  "products: fp8": {"model.products": "fp8"},
-  "library: xla": {"library": "xla"},
-  "library: onednn": {"library": "onednn"},
+  "remat: full": {"compute.remat": "full"},
+  "remat: dots": {"compute.remat": "dots"},
+  "layers: scanned": {"compute.unroll": 1},
+  "layers: unrolled": {"compute.unroll": None},
+  "projections: joined": {"compute.fuse_projections": True},
+  "projections: apart": {"compute.fuse_projections": False},
+  "embedding gradient: scatter": {"compute.embed_gradient": "scatter"},
+  "embedding gradient: product": {"compute.embed_gradient": "product"},
+  "embedding gradient: sorted": {"compute.embed_gradient": "sorted"},
+  "weights: cast once": {"compute.cast_once": True},
+  "weights: cast at each use": {"compute.cast_once": False},
+  "float32": {"compute.dtype": "float32"},
+  "bfloat16": {"compute.dtype": "bfloat16"},
+  "products: plain": {"compute.products": "plain"},
+  "products: bf16": {"compute.products": "bf16"},
+  "products: fp8": {"compute.products": "fp8"},
+  "library: xla": {"compute.library": "xla"},
+  "library: onednn": {"compute.library": "onednn"},
   "first moment: bfloat16": {"optim.mu_dtype": "bfloat16"},
-  "1 step in a call": {"steps_per_call": 1},
-  "4 steps in a call": {"steps_per_call": 4},
+  "1 step in a call": {"compute.steps_per_call": 1},
+  "4 steps in a call": {"compute.steps_per_call": 4},
 }
 # Keys never adopted.
 OTHER_NUMBERS = (
-  "model.dtype", "model.products", "optim.mu_dtype", "objective.logits",
+  "compute.dtype", "compute.products", "optim.mu_dtype", "objective.logits",
 )  # fmt: skip
 
 
@@ -258,10 +259,10 @@ def tolerance(config: run.Config) -> float:
   """How far the loss of a config may be from the reference, relatively."""
   if config["optim"]["mu_dtype"] != "float32":
     return TOLERANCE["moments"]
-  if config["model"]["products"] == "fp8":
+  if config["compute"]["products"] == "fp8":
     return TOLERANCE["products"]
   low = (
-    config["model"]["dtype"], config["model"]["products"],
+    config["compute"]["dtype"], config["compute"]["products"],
     config["objective"]["logits"],
   ) != ("float32", "plain", "float32")  # fmt: skip
   return TOLERANCE["activations" if low else "nothing"]
@@ -329,12 +330,19 @@ def switches(config: run.Config) -> list[tuple[str, dict]]:
     (name, change)
     for name, change in SWITCHES.items()
     if changed(config, change) != config
-    and (config["steps"] or 0) % change.get("steps_per_call", 1) == 0
+    and _taken(config, change)
+    and (config["steps"] or 0) % change.get("compute.steps_per_call", 1) == 0
   ]
 
 
+def _taken(config: run.Config, change: dict[str, object]) -> bool:
+  """Whether a change is of keys that something of the config takes."""
+  known = {f"compute.{key}" for key in run.taken(config)}
+  return all(key in known for key in change if key.startswith("compute."))
+
+
 def changed(config: run.Config, change: dict[str, object]) -> run.Config:
-  """The config with dotted keys replaced."""
+  """The config with dotted keys replaced; BadConfig for a place of before."""
   new = json.loads(json.dumps(config))
   for key, value in change.items():
     *sections, last = key.split(".")
@@ -342,4 +350,4 @@ def changed(config: run.Config, change: dict[str, object]) -> run.Config:
     for section in sections:
       part = part[section]
     part[last] = value
-  return new
+  return run.sectioned(new)

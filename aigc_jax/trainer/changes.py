@@ -11,10 +11,13 @@ from aigc_jax.trainer.consumed import TOTALS
 # rounding: that of 8-bit products goes by what is joined (layers/fp8.py).
 HARMLESS = (
   "log/*", "checkpoint/*", "evaluate/*", "mesh/*", "data/root",
-  "model/remat", "model/unroll", "model/kernel", "objective/chunk",
-  "model/fuse_projections", "model/embed_gradient", "steps_per_call",
-  "cast_once", "library", "init_from", "data/skip_steps*",
-  "branch_from", "branch_step",
+  "compute/remat", "compute/unroll", "compute/kernel",
+  "compute/fuse_projections", "compute/embed_gradient",
+  "compute/steps_per_call", "compute/cast_once", "compute/library",
+  "model/parts/*/remat", "model/parts/*/unroll", "model/parts/*/kernel",
+  "model/parts/*/fuse_projections", "model/parts/*/embed_gradient",
+  "objective/chunk", "init_from", "data/skip_steps*", "branch_from",
+  "branch_step",
 )  # fmt: skip
 # The state on disk is of another shape or meaning.
 IMPOSSIBLE = (
@@ -29,7 +32,8 @@ IMPOSSIBLE = (
 DATA = ("data/*",)
 # What a run did whose config is from before there was such a key.
 BEFORE = {
-  "model/products": "plain", "model/embed_gradient": "auto", "library": "xla",
+  "compute/products": "plain", "compute/embed_gradient": "auto",
+  "compute/library": "xla",
   "objective/logits": "float32", "data/validation_path": None,
   "model/pre_norm": True, "model/qk_norm_joint": False,
   "model/parallel": False, "model/shared_norm": False,

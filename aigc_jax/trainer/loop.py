@@ -157,8 +157,8 @@ def check_calls(start: int, steps: int, steps_per_call: int) -> None:
       fits = math.gcd(math.gcd(start, steps), steps_per_call)
       raise BadConfig(
         f"steps_per_call={steps_per_call}: this run {what} at step {n}, which "
-        f"is not a multiple of it. Use --config.steps_per_call={fits}: it "
-        "changes how fast a run is, and nothing that it learns"
+        "is not a multiple of it. Use --config.compute.steps_per_call="
+        f"{fits}: it changes how fast a run is, and nothing that it learns"
       )
 
 

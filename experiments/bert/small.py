@@ -22,10 +22,10 @@ def get_config():
     bert.MODEL | dict(
       vocab=VOCAB, layers=2, dim=128, heads=4, mlp_dim=512, position_length=32,
       pooler=False, next_sentence=False, dropout=0.0,
-      init_std=None, dtype="float32",
-      remat="none", unroll=None,
+      init_std=None,
     )
   )  # fmt: skip
+  config.compute.unroll = None
   config.objective = ConfigDict(
     dict(kind="masked", chunk=None, logits="float32", next_sentence=False)
   )

@@ -42,7 +42,7 @@ def config_of(layers: int, folder: Path, steps: int) -> run.Config:
   text = "".join(path.read_text() for path in Path("aigc_jax").rglob("*.py"))
   (folder / "text.txt").write_text(text)
   config = configs.get_config("tiny")
-  config.steps, config.steps_per_call = steps, 1
+  config.steps, config.compute.steps_per_call = steps, 1
   config.model.layers = layers
   config.model.vocab = 384  # bytes need 257
   config.data.update(path=str(folder / "text.txt"), root=str(folder / "stores"))

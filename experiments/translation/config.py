@@ -16,8 +16,9 @@ def get_config(folder):
     vocab=2048, encoder_layers=3, decoder_layers=3, dim=192, mlp_dim=384,
     heads=4, norm="rms", norm_bias=False, norm_place="before", final_norm=True,
     attention_bias=False, mlp_bias=False, activation="silu", gated=True,
-    dropout=0.2, dtype="float32",
+    dropout=0.2,
   )  # fmt: skip
+  config.compute.dtype = "float32"
   sentences = dict(
     kind="json", path=f"{folder}/sentences.jsonl", source="en", target="fr",
     weight=0.6,

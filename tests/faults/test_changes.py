@@ -91,9 +91,9 @@ def test_another_batch_goes_on_at_the_example(start, copy, twin, record):
   flags = [
     "--config.data.batch=8",
     "--config.steps=16",
-    "--config.microbatches=1",
+    "--config.compute.microbatches=1",
   ]
-  allow = ["--allow_data_change", "--allow_change=steps,microbatches"]
+  allow = ["--allow_data_change", "--allow_change=steps,compute.microbatches"]
   plan = {"die_at": [{"site": "save/begin", "step": 15}]}
   start(copy, *flags, *allow, plan=plan).done(-signal.SIGKILL)
   start(copy, *flags, *allow).done()

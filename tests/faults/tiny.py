@@ -15,7 +15,7 @@ def get_config(folder=""):
   config = skeleton()
   config.seed = 3
   config.steps = STEPS
-  config.microbatches = 2
+  config.compute.microbatches = 2
   config.data.update(
     sources=tuple(
       dict(kind="text", path=f"{folder}/{name}.txt", split="train",
@@ -27,8 +27,9 @@ def get_config(folder=""):
   )  # fmt: skip
   config.model.update(
     vocab=257, layers=1, dim=16, heads=2, kv_heads=2, head_dim=8, mlp_dim=24,
-    dropout=0.1, unroll=None,
+    dropout=0.1,
   )  # fmt: skip
+  config.compute.unroll = None
   config.objective.chunk = None
   config.optim.update(
     learning_rate=1e-2, warmup_steps=4, spike_sigma=8.0, spike_window=8

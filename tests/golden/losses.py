@@ -92,7 +92,7 @@ SMALL: dict[str, dict] = {
 def config_of(name: str, dtype: str) -> run.Config:
   """The preset, small, with all that is drawn at rest."""
   config = run.read(written.config_of(name))
-  change = COMMON | SMALL[name] | {"model.dtype": dtype}
+  change = COMMON | SMALL[name] | {"compute.dtype": dtype}
   for key in ("model.dropout", "objective.label_dropout"):
     section, word = key.split(".")
     if word in config[section]:

@@ -150,10 +150,10 @@ def test_eight_devices_have_one_scale():
     )
 
 
-def small(**model):
+def small(**how):
   config = quickstart.get_config()
   config.data.update(batch=4, length=16)
-  config.model.update(tiny.LLAMA, layers=2, unroll=0, **model)
+  tiny.put(config, tiny.LLAMA, layers=2, unroll=None, **how)
   config.optim.kind = "adamw"  # Muon has products of its own
   config.mesh.fsdp = 1
   return run.read(config)
@@ -214,7 +214,7 @@ def test_a_weight_that_is_not_finite_reaches_the_gate_of_the_step():
 
 def test_an_unknown_kind_of_products_is_refused_by_name():
   with pytest.raises(
-    BadConfig, match=r"model\.products 'fp9' is unknown; did you mean 'fp8'\?"
+    BadConfig, match=r"compute\.products 'fp9' is unknown; did you mean 'fp8'\?"
   ):
     run.model_of(small(products="fp9"))
 

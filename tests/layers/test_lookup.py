@@ -191,5 +191,5 @@ def test_on_a_cpu_tokens_add_in_place():
 
 def test_a_wrong_form_is_refused_by_name():
   ids_BT, dy_BTD = drawn(2, (1, 4), 10)
-  with pytest.raises(BadConfig, match="model.embed_gradient 'sort' .*sorted"):
+  with pytest.raises(BadConfig, match="compute.embed_gradient 'sort' .*sorted"):
     gradient(ids_BT, dy_BTD, 10, "sort")

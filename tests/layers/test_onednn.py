@@ -145,7 +145,9 @@ def test_attention_and_its_gradients_are_those_of_the_compiler(
 def test_a_step_twice_from_one_state_gives_the_same_bits():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
-    r = run.build(tiny({"library": "onednn", "model.kernel": "blocks"}), mesh)
+    r = run.build(
+      tiny({"compute.library": "onednn", "compute.kernel": "blocks"}), mesh
+    )
     advance, found = r.advance(), []
     batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), r.batch)
     for _ in range(2):
@@ -155,7 +157,7 @@ def test_a_step_twice_from_one_state_gives_the_same_bits():
 
 
 def test_it_is_refused_where_it_cannot_be(monkeypatch):
-  config = tiny({"library": "onednn", "mesh.fsdp": 2})
+  config = tiny({"compute.library": "onednn", "mesh.fsdp": 2})
   mesh = sharding.make_mesh(**config["mesh"], devices=jax.devices()[:2])
   with jax.set_mesh(mesh):
     r = run.build(config, mesh)
@@ -164,7 +166,7 @@ def test_it_is_refused_where_it_cannot_be(monkeypatch):
   monkeypatch.setattr(onednn, "usable", lambda dtype: False)
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):
-    r = run.build(tiny({"library": "onednn"}), mesh)
+    r = run.build(tiny({"compute.library": "onednn"}), mesh)
     with pytest.raises(BadConfig, match="no oneDNN.*float32.*library=xla"):
       r.advance()
 

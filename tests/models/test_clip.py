@@ -151,9 +151,10 @@ def test_the_scale_never_goes_beyond_its_limit_and_does_not_decay():
 
 
 def test_parts_of_a_batch_of_pairs_are_refused_with_a_way_out():
-  config = tiny_run(data=8, fsdp=1) | {"microbatches": 2}
+  config = tiny_run(data=8, fsdp=1) | {"compute": {"microbatches": 2}}
   with pytest.raises(
-    BadConfig, match="'contrastive' is of pairs.*--config.microbatches=1"
+    BadConfig,
+    match="'contrastive' is of pairs.*--config.compute.microbatches=1",
   ):
     run.build(config, run.make_mesh(config))
 

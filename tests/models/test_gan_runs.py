@@ -36,7 +36,8 @@ def config_of(**changes):
   config.model.update(widths=(6, 8), latent=5, generator_norm="none")
   config.data.batch, config.steps = 16, 4
   config.mesh.fsdp = 1
-  return run.read(config) | changes
+  config.compute.update(changes)
+  return run.read(config)
 
 
 def stepped(**changes):

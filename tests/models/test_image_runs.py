@@ -74,8 +74,10 @@ def test_running_statistics_are_the_same_on_one_and_eight_devices():
 
 
 def test_parts_of_a_batch_are_refused_where_a_norm_couples_rows():
-  config = config_of(data=8, fsdp=1) | {"microbatches": 2}
-  with pytest.raises(BadConfig, match="batch norm.*--config.microbatches=1"):
+  config = config_of(data=8, fsdp=1) | {"compute": {"microbatches": 2}}
+  with pytest.raises(
+    BadConfig, match="batch norm.*--config.compute.microbatches=1"
+  ):
     run.build(config, run.make_mesh(config))
 
 

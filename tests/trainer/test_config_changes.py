@@ -8,7 +8,7 @@ from aigc_jax.presets import skeleton
 from aigc_jax.trainer import changes
 
 OLD = {"steps": 9, "model": {"dim": 8}, "optim": {"b1": 0.9}}
-NEW = OLD | {"cast_once": True, "model": {"dim": 8, "fuse_projections": True}}
+NEW = OLD | {"compute": {"cast_once": True, "fuse_projections": True}}
 
 KINDS = ("plain", "fp8")
 
@@ -16,8 +16,8 @@ KINDS = ("plain", "fp8")
 def test_a_run_from_before_a_key_of_computing_was_there_goes_on():
   found = changes.changes(OLD, NEW)
   assert [str(x) for x in changes.check(found, (), allow_data=False)] == [
-    "cast_once: None -> True",
-    "model.fuse_projections: None -> True",
+    "compute.cast_once: None -> True",
+    "compute.fuse_projections: None -> True",
   ]
 
 
@@ -39,11 +39,11 @@ def test_a_key_of_learning_is_asked_about():
 
 
 def test_products_in_8_bits_are_asked_about_and_plain_ones_are_as_ever():
-  plain, small = ({**OLD, "model": {"dim": 8, "products": p}} for p in KINDS)
+  plain, small = ({**OLD, "compute": {"products": p}} for p in KINDS)
   assert changes.changes(OLD, plain) == changes.changes(plain, OLD) == []
   found = changes.changes(OLD, small)
-  assert [str(x) for x in found] == ["model.products: 'plain' -> 'fp8'"]
-  with pytest.raises(BadConfig, match=r"--allow_change=model\.products"):
+  assert [str(x) for x in found] == ["compute.products: 'plain' -> 'fp8'"]
+  with pytest.raises(BadConfig, match=r"--allow_change=compute\.products"):
     changes.check(found, (), allow_data=False)
 
 

@@ -124,7 +124,7 @@ def train_all(path: str) -> int:
 
 def _program(runs: Sequence[run.Run], states, batches) -> Callable:
   """The steps of these runs as one program; the stack of states is donated."""
-  one = runs[0].config["steps_per_call"]
+  one = runs[0].config["compute"]["steps_per_call"]
   many = [joint_step(r, one) for r in runs]
   return jax.jit(joint.batched(many, states, batches), donate_argnums=0)
 
@@ -134,7 +134,7 @@ def joint_step(r: run.Run, steps_per_call: int) -> Callable:
   if steps_per_call != 1:
     raise BadConfig(
       f"steps_per_call={steps_per_call}: points that train together take one "
-      "step in a call, --config.steps_per_call=1"
+      "step in a call, --config.compute.steps_per_call=1"
     )
   return r.step
 

@@ -185,7 +185,7 @@ def _size(config: run.Config, text: str) -> Size:
   layers, dim = int(found[1] or model["layers"]), int(found[2])
   keys = {"layers": layers, "dim": dim, **_heads(model, dim)}
   keys["mlp_dim"] = _scaled(model, "mlp_dim", dim)
-  steps = config["steps_per_call"]
+  steps = config["compute"]["steps_per_call"]
   one = config | {
     "model": model | keys,
     "steps": steps,
@@ -227,7 +227,7 @@ def _scaled(model: Mapping, key: str, dim: int) -> int:
 
 def _steps(config: run.Config, size: Size, budget: float) -> int:
   """The steps that come nearest to a budget, in whole calls of the device."""
-  call = config["steps_per_call"]
+  call = config["compute"]["steps_per_call"]
   steps = round(budget / size.each.flops / call) * call
   if steps < FEWEST:
     raise BadConfig(

@@ -1,6 +1,6 @@
 """Losses of 20 steps of a small decoder, and a digest of what it became.
 
-  python -m experiments.speed.on_gpu.losses --change='{"model.remat": "full"}'
+  python -m experiments.speed.on_gpu.losses --change='{"compute.remat": "full"}'
 
 Prints one line of JSON.
 """
@@ -16,13 +16,13 @@ from aigc_jax.timing import program, stepping, switches
 from configs import bench as configs
 
 STEPS = 20
-MODEL = dict(layers=3, dim=256, heads=4, kv_heads=2, vocab=2000, unroll=None)
+MODEL = dict(layers=3, dim=256, heads=4, kv_heads=2, vocab=2000)
 
 
 def config_of(change: dict) -> run.Config:
   config = configs.get_config("tiny,bf16")
   config.model.update(MODEL)
-  config.steps_per_call = 1
+  config.compute.update(steps_per_call=1, unroll=None)
   config.data.update(batch=8, length=128)
   config.objective.chunk = 256
   config.optim.update(learning_rate=1e-4, warmup_steps=4)

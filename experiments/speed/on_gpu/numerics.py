@@ -53,18 +53,18 @@ BOUND = {
 # Variants of a small decoder; each loss of 20 steps beside that of a CPU in
 # float32, and how far apart they may be, relatively.
 VARIANTS = {
-  "float32": ({"model.dtype": "float32"}, 1e-3),
+  "float32": ({"compute.dtype": "float32"}, 1e-3),
   "bfloat16": ({}, 1e-3),
-  "bfloat16, layers in a loop": ({"model.unroll": 1}, 1e-3),
-  "bfloat16, cast at each use": ({"cast_once": False}, 1e-3),
-  "bfloat16, remat": ({"model.remat": "full"}, 1e-3),
-  "bfloat16, microbatches": ({"microbatches": 2}, 1e-3),
-  "bfloat16, dense attention": ({"model.kernel": "xla"}, 1e-3),
-  "bfloat16, 4 steps in a call": ({"steps_per_call": 4}, 1e-3),
+  "bfloat16, layers in a loop": ({"compute.unroll": 1}, 1e-3),
+  "bfloat16, cast at each use": ({"compute.cast_once": False}, 1e-3),
+  "bfloat16, remat": ({"compute.remat": "full"}, 1e-3),
+  "bfloat16, microbatches": ({"compute.microbatches": 2}, 1e-3),
+  "bfloat16, dense attention": ({"compute.kernel": "xla"}, 1e-3),
+  "bfloat16, 4 steps in a call": ({"compute.steps_per_call": 4}, 1e-3),
   "products of bfloat16": (
-    {"model.dtype": "float32", "model.products": "bf16"}, 1e-3,
+    {"compute.dtype": "float32", "compute.products": "bf16"}, 1e-3,
   ),
-  "products of 8 bits": ({"model.products": "fp8"}, 3e-3),
+  "products of 8 bits": ({"compute.products": "fp8"}, 3e-3),
   "first moment in bfloat16": ({"optim.mu_dtype": "bfloat16"}, 3e-3),
   "bfloat16, all logits at once": ({"objective.chunk": None}, 1e-3),
 }  # fmt: skip
@@ -323,7 +323,7 @@ def gelu_twice() -> dict:
 def start_losses(call: Call) -> dict:
   """Small trainings in processes of their own, all at once."""
   started = {}
-  wanted = {"on a CPU": {"model.dtype": "float32"}}
+  wanted = {"on a CPU": {"compute.dtype": "float32"}}
   wanted |= {name: change for name, (change, _) in VARIANTS.items()}
   if call.rehearse:
     wanted = dict(list(wanted.items())[:3])

@@ -41,7 +41,7 @@ def digests(call: Call) -> None:
   for flags in ("", FLAG):
     for form in forms[: 1 if call.rehearse else 3]:
       for turn in range(2):
-        change = {"model.embed_gradient": form}
+        change = {"compute.embed_gradient": form}
         line = [
           sys.executable, "-m", "experiments.speed.on_gpu.losses",
           f"--change={json.dumps(change)}",
@@ -84,7 +84,7 @@ def command(folder: Path, workdir: Path) -> list[str]:
     f"--workdir={workdir}", f"--config.data.path={folder}/text.txt",
     f"--config.data.root={folder}/stores", f"--config.steps={STEPS}",
     "--config.data.batch=8", "--config.data.length=128",
-    "--config.model.dtype=bfloat16", "--config.model.layers=2",
+    "--config.compute.dtype=bfloat16", "--config.model.layers=2",
     "--config.model.dropout=0.1", "--config.optim.warmup_steps=2",
     f"--config.checkpoint.every_steps={SAVED}", "--config.log.every_steps=1",
     f"--config.evaluate.heldout.every_steps={SAVED}",

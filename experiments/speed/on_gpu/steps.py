@@ -18,21 +18,21 @@ SETTINGS: dict[str, tuple[str, dict, dict]] = {
   ),
   "gpt2_124m, batch 128": ("gpt2_124m", {"data.batch": 128}, {}),
   "gpt2_124m, embedding by scatter": (
-    "gpt2_124m", {"model.embed_gradient": "scatter"}, {},
+    "gpt2_124m", {"compute.embed_gradient": "scatter"}, {},
   ),
   "llama_1b, products by libraries": (
     "llama_1b", {}, {"xla_gpu_enable_triton_gemm": False},
   ),
-  "llama_1b, 8 bits": ("llama_1b", {"model.products": "fp8"}, {}),
-  "gpt2_1.5b, layers in a loop": ("gpt2_1.5b", {"model.unroll": 1}, {}),
-  "gpt2_1.5b, 8 bits": ("gpt2_1.5b", {"model.products": "fp8"}, {}),
-  "llama_3b, products again": ("llama_3b", {"model.remat": "dots"}, {}),
+  "llama_1b, 8 bits": ("llama_1b", {"compute.products": "fp8"}, {}),
+  "gpt2_1.5b, layers in a loop": ("gpt2_1.5b", {"compute.unroll": 1}, {}),
+  "gpt2_1.5b, 8 bits": ("gpt2_1.5b", {"compute.products": "fp8"}, {}),
+  "llama_3b, products again": ("llama_3b", {"compute.remat": "dots"}, {}),
   "llama_3b, batch 2": ("llama_3b", {"data.batch": 2}, {}),
 }  # fmt: skip
 REHEARSED = {
   "tiny": ("tiny", {"model.layers": 1}, {}),
-  "tiny, remat": ("tiny", {"model.layers": 1, "model.remat": "full"}, {}),
-  "tiny, refused": ("tiny", {"model.kernel": "cudnn"}, {}),
+  "tiny, remat": ("tiny", {"model.layers": 1, "compute.remat": "full"}, {}),
+  "tiny, refused": ("tiny", {"compute.kernel": "cudnn"}, {}),
 }
 SIDE_BY_SIDE = 4  # that compile at once
 WINDOWS = 5
