@@ -356,6 +356,8 @@ def test_a_run_with_a_config_of_before_goes_on_to_the_same_bits(train):
   assert done.returncode == 0, done.stderr
   assert "continuing from step 4" in done.stdout
   assert json.loads((folder / "config.json").read_text())["compute"]
+  # Word for word, as checkpoints know their config by its hash.
+  assert json.loads((folder / "config.before-4.json").read_text()) == old
   assert learnt(folder) == learnt(train.folder / "trunk")
 
 

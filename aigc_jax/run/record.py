@@ -16,6 +16,7 @@ from aigc_jax.run.settings import (
   as_written,
   fingerprint,
   provenance_in,
+  written_fingerprint,
 )
 from aigc_jax.trainer import history, provenance
 from aigc_jax.trainer.changes import Change
@@ -102,7 +103,11 @@ def record(
     seed=config["seed"],
     **meta,
   )
-  if start and (workdir / "config.json").is_file() and changed:
+  there = start and (workdir / "config.json").is_file()
+  # Checkpoints know their config by its hash, also where it is but spelt anew.
+  if there and (
+    changed or written_fingerprint(workdir) != meta["config_sha256"]
+  ):
     journal.write(_free(workdir, start), as_written(workdir))
   for change in changed:
     journal.event(
