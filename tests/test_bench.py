@@ -469,7 +469,7 @@ def test_switches_take_turns_and_the_best_comes_first(
     found = switches.ablate(tiny({"compute.dtype": "bfloat16"}), mesh, 5)
   json.dumps(found, allow_nan=False)
   assert found["states_side_by_side"] == bool(room)
-  assert found["best"]["model"]["unroll"] is None  # all of them
+  assert found["best"]["compute"]["unroll"] is None  # all of them
   lines = {x["switch"]: x for x in found["switches"]}
   assert list(lines) == ["best", "as configured", *list(flips)[1:]]
   assert "GPU" in lines.pop("attention: cudnn")["refused"]
