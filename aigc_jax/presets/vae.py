@@ -23,7 +23,6 @@ MODEL = dict(
   latent=64,  # numbers in a code
   places=False,  # whether each place of the last stage has so many
   activation="silu",
-  dtype="float32",
 )
 
 
