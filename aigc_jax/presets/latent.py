@@ -42,6 +42,8 @@ def get_config(preset="b2"):
   config = images()
   config.steps, config.objective = own.steps, own.objective
   config.optim, config.checkpoint = own.optim, own.checkpoint
+  config.compute = own.compute
+  codes["dtype"] = "float32"  # of the VAE, whatever the denoiser's is
   generative(config, batch=256, image_size=codes["image_size"])
   config.model = ConfigDict(
     dict(

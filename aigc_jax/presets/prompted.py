@@ -28,6 +28,7 @@ def get_config(preset="b2"):
   config = captions()
   config.steps, config.objective = own.steps, own.objective
   config.optim, config.checkpoint = own.optim, own.checkpoint
+  config.compute = own.compute
   config.data.update(
     batch=own.data.batch, image_size=own.data.image_size,
     channels=own.data.channels, crop=1.0, mean=own.data.mean, std=own.data.std,
