@@ -1,0 +1,93 @@
+"""Training steps of the families beside transformers on PyTorch, in turns.
+
+  python -m experiments.speed.families [NAME ...] [--turns=5] [--bf16]
+      [--out=x.json]
+
+Each in a process of its own that works when it is its turn, in an order that is
+turned round each time: ours by XLA and by oneDNN, the peer's eager and by
+torch.compile. Prints the medians of their milliseconds a step, and how many
+parameters each has: they must be the same model.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from experiments.speed.families.sizes import FAMILIES
+from experiments.speed.on_gpu.turns import Worker
+
+HERE = "experiments.speed.families"
+LIMIT = 600  # seconds for one to compile
+
+
+def workers(name: str, bf16: bool) -> dict[str, Worker]:
+  """{what it is: its process}, all of them compiling."""
+  ours = ["--products=bf16"] if bf16 else []
+  theirs = ["--autocast"] if bf16 else []
+  made = {
+    "ours": (f"{HERE}.ours", name, *ours),
+    "ours, oneDNN": (f"{HERE}.ours", name, "--library=onednn", *ours),
+    "eager": (f"{HERE}.theirs", name, *theirs),
+    "compiled": (f"{HERE}.theirs", name, "--compile", *theirs),
+  }
+  return {what: Worker(what, *words) for what, words in made.items()}
+
+
+def compare(name: str, turns: int, bf16: bool) -> dict:
+  """{what: its numbers} of one family; what fails says why."""
+  running, found = workers(name, bf16), {}
+  for what, worker in list(running.items()):
+    try:
+      found[what] = worker.hear(LIMIT)
+      found[what]["first ms"] = worker.ask(LIMIT, steps=2)["ms"]
+    except (TimeoutError, RuntimeError) as error:
+      found[what] = {"failed": str(error)[-500:]}
+      running.pop(what).end()
+  times: dict[str, list[float]] = {what: [] for what in running}
+  for turn in range(turns):
+    for what in list(running)[:: -1 if turn % 2 else 1]:
+      steps = max(2, round(1500 / found[what]["first ms"]))
+      times[what].append(running[what].ask(LIMIT, steps=steps)["ms"])
+  for what, worker in running.items():
+    found[what] |= {"ms": statistics.median(times[what]), "turns": times[what]}
+    worker.end()
+  return found
+
+
+def line(name: str, found: dict) -> str:
+  """A row of the table."""
+  ms = {what: numbers.get("ms") for what, numbers in found.items()}
+  own = [ms[what] for what in ("ours", "ours, oneDNN") if ms[what]]
+
+  def share(what):
+    return f"{min(own) / ms[what]:.2f}" if own and ms[what] else "-"
+
+  counts = {n.get("parameters") for n in found.values() if "ms" in n}
+  cells = [f"{x:,.0f}" if x else "failed" for x in ms.values()]
+  cells += [share("eager"), share("compiled")]
+  cells.append(" or ".join(f"{n:,}" for n in sorted(counts)))
+  return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument("names", nargs="*", default=[])
+  parser.add_argument("--turns", type=int, default=5)
+  parser.add_argument("--bf16", action="store_true")
+  parser.add_argument("--out", type=Path)
+  args = parser.parse_args()
+  print(
+    "| family | ours | ours, oneDNN | eager | compiled | ours / eager "
+    "| ours / compiled | parameters |"
+  )
+  everything = {}
+  for name in args.names or FAMILIES:
+    everything[name] = compare(name, args.turns, args.bf16)
+    print(line(name, everything[name]), flush=True)
+    if args.out:
+      args.out.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,68 @@
+"""Our step of a family, compiled at once and timed when it is told to.
+
+  python -m experiments.speed.families.ours NAME [--library=onednn]
+      [--products=bf16]
+
+Speaks in lines of JSON: what is known once it is compiled, then for each
+{"steps": N} on its standard input the milliseconds of one.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+
+import jax
+
+from aigc_jax import run, sharding, tree
+from aigc_jax.timing import program, stepping, switches
+from experiments.speed.families.sizes import ADAMW, CLIP, FAMILIES
+
+
+def config_of(name: str, library: str, products: str) -> run.Config:
+  """The small model, in float32, with the optimizer that both have."""
+  family, preset, change, *_ = FAMILIES[name]
+  presets = importlib.import_module(f"configs.{family}")
+  config = run.read(presets.get_config(preset))
+  for key, value in ADAMW.items():
+    change = change | {f"optim.{key}": value}
+  change |= {
+    "optim.kind": "adamw", "optim.schedule": "constant", "optim.clip": CLIP,
+    "optim.warmup_steps": 0, "optim.average": None, "compute.dtype": "float32",
+    "compute.remat": "none", "compute.unroll": None, "compute.library": library,
+    "compute.products": products,
+  }  # fmt: skip
+  for key in ("augment.operations", "augment.mixup", "augment.cutmix"):
+    part, word = key.split(".")
+    if word in config["data"].get(part, {}):
+      change[f"data.{key}"] = 0
+  return switches.changed(config, change)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument("name", choices=FAMILIES)
+  parser.add_argument("--library", default="xla")
+  parser.add_argument("--products", default="plain")
+  args = parser.parse_args()
+  config = config_of(args.name, args.library, args.products)
+  mesh = sharding.mesh_of(jax.devices()[0])
+  with jax.set_mesh(mesh):
+    r = run.build(config, mesh)
+    timed = stepping.Timed(r)
+    calls = program.library_calls(timed.compiled.as_text())
+    said = {
+      "parameters": tree.count(r.state.params),
+      "compile_seconds": timed.compile_seconds,
+      "flops": r.flops_per_step,
+      "calls": calls,
+    }
+    print(json.dumps(said), flush=True)
+    for line in sys.stdin:
+      ms = timed.step(json.loads(line)["steps"])
+      told = {"ms": ms, "loss": timed.losses[-1]}
+      print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+  main()
