@@ -84,6 +84,10 @@ SMALL: dict[str, dict] = {
     "objective.chunk": 16,
   },
   "ctc:small": NARROW | SOUND | {"model.layers": 2},
+  "tts:small": NARROW | SOUND | {
+    "model.layers": 2, "model.text_layers": 1, "objective.bins": 8,
+    "objective.text_dropout": 0.0, "objective.speaker_dropout": 0.0,
+  },
   "clip:b32": TOWERS | {"model.text_end": 1, "data.start": 0},
   "siglip:b16": TOWERS,
 }  # fmt: skip
