@@ -337,23 +337,18 @@ def _plain(
 
   In float32, each product by itself, nothing computed again.
   """
-  layer = dict(
+  compute = config["compute"] | dict(
     unroll=unroll, remat="none", fuse_projections=False, dtype="float32",
-    products="plain",
+    products="plain", microbatches=1, steps_per_call=1, cast_once=False,
+    library="xla",
   )  # fmt: skip
-  step = dict(microbatches=1, steps_per_call=1, cast_once=False, library="xla")
-  if "compute" in config:
-    how = {"compute": config["compute"] | layer | step}
-  else:
-    how = {"model": config["model"] | layer} | step
-  config = config | how
   model = config["model"] | dict(dropout=0.0)
   optim = config["optim"] | dict(
     schedule="constant", warmup_steps=0, decay_steps=None, warmup_fraction=None,
     average=None, spike_sigma=None,
   )  # fmt: skip
   return config | dict(
-    model=model, optim=optim, steps=steps, total_tokens=None,
+    model=model, compute=compute, optim=optim, steps=steps, total_tokens=None,
     total_examples=None, total_flops=None, tokens_per_parameter=None,
     frozen={}, init_parts={}, mesh=dict.fromkeys(sharding.AXES, 1),
   )  # fmt: skip
