@@ -25,6 +25,10 @@ FAMILIES = {
   "spoken_digits.py:ctc": dict(
     data=OF_SOUND, model=SMALL | dict(layers=1, bins=8, stride=1)
   ),
+  "spoken_digits.py:whisper": dict(
+    data=OF_SOUND,
+    model=SMALL | dict(encoder_layers=1, decoder_layers=1, bins=8, seconds=0.2),
+  ),
   "tts.py:digits": dict(
     data=OF_SOUND,
     model=SMALL | dict(layers=1, bins=8, speakers=2),
