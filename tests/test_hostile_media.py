@@ -405,6 +405,13 @@ def test_a_label_that_is_no_text_is_refused_by_name(tmp_path):
     make(tmp_path).stream(seed=0, model=model, say=silent)
 
 
+def test_a_gif_that_is_damaged_behind_its_first_frame_is_named():
+  whole = image("GIF", "P")
+  cut = whole[: whole.rindex(b";")] + b","  # the head of a frame is missing
+  with pytest.raises(seen.Unusable, match="damaged"):
+    seen.checked(cut)
+
+
 NAMES = ("a" * 5000, "x\0y", "loop.ppm", "pipe.ppm", "folder", "\x1b[2J", "~/x")
 
 

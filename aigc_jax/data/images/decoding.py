@@ -47,7 +47,13 @@ def checked(data: bytes) -> list[str]:
     warnings.simplefilter("ignore")
     image = _opened(data)
   notes = []
-  if getattr(image, "n_frames", 1) > 1:
+  try:
+    frames = getattr(image, "n_frames", 1)
+  except MemoryError:
+    raise
+  except Exception as e:  # it looks for the frames behind the first
+    raise Unusable("damaged") from e
+  if frames > 1:
     notes.append("animated (its first frame counts)")
   if _is_transparent(image):
     notes.append("transparent (laid on white)")
