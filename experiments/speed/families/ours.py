@@ -32,10 +32,10 @@ def config_of(name: str, library: str, products: str) -> run.Config:
     "compute.remat": "none", "compute.unroll": None, "compute.library": library,
     "compute.products": products,
   }  # fmt: skip
-  for key in ("augment.operations", "augment.mixup", "augment.cutmix"):
-    part, word = key.split(".")
-    if word in config["data"].get(part, {}):
-      change[f"data.{key}"] = 0
+  rest = {"operations": 0, "mixup": None, "cutmix": None, "crop": None}
+  for key, value in rest.items():  # images as they are
+    if key in config["data"].get("augment", {}):
+      change[f"data.augment.{key}"] = value
   return switches.changed(config, change)
 
 

@@ -91,7 +91,9 @@ def main() -> None:
   began = time.monotonic()
   step()
   print(json.dumps({
-    "parameters": sum(p.numel() for p in model.parameters()),
+    "parameters": sum(
+      p.numel() for p in model.parameters() if p.requires_grad
+    ),
     "compile_seconds": time.monotonic() - began,
   }), flush=True)  # fmt: skip
   for line in sys.stdin:
