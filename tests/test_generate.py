@@ -13,6 +13,7 @@ from aigc_jax.data import load_tokenizer
 from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
 from aigc_jax.layers.readout import Aligned, Readout
+from aigc_jax.presets import dit
 from tests import tiny
 
 MODEL = tiny.LLAMA | dict(kind="decoder", vocab=257, layers=1, unroll=0)
@@ -274,7 +275,7 @@ class AtOnce(Plain):
 def drawing(loaded, call, monkeypatch):
   config = {
     "model": {"kind": "dit"},
-    "data": dict(kind="images", mean=(0.5,), std=(0.5,)),
+    "data": dit.get_config("tiny,digits").data.to_dict(),
     "objective": dict(kind="flow"),
   }
   found = run.Loaded(Plain(), {}, None, config, loaded.mesh, 7, "x")

@@ -8,6 +8,7 @@ from flax import linen as nn
 from aigc_jax import flops, tree
 from aigc_jax.models import MODELS
 from aigc_jax.presets import gemma, gpt2, gpt3, llama, mistral, qwen, skeleton
+from aigc_jax.run import compute
 from configs import text_file
 from tests.sweep import sweep
 
@@ -100,7 +101,7 @@ def matmuls(m):
 
 def params_of(config):
   """The abstract parameters: nothing is allocated."""
-  fields = config.model.to_dict()
+  fields = compute.keywords(config.to_dict())
   model = MODELS[fields.pop("kind")](**fields)
   batch = {"tokens": jax.ShapeDtypeStruct((1, 8), jnp.int32)}
   boxed = jax.eval_shape(model.init, jax.random.key(0), batch)

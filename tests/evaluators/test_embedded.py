@@ -9,6 +9,7 @@ from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators import embedded
 from aigc_jax.models import MODELS
+from aigc_jax.run import compute
 from configs import clip
 from tests import kinds
 
@@ -110,7 +111,7 @@ def variables(model, seed: int = 0):
 
 def measured(config, name, mesh):
   """(evaluator, metrics) of an entry with fresh parameters."""
-  make, rest = MODELS["clip"], dict(config["model"])
+  make, rest = MODELS["clip"], compute.keywords(config)
   rest.pop("kind")
   model = make(**rest)
   data = run.data_of(config)

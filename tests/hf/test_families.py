@@ -11,6 +11,7 @@ from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import families, kinds, table
 from aigc_jax.hf.settings import Settings, canonical, windows_of
 from aigc_jax.layers.position import frequencies
+from aigc_jax.run import compute
 from tests import tiny
 
 LLAMA = tiny.LLAMA | dict(position_length=64)
@@ -202,7 +203,7 @@ def presets():
 
 @pytest.mark.parametrize("module,size", list(presets()))
 def test_every_preset_of_a_published_model_can_be_exported(module, size):
-  model = module.get_config(size).model.to_dict()
+  model = compute.keywords(module.get_config(size).to_dict())
   assert model.pop("kind") == "decoder"
   family = hf.choose_family(model)
   name = module.__name__.removeprefix("configs.").replace("gpt3", "gpt2")

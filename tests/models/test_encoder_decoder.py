@@ -9,6 +9,7 @@ from flax import linen as nn
 from aigc_jax import errors, sharding, tree
 from aigc_jax.models import encoder_decoder
 from aigc_jax.presets import t5, transformer
+from aigc_jax.run import compute
 from tests import seq2seq, tiny
 from tests.sweep import sweep
 
@@ -239,7 +240,7 @@ def count(**model) -> int:
 def test_parameters_are_as_many_as_published(preset):
   family, size = preset.split(":")
   module = {"t5": t5, "transformer": transformer}[family]
-  model = module.get_config(size).model.to_dict()
+  model = compute.keywords(module.get_config(size).to_dict())
   assert model.pop("kind") == "encoder_decoder"
   assert count(**model) == PUBLISHED[preset]
 
@@ -253,7 +254,7 @@ def test_every_preset_is_held_against_a_published_count():
 def test_a_translator_of_opus_has_the_published_count():
   """Less its fixed positions, 512 each side, and with its bias of the logits,
   which transformers keeps apart from the parameters."""
-  model = transformer.get_config("base").model.to_dict()
+  model = compute.keywords(transformer.get_config("base").to_dict())
   model |= dict(vocab=58_101, activation="silu", head_bias=True)
   del model["kind"]
   assert count(**model) == 74_410_496 - 2 * 512 * 512 + 58_101

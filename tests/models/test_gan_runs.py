@@ -31,12 +31,13 @@ def get_config(folder):
 """
 
 
-def config_of(**changes):
+def config_of(objective=None, **compute):
   config = gan.get_config("tiny,digits")
   config.model.update(widths=(6, 8), latent=5, generator_norm="none")
   config.data.batch, config.steps = 16, 4
   config.mesh.fsdp = 1
-  config.compute.update(changes)
+  config.compute.update(compute)
+  config.objective = objective or config.objective
   return run.read(config)
 
 

@@ -12,6 +12,7 @@ from aigc_jax.layers.classifier import Scores
 from aigc_jax.layers.report import REPORTS, STATS, moved
 from aigc_jax.models import MODELS
 from aigc_jax.objectives.labels import labels
+from aigc_jax.run import compute
 from configs import resnet as resnet_presets
 from configs import vit as vit_presets
 from tests import images
@@ -44,7 +45,7 @@ def test_every_preset_is_held_against_a_published_count():
 def test_presets_have_their_published_counts(preset):
   name, size = preset.split(":")
   config = dict(vit=vit_presets, resnet=resnet_presets)[name].get_config(size)
-  fields = config.model.to_dict()
+  fields = compute.keywords(config.to_dict())
   model = MODELS[fields.pop("kind")](**fields)
   shapes = jax.eval_shape(model.init, jax.random.key(0), model.example())
   assert tree.count(nn.unbox(shapes["params"])) == PUBLISHED[preset]

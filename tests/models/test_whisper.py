@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from aigc_jax import errors, tree
 from aigc_jax.presets import whisper
+from aigc_jax.run import compute
 from tests import sound
 
 CLOSE = dict(rtol=2e-4, atol=2e-5)
@@ -74,7 +75,7 @@ def test_cached_decoding_is_uncached_decoding():
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_parameters_are_as_many_as_published(size):
-  keys = whisper.get_config(size).model.to_dict()
+  keys = compute.keywords(whisper.get_config(size).to_dict())
   assert keys.pop("kind") == "whisper"
   model = sound.MODELS["whisper"](**keys)
   boxed = jax.eval_shape(model.init, jax.random.key(0), model.example())
