@@ -344,6 +344,7 @@ def test_a_branch_of_an_equal_config_is_the_trunk(train):
   assert found == trunk
 
 
+@pytest.mark.slow
 def test_a_run_with_a_config_of_before_goes_on_to_the_same_bits(train):
   """Before there was a section compute, its keys were elsewhere."""
   folder = train.folder / "before"

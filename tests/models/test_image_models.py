@@ -78,7 +78,9 @@ def test_in_evaluation_a_row_is_no_matter_of_the_others(style):
   np.testing.assert_allclose(whole[1:2], part, **CLOSE)
 
 
-@pytest.mark.parametrize("style", ["vit", "vit mean", "vit rotary"])
+@pytest.mark.parametrize(
+  "style", sweep(["vit", "vit mean", "vit rotary"], "vit rotary")
+)
 def test_where_a_patch_lies_matters(style):
   model, variables = images.build(style), images.variables_of(style)
   x = images.batch_of(style, rows=2)["images"]

@@ -49,6 +49,7 @@ def by_definition(batch):
   return mean, mean + deviation * normal(batch["draw"], "code", (3, 3, 2))
 
 
+@pytest.mark.slow
 def test_codes_are_drawn_of_what_the_vae_says_and_scaled():
   batch = kinds.noised_batch(4, 6)
   stats = dict(scale=jnp.full(1, 0.3), measured=jnp.ones(1))

@@ -34,6 +34,7 @@ def said(name: str, tokens) -> np.ndarray:
   return np.asarray(sayer(name)(batch))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [DIT, slow(UNET)])
 def test_what_stands_behind_the_end_of_a_caption_is_never_seen(name):
   whole = said(name, [3, 4, END, END, END, END])

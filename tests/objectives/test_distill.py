@@ -111,6 +111,7 @@ def test_a_frozen_teacher_drops_nothing_while_its_student_does():
   assert np.any(still["student"] != moving["student"])
 
 
+@pytest.mark.slow
 def test_a_frozen_teacher_is_read_and_gets_no_gradient():
   both, params = both_and_params(PARTS)
   score = scorer(both, distill)

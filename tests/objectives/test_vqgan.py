@@ -77,6 +77,7 @@ def test_the_judge_is_heard_from_the_start_step_on_and_learns_before():
   assert float(new["steps"][0]) == 5
 
 
+@pytest.mark.slow
 def test_an_image_is_weighed_by_its_own_slopes():
   batch = diffusion.batch_of(4)
   (_, means), grads = graded()(stats_of(9), batch)

@@ -77,6 +77,7 @@ def test_each_token_has_as_many_places_as_the_others_of_its_text():
   assert found[1, :, 0].tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_what_lies_behind_an_utterance_or_its_text_changes_nothing():
   batch = sound.spoken_batch(2, 7)
   model, variables = sound.build("tts"), kinds.variables_of("tts")

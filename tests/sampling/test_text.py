@@ -109,6 +109,7 @@ def test_completions_come_in_the_order_of_the_prompts(engine):
   assert [c.text for c in alone] == [c.text for c in found[4:6]]
 
 
+@pytest.mark.slow
 def test_a_stop_string_ends_one_row_and_no_other(engine):
   e = engine("llama", SAMPLED, stop_ids=(36,))
   prompts = ["abc", "x", "hello", "zz"]

@@ -64,6 +64,7 @@ def one():
   return size, moved
 
 
+@pytest.mark.slow
 def test_every_module_is_heard_and_has_a_class():
   size, moved = one()
   assert size.keys() == moved.keys() >= {
