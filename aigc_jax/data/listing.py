@@ -107,7 +107,7 @@ def find(path: str, given: str, root: Path) -> Found:
       what = "no file matches" if glob.has_magic(path) else "no such file"
       raise BadData(
         f"{given!r}: {what} ({path}); expected a file, a folder or a glob such "
-        "as 'texts/**/*.txt' (--config.data.path=PATH)"
+        "as 'texts/**/*.txt'"
       )
     top = os.path.commonpath([os.path.dirname(p) for p in matches])
     found = [p for p in matches if not _made_here(p, top, root, left_out)]

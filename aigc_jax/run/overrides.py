@@ -127,6 +127,7 @@ def _unknown(config: dict, section: Mapping, path: Path, i: int, text) -> str:
     value = "" if text is None else f"={text}"
     return f"config key {prefix}{path[i]} is {new} today: --config.{new}{value}"
   elsewhere = [p for p in _all_paths(config) if p.split(".")[-1] == path[-1]]
+  elsewhere = elsewhere or _by_words(config, str(path[-1]))
   if len(path) == i + 1 and elsewhere:
     value = "" if text is None else f"={text}"
     return f"{found}; did you mean --config.{elsewhere[0]}{value}?"
@@ -136,12 +137,29 @@ def _unknown(config: dict, section: Mapping, path: Path, i: int, text) -> str:
   )
 
 
-def _all_paths(section: Mapping, prefix: str = ""):
-  """The dotted names of all keys of the config and of its sections."""
+def _by_words(config: dict, key: str) -> list[str]:
+  """The key whose words are among those of `key`: batch_size is data.batch.
+
+  At most one: with the most words of its whole path, then the last word.
+  """
+  words = key.split("_")
+  found = []
+  for path in _all_paths(config, leaves=True):
+    *sections, last = path.split(".")
+    named = last.split("_")
+    if set(named) < set(words):
+      shared = len(set(words) & {*sections, *named})
+      found.append((shared, words.index(named[-1]), path))
+  return [max(found, key=lambda each: each[:2])[2]] if found else []
+
+
+def _all_paths(section: Mapping, prefix: str = "", leaves: bool = False):
+  """The dotted names of all keys of the config and, or not, of sections."""
   for key, value in section.items():
-    yield f"{prefix}{key}"
+    if not (leaves and isinstance(value, Mapping)):
+      yield f"{prefix}{key}"
     if isinstance(value, Mapping):
-      yield from _all_paths(value, f"{prefix}{key}.")
+      yield from _all_paths(value, f"{prefix}{key}.", leaves)
 
 
 def section_of(key: str, config: ConfigDict) -> str | None:
