@@ -27,8 +27,3 @@ class Mean:
   def value(self) -> jax.Array:
     """sum / weight; zero when nothing was counted."""
     return self.sum / jnp.where(self.weight == 0, 1.0, self.weight)
-
-
-def merge(a, b):
-  """The means over the union of what `a` and `b` (trees of Mean) counted."""
-  return jax.tree.map(jnp.add, a, b)

@@ -43,14 +43,6 @@ def match(patterns: Iterable[str], name: str) -> bool:
   return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def mask(tree: Tree, patterns: Iterable[str]) -> Tree:
-  """The same tree with True where the path matches a pattern."""
-  patterns = tuple(patterns)
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: match(patterns, name_of(path)), tree
-  )
-
-
 def split(tree: Tree, prefixes: Iterable[str]) -> tuple[Tree, Tree]:
   """(what lies below none of the paths, what lies below one); nested dicts."""
   prefixes = tuple(prefixes)
@@ -97,16 +89,6 @@ def nbytes(tree: Tree) -> int:
     math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
     for x in jax.tree.leaves(tree)
   )
-
-
-def cast(tree: Tree, dtype) -> Tree:
-  """Floating-point leaves in `dtype`, the others as they are."""
-
-  def convert(x):
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(dtype) if floating else x
-
-  return jax.tree.map(convert, tree)
 
 
 def bits(x: jax.Array) -> jax.Array:

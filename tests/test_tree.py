@@ -20,18 +20,6 @@ def test_names_are_paths_in_leaf_order():
   assert tree.nbytes(TREE) == 48 + 20 + 4 + 2 + 4
 
 
-def test_cast_changes_floating_leaves_only():
-  kinds = jax.tree.map(lambda x: x.dtype, tree.cast(TREE, jnp.bfloat16))
-  assert kinds["a"] == jnp.bfloat16 and kinds["b"]["c"] == jnp.int32
-
-
-def test_mask_is_true_where_a_pattern_matches_the_whole_path():
-  mask = tree.mask(TREE, ["b/*", "f"])
-  assert tree.flat(mask) == {
-    "a": False, "b/c": True, "b/d": True, "e": False, "f": True,
-  }  # fmt: skip
-
-
 def test_any_flipped_bit_changes_both_words_of_the_digest():
   digest = jax.jit(tree.digest)
   whole = np.asarray(digest(TREE))

@@ -328,7 +328,10 @@ def test_adamw_is_that_of_optax():
   params, target = normal(0), normal(1)
   run = dict(schedule="cosine", warmup_steps=2, clip=1.0, weight_decay=0.3)
   ours, rate = optim.build(**{**RUN, **run}, params=params)
-  mask = tree.mask(params, MATRICES + ["head/table"])
+  decayed = MATRICES + ["head/table"]
+  mask = jax.tree_util.tree_map_with_path(
+    lambda path, _: tree.match(decayed, tree.name_of(path)), params
+  )
   theirs = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adamw(rate, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, mask=mask),
