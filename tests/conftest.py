@@ -52,6 +52,9 @@ def pytest_collection_finish():
   """What was imported and collected stays: nothing looks for garbage there."""
   gc.collect()
   gc.freeze()
+  # What traces leave behind is looked through more rarely: it was an eighth of
+  # the processor's time.
+  gc.set_threshold(50_000, 20, 100)
 
 
 left_out = {}  # {process: slow tests that its collection left out}

@@ -332,6 +332,7 @@ def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):
   assert donated == len(jax.tree.leaves(r.state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "kernel, platform",
   sweep(

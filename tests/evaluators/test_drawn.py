@@ -63,6 +63,7 @@ def test_the_features_of_an_image_are_no_matter_of_the_others(features):
   )
 
 
+@pytest.mark.slow
 def test_images_of_another_size_or_colour_are_made_to_fit(features):
   grey = bytes_of(3, channels=1)
   np.testing.assert_array_equal(

@@ -95,6 +95,7 @@ def said(theirs, batch) -> tuple[np.ndarray, ...]:
 NAMES = ("clip", "clip legacy", "siglip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(NAMES, "siglip"))
 def test_embeddings_and_logits_are_those_of_transformers(made, name):
   theirs, ours, params, _ = made(name)

@@ -28,6 +28,7 @@ from aigc_jax.hf.vit import VIT  # noqa: E402
 from aigc_jax.layers.report import REPORTS, STATS  # noqa: E402
 from aigc_jax.models.resnet import resnet  # noqa: E402
 from aigc_jax.models.vit import vit  # noqa: E402
+from tests.sweep import sweep  # noqa: E402
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 SIZE = 12
@@ -100,7 +101,7 @@ def pixels(images_BYXC: np.ndarray):
   return torch.as_tensor(images_BYXC.transpose(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(CASES, "vit"))
 def test_logits_are_those_of_transformers(made, name):
   theirs, ours, variables = made(name)
   images = some_images(4)

@@ -313,6 +313,7 @@ def auto(folder, **more):
   return transformers.AutoTokenizer.from_pretrained(folder, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sweep(["llama", "qwen2"], "qwen2"))
 def test_a_tokenizer_of_another_family_keeps_its_ids(family, made, tmp_path):
   """Qwen2 would put its own class, and its own cut of a text, in the place."""

@@ -14,6 +14,7 @@ def said(batch):
   return np.asarray(found.readout.logits()), np.asarray(found.lengths_B)
 
 
+@pytest.mark.slow
 def test_an_utterance_says_the_same_however_far_it_is_padded():
   batch = sound.batch_of()
   logits, steps = said(batch)

@@ -56,6 +56,7 @@ def test_it_begins_with_predicting_nothing():
   assert not np.any(predictor()(fresh()["params"], given(1)))
 
 
+@pytest.mark.slow
 def test_a_fresh_block_is_the_identity():
   params = fresh()["params"]["stack"]
   for name in ("w", "bias"):
@@ -67,6 +68,7 @@ def predicted(label: int, time=0.5):
   return np.asarray(predictor()(params, given(1, [label], time)))[0]
 
 
+@pytest.mark.slow
 def test_the_null_class_is_the_one_behind_the_labels():
   """Not the thousandth: a table of 5 labels has its null class at 5."""
   assert diffusion.dit_params()["condition"]["embed_label"]["table"].shape == (

@@ -34,6 +34,7 @@ def test_every_position_is_read_by_every_other():
     assert np.all(np.any(changed != whole, axis=-1))
 
 
+@pytest.mark.slow
 def test_junk_in_the_padding_changes_nothing():
   """The same as without it, and as a shorter row of its own."""
   batch = kinds.masked_batch(3, 9)

@@ -37,7 +37,7 @@ def test_a_token_never_changes_the_logits_before_it(style):
   assert not np.array_equal(a[:, 3:], b[:, 3:])
 
 
-@pytest.mark.parametrize("style", sweep(STYLES, "t5", "transformer"))
+@pytest.mark.parametrize("style", sweep(STYLES, "t5"))
 def test_every_token_of_the_source_is_read_and_junk_in_its_padding_is_not(
   style,
 ):
@@ -77,6 +77,7 @@ def test_cached_decoding_is_uncached_decoding(style):
   np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(["t5", "transformer"], "transformer"))
 def test_pairs_packed_in_a_row_are_the_pairs_alone(style):
   f, params = seq2seq.predictor(style), seq2seq.params_of(style)

@@ -164,6 +164,7 @@ def test_a_styled_layer_is_a_convolution_with_weights_of_its_row():
     np.testing.assert_allclose(found[row], plain[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_styled_image_has_noise_in_every_layer():
   model, variables = adversary.build("styled"), adversary.variables_of("styled")
   assert model.noise == (4 + 6 * 6 + 2 * 12 * 12,)

@@ -38,6 +38,7 @@ def with_another(t: int):
   return CODES.at[:, t].set((CODES[:, t] + 1) % 12)
 
 
+@pytest.mark.slow
 def test_a_code_never_changes_what_is_said_of_those_before_it_or_of_itself():
   whole = said(CAUSAL)
   assert whole.shape == (2, 9, 12)

@@ -40,6 +40,7 @@ SMALL = {
 STEPS = 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(list(SMALL), "vq:tiny_gan,digits"))
 def test_what_it_loses_of_a_batch_falls(name):
   change, metric = SMALL[name]

@@ -64,6 +64,7 @@ def test_codes_are_drawn_of_what_the_vae_says_and_scaled():
     np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_first_step_measures_the_deviation_and_later_ones_keep_it():
   """However it is parted; a row that does not count is not measured."""
   batch = kinds.noised_batch(8, 6)

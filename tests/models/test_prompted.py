@@ -43,6 +43,7 @@ def test_what_stands_behind_the_end_of_a_caption_is_never_seen(name):
     assert np.abs(said(name, other + [END] * 3) - whole).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_no_caption_is_one_token_more_however_long_a_row_is():
   none = said(DIT, [NO_TOKEN] * 6)
   np.testing.assert_allclose(said(DIT, [NO_TOKEN] * 4), none, atol=1e-6)

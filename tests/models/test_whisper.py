@@ -46,6 +46,7 @@ def test_junk_behind_an_utterance_and_how_far_it_is_padded_change_nothing():
   assert np.any(a[1] != logits(batch | {"audio": heard})[1])
 
 
+@pytest.mark.slow
 def test_sound_beyond_what_the_model_hears_is_refused():
   batch = sound.batch_of()
   batch["audio"] = jnp.pad(batch["audio"], ((0, 0), (0, 1)))
@@ -53,6 +54,7 @@ def test_sound_beyond_what_the_model_hears_is_refused():
     logits(batch)
 
 
+@pytest.mark.slow
 def test_cached_decoding_is_uncached_decoding():
   batch, params = sound.batch_of(), sound.params_of("whisper")
   model = sound.build("whisper")

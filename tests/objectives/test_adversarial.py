@@ -122,6 +122,7 @@ def of_quadratic(params, x, **options):
   return adversarial(predict, batch, **options)
 
 
+@pytest.mark.slow
 def test_the_slope_of_a_quadratic_is_its_closed_form():
   """The slope is A x + b, and |A x + b|^2 / 2 moves A by (A x + b) x."""
   A, b, x = quadratic()

@@ -175,6 +175,7 @@ def test_options_that_cannot_be_are_refused(options, word):
     vqgan(None, {}, **options)
 
 
+@pytest.mark.slow
 def test_another_objective_is_told_which_goes_with_it():
   with pytest.raises(BadConfig, match="'teacher'.*kind=vqgan"):
     kinds.build(NAME).apply(

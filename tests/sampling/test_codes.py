@@ -102,6 +102,7 @@ def test_few_codes_are_shown_at_first_and_many_at_last():
   np.testing.assert_array_equal(left[:-1], exact[:-1])
 
 
+@pytest.mark.slow
 def test_what_is_shown_stays():
   """A prior that is sure of a code at each place keeps all of them."""
   model, _ = prior_of(MASKED)

@@ -48,6 +48,7 @@ def test_layers_in_a_loop_and_unrolled_give_the_same(engine):
   assert unrolled == decode(engine("llama"), rows, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), slow(SAMPLED)])
 def test_a_row_does_not_depend_on_the_rows_beside_it(sampling, engine):
   e = engine("llama", sampling)

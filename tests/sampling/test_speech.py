@@ -34,6 +34,7 @@ def spoken(guidance: float = 1.0, seed: int = 0):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sample_is_the_same_whatever_is_said_beside_it():
   whole = spoken().mels(LINES, 4)
   for i in (1, 3):
@@ -44,6 +45,7 @@ def test_a_sample_is_the_same_whatever_is_said_beside_it():
   np.testing.assert_array_equal(again[1], again[3])
 
 
+@pytest.mark.slow
 def test_numbers_seeds_speakers_and_guidance_make_others():
   line = LINES[0]
   a, b, c = spoken().mels([line, line, line._replace(speaker=1)], 4, [0, 1, 0])

@@ -128,6 +128,7 @@ def test_a_stop_string_ends_one_row_and_no_other(engine):
   assert any(c.finish == "stop" for c in found)
 
 
+@pytest.mark.slow
 def test_only_the_end_of_a_long_prompt_is_kept_where_asked(engine):
   e = engine("llama", SAMPLED, stop_ids=(36,))
   cut, short = write(e, ["abcdefgh", "fgh"], keep=3, num_samples=1)

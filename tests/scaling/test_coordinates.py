@@ -79,6 +79,7 @@ def test_every_module_is_heard_and_has_a_class():
   assert roles["stack"] == roles["stack/attention/read"] == ""
 
 
+@pytest.mark.slow
 def test_nothing_has_moved_before_the_first_step_and_all_after_it():
   size, moved = one()
   for name in size:

@@ -84,6 +84,7 @@ def params(where, step=None):
   return {n: np.asarray(x) for n, x in tree.flat(found).items()}
 
 
+@pytest.mark.slow
 def test_an_average_is_the_mean_of_all_named_in_float64(runs, averaged):
   assert averaged.returncode == 0, averaged.stderr
   each = [params(runs / name, step) for name in "ab" for step in (4, 6)]

@@ -341,7 +341,6 @@ def twin(tmp_path_factory, compiled):
       {"site": "save/manifest", "n": 2},
       {"site": "compile"},
     ],
-    {"site": "step", "step": 7},
     {"site": "save/manifest", "n": 2},
   ),
 )
