@@ -55,6 +55,7 @@ from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.decodes import Hears, check_decodes
 from aigc_jax.sampling.logits import Sampling, check_seed
+from aigc_jax.sampling.prompts import prompts_of
 from aigc_jax.sampling.text import generate, reader
 
 FLAGS = flags.FLAGS
@@ -68,7 +69,6 @@ ENDS = {
 
 # Of tokens, continuations and rows; far beyond it, lists of them fill memory.
 MOST = 10**7
-LARGEST = 2**28  # bytes of a file of prompts
 MOST_IMAGES = 10_000
 MOST_SOUNDS = 10_000
 
@@ -158,6 +158,14 @@ def main() -> int:
   return write_down() if FLAGS.audio else write_on()
 
 
+def loaded_model() -> run.Loaded:
+  """The model that the flags name, as it writes or draws the fastest."""
+  return run.load(
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
+    unroll=None, remat="none",
+  )  # fmt: skip
+
+
 def speak() -> int:
   """Prompts as sound; the exit status."""
   for name in (*OF_TEXT, *ONLY_IMAGES):
@@ -177,10 +185,7 @@ def speak() -> int:
   names = sound_names(FLAGS.out, len(prompts) * FLAGS.num_samples)
   for name in names:
     command.check_out(name)
-  loaded = run.load(
-    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
-    unroll=None, remat="none",
-  )  # fmt: skip
+  loaded = loaded_model()
   speech.check_speaks(loaded.model, f"--out={FLAGS.out}")
   voices = speech.speakers_of(
     FLAGS.speakers, FLAGS.num_samples, loaded.model.speakers
@@ -237,10 +242,7 @@ def write_down() -> int:
   clips = [clip_of(path) for path in FLAGS.audio]
   if FLAGS.out:
     command.check_out(FLAGS.out)
-  loaded = run.load(
-    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
-    unroll=None, remat="none",
-  )  # fmt: skip
+  loaded = loaded_model()
   transcripts.check_transcribes(loaded.model, "--audio")
   with jax.set_mesh(loaded.mesh):
     texts = list(
@@ -296,10 +298,7 @@ def draw() -> int:
     raise BadConfig("--out=x.png is missing: the file for the grid")
   png.pillow()
   command.check_out(FLAGS.out)
-  loaded = run.load(
-    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
-    unroll=None, remat="none",
-  )  # fmt: skip
+  loaded = loaded_model()
   if FLAGS.reconstruct:
     found = reconstructed(loaded, rows, columns)
   else:
@@ -403,10 +402,7 @@ def write_on() -> int:
   prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file, FLAGS.chat)
   if FLAGS.out:
     command.check_out(FLAGS.out)
-  loaded = run.load(
-    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
-    unroll=None, remat="none",
-  )  # fmt: skip
+  loaded = loaded_model()
   check_reads_text(loaded.model)
   check_decodes(loaded.model, "generate")
   note_length(loaded, FLAGS.max_tokens)
@@ -475,73 +471,6 @@ def beams_of() -> Beams | None:
       "at most as many"
     )
   return Beams(FLAGS.beams, FLAGS.length_penalty).check(2**31)
-
-
-def prompts_of(given: list[str], file: str, chats: bool = False) -> list:
-  """The prompts of the flags; one empty one where there are none.
-
-  With `chats` each is a list of messages, and a text is one of a user.
-  """
-  found = _given(given, file, chats)
-  if not chats:
-    return found
-  return [
-    [{"role": "user", "content": p}] if isinstance(p, str) else p for p in found
-  ]
-
-
-def _given(given: list[str], file: str, chats: bool) -> list:
-  if given and file:
-    raise BadConfig("--prompt and --prompts_file: give one of them")
-  if not file:
-    return list(given) or [""]
-  try:
-    if file == "-":
-      text = sys.stdin.read()
-    else:
-      text = files.given(file, LARGEST, "--prompts_file").decode("utf-8")
-  except OSError as error:
-    raise BadData(f"--prompts_file={file}: {error.strerror}") from None
-  except UnicodeDecodeError as error:
-    raise BadData(f"--prompts_file={file}: not UTF-8: {error}") from None
-  text = text.removeprefix("\ufeff")  # what some editors put first
-  lines = text.split("\n")
-  lines = lines[:-1] if lines[-1] == "" else lines
-  if file.endswith(".jsonl") or text.lstrip().startswith('{"'):
-    records = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    lines = [_prompt(file, n, line, chats) for n, line in records]
-  else:
-    lines = [line.removesuffix("\r") for line in lines]
-  if not lines:
-    raise BadData(f"--prompts_file={file}: no prompt in it")
-  return lines
-
-
-def _prompt(file: str, number: int, line: str, chats: bool) -> str | list:
-  try:
-    record = json.loads(line)
-    json.dumps(record, ensure_ascii=False).encode()  # no half characters
-    if chats and "messages" in record:
-      return _messages(record["messages"])
-    prompt = record["prompt"]
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-    prompt = None
-  if not isinstance(prompt, str):
-    more = ""
-    if chats:
-      more = ' or {"messages": [{"role": "user", "content": "..."}, ...]}'
-    raise BadData(f'{file}, line {number}: expected {{"prompt": "..."}}{more}')
-  return prompt
-
-
-def _messages(found) -> list[dict[str, str]]:
-  """A conversation; ValueError where it is none."""
-  if not isinstance(found, list) or not found:
-    raise ValueError
-  for message in found:
-    if not all(isinstance(message[key], str) for key in ("role", "content")):
-      raise ValueError
-  return found
 
 
 def written_out(tokenizer, conversations: list) -> list[str]:

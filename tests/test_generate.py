@@ -14,6 +14,7 @@ from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
 from aigc_jax.layers.readout import Aligned, Readout
 from aigc_jax.presets import dit
+from aigc_jax.sampling import prompts
 from tests import tiny
 
 MODEL = tiny.LLAMA | dict(kind="decoder", vocab=257, layers=1, unroll=0)
@@ -133,10 +134,10 @@ def test_conversations_of_files(tmp_path):
   talk = [{"role": "user", "content": "a"}]
   records = [{"messages": talk}, {"prompt": "a"}]
   path.write_text("".join(json.dumps(r) + "\n" for r in records))
-  assert generate.prompts_of([], str(path), True) == [talk, talk]
-  assert generate.prompts_of(["a"], "", True) == [talk]
+  assert prompts.prompts_of([], str(path), True) == [talk, talk]
+  assert prompts.prompts_of(["a"], "", True) == [talk]
   with pytest.raises(BadData, match='line 1: expected {"prompt": "..."}$'):
-    generate.prompts_of([], str(path))
+    prompts.prompts_of([], str(path))
   for wrong in (
     [],
     [{}],
@@ -146,7 +147,7 @@ def test_conversations_of_files(tmp_path):
   ):
     path.write_text(json.dumps({"messages": wrong}))
     with pytest.raises(BadData, match="messages.*role"):
-      generate.prompts_of([], str(path), True)
+      prompts.prompts_of([], str(path), True)
 
 
 @pytest.mark.parametrize("samples", [1, 2])
@@ -170,23 +171,23 @@ def test_it_is_said_when_the_model_ends_the_text(
 def test_prompts_of_files(tmp_path, monkeypatch):
   path = tmp_path / "p.txt"
   path.write_bytes("one\r\ntwo é\n\nfour\n".encode())
-  assert generate.prompts_of([], str(path)) == ["one", "two é", "", "four"]
+  assert prompts.prompts_of([], str(path)) == ["one", "two é", "", "four"]
   path.write_bytes(b"\xff")
   with pytest.raises(BadData, match="UTF-8"):
-    generate.prompts_of([], str(path))
+    prompts.prompts_of([], str(path))
   path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
   with pytest.raises(BadData, match="line 2"):
-    generate.prompts_of([], str(path))
+    prompts.prompts_of([], str(path))
   with pytest.raises(BadData, match="No such file"):
-    generate.prompts_of([], str(tmp_path / "none"))
-  assert generate.prompts_of([], "") == [""]
+    prompts.prompts_of([], str(tmp_path / "none"))
+  assert prompts.prompts_of([], "") == [""]
   path = tmp_path / "p.jsonl"
   path.write_bytes(b'\xef\xbb\xbf\n{"prompt": "a"}\r\n \r\n{"prompt": ""}\n\n')
-  assert generate.prompts_of([], str(path)) == ["a", ""]
+  assert prompts.prompts_of([], str(path)) == ["a", ""]
   for text in ("\n", '{"prompt": "\\ud800"}', '{"a":' * 100_000, "[]", "3"):
     path.write_text(text)
     with pytest.raises(BadData, match="expected|no prompt"):
-      generate.prompts_of([], str(path))
+      prompts.prompts_of([], str(path))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.hf import card
 from aigc_jax.presets import skeleton
 from aigc_jax.run import settings
-from aigc_jax.run.load import check_saved
+from aigc_jax.run.origin import check_saved
+from aigc_jax.sampling.prompts import prompts_of
 from aigc_jax.scaling import compare, curves
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
@@ -344,7 +345,7 @@ def prompts(name: str, content: str, chats: bool) -> Format:
   return Format(
     lambda folder: (folder / name).write_text(content),
     name,
-    lambda folder: generate.prompts_of([], str(folder / name), chats),
+    lambda folder: prompts_of([], str(folder / name), chats),
   )
 
 

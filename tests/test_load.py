@@ -9,7 +9,7 @@ from aigc_jax.data import load_tokenizer, save, sentences
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.presets import vit
 from aigc_jax.run import drawing
-from aigc_jax.run.load import check_resumed, check_saved, tokenizer_in
+from aigc_jax.run.origin import check_resumed, check_saved, tokenizer_in
 from tests import tiny
 
 MODEL = json.loads(json.dumps(dict(kind="decoder") | tiny.LLAMA))

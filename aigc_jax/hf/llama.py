@@ -127,12 +127,13 @@ def rotary_or_yarn(c: Settings, head_dim: int, base: float = 1e4) -> dict:
   products are by its square.
   """
   scale = slowing(c)
-  if _kind(scale) not in ("yarn", *BY_LENGTH):
+  kind = _kind(scale)
+  if kind != "yarn" and kind not in BY_LENGTH:
     return rotary(c, base)
   for part in (c, scale):
     part.only("partial_rotary_factor", 1, 1.0)
   found = any_scaling(c, scale)
-  if _kind(scale) in BY_LENGTH:
+  if kind != "yarn":
     return _base(c, base) | dict(rotary_scaling=found)
   longer = found.pop(LONGER)
   return _base(c, base) | dict(
@@ -186,9 +187,10 @@ def any_scaling(c: Settings, scale: Settings) -> dict | None:
   With YaRN's factor of what is turned in it, and whatever part of a head that
   may be.
   """
-  if _kind(scale) in BY_LENGTH:
-    return BY_LENGTH[_kind(scale)](c, scale)
-  if _kind(scale) != "yarn":
+  kind = _kind(scale)
+  if kind in BY_LENGTH:
+    return BY_LENGTH[kind](c, scale)
+  if kind != "yarn":
     return _scaling(scale)
   found = {ours: scale.number(*theirs) for ours, theirs in YARN.items()}
   if not found["slow"] < found["fast"]:

@@ -17,6 +17,11 @@ from aigc_jax.layers.rounding import packed, rounded, unpacked
 PRODUCTS = {"plain": None, "bf16": jnp.bfloat16, "fp8": None}
 
 
+def beside_blocks(products: str) -> str:
+  """Of products outside the blocks of a model: eight bits are for those."""
+  return "plain" if products == "fp8" else products
+
+
 def operand_dtype(dtype, products: str) -> jnp.dtype:
   """Of what products multiply in a model that computes in `dtype`."""
   return jnp.dtype(PRODUCTS[products] or dtype)

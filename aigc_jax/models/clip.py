@@ -24,6 +24,7 @@ from aigc_jax.layers.lookup import check_gradient
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import Norm, NormFactory
 from aigc_jax.layers.position import LearnedPositions, for_rows
+from aigc_jax.layers.products import beside_blocks
 from aigc_jax.layers.stack import Stack
 from aigc_jax.layers.visible import Visible
 from aigc_jax.models.checks import at_least_1
@@ -251,11 +252,10 @@ def clip(
   )
 
   def projection(dim: int) -> Einsum:
-    # Eight bits are for the blocks alone.
-    plain = "plain" if products == "fp8" else products
     return Einsum(
-      "BD,DZ->BZ", (dim, embed_dim), kind, projection_bias, std, products=plain
-    )
+      "BD,DZ->BZ", (dim, embed_dim), kind, projection_bias, std,
+      products=beside_blocks(products),
+    )  # fmt: skip
 
   limits = {}
   if most_scale is not None:

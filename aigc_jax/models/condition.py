@@ -139,23 +139,6 @@ def _mean(x_BSD: jax.Array, real_BS: jax.Array) -> jax.Array:
   return jnp.sum(x, axis=1) / jnp.sum(real_BS, axis=1, keepdims=True)
 
 
-def example_of(
-  classes: int, text_length: int
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """An abstract batch of one row of what a `Condition` reads."""
-  found = {"time": jax.ShapeDtypeStruct((1,), jnp.float32)}
-  if classes:
-    found["labels"] = jax.ShapeDtypeStruct((1,), jnp.int32)
-  if text_length:
-    found["tokens"] = jax.ShapeDtypeStruct((1, text_length), jnp.int32)
-  return found
-
-
-def told(given: jax.Array) -> dict[str, jax.Array]:
-  """The entry of a batch that labels (B,) are, or tokens (B, S)."""
-  return {"labels" if given.ndim == 1 else "tokens": given}
-
-
 def reader(
   *,
   classes: int,

@@ -18,18 +18,23 @@ from aigc_jax.layers.einsum import Einsum
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.patches import Patches, sinusoids_2d
 from aigc_jax.layers.position import for_rows
-from aigc_jax.layers.products import PRODUCTS, operand_dtype
+from aigc_jax.layers.products import (
+  PRODUCTS,
+  beside_blocks,
+  operand_dtype,
+)
 from aigc_jax.layers.stack import Stack
 from aigc_jax.layers.visible import Visible
 from aigc_jax.models.checks import at_least_1, in_patches, share
-from aigc_jax.models.condition import Condition, example_of, reader, told
+from aigc_jax.models.condition import Condition, reader
 from aigc_jax.models.decoder import checked_dtype
-from aigc_jax.models.images import check_images, image_example
+from aigc_jax.models.denoiser import Denoiser
+from aigc_jax.models.images import check_images
 
 Batch = Mapping[str, jax.Array]
 
 
-class Dit(nn.Module):
+class Dit(Denoiser):
   """A prediction for each pixel of "images" (B, Y, X, C) at "time" (B,).
 
   Returns (B, Y, X, C) float32, with `sigma` (B, Y, X, 2 C): the second half is
@@ -52,8 +57,6 @@ class Dit(nn.Module):
   stack: Callable[..., Stack]
   products: str = "plain"
   text_length: int = 0
-
-  gradual = True  # noise becomes an image step by step
 
   @nn.compact
   def __call__(self, batch: Batch) -> jax.Array:
@@ -79,42 +82,16 @@ class Dit(nn.Module):
     out = C * (2 if self.sigma else 1)
     project = Einsum(
       "BTD,DYXC->BTYXC", (D, P, P, out), self.dtype, True, factor=0.0,
-      products=_no_fp8(self.products), name="projection",
+      products=beside_blocks(self.products), name="projection",
     )  # fmt: skip
     cut = project(x_BTD).reshape(-1, Y // P, X // P, P, P, out)
     whole_BYXC = cut.swapaxes(2, 3).reshape(-1, Y, X, out)
     return sharding.constrain(whole_BYXC.astype(jnp.float32), "BYXC")
 
   @property
-  def noise(self) -> tuple[int, ...]:
-    """Shape of the noise that an image begins as."""
-    return self.image
-
-  def draw(
-    self, noise: jax.Array, time_B: jax.Array, given: jax.Array
-  ) -> jax.Array:
-    """What the objective trained this to predict, (B, Y, X, C).
-
-    given: labels (B,), or tokens of captions (B, S).
-    """
-    found = self({"images": noise, "time": time_B} | told(given))
-    return found[..., : self.image[-1]]
-
-  @property
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply, other than in 8 bits."""
     return operand_dtype(self.dtype, self.products)
-
-  def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """An abstract batch of one row."""
-    return image_example(self.image) | example_of(
-      self.classes, self.text_length
-    )
-
-
-def _no_fp8(products: str) -> str:
-  """Eight bits are for the blocks."""
-  return "plain" if products == "fp8" else products
 
 
 def dit(
@@ -169,7 +146,7 @@ def dit(
       "the positions of rows and columns"
     )
   kind, std = checked_dtype(dtype), init_std or 0.0
-  small = _no_fp8(products)
+  small = beside_blocks(products)
   reads = reader(
     classes=classes, vocab=vocab, text_length=text_length,
     text_layers=text_layers, text_dim=text_dim, text_heads=text_heads,

@@ -24,7 +24,11 @@ from aigc_jax.layers.mel import WINDOW
 from aigc_jax.layers.mlp import Mlp
 from aigc_jax.layers.norm import Norm, NormFactory
 from aigc_jax.layers.position import for_rows, sinusoids
-from aigc_jax.layers.products import PRODUCTS, operand_dtype
+from aigc_jax.layers.products import (
+  PRODUCTS,
+  beside_blocks,
+  operand_dtype,
+)
 from aigc_jax.layers.speaking import Uttered, spread
 from aigc_jax.layers.stack import Stack
 from aigc_jax.layers.visible import Visible
@@ -69,7 +73,7 @@ class Tts(nn.Module):
   def setup(self):
     D, P, C = self.dim, self.patch, self.bins
     keys = dict(dtype=self.dtype, bias=True)
-    small = dict(products=_no_fp8(self.products))
+    small = dict(products=beside_blocks(self.products))
     self.embed_text = self.embed()
     self.embed_voice = self.embed_speaker()
     self.encoder = self.text_stack()
@@ -169,11 +173,6 @@ class Tts(nn.Module):
     }
 
 
-def _no_fp8(products: str) -> str:
-  """Eight bits are for the blocks."""
-  return "plain" if products == "fp8" else products
-
-
 def tts(
   *,
   vocab: int,
@@ -221,7 +220,7 @@ def tts(
       f"model.dim={dim}: expected an even multiple of model.heads={heads}"
     )
   kind, std = checked_dtype(dtype), init_std or 0.0
-  small = _no_fp8(products)
+  small = beside_blocks(products)
   norm = functools.partial(Norm, True, EPS, 0.0, True)
   modulation = functools.partial(Modulation, dim, dtype=kind, products=small)
   attention = functools.partial(

@@ -25,21 +25,16 @@ from aigc_jax.layers.residual import (
 )
 from aigc_jax.layers.stack import REMAT
 from aigc_jax.models.checks import at_least_1, share
-from aigc_jax.models.condition import (
-  Asked,
-  Condition,
-  example_of,
-  reader,
-  told,
-)
+from aigc_jax.models.condition import Asked, Condition, reader
 from aigc_jax.models.decoder import checked_dtype
-from aigc_jax.models.images import check_images, image_example
+from aigc_jax.models.denoiser import Denoiser
+from aigc_jax.models.images import check_images
 
 Batch = Mapping[str, jax.Array]
 RESAMPLES = ("convolution", "block")
 
 
-class Unet(nn.Module):
+class Unet(Denoiser):
   """A prediction for each pixel of "images" (B, Y, X, C) at "time" (B,).
 
   Returns (B, Y, X, C) float32, with `sigma` (B, Y, X, 2 C); "labels", "tokens"
@@ -61,8 +56,6 @@ class Unet(nn.Module):
   attention: Callable[..., Callable[..., PlacesAttention]]  # of a width
   condition: Callable[..., Condition]
   text_length: int = 0
-
-  gradual = True  # noise becomes an image step by step
 
   @nn.compact
   def __call__(self, batch: Batch) -> jax.Array:
@@ -129,30 +122,9 @@ class Unet(nn.Module):
     return functools.partial(again, *make.args, **make.keywords)
 
   @property
-  def noise(self) -> tuple[int, ...]:
-    """Shape of the noise that an image begins as."""
-    return self.image
-
-  def draw(
-    self, noise: jax.Array, time_B: jax.Array, given: jax.Array
-  ) -> jax.Array:
-    """What the objective trained this to predict, (B, Y, X, C).
-
-    given: labels (B,), or tokens of captions (B, S).
-    """
-    found = self({"images": noise, "time": time_B} | told(given))
-    return found[..., : self.image[-1]]
-
-  @property
   def operand_dtype(self) -> jnp.dtype:
     """Of what products multiply."""
     return self.dtype
-
-  def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """An abstract batch of one row."""
-    return image_example(self.image) | example_of(
-      self.classes, self.text_length
-    )
 
 
 def unet(

@@ -3,10 +3,11 @@
 script (the file), overrides (the command line), settings (read, check),
 spelling (of before), compute (the section of that name, handed to models) ->
 build (mesh, model, objective, optimizer, step),
-inputs (data), evaluation (evaluators), load (parameters that are there; alike:
-are two models one, drawing: of images, speaking: of speech), standing (where a
-run goes on), branch (from another run), budget (where it ends), places (a run
-again)
+inputs (data), evaluation (evaluators), load (parameters that are there; origin:
+are they those of the model, alike: are two models one), loaded (what a model
+with its parameters can be used for; drawing: images, speaking: speech),
+standing (where a run goes on), branch (from another run), budget (where it
+ends), places (a run again)
 """
 
 from aigc_jax.run import branch
@@ -43,18 +44,19 @@ from aigc_jax.run.inputs import (
   open_stream,
 )
 from aigc_jax.run.load import (
-  Loaded,
-  check_origin,
-  check_resumed,
   frozen_digest,
   heldout_prints,
-  hf_folder,
-  identity_in,
   load,
   read_frozen,
   read_params,
   read_trained,
-  trained_length,
+)
+from aigc_jax.run.loaded import Loaded, trained_length
+from aigc_jax.run.origin import (
+  check_origin,
+  check_resumed,
+  hf_folder,
+  identity_in,
 )
 from aigc_jax.run.overrides import configured, section_of
 from aigc_jax.run.places import repeated

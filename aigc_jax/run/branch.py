@@ -23,7 +23,7 @@ from aigc_jax.data import listing
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.records import COUNT, SHA256
 from aigc_jax.run.build import build
-from aigc_jax.run.load import hf_folder, identity_in, tokenizer_in
+from aigc_jax.run.origin import hf_folder, identity_in, tokenizer_in
 from aigc_jax.run.settings import (
   BEFORE,
   Config,

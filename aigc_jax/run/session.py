@@ -26,16 +26,18 @@ from aigc_jax.run.evaluation import (
 )
 from aigc_jax.run.inputs import check_inputs, open_stream
 from aigc_jax.run.load import (
+  read_frozen,
+  read_frozen_of,
+  read_trained,
+  with_frozen_stats,
+)
+from aigc_jax.run.origin import (
   check_frozen_origins,
   check_origin,
   check_resumed,
   identity_in,
   note_edited,
   note_origin,
-  read_frozen,
-  read_frozen_of,
-  read_trained,
-  with_frozen_stats,
 )
 from aigc_jax.run.parts import with_parts
 from aigc_jax.run.record import entries, fingerprints, note_identity, record

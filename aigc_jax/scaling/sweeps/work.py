@@ -155,6 +155,7 @@ class _Crew:
     self._metric = metric
     self._asked = 0
     self._renewed = self._looked = time.monotonic()
+    self._watch = self._looked  # when to look again at what others run
 
   def has_room(self) -> bool:
     """Whether one more may start; what an orphan uses is not free."""
@@ -192,6 +193,9 @@ class _Crew:
           ledger.write_state(entry, state)
           value = value_of(entry, self._metric)
           self._view.ended(entry, state, value)
+    if time.monotonic() < self._watch:
+      return []  # what others run is on the disk, and read now and then
+    self._watch = time.monotonic() + LOOK
     left = []
     for entry in list(self.watched):
       state = ledger.state_of(entry).state

@@ -1,0 +1,248 @@
+"""Whether parameters are those of the model that they are read as.
+
+A run, its checkpoints, a folder that it begins from or has frozen parts from:
+each says what it is, and what does not fit is refused before it is used.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from absl import logging
+
+from aigc_jax import data, files, hf
+from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.run import spelling
+from aigc_jax.run.alike import differences, differing
+from aigc_jax.run.drawing import (
+  PIXELS,
+  note_pixels,
+  pixels_in,
+)
+from aigc_jax.run.settings import (
+  Config,
+  config_file,
+  config_in,
+  provenance_in,
+  usable_config_in,
+  written_fingerprint,
+)
+from aigc_jax.trainer import changes, identity
+from aigc_jax.trainer.changes import Change
+from aigc_jax.trainer.identity import Identity
+
+
+def hf_folder(where: str) -> str | None:
+  """The folder of "hf:FOLDER", or None for anything else."""
+  if not where.startswith("hf:"):
+    return None
+  if not where.removeprefix("hf:").strip():
+    raise BadConfig("hf: names no folder: expected hf:FOLDER")
+  return where.removeprefix("hf:")
+
+
+def tokenizer_in(where: str | Path, missing: bool = False):
+  """The tokenizer of the run in a work directory.
+
+  Nothing outside that directory is read. missing: None where there is none.
+  Raises BadData.
+  """
+  folder = files.expanded(where) / "tokenizer"
+  if missing and not os.path.lexists(folder):
+    return None
+  if folder.is_symlink():
+    raise BadData(
+      f"{folder} is a link to {os.path.realpath(folder)}: only what lies in "
+      "the work directory itself is read; put a copy in its place (cp -rL)"
+    )
+  return data.load(folder)
+
+
+def check_origin(
+  config: Config, tokenizer=None, allowed: Iterable[str] = ()
+) -> list[Change]:
+  """Refuses to train on with another model than that of init_from.
+
+  Shapes do not tell a rotary base, an epsilon or a window: the weights would
+  be read, and mean something else. tokenizer: of the run, where it is known.
+  allowed: keys that are changed on purpose, as --allow_change names them; a
+  key that the shapes follow cannot be. Returns what is changed so, to be
+  journalled. Raises BadConfig with what to set instead.
+  """
+  where = config["init_from"]
+  if not where:
+    return []
+  theirs, words = _model_of(where)
+  changed = _changed_on_purpose(where, config["model"], theirs, set(allowed))
+  if tokenizer is None or words is None:
+    return changed
+  if data.load_tokenizer(words).fingerprint != tokenizer.fingerprint:
+    raise BadConfig(
+      f"init_from={where} has a tokenizer of its own, and data.tokenizer="
+      f"{config['data']['tokenizer']!r} is another: set "
+      f"--config.data.tokenizer={words}"
+    )
+  return changed
+
+
+def note_origin(config: Config) -> None:
+  """Tells what of the data is other than that of init_from, if anything."""
+  where = config["init_from"]
+  if not where or "mean" not in config["data"]:
+    return
+  folder, pixels = hf_folder(where), None
+  if folder is None:
+    pixels = config_in(where).get("data")
+  elif (files.expanded(folder) / PIXELS).is_file():
+    pixels = pixels_in(folder)
+  note_pixels(where, pixels, config)
+
+
+def _model_of(where: str) -> tuple[Mapping, str | None]:
+  """(config.model, the tokenizer's place or None) of a run or a folder."""
+  folder = hf_folder(where)
+  if folder is not None:
+    imported = hf.load(folder)
+    found = spelling.modern_model(
+      {"kind": imported.family.kind} | imported.kwargs
+    )
+    return found["model"], imported.tokenizer
+  words = None  # of images, say
+  if tokenizer_in(where, missing=True) is not None:
+    words = str(files.expanded(where) / "tokenizer")
+  return usable_config_in(where)["model"], words
+
+
+def check_frozen_origins(config: Config) -> None:
+  """Refuses frozen parts that are read from another model than they are.
+
+  Raises BadConfig with what to set instead, BadData for a folder that is none.
+  """
+  parts = config["model"].get("parts", {})
+  for part, where in config["frozen"].items():
+    if not where:
+      continue
+    theirs, _ = _model_of(where)
+    if part not in parts:
+      continue  # a piece of one: its shapes are all that is compared
+    lines = differences(parts[part], theirs, f"model.parts.{part}")
+    if lines:
+      raise BadConfig(
+        f"frozen.{part}={where} is another model than model.parts.{part}:\n  "
+        + "\n  ".join(lines)
+      )
+
+
+def _changed_on_purpose(
+  where: str, model: Mapping, theirs: Mapping, allowed: set[str]
+) -> list[Change]:
+  """The allowed differences of two models; BadConfig where there are others."""
+  found = [
+    Change(f"model.{key}", value, model.get(key))
+    for key, value in differing(model, theirs).items()
+  ]
+  never = [change.key for change in found if changes.fits_never(change.key)]
+  if not never and all(change.key in allowed for change in found):
+    return found
+  ways = [change.key for change in found if change.key not in never]
+  lines = differences(model, theirs)
+  raise BadConfig(
+    f"init_from={where} is another model than the configured one:\n  "
+    + "\n  ".join(lines)
+    + (f"\nor, on purpose, --allow_change={','.join(ways)}" if ways else "")
+    + (
+      f"\n{', '.join(never)} cannot be changed, the parameters would not fit"
+      if never
+      else ""
+    )
+  )
+
+
+def saved_model(content: Mapping) -> dict | None:
+  """config.model of when a checkpoint was saved; None where it has none."""
+  saved = content["meta"].get("model")
+  if not isinstance(saved, Mapping):
+    return None
+  return spelling.modern_model(saved)["model"]
+
+
+def check_saved(
+  where: str, config: Config, tokenizer, content: Mapping
+) -> None:
+  """Refuses parameters that were trained as another model than config.json's.
+
+  content: the manifest of their checkpoint, which holds the model and the
+  fingerprint of the tokenizer that they were trained with. tokenizer: that of
+  the work directory, or None where there is none. Raises BadConfig.
+  """
+  step, meta = content["step"], content["meta"]
+  saved = saved_model(content)
+  if saved is not None:
+    model = config["model"]
+    lines = [
+      f"model.{key}={model.get(key)!r}, there it is {value!r}"
+      for key, value in differing(model, saved).items()
+    ]
+    if lines:
+      raise BadConfig(
+        f"{where}/config.json is not of the model that step {step} was saved "
+        "of:\n  "
+        + "\n  ".join(lines)
+        + "\nPut back the config.json of that run (a config.before-STEP.json "
+        "beside it is from before a change)"
+      )
+    note_edited(where, content)
+  elif meta.get("config_sha256") not in (None, written_fingerprint(where)):
+    logging.warning(
+      "step %d is from before checkpoints held their model, and "
+      "%s/config.json is not as it was then: it is taken as it is", step, where
+    )  # fmt: skip
+  words = meta.get("tokenizer_fingerprint")
+  if tokenizer is None or words in (None, tokenizer.fingerprint):
+    return
+  raise BadConfig(
+    f"{where}/tokenizer is not the tokenizer that step {step} was trained with "
+    f"({tokenizer.fingerprint[:12]}, there it was {words[:12]}): put back that "
+    "of this run"
+  )
+
+
+def note_edited(where: str | Path, content: Mapping) -> None:
+  """Tells where no config of a work directory is that of a checkpoint.
+
+  content: its manifest. Of the model that would be refused; the rest says how
+  a run goes on, or how its pixels were scaled.
+  """
+  sha256 = content["meta"].get("config_sha256")
+  if sha256 is not None and config_file(where, sha256) is None:
+    logging.warning(
+      "%s/config.json is not the one that step %d was saved with: it was "
+      "edited, and is taken as it is now", where, content["step"],
+    )  # fmt: skip
+
+
+def check_resumed(
+  model: Mapping, allowed: Iterable[str], content: Mapping
+) -> None:
+  """Refuses to train a checkpoint on as another model than it was saved of.
+
+  model: config.model. allowed: keys that may change. Raises BadConfig.
+  """
+  saved = saved_model(content)
+  if saved is None:
+    return
+  keys = [f"model.{key}" for key in differing(model, saved)]
+  if set(keys) <= set(allowed):
+    return
+  lines, flag = differences(model, saved), f"--allow_change={','.join(keys)}"
+  raise BadConfig(
+    f"the checkpoint of step {content['step']} is of another model than the "
+    "config:\n  " + "\n  ".join(lines) + f"\nor, to change it now, {flag}"
+  )
+
+
+def identity_in(workdir: Path) -> Identity | None:
+  """Which run a work directory holds; None where it has no run.json."""
+  if not (workdir / "run.json").is_file():
+    return None
+  return identity.of(provenance_in(workdir))
