@@ -1,13 +1,16 @@
-"""Where a number is best in each arm, on numbers made up."""
+"""What the pages of experiments compute from results, on numbers made up."""
 
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling.runs import Record
 from experiments import optimum
+from experiments.batch_size import critical
+from experiments.repeated_data import worth
 
 RATES = [2.0**k for k in range(-8, 0)]
 
@@ -92,3 +95,57 @@ def test_runs_that_do_not_set_the_number_are_refused():
   runs = [record("a", 0, {}, [{"step": 1, "train/loss": 1.0}])]
   with pytest.raises(BadConfig, match="does not set optim.learning_rate"):
     arms(runs)
+
+
+def curve(batch, rate, steps, seed=0):
+  """A run that comes to a loss of 3 at this step, on a line from 4."""
+  rows = [
+    {"step": k * steps // 4, "eval/heldout/loss": 4 - k / 4} for k in range(6)
+  ]
+  values = {"data.batch": batch, "optim.learning_rate": rate}
+  return record("all", seed, values | {"data.length": 8}, rows)
+
+
+def test_the_critical_batch_of_a_law_is_found_again():
+  runs = []
+  for batch in (2, 4, 8, 16, 32):
+    steps = round(4000 * (1 + 12 / batch))
+    runs += [curve(batch, 0.1, 2 * steps), curve(batch, 0.2, steps)]
+  found = critical.fewest(runs, 3.0)
+  least, batch = critical.fitted(found[0])
+  assert least == pytest.approx(4000, rel=1e-3)
+  assert batch == pytest.approx(12, rel=1e-3)
+
+
+def test_steps_to_a_loss_are_found_between_rows_and_are_infinite_without():
+  run = curve(2, 0.1, 400)
+  assert critical.steps_to(run, 3.5) == 200
+  assert critical.steps_to(run, 3.375) == 250
+  assert critical.steps_to(run, 1.0) == math.inf
+  with pytest.raises(BadConfig, match="expected 3"):
+    critical.fitted({2: 5.0})
+
+
+def cells(star, seed=0):
+  found = []
+  for tokens in (2**16, 2**17, 2**18):
+    for unique in (tokens, tokens // 2, tokens // 4, tokens // 8):
+      fresh = worth.effective(unique, tokens / unique, star)
+      loss = 10 - 0.5 * math.log(fresh)
+      found.append(worth.Cell(tokens, unique, seed, loss))
+  return found
+
+
+def test_what_repeated_tokens_are_worth_follows_from_fresh_ones():
+  assert worth.star_of(cells(3.0), 0) == pytest.approx(3.0, rel=1e-3)
+  fresh = worth.fresh_of(cells(3.0), 0)
+  assert worth.worth(10 - 0.5 * math.log(1e5), fresh) == pytest.approx(1e5)
+  # Beyond the ends, too.
+  assert worth.worth(10 - 0.5 * math.log(1e4), fresh) == pytest.approx(1e4)
+
+
+def test_a_token_seen_once_is_worth_one_and_no_token_more():
+  assert worth.effective(100, 1, 15.0) == pytest.approx(100)
+  epochs = np.arange(1, 50)
+  values = worth.effective(1, epochs, 15.0)
+  assert (np.diff(values) > 0).all() and (values <= epochs + 1e-12).all()

@@ -1,0 +1,51 @@
+"""How many steps does a loss take at each batch size, and how many tokens?
+
+  python -m aigc_jax.sweep --sweep=experiments/batch_size/sweep.py \
+    --out=runs/batch_size --together=9
+  python -m experiments.batch_size.critical runs/batch_size
+
+At each batch three learning rates, of which the one counts that is first at the
+loss; they are constant after a warm-up, so that a curve has no end to be near.
+"""
+
+from aigc_jax.scaling.space import Sweep, grid, product, repeat, zipped
+
+# Steps enough for the loss that critical.py asks for, by batch.
+STEPS = {4: 800, 8: 480, 16: 320, 32: 240, 64: 160}
+WINDOWS = 128
+RATES = tuple(2.0**-k for k in range(7, 4, -1))
+
+SHARED = {
+  "data.tokenizer": "bytes", "data.length": 64, "model.vocab": 257,
+  "model.layers": 2, "model.dim": 32, "model.heads": 2, "model.kv_heads": 2,
+  "optim.kind": "adamw", "optim.schedule": "constant",
+  "optim.weight_decay": 0.0, "checkpoint.every_steps": None,
+  "log.every_steps": 20,
+}  # fmt: skip
+
+
+def heldout(batch, steps):
+  """40 times in a run the loss over the same 128 windows."""
+  data = dict(split="validation")
+  every = steps // 40
+  return dict(
+    heldout=dict(
+      kind="loss", data=data, every_steps=every, batches=WINDOWS // batch
+    )
+  )
+
+
+def get_sweep():
+  batches = zipped(
+    {
+      "data.batch": STEPS,
+      "steps": STEPS.values(),
+      "evaluate": [heldout(*row) for row in STEPS.items()],
+    }
+  )
+  points = product(
+    batches,
+    grid({"optim.learning_rate": RATES}),
+    grid({key: [value] for key, value in SHARED.items()}),
+  )
+  return Sweep("configs/quickstart.py", repeat(points, seeds=3))
