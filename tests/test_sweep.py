@@ -193,6 +193,15 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_is_written(
   assert not (tmp_path / "out").exists()
 
 
+def test_a_baseline_may_be_an_arm_of_a_grid(call, made, unbuilt, tmp_path):
+  points = f"product({TWO_ARMS}, grid({{'optim.b1': [0.8, 0.9]}}))"
+  sweep_file, out = made(points, ", baseline='plain'"), tmp_path / "out"
+  words = (f"--sweep={sweep_file}", f"--out={out}",
+           f"--launcher={sweeping.line(tmp_path)}")  # fmt: skip
+  assert call(*words) == 0
+  assert ledger.read_index(out).baseline == "plain"
+
+
 def test_what_training_would_refuse_is_refused_with_its_point(
   call, made, tmp_path
 ):

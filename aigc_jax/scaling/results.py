@@ -17,6 +17,7 @@ from pathlib import Path
 from aigc_jax import files, records
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.records import COUNT
+from aigc_jax.scaling import held_out
 from aigc_jax.scaling.points import csv_rows
 
 KINDS = (".csv", ".jsonl")
@@ -34,6 +35,7 @@ HEAD = {
   "data_fingerprint?": (str, None),
   "tokenizer_fingerprint?": (str, None),
   "heldout_fingerprints?": TEXTS,
+  "heldout_texts?": TEXTS,
   "parameters?": (COUNT, None),
 }
 ROW = {"run": str, "step": COUNT, str: (float, None, str)}
@@ -174,10 +176,13 @@ def lines_of(runs: Sequence, arms: Mapping[str, str], metrics) -> str:
       key: r.about[key]
       for key in (
         "data_fingerprint", "tokenizer_fingerprint", "heldout_fingerprints",
-        "parameters",
+        "heldout_texts", "parameters",
       )
       if key in r.about
     }  # fmt: skip
+    texts = held_out.texts_of(r.config)
+    if texts:
+      head["heldout_texts"] = texts
     out.append(head)
     out += _thinned(r, metrics)
   return "".join(json.dumps(one, allow_nan=False) + "\n" for one in out)

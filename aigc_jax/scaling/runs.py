@@ -21,7 +21,7 @@ FINISHED, UNFINISHED, DIVERGED = "finished", "unfinished", "diverged"
 # Of a run.json, what a file of results keeps.
 ABOUT = (
   "seed", "steps", "data_fingerprint", "tokenizer_fingerprint",
-  "heldout_fingerprints", "parameters",
+  "heldout_fingerprints", "heldout_texts", "parameters",
 )  # fmt: skip
 # How deep below a folder that is no run its runs are looked for.
 DEPTH = 3

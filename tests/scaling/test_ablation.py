@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling import comparable, statistics, table
+from aigc_jax.scaling import comparable, results, statistics, table
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.compare import compare
@@ -229,6 +229,49 @@ def test_other_held_out_data_is_refused_with_the_sets(tmp_path):
   arm(tmp_path, "base", [3.0, 3.1])
   arm(tmp_path, "other", [2.0, 2.1], about=other_text("h1"))
   with pytest.raises(BadConfig, match="different held-out data.*h0.*h1"):
+    made(tmp_path)
+
+
+def held_out_by(batch, batches, **data):
+  """Keys of a config that scores so many batches of so many windows."""
+  keys = {"data.path": "x.txt", "data.batch": batch}
+  heldout = {"kind": "loss", "batches": batches, "every_steps": 40}
+  keys |= {f"data.{key}": value for key, value in data.items()}
+  return keys | {"evaluate": {"heldout": heldout}}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_equal_windows_in_batches_of_other_sizes_are_compared(tmp_path, stored):
+  arm(tmp_path / "runs", "base", [3.0, 3.1], config=held_out_by(2, 8))
+  arm(
+    tmp_path / "runs", "wide", [2.0, 2.1], config=held_out_by(4, 4),
+    about=other_text("h1"),
+  )  # fmt: skip
+  words = [str(tmp_path / "runs")]
+  if stored:
+    runs = open_runs(words)
+    names = {r.name: r.name.rstrip("01") for r in runs}
+    words = [str(tmp_path / "results.jsonl")]
+    text = results.lines_of(runs, names, [LOSS])
+    (tmp_path / "results.jsonl").write_text(text)
+  arms = arms_of(open_runs(words), () if stored else ("data.name",))
+  found = ablation(arms, metric=LOSS)
+  assert [r.summary.n for r in found.results] == [2, 2]
+  assert any("the same text" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    held_out_by(4, 5), held_out_by(4, 4, length=8), held_out_by(4, None),
+    held_out_by(4, 4, validation_path="y.txt"),
+    held_out_by(4, 4, tokenizer="hf:x"),
+  ],
+)  # fmt: skip
+def test_other_windows_of_the_same_text_are_refused(tmp_path, other):
+  arm(tmp_path, "base", [3.0, 3.1], config=held_out_by(2, 8))
+  arm(tmp_path, "other", [2.0, 2.1], config=other, about=other_text("h1"))
+  with pytest.raises(BadConfig, match="different held-out data"):
     made(tmp_path)
 
 

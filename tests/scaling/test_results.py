@@ -5,7 +5,7 @@ import json
 import pytest
 
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.scaling import results
+from aigc_jax.scaling import results, table
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.runs import open_runs
@@ -115,6 +115,31 @@ def test_a_csv_has_arms_and_seeds(tmp_path):
   found = ablation(arms_of(open_runs([str(path)])), metric="loss")
   assert [r.summary.mean for r in found.results] == [2.1, 1.05]
   assert found.results[1].versus.difference == pytest.approx(-1.05)
+
+
+def test_arms_of_a_grid_are_held_against_the_baseline_of_their_own_values(
+  tmp_path,
+):
+  path = tmp_path / "x.csv"
+  lines = ["arm,seed,loss"]
+  for rate, loss in ((1, 3.0), (10, 4.0)):
+    for arm, more in (("qk", -0.5), ("plain", 0.0)):
+      lines += [f'"{arm}, rate={rate}",{s},{loss + more + s}' for s in (0, 1)]
+  lines += ['"plain, rate=100",0,5.0', '"qk, rate=7",0,5.0', "other,0,5.0"]
+  path.write_text("\n".join(lines) + "\n")
+  arms = arms_of(open_runs([str(path)]))
+  found = ablation(arms, metric="loss", baseline="plain")
+  versus = {r.arm.name: r.versus for r in found.results}
+  assert versus["qk, rate=1"].difference == pytest.approx(-0.5)
+  assert versus["qk, rate=10"].difference == pytest.approx(-0.5)
+  for name in ("qk, rate=7", "other"):
+    assert versus[name].verdict == "no arm of 'plain' has these values"
+  text = table.markdown(found)
+  assert text.count("(baseline)") == 3 and "### Against plain" in text
+  one = ablation(arms, metric="loss", baseline="plain, rate=10")
+  assert one.results[0].versus.difference == pytest.approx(-1.5)
+  with pytest.raises(BadConfig, match="no such arm"):
+    ablation(arms, metric="loss", baseline="plai")
 
 
 def test_a_loss_that_is_no_number_is_shown_and_does_not_count(tmp_path):

@@ -109,7 +109,7 @@ def load(given: str, say: Callable[[str], None] = lambda text: None) -> Plan:
   folder = files.expanded(given.partition(":")[0]).absolute().parent
   plan = Plan(given, tuple(_planned(sweep, folder, where, say)), "", "")
   baseline = sweep.baseline
-  if baseline and baseline not in plan.arms:
+  if baseline and not any(_is_arm(name, baseline) for name in plan.arms):
     raise BadConfig(
       f"{where}: baseline={baseline!r} is no arm of the sweep"
       f"{nearest(baseline, plan.arms)} (there are: "
