@@ -11,6 +11,7 @@ from aigc_jax.scaling.runs import Record
 from experiments import optimum
 from experiments.batch_size import critical
 from experiments.repeated_data import worth
+from experiments.schedules import lengths
 
 RATES = [2.0**k for k in range(-8, 0)]
 
@@ -149,3 +150,32 @@ def test_a_token_seen_once_is_worth_one_and_no_token_more():
   epochs = np.arange(1, 50)
   values = worth.effective(1, epochs, 15.0)
   assert (np.diff(values) > 0).all() and (values <= epochs + 1e-12).all()
+
+
+def scheduled(schedule, rate, seed, loss):
+  values = {
+    "optim.schedule": schedule, "steps": 9, "optim.learning_rate": rate,
+    "branch_step": 7,
+  }  # fmt: skip
+  rows = [{"step": 9, "train/loss": loss, "eval/heldout/loss": loss}]
+  return record(schedule, seed, values, rows)
+
+
+def test_schedules_are_compared_at_rates_that_other_seeds_chose():
+  made = []
+  # Seed 0 says .1 for the cosine and .2 for wsd, which the others do not like.
+  for rate, cosine, wsd in (
+    (0.1, (1, 4, 5), (2, 1, 1)),
+    (0.2, (2, 1, 1), (1, 6, 8)),
+  ):
+    for seed in range(3):
+      made.append(scheduled("cosine", rate, seed, cosine[seed]))
+      made.append(scheduled("wsd", rate, seed, wsd[seed]))
+  cells = lengths.cells_of(made)
+  assert lengths.chosen(cells["wsd", 9]) == (0.2, {1: 6, 2: 8})
+  steps, cosine, wsd, pairs, *means, difference, _, _ = lengths.row(cells, 9)
+  assert (steps, cosine, wsd, pairs) == ("9", "0.1", "0.2", "2")
+  assert (*means, difference) == ("4.500", "7.000", "+2.500")
+  made.append(scheduled("constant", 0.1, 0, 3.0))
+  said = lengths.spent(lengths.cells_of(made))
+  assert "9 with cosines, 11 with a trunk of 9" in said

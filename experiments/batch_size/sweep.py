@@ -11,13 +11,13 @@ loss; they are constant after a warm-up, so that a curve has no end to be near.
 from aigc_jax.scaling.space import Sweep, grid, product, repeat, zipped
 
 # Steps enough for the loss that critical.py asks for, by batch.
-STEPS = {4: 800, 8: 480, 16: 320, 32: 240, 64: 160}
+STEPS = {4: 600, 8: 360, 16: 240, 32: 160, 64: 120}
 WINDOWS = 128
-RATES = tuple(2.0**-k for k in range(7, 4, -1))
+RATES = tuple(2.0**-k for k in range(6, 3, -1))
 
 SHARED = {
   "data.tokenizer": "bytes", "data.length": 64, "model.vocab": 257,
-  "model.layers": 2, "model.dim": 32, "model.heads": 2, "model.kv_heads": 2,
+  "model.layers": 2, "model.dim": 16, "model.heads": 2, "model.kv_heads": 2,
   "optim.kind": "adamw", "optim.schedule": "constant",
   "optim.weight_decay": 0.0, "checkpoint.every_steps": None,
   "log.every_steps": 20,
@@ -25,9 +25,9 @@ SHARED = {
 
 
 def heldout(batch, steps):
-  """40 times in a run the loss over the same 128 windows."""
+  """20 times in a run the loss over the same 128 windows."""
   data = dict(split="validation")
-  every = steps // 40
+  every = steps // 20
   return dict(
     heldout=dict(
       kind="loss", data=data, every_steps=every, batches=WINDOWS // batch

@@ -12,7 +12,7 @@ run is gone through again, in another order.
 from aigc_jax.scaling.space import Sweep, chain, grid, product, repeat, zipped
 
 BATCH, LENGTH = 8, 64
-LONGEST = 2**19  # bytes, each of them a token
+LONGEST = 2**18  # bytes, each of them a token
 TEXTS = "runs/texts"
 
 SHARED = {
@@ -43,7 +43,7 @@ def length(tokens):
 
 
 def get_sweep():
-  lengths = chain(*(length(LONGEST // 2**k) for k in range(4)))
+  lengths = chain(*(length(LONGEST // 2**k) for k in range(3)))
   shared = grid({key: [value] for key, value in SHARED.items()})
   points = product(lengths, shared)
   return Sweep("configs/quickstart.py", repeat(points, seeds=3))

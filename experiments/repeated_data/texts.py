@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-SIZES = tuple(2**k for k in range(14, 20))  # bytes
+SIZES = tuple(2**k for k in range(14, 19))  # bytes
 HELD_OUT = 2**16
 
 
