@@ -148,6 +148,7 @@ def grid(mesh, folder, **how):
   return Grid(sampler(), mesh, folder, name="grid", poll=lambda: None, **how)
 
 
+@pytest.mark.slow
 def test_a_grid_differs_by_the_model_alone(mesh, tmp_path):
   pil = pytest.importorskip("PIL.Image")
   raw, average = (

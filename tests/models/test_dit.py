@@ -81,6 +81,7 @@ def test_the_null_class_is_the_one_behind_the_labels():
   assert np.abs(none - last).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_labels_and_times_matter():
   a, b = predicted(0), predicted(1)
   assert np.abs(a - b).max() > 1e-3

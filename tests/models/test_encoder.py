@@ -50,6 +50,7 @@ def test_junk_in_the_padding_changes_nothing():
   np.testing.assert_allclose(alone.hidden_BTD[0], a.hidden_BTD[1, :n], **CLOSE)
 
 
+@pytest.mark.slow
 def test_texts_packed_in_a_row_are_the_texts_alone():
   tokens = kinds.masked_batch(1, 9)["tokens"]
   packed = dict(

@@ -71,6 +71,7 @@ def test_in_evaluation_a_row_is_no_matter_of_the_others(style):
   np.testing.assert_allclose(whole[1:2], part, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "style", sweep(["vit", "vit mean", "vit rotary"], "vit rotary")
 )

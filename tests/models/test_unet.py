@@ -58,6 +58,7 @@ def test_it_begins_with_predicting_nothing():
   assert not np.any(jax.jit(model.apply)(nn.unbox(fresh), given()))
 
 
+@pytest.mark.slow
 def test_whatever_is_beyond_the_labels_is_none_and_a_label_is_something():
   said = predictor("adm")
   none, other = (said(given(labels=[1, k])) for k in (3, 2**31 - 1))

@@ -133,6 +133,7 @@ def sampler(name: str, seed: int = 0):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [CAUSAL, slow(MASKED)])
 def test_a_sample_follows_from_its_seed_number_and_label_alone(name):
   assert isinstance(kinds.build(name), images.DrawsByCodes)

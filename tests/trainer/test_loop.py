@@ -381,6 +381,7 @@ def _number(folder) -> int:
   return int(folder.name)
 
 
+@pytest.mark.slow
 def test_a_run_after_a_damaged_checkpoint_continues_bit_for_bit(
   tmp_path, monkeypatch, twin
 ):
