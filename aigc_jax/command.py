@@ -18,7 +18,13 @@ import jax
 from absl import app, flags, logging
 
 from aigc_jax import files, run, sharding, terminal
-from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
+from aigc_jax.errors import (
+  BadConfig,
+  BadKey,
+  PeerLost,
+  Refusal,
+  StorageFailure,
+)
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer.loop import COMPILING
 
@@ -64,7 +70,8 @@ def main(
       status = command(argv[1:]) if words else command()
     except Refusal as refusal:
       sys.stdout.flush()
-      print(f"aigc_jax: {text_of(refusal)}", file=sys.stderr, flush=True)
+      text = f"{text_of(refusal)}{_place(refusal)}"
+      print(f"aigc_jax: {text}", file=sys.stderr, flush=True)
       status = refusal.code
     except BrokenPipeError:
       raise
@@ -185,6 +192,16 @@ def _leave(status: int) -> NoReturn:
 def text_of(error: BaseException) -> str:
   """The message, without what JAX adds to errors inside a traced function."""
   return str(error).split("\n--------------------")[0]
+
+
+def _place(refusal: Refusal) -> str:
+  """Where a wrong key stands in the file of --config; "" where it does not."""
+  if not isinstance(refusal, BadKey) or "config" not in flags.FLAGS:
+    return ""
+  line = tuple(f"{key}." for key, _ in settings_given())
+  if not config_given() or f"{refusal.key}.".startswith(line):
+    return ""
+  return f"\n  in {run.place_of(config_given(), refusal.key)}"
 
 
 def define_config(values: flags.FlagValues) -> None:

@@ -224,7 +224,7 @@ def _finished(workdir: Path, config: run.Config, mesh) -> bool:
       logging.warning("%s", missing)
     print(f"The run in {workdir} is finished ({done['step']} steps).")
     for change in filter(changes.moved, found):
-      print(f"Data that lies elsewhere now was not compared: {change}")
+      print(f"What lies elsewhere now was not compared: {change}")
     print(footer(workdir, done, config))
   return True
 

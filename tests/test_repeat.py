@@ -139,6 +139,31 @@ def test_relative_places_are_of_the_folder_of_the_first_start(tmp_path):
   assert bytes_["data"]["tokenizer"] == "bytes"
 
 
+def test_the_config_of_a_run_is_taken_from_any_folder(
+  origin, tmp_path, monkeypatch, caplog
+):
+  path = origin / "config.json"
+  config = json.loads(path.read_text())
+  config["data"]["path"] = "own.txt"
+  path.write_text(json.dumps(config))
+  (tmp_path / "own.txt").write_text("text")
+  monkeypatch.chdir(tmp_path)
+  assert run.configured(str(path), [])["data"]["path"] == "own.txt"
+  (tmp_path / "elsewhere").mkdir()
+  monkeypatch.chdir("elsewhere")
+  found = run.configured("../run/config.json", [("steps", "3")])
+  assert found["data"]["path"] == f"{tmp_path}/own.txt" and found["steps"] == 3
+  assert f"was started in {tmp_path}" in caplog.text
+  # Where it went on from another folder, it is that of the last time.
+  (tmp_path / "later").mkdir()
+  (tmp_path / "later" / "own.txt").write_text("text")
+  about = json.loads((origin / "run.json").read_text())
+  about["folder"] = f"{tmp_path}/later"
+  (origin / "run.3.json").write_text(json.dumps(about))
+  found = run.configured(str(path), [])
+  assert found["data"]["path"] == f"{tmp_path}/later/own.txt"
+
+
 def train(*argv, cwd):
   one = commands.one_device()
   return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)

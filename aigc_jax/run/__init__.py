@@ -58,9 +58,10 @@ from aigc_jax.run.origin import (
   hf_folder,
   identity_in,
 )
-from aigc_jax.run.overrides import configured, section_of
-from aigc_jax.run.places import repeated
+from aigc_jax.run.overrides import section_of
+from aigc_jax.run.places import configured, repeated
 from aigc_jax.run.record import entries
+from aigc_jax.run.script import place_of
 from aigc_jax.run.session import Options, Session, changed_since, identity_of
 from aigc_jax.run.settings import (
   Config,
@@ -124,6 +125,7 @@ __all__ = [
   "open_embedded",
   "open_eval",
   "open_stream",
+  "place_of",
   "provenance_in",
   "reached",
   "read",

@@ -21,7 +21,7 @@ from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.optim import OPTIMIZERS
-from aigc_jax.run import compute, script
+from aigc_jax.run import compute
 from aigc_jax.run.evaluation import EVALUATORS
 from aigc_jax.run.settings import plain_of
 from aigc_jax.signature import EMPTY, keys_of
@@ -42,11 +42,6 @@ KINDS: dict[str, Mapping[str, Any]] = {
 }
 # A source's keys are named beside its maker, without defaults.
 SOURCE = {"split": "train", "field": "text", "weight": 1.0}
-
-
-def configured(given: str, settings: Sequence[tuple[str, str | None]]) -> dict:
-  """The plain config of "PATH.py:PRESET" with the keys of the line set."""
-  return apply(plain_of(script.load(given)), settings)
 
 
 def apply(config: dict, given: Sequence[tuple[str, str | None]]) -> dict:

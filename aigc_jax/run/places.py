@@ -2,14 +2,61 @@
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aigc_jax.run import overrides
-from aigc_jax.run.settings import Config, config_in, provenance_in, read
+from absl import logging
+
+from aigc_jax import files
+from aigc_jax.run import overrides, script
+from aigc_jax.run.settings import (
+  Config,
+  config_in,
+  plain_of,
+  provenance_in,
+  read,
+)
+from aigc_jax.trainer import changes
 
 JUDGES = ("features", "recogniser")  # runs or folders that an entry names
-WORDS = ("bytes", "sentencepiece")  # tokenizers that are no places
+
+
+LATER = re.compile(r"run\.(\d{1,18})\.json")  # of a later start
+
+
+def configured(given: str, settings: Sequence[tuple[str, str | None]]) -> dict:
+  """The plain config of what --config names, with the keys of the line set.
+
+  That of a run, DIR/config.json, names the places that it named there.
+  """
+  config, path = plain_of(script.load(given)), files.expanded(given)
+  if given.endswith(".json") and (path.parent / "run.json").is_file():
+    config = _from_there(config_in(path.parent, path.name), path.parent)
+  return overrides.apply(config, settings)
+
+
+def _from_there(config: Config, workdir: Path) -> Config:
+  """The config of a run as it is meant, told where another folder is here."""
+  folder = started_in(workdir)
+  if not folder or os.path.realpath(folder) == os.path.realpath(os.getcwd()):
+    return config
+  found = located(config, folder)
+  moved = changes.changes(config, found)
+  if moved:
+    logging.warning(
+      "the run of %s was started in %s, and what it names is looked for "
+      "there: %s", workdir, folder, ", ".join(change.key for change in moved),
+    )  # fmt: skip
+  return found
+
+
+def started_in(workdir: Path) -> str | None:
+  """The folder in which a run was started, the last time; None if not told."""
+  later = [(int(m[1]), m[0]) for p in workdir.glob("run.*.json")
+           if (m := LATER.fullmatch(p.name))]  # fmt: skip
+  name = max(later)[1] if later else "run.json"
+  return provenance_in(workdir, name).get("folder")
 
 
 def repeated(
@@ -21,7 +68,7 @@ def repeated(
   Raises BadConfig where the folder holds no run.
   """
   config = config_in(workdir)
-  folder = provenance_in(workdir).get("folder")
+  folder = started_in(files.expanded(workdir))
   if folder:
     config = located(config, folder)
   return read(overrides.apply(config, settings))
@@ -34,7 +81,7 @@ def located(config: Config, folder: str) -> Config:
   """
   data = dict(config["data"])
   for key in ("path", "validation_path", "tokenizer", "root"):
-    if data.get(key) and data[key] not in WORDS:
+    if data.get(key) and data[key] not in changes.WORDS:
       data[key] = _from(folder, data[key])
   found = dict(config) | {"data": _sourced(data, folder)}
   found["evaluate"] = {

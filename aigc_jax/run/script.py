@@ -5,6 +5,7 @@ preset stands after a colon: PATH.py:PRESET. The file of a sweep defines
 `get_sweep()` in the same way.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import inspect
@@ -137,6 +138,30 @@ def module(
   except Exception as error:
     raise _refusal(error, path, where) from error
   return found
+
+
+def place_of(given: str, key: str) -> str:
+  """ "FILE, line N: TEXT" where a config file names "section.key"; or FILE.
+
+  Text alone is looked at: of a key that a loop or another file sets, the file
+  is told.
+  """
+  path, name = given.partition(":")[0], key.rpartition(".")[2]
+  text = files.expanded(path).read_text(errors="replace")
+  lines = text.splitlines()
+  if path.endswith(".json"):
+    found = [i for i, x in enumerate(lines, 1) if f'"{name}"' in x]
+  else:
+    found = [
+      node.lineno
+      for node in ast.walk(ast.parse(text))
+      if name
+      in (getattr(node, a, None) for a in ("attr", "arg", "value"))
+      and hasattr(node, "lineno")
+    ]
+  if not found:
+    return path
+  return f"{path}, line {min(found)}: {lines[min(found) - 1].strip()[:200]}"
 
 
 def _let_import(file: Path) -> None:
