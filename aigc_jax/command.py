@@ -101,6 +101,14 @@ def speak_once() -> None:
   for handler in list(root.handlers):
     if type(handler) is logging.logging.StreamHandler:
       root.removeHandler(handler)
+  logging.get_absl_handler().setFormatter(_Plain())
+
+
+class _Plain(logging.logging.Formatter):
+  """ "warning: ..." instead of a thread's number and a line of the program."""
+
+  def format(self, record) -> str:
+    return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 # What JAX says where a process does not hear from another one any more.

@@ -58,12 +58,11 @@ def test_a_fault_of_the_file_is_told_by_name_and_line(tmp_path, text, words):
      r"line 6: config.model.dmi = 3$"),
     ("config.data.update(btach=3)", r"data.btach is unknown.*\n.* line 6: "),
     ("config.model = dict(config.model, lyers=2)", r"lyers .*\n.*, line 6: "),
-    ("config.model = dict(config.model, dim='x')", r"model.dim='x': expected .*\n.* line 6: "),
+    ("config.model = dict(config.model, dim='x')",
+     r"model.dim='x': expected .*\n.* line 6: "),
   ],
 )  # fmt: skip
-def test_a_wrong_key_is_told_where_it_stands_in_the_file(
-  tmp_path, line, words
-):
+def test_a_wrong_key_is_told_where_it_stands_in_the_file(tmp_path, line, words):
   path = written(tmp_path, OWN.replace("config.model.dim = 256", line))
   done = commands.run(
     "aigc_jax.train", f"--config={path}", "--config.steps=3", "--dry_run",

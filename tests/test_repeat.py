@@ -140,7 +140,7 @@ def test_relative_places_are_of_the_folder_of_the_first_start(tmp_path):
 
 
 def test_the_config_of_a_run_is_taken_from_any_folder(
-  origin, tmp_path, monkeypatch, caplog
+  origin, tmp_path, monkeypatch, capsys
 ):
   path = origin / "config.json"
   config = json.loads(path.read_text())
@@ -153,7 +153,7 @@ def test_the_config_of_a_run_is_taken_from_any_folder(
   monkeypatch.chdir("elsewhere")
   found = run.configured("../run/config.json", [("steps", "3")])
   assert found["data"]["path"] == f"{tmp_path}/own.txt" and found["steps"] == 3
-  assert f"was started in {tmp_path}" in caplog.text
+  assert f"was started in {tmp_path}" in capsys.readouterr().err
   # Where it went on from another folder, it is that of the last time.
   (tmp_path / "later").mkdir()
   (tmp_path / "later" / "own.txt").write_text("text")

@@ -9,7 +9,6 @@ with a window are turned, and the others know no positions.
 from collections.abc import Mapping
 
 from aigc_jax.hf import llama
-from aigc_jax.hf.llama import BLOCK
 from aigc_jax.hf.qwen import KINDS, their_windows
 from aigc_jax.hf.settings import Settings, pattern_of, windows_of
 from aigc_jax.hf.table import Family
@@ -17,8 +16,7 @@ from aigc_jax.hf.table import Family
 TURNED = ("stack/attention/query", "stack/attention/key")
 ROWS = (
   *(
-    row._replace(pairs=row.path.startswith(TURNED))
-    for row in llama.PROJECTIONS
+    row._replace(pairs=row.path.startswith(TURNED)) for row in llama.PROJECTIONS
   ),
   llama.norm("norm_attention", "input_layernorm"),
   *llama.ENDS,

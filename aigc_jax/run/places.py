@@ -3,15 +3,15 @@
 import glob
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from absl import logging
 
 from aigc_jax import files
 from aigc_jax.run import overrides, script
 from aigc_jax.run.settings import (
   Config,
+  as_written,
   config_in,
   plain_of,
   provenance_in,
@@ -32,22 +32,25 @@ def configured(given: str, settings: Sequence[tuple[str, str | None]]) -> dict:
   """
   config, path = plain_of(script.load(given)), files.expanded(given)
   if given.endswith(".json") and (path.parent / "run.json").is_file():
-    config = _from_there(config_in(path.parent, path.name), path.parent)
+    config = _from_there(as_written(path.parent, path.name), path.parent)
   return overrides.apply(config, settings)
 
 
 def _from_there(config: Config, workdir: Path) -> Config:
   """The config of a run as it is meant, told where another folder is here."""
   folder = started_in(workdir)
-  if not folder or os.path.realpath(folder) == os.path.realpath(os.getcwd()):
+  if not folder or not {"data", "evaluate"} <= config.keys():
+    return config
+  if os.path.realpath(folder) == os.path.realpath(os.getcwd()):
     return config
   found = located(config, folder)
   moved = changes.changes(config, found)
   if moved:
-    logging.warning(
-      "the run of %s was started in %s, and what it names is looked for "
-      "there: %s", workdir, folder, ", ".join(change.key for change in moved),
-    )  # fmt: skip
+    print(
+      f"note: the run of {workdir} was started in {folder}, and what it names "
+      f"is looked for there: {', '.join(change.key for change in moved)}",
+      file=sys.stderr,
+    )
   return found
 
 

@@ -155,8 +155,7 @@ def place_of(given: str, key: str) -> str:
     found = [
       node.lineno
       for node in ast.walk(ast.parse(text))
-      if name
-      in (getattr(node, a, None) for a in ("attr", "arg", "value"))
+      if name in (getattr(node, a, None) for a in ("attr", "arg", "value"))
       and hasattr(node, "lineno")
     ]
   if not found:
