@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -381,6 +381,17 @@ def start_jax(alone: bool = False) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def check_read(unread: Mapping[str, str]) -> None:
+  """Raises BadConfig for a flag of the line that would change nothing.
+
+  unread: {flag: what it is of}, the flags that this way of calling does not
+  read. What a user asked for is done or refused.
+  """
+  for name, of in unread.items():
+    if flags.FLAGS[name].present:
+      raise BadConfig(f"--{name} is of {of}: leave it out")
 
 
 def check_out(out: str | Path, *, make: bool = False) -> None:

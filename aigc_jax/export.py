@@ -352,7 +352,7 @@ def export_run(
       f"transformers is written for here (kinds that are: "
       f"{', '.join(kinds.KINDS)})"
     )
-  folder = Path(where)
+  folder = files.expanded(where)
   trained = run.hf_folder(where) is None
   has_record = trained and (folder / "run.json").is_file()
   with jax.set_mesh(loaded.mesh):

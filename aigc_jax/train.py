@@ -101,6 +101,7 @@ def main() -> int:
     for number in Stop.SIGNALS:
       signal.signal(number, wait)
   with all_or_none():
+    _check_limits()
     found = _prepared()
   if found is None:
     return 0
@@ -128,6 +129,15 @@ def main() -> int:
     with all_or_none():
       _check_repeated(workdir)
   return 0
+
+
+def _check_limits() -> None:
+  """Raises BadConfig for seconds that would end a run at once, or never."""
+  for name in ("step_limit", "compile_limit"):
+    if not FLAGS[name].value > 0:
+      raise BadConfig(
+        f"--{name}={FLAGS[name].value}: expected seconds above 0 (inf is none)"
+      )
 
 
 def _prepared() -> tuple | None:

@@ -125,3 +125,18 @@ def test_an_own_config_needs_the_installed_package_alone(tmp_path):
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout)["model"]["dim"] == 256
+
+
+@pytest.mark.parametrize("folder", ["12:30:05", "a.py:b", "x.py.d:1"])
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path, folder):
+  """Such as that of a time of day, in which a sweep writes its configs."""
+  text = OWN.replace("get_config()", "get_config(preset='')").replace(
+    "256", "len(preset)"
+  )
+  (tmp_path / folder).mkdir()
+  path = written(tmp_path / folder, text)
+  assert run.configured(path, [])["model"]["dim"] == 0
+  assert run.configured(f"{path}:one,two", [])["model"]["dim"] == 7
+  config = tmp_path / folder / "config.json"
+  config.write_text(json.dumps({"seed": 3}))
+  assert run.script.load(str(config)) == {"seed": 3}

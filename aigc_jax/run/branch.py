@@ -10,6 +10,7 @@ same: a trunk with a constant learning rate serves decays of all lengths
 
 import dataclasses
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -188,7 +189,7 @@ def trunk_of(config: Config) -> Path:
   if hf_folder(where) is not None:
     raise BadConfig(
       f"branch_from={where}: a Hugging Face folder holds no state of a run: "
-      f"--config.init_from={where} begins with its parameters"
+      f"--config.init_from={shlex.quote(where)} begins with its parameters"
     )
   return Path(os.path.abspath(files.expanded(where)))
 

@@ -5,6 +5,7 @@ each says what it is, and what does not fit is refused before it is used.
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def check_origin(
     raise BadConfig(
       f"init_from={where} has a tokenizer of its own, and data.tokenizer="
       f"{config['data']['tokenizer']!r} is another: set "
-      f"--config.data.tokenizer={words}"
+      f"--config.data.tokenizer={shlex.quote(words)}"
     )
   return changed
 

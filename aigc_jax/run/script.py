@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 import types
@@ -48,13 +49,27 @@ SWEEP = Kind(
 )  # fmt: skip
 
 
+def parted(given: str) -> tuple[str, str, str]:
+  """(PATH, ":", PRESET) of "PATH:PRESET"; (PATH, "", "") without a preset.
+
+  A folder may have a colon in its name, such as that of a time of day.
+  """
+  ends = [m.end() for m in re.finditer(r"\.py(?=:|\Z)", given)]
+  there = [n for n in ends if files.expanded(given[:n]).is_file()]
+  if given.endswith(".json") and not there:
+    return given, "", ""
+  for n in there + ends:
+    return given[:n], given[n : n + 1], given[n + 1 :]
+  return given.partition(":")
+
+
 def load(given: str) -> ConfigDict | Mapping:
   """The config of "PATH.py", "PATH.py:PRESET" or "DIR/config.json".
 
   A *.py is executed, a *.json is only data; nothing else is opened, whatever
   is in it. Raises BadConfig.
   """
-  path, colon, preset = given.partition(":")
+  path, colon, _ = parted(given)
   where = f"--config={path}"
   if path.endswith(".json") and not colon:
     return files.read_json(files.expanded(path), error=BadConfig)
@@ -78,7 +93,7 @@ def load_sweep(given: str) -> Any:
 
   Raises BadConfig.
   """
-  if not given.partition(":")[0].endswith(".py"):
+  if not parted(given)[0].endswith(".py"):
     raise BadConfig(
       f"--sweep={given}: expected a sweep file, PATH.py or PATH.py:PRESET"
     )
@@ -87,7 +102,7 @@ def load_sweep(given: str) -> Any:
 
 def _made(given: str, kind: Kind) -> Any:
   """What the function of "PATH.py:PRESET" returns."""
-  path, colon, preset = given.partition(":")
+  path, colon, preset = parted(given)
   where, name = f"{kind.flag}={path}", kind.function
   found = module(path, where, kind.begin)
   make = getattr(found, name, None)

@@ -13,6 +13,8 @@ from aigc_jax.scaling.runs import AXES, DIVERGED, FINISHED, Record
 
 # By which a place common to all runs is looked for, in this order.
 PLACES = ("step", "tokens", "examples", "flops")
+MOST = 1e70  # of a value: no loss is so large but of a run that diverged
+NO_NUMBER = f"not a finite number there, below {MOST:g}"
 FAR = 10.0  # deviations, by the median's, from which a seed is pointed at
 
 
@@ -120,6 +122,10 @@ def ablation(
   below it are as good as none (a test of equivalence). Raises BadConfig for
   runs that cannot be compared, an arm that is not there, two runs of one seed.
   """
+  if margin is not None and not 0 < margin < math.inf:
+    raise BadConfig(
+      f"--margin={margin}: expected a difference above 0, such as 0.003"
+    )
   bases = baselines_of(arms, baseline)
   runs = [r for arm in arms for r in arm.runs]
   _check_seeds(arms)
@@ -239,9 +245,7 @@ def value_at(r: Record, metric: str, place: Place) -> Value:
   exact = np.flatnonzero(x == place.value)
   if len(exact):
     value = float(y[exact[-1]])
-    if not math.isfinite(value):
-      return no("not a finite number there")
-    return Value(r, value, False, "")
+    return Value(r, value, False, "") if _counts(value) else no(NO_NUMBER)
   if not x.min() < place.value < x.max():
     first = place.value < x.min()
     what = "begins" if first else "ends"
@@ -249,9 +253,12 @@ def value_at(r: Record, metric: str, place: Place) -> Value:
     return no(f"{r.status}: {metric} {what} at {place.axis} {_plain(end)}")
   order = np.argsort(x, kind="stable")
   value = float(np.interp(place.value, x[order], y[order]))
-  if not math.isfinite(value):
-    return no("not a finite number there")
-  return Value(r, value, True, "")
+  return Value(r, value, True, "") if _counts(value) else no(NO_NUMBER)
+
+
+def _counts(value: float) -> bool:
+  """Whether a value can be averaged: the squares of larger ones overflow."""
+  return abs(value) < MOST
 
 
 def _versus(values, base_values, metric, place, margin) -> Versus:

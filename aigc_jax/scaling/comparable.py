@@ -22,7 +22,8 @@ HIGHER = (
 def higher_is_better(metric: str) -> bool:
   """Whether a larger value of the metric is the better one."""
   last = metric.rpartition("/")[2].lower()
-  return any(word in last.split("_") or last == word for word in HIGHER)
+  # rouge1 and rougeL are kinds of rouge
+  return any(w in last.split("_") for w in HIGHER) or last.startswith("rouge")
 
 
 def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:

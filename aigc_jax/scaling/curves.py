@@ -86,6 +86,11 @@ def picture(lines: Sequence[Line], *, metrics: Sequence[str], style: Style):
   a metric, for more than two quantities, or for nothing that a logarithm
   could show.
   """
+  if not all(metrics) or not metrics:
+    raise BadConfig(
+      f"--metrics={','.join(metrics)}: expected names of metrics, such as "
+      "train/loss"
+    )
   quantities = list(dict.fromkeys(map(quantity, metrics)))
   if len(quantities) > MOST_QUANTITIES:
     raise BadConfig(

@@ -31,6 +31,11 @@ def by_parabolas(
   not count. Raises BadConfig where fewer than two budgets do.
   """
   if "optimal_params" in points.columns:
+    if near is not None:
+      raise BadConfig(
+        f"--near={near:g} is of sizes around an optimum, and the optima are "
+        "given (optimal_params): leave it out"
+      )
     return _given(points, holdout, budgets)
   if near is not None:
     points = isoflop.near_best(points, near)
@@ -228,14 +233,14 @@ def _constant(value, stderr, drawn, count, log=False) -> dict:
 
 def _holdout(good, holdout: str, stderr) -> dict | None:
   """The largest budget's optimum, predicted from the others."""
-  if holdout == "0":
-    return None
-  order = sorted(range(len(good)), key=lambda i: good[i].flops)
-  if holdout and not holdout.isdigit():
+  if holdout and not (holdout.isascii() and holdout.isdecimal()):
     raise BadConfig(
       f"--holdout={holdout}: expected a number of budgets (the largest)"
     )
   count = int(holdout) if holdout else 1
+  if not count:
+    return None
+  order = sorted(range(len(good)), key=lambda i: good[i].flops)
   if len(good) - count < 2:
     if holdout:
       raise BadConfig(

@@ -51,6 +51,8 @@ class Against:
 
 def reference_of(runs: Sequence[Record], metrics: Sequence[str]) -> dict:
   """The reference that these runs, of one setting and several seeds, make."""
+  if not any(metrics):
+    raise BadConfig("--metrics names nothing: expected such as train/loss")
   seeds = [r.seed for r in runs]
   if len(runs) < 2 or len(set(seeds)) < len(runs):
     raise BadConfig(

@@ -11,6 +11,7 @@ of an optimizer from which it could go on itself.
 import dataclasses
 import os
 import secrets
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -241,7 +242,7 @@ def as_text(rows: Sequence[tuple[str, dict[str, float]]], out: Path) -> str:
   if not names:
     return (
       "not measured: no held-out set of these runs is prepared here. python -m "
-      f"aigc_jax.evaluate --workdir={out} --prepare makes it"
+      f"aigc_jax.evaluate --workdir={shlex.quote(str(out))} --prepare makes it"
     )
   lines = [("", *(f"{name}/loss" for name in names))]
   for title, found in rows:

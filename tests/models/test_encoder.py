@@ -115,6 +115,28 @@ def test_the_masked_loss_is_the_dense_one_and_counts_right_guesses():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
 
 
+def test_a_row_that_pads_a_held_out_set_is_no_pair():
+  """It has no text; its `follows` is drawn as that of any other row."""
+  batch, model = kinds.masked_batch(3, 8), kinds.build(NAME)
+  params = kinds.params_of(NAME)
+  empty = dict.fromkeys(("segments", "weights", "at", "targets"), 0)
+
+  def measured(batch):
+    found = masked(
+      lambda b: model.apply({"params": params}, b), batch, next_sentence=True
+    )
+    return {name: (m.sum, m.weight) for name, m in found.items()}
+
+  padded = {
+    name: jnp.concatenate([x, empty.get(name, 1) * jnp.ones_like(x)])
+    for name, x in batch.items()
+  }
+  whole, found = measured(batch), measured(padded)
+  assert found["next_accuracy"][1] == 3
+  for name, pair in whole.items():
+    np.testing.assert_allclose(found[name], pair, rtol=1e-5, err_msg=name)
+
+
 @pytest.mark.slow
 def test_rows_of_positions_before_the_first_are_never_read():
   batch, params = kinds.masked_batch(2, 7), dict(kinds.params_of("encoder"))

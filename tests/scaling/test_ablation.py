@@ -218,7 +218,7 @@ def test_scores_by_the_features_of_two_networks_are_not_compared(tmp_path):
   [
     ("recall", True), ("precision", True), ("image_recall_at_1", True),
     ("top5", True), ("accuracy", True), ("fid", False), ("loss", False),
-    ("wer", False),
+    ("wer", False), ("rouge1", True), ("rougeL", True),
   ],
 )  # fmt: skip
 def test_which_of_two_values_is_the_better_one(name, more):
@@ -346,3 +346,52 @@ def test_a_seed_far_from_the_others_counts_and_is_pointed_at(tmp_path):
   found = made(tmp_path)
   assert found.results[0].summary.n == 5
   assert any(n.startswith("base4") and "deviations" in n for n in found.notes)
+
+
+def test_a_value_beyond_all_losses_does_not_count(tmp_path, capsys):
+  """Its square, or that of the spread, would be no number any more."""
+  rows = ["a,0,1e308", "a,1,2.0", "a,2,2.1", "b,0,1e200", "b,1,1.0", "b,2,1.2"]
+  path = tmp_path / "x.csv"
+  path.write_text("\n".join(["arm,seed,eval/heldout/loss", *rows]) + "\n")
+  found = ablation(arms_of(open_runs([str(path)])), metric="eval/heldout/loss")
+  assert [r.summary.n for r in found.results] == [2, 2]
+  assert sum("does not count" in note for note in found.notes) == 2
+  assert "nan" not in table.markdown(found)
+
+
+def test_tiny_spreads_have_degrees_of_freedom_too():
+  small = statistics.welch([1e-90, 2e-90, 3e-90], [2e-90, 4e-90, 7e-90])
+  large = statistics.welch([1.0, 2.0, 3.0], [2.0, 4.0, 7.0])
+  assert small.df == pytest.approx(large.df)
+
+
+def test_masked_sets_cut_otherwise_are_the_same_text_by_their_configs(tmp_path):
+  """They have no bits per byte; evaluate.heldout.batches is None by default."""
+  entry = {"kind": "loss", "data": {"split": "validation"}, "batches": None}
+  for i in range(2):
+    made_run(
+      tmp_path / f"x{i}",
+      config={
+        "data.path": "x",
+        "evaluate": {"heldout": entry},
+        "data.batch": i + 1,
+      },
+      about={"heldout_fingerprints": {"evaluate.heldout": f"h{i}"}},
+    )
+  runs = open_runs([str(tmp_path)])
+  metric, notes = comparable.fair_metric(runs, "eval/heldout/loss")
+  assert metric == "eval/heldout/loss" and "same text" in notes[0]
+
+
+def test_a_game_whose_loss_grows_and_a_good_start_are_not_diverged(tmp_path):
+  """Nor is one noisy row a start: a run may begin with trained parameters."""
+  grown = lambda step: 2.0 + step / 10  # noqa: E731
+  noisy = lambda step: 0.02 + 0.01 * (step % 2 == 0)  # noqa: E731
+  game = {"objective": {"kind": "adversarial"}}
+  made_run(tmp_path / "game", config=game, loss=grown)
+  made_run(tmp_path / "plain", loss=grown)
+  made_run(tmp_path / "tuned", loss=noisy)
+  states = {r.name: r.status for r in open_runs([str(tmp_path)])}
+  assert states == {
+    "game": "finished", "plain": "diverged", "tuned": "finished"
+  }  # fmt: skip

@@ -273,3 +273,52 @@ def test_parameters_are_counted_with_and_without_embeddings(tmp_path):
   without = run_points.parameters(run, False)
   assert both - without == 2048 * 128
   assert math.isclose(both, 656_000, rel_tol=0.01)
+
+
+@pytest.mark.parametrize(
+  ("words", "why"),
+  [
+    (["--holdout=nan"], "--holdout=nan: expected a number of points"),
+    (["--holdout=inf"], "--holdout=inf: expected a number of points"),
+    (["--holdout=11"], "--holdout=11 holds out 11 of 12 points"),
+    (["--budgets=0"], "--budgets: '0' is no number, above 0"),
+    (["--delta=0"], "--delta=0.0: expected above 0"),
+    (["--delta=nan"], "--delta=nan: expected above 0"),
+    (["--near=4"], "--near is of --law=isoflop"),
+    (["--unique_tokens=5"], "--unique_tokens is of --law=data_constrained"),
+    (["--metric=x"], "--metric is of work directories"),
+    (["--allow_unfinished"], "--allow_unfinished is of work directories"),
+    (["--objective=squares", "--delta=1"], "--delta is of --objective=huber"),
+    (["--law=chinchilla", "--of=params"], "--of is of --law=kaplan"),
+    (["--law=isoflop", "--fix=a=1"], "--fix is of laws with a formula"),
+    (["--law=envelope", "--holdout=3"], "--holdout is of other laws"),
+    (["--of=params", "--budgets=1e9"], "--budgets are FLOPs, and this"),
+    (["--law=data_constrained", "--budgets=1e9"], "add --unique_tokens=1e9"),
+  ],
+)  # fmt: skip
+def test_a_flag_is_read_or_refused_before_anything_is_fitted(
+  call, power_csv, monkeypatch, words, why
+):
+  monkeypatch.setattr(fit.fits.fitting, "minimise", None)
+  with pytest.raises(BadConfig) as refusal:
+    call(
+      str(power_csv), "--law=power", "--columns=flops=C,loss=val", *words
+    )  # fmt: skip
+  assert why in str(refusal.value)
+
+
+def test_a_fit_that_is_read_again_refuses_what_was_for_fitting(call, tmp_path):
+  (tmp_path / "fit.json").write_text("{}")
+  for flag in ("--law=isoflop", "--holdout=3", "--bootstrap=7", "--where=x>1"):
+    with pytest.raises(BadConfig, match="is of points, and .* is a fit"):
+      call(str(tmp_path / "fit.json"), flag)
+
+
+def test_no_budget_need_be_held_out_of_a_law_of_optima(call, tmp_path):
+  rows = [(1e18, 1e8), (1e19, 3e8), (1e20, 1.1e9)]
+  path = write(tmp_path / "x.csv", "flops,optimal_params", rows)
+  assert "held out" not in call(str(path), "--law=isoflop", "--holdout=00")
+  with pytest.raises(BadConfig, match="expected a number of budgets"):
+    call(str(path), "--law=isoflop", "--holdout=\u00b2")
+  with pytest.raises(BadConfig, match="the optima are given"):
+    call(str(path), "--law=isoflop", "--near=4")
