@@ -98,6 +98,22 @@ def test_runs_that_do_not_set_the_number_are_refused():
     arms(runs)
 
 
+def test_seeds_at_some_values_alone_count_where_those_are_compared():
+  base = [swept("base", -4.0, seed=s) for s in (0, 1)]
+  wide = [swept("wide", -4.0, seed=s, low=1.5) for s in (0, 1)]
+  at = slice(4, 5)  # their best, 2**-4
+  more = (
+    swept("base", -4.0, seed=7)[at] + swept("wide", -4, seed=7, low=1.2)[at]
+  )
+  found = arms(*base, *wide, more)
+  assert [sorted(arm.optima) for arm in found] == [[0, 1], [0, 1]]
+  row = optimum.tuned(found, found[0])[1]
+  assert row[2] == "2" and row[5] == "-0.650"
+  whole = arms(*base, *wide)
+  assert optimum.rows(found, found[0]) == optimum.rows(whole, whole[0])
+  assert optimum.widths(found, found[0]) == optimum.widths(whole, whole[0])
+
+
 def curve(batch, rate, steps, seed=0):
   """A run that comes to a loss of 3 at this step, on a line from 4."""
   rows = [

@@ -13,7 +13,7 @@ from aigc_jax.scaling.space import Sweep, arms, grid, product, repeat, zipped
 
 LENGTHS = (200, 400, 800)  # steps
 DECAY = 5  # one part of so many of a run
-RATES = (2.0**-7, 2.0**-6)
+RATES = {"cosine": (2.0**-7, 2.0**-6, 2.0**-5), "wsd": (2.0**-7, 2.0**-6)}
 SEEDS = 4
 
 SHARED = {
@@ -57,9 +57,12 @@ def get_sweep():
       }
     ),
   )
+  rates = {
+    name: grid({"optim.learning_rate": values})
+    for name, values in RATES.items()
+  }
   points = product(
-    cosine + trunk + branches,
-    grid({"optim.learning_rate": RATES}),
+    product(cosine, rates["cosine"]) + product(trunk + branches, rates["wsd"]),
     grid({key: [value] for key, value in SHARED.items()}),
   )
   return Sweep("configs/quickstart.py", repeat(points, SEEDS))
