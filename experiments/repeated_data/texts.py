@@ -9,6 +9,7 @@ order that their names' hashes give, so that every size has all kinds of them.
 import hashlib
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 SIZES = tuple(2**k for k in range(14, 19))  # bytes
@@ -23,17 +24,22 @@ def main(folder: str) -> None:
     name = path.relative_to(library).as_posix()
     return hashlib.sha256(name.encode()).digest()
 
-  text = bytearray()
-  for path in sorted(names, key=place):
-    text += path.read_bytes()
-    if len(text) > HELD_OUT + SIZES[-1]:
-      break
-  text = text.decode(errors="replace").encode("ascii", "replace")
+  files = iter(sorted(names, key=place))
   out = Path(folder)
   out.mkdir(parents=True, exist_ok=True)
-  (out / "heldout.txt").write_bytes(text[:HELD_OUT])
+  (out / "heldout.txt").write_bytes(_text(files, HELD_OUT))
+  text = _text(files, SIZES[-1])
   for size in SIZES:
-    (out / f"{size}.txt").write_bytes(text[HELD_OUT : HELD_OUT + size])
+    (out / f"{size}.txt").write_bytes(text[:size])
+
+
+def _text(files: Iterator[Path], size: int) -> bytes:
+  """So many bytes of the next files, in ASCII; the last of them is cut."""
+  text = b""
+  while len(text) < size:
+    words = next(files).read_bytes().decode(errors="replace")
+    text += words.encode("ascii", "replace")
+  return text[:size]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 
 A cosine is a run of its own for each length. The other lengths are branches of
 one trunk at a constant rate, which decay in a line over their last fifth: each
-is, to the bit, the WSD run of its length from the start.
+is the WSD run of its length from the start.
 """
 
 from aigc_jax.scaling.space import Sweep, arms, grid, product, repeat, zipped
