@@ -75,7 +75,8 @@ def reads_captions(model: nn.Module) -> bool:
 class DrawsByCodes(Protocol):
   """A flax module that tells the codes of an image, which a VQ makes one of.
 
-  image, classes: as of `Draws`. masked: whether it is asked for codes that are
+  image, classes: as of `Draws`; one that also `ReadsCaptions` is given their
+  tokens in place of labels. masked: whether it is asked for codes that are
   hidden, many at once, or for each after those before it. length: how many
   codes an image has. vq, prior: the two models, whose variables lie below
   these names; the VQ has `Codes` (models/vq.py), a prior that is not masked
@@ -89,11 +90,13 @@ class DrawsByCodes(Protocol):
   vq: nn.Module
   prior: nn.Module
 
-  def label_ids(self, labels_B: jax.Array) -> jax.Array:
-    """The ids of labels in the prior's vocabulary; from `classes` on none."""
+  def lead(self, told: jax.Array) -> jax.Array:
+    """(B, P) ids of the prior, of labels (B,) or of captions (B, S)."""
 
-  def asked(self, batch) -> dict[str, jax.Array]:
-    """What the prior reads of "labels", "codes" and those that are "hidden"."""
+  def asked(
+    self, told: jax.Array, codes_BT: jax.Array, hidden_BT: jax.Array | None
+  ) -> dict[str, jax.Array]:
+    """What the prior reads: what it is told, and the codes not hidden."""
 
   def told(self, output) -> Readout:
     """What the prior says, of codes alone."""
