@@ -193,6 +193,7 @@ def _check_repeated(workdir: Path) -> None:
   found = repeat.outcome(FLAGS.repeat, workdir)
   print(f"{repeat.as_text(found)}", flush=True)
   if not found.equal:
+    workdir = _from_here(workdir)
     raise NotRepeated(
       f"{workdir} is done, and it is not {FLAGS.repeat} again (above); what "
       f"else differs: python -m aigc_jax.report diff "
@@ -339,11 +340,16 @@ def _commands(workdir: str, out: str, config: run.Config) -> list[str]:
   return lines
 
 
+def _from_here(path: Path) -> Path:
+  """An absolute path as one would type it in this folder."""
+  here = Path.cwd()
+  return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def footer(workdir: Path, result: dict, config: run.Config) -> str:
   """Results, where things are, what to try next: as one would type it here."""
   has_samples = (workdir / "samples").is_dir()
-  if workdir.is_relative_to(Path.cwd()):
-    workdir = workdir.relative_to(Path.cwd())
+  workdir = _from_here(workdir)
   quoted = shlex.quote(str(workdir))
   lines = ["", "Results"]
   for name, value in result.items():

@@ -116,7 +116,7 @@ def check_draws(model: nn.Module, what: str) -> None:
   """BadConfig unless the model draws; `what` is what needs it."""
   if isinstance(model, Draws | DrawsByCodes):
     return
-  way = "leave it out, or take a dit, a unet, a vae or a gan"
+  way = "leave it out, or take a dit, a unet, a vae, a gan or an image_tokens"
   if isinstance(model, Reconstructs):
     way = "add --reconstruct, or train an image_tokens on its codes"
   raise BadConfig(
