@@ -53,7 +53,7 @@ from aigc_jax.records import COUNT
 from aigc_jax.sampling import transcripts
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decodes import Decodes
-from aigc_jax.sampling.images import SAMPLERS
+from aigc_jax.sampling.images import SAMPLERS, check_draws
 from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.speech import check_speaks
 from aigc_jax.sampling.text import generate
@@ -139,6 +139,8 @@ def main() -> int:
     formats.FORMATS[form].scores != "references" for form, _ in tasks.values()
   ):
     check_likelihood(loaded.model)
+  if FLAGS.features:
+    check_draws(loaded.model, f"--features={FLAGS.features}")
   scores: dict[str, Scores] = {}
   length = FLAGS.length or loaded.length or LENGTH
   if texts or tasks:

@@ -6,7 +6,8 @@ import pytest
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig
-from aigc_jax.run.places import located
+from aigc_jax.run.origin import check_frozen_there
+from aigc_jax.run.places import as_meant, located
 from aigc_jax.scaling import repeat
 from aigc_jax.trainer import provenance
 from configs import text_file
@@ -162,11 +163,27 @@ def test_the_config_of_a_run_is_taken_from_any_folder(
   (origin / "run.3.json").write_text(json.dumps(about))
   found = run.configured(str(path), [])
   assert found["data"]["path"] == f"{tmp_path}/later/own.txt"
+  # So it is with what a run is used with, as a frozen part that is read.
+  (tmp_path / "later" / "vae").mkdir()
+  frozen = {"vae": "vae", "own": None, "gone": "nowhere/x*"}
+  found = as_meant(config | {"frozen": frozen}, "../run")["frozen"]
+  assert found == frozen | {"vae": f"{tmp_path}/later/vae"}
+  (origin / "run.3.json").unlink()
+  (origin / "run.json").unlink()
+  assert as_meant(config, "../run") == config
 
 
 def train(*argv, cwd):
   one = commands.one_device()
   return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
+
+
+def test_a_frozen_part_that_is_gone_is_told_by_its_key(tmp_path):
+  with pytest.raises(BadConfig, match=r"frozen.vae=x: .*--config.frozen.vae="):
+    check_frozen_there("vae", "x")
+  (tmp_path / "config.json").touch()
+  check_frozen_there("vae", str(tmp_path))
+  check_frozen_there("vae", "hf:x")
 
 
 SOURCES = (

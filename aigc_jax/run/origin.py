@@ -114,6 +114,17 @@ def _model_of(where: str) -> tuple[Mapping, str | None]:
   return usable_config_in(where)["model"], words
 
 
+def check_frozen_there(part: str, where: str) -> None:
+  """Raises BadConfig where a frozen part is to be read from what is no run."""
+  there = files.expanded(where) / "config.json"
+  if hf_folder(where) is None and not os.path.lexists(there):
+    raise BadConfig(
+      f"frozen.{part}={where}: there is no run in this folder. Put it back, or "
+      f"say where it is now: --config.frozen.{part}=DIR to train, or `frozen` "
+      "in the config.json of the run that it is a part of"
+    )
+
+
 def check_frozen_origins(config: Config) -> None:
   """Refuses frozen parts that are read from another model than they are.
 
@@ -123,6 +134,7 @@ def check_frozen_origins(config: Config) -> None:
   for part, where in config["frozen"].items():
     if not where:
       continue
+    check_frozen_there(part, where)
     theirs, _ = _model_of(where)
     if part not in parts:
       continue  # a piece of one: its shapes are all that is compared

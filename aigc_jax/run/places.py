@@ -1,43 +1,26 @@
 """Relative places in a config are of the folder its run was started in."""
 
 import glob
+import itertools
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from aigc_jax import files
-from aigc_jax.run import overrides, script
-from aigc_jax.run.settings import (
-  Config,
-  as_written,
-  config_in,
-  plain_of,
-  provenance_in,
-  read,
-)
+from aigc_jax.run.settings import Config, provenance_in
 from aigc_jax.trainer import changes
 
 JUDGES = ("features", "recogniser")  # runs or folders that an entry names
-
-
 LATER = re.compile(r"run\.(\d{1,18})\.json")  # of a later start
 
 
-def configured(given: str, settings: Sequence[tuple[str, str | None]]) -> dict:
-  """The plain config of what --config names, with the keys of the line set.
+def as_meant(config: Config, workdir: str | Path, say=None) -> Config:
+  """A run's config with its places as they are seen from this folder.
 
-  That of a run, DIR/config.json, names the places that it named there.
+  say: is given a line where they are not as they are written.
   """
-  config, path = plain_of(script.load(given)), files.expanded(given)
-  if given.endswith(".json") and (path.parent / "run.json").is_file():
-    config = _from_there(as_written(path.parent, path.name), path.parent)
-  return overrides.apply(config, settings)
-
-
-def _from_there(config: Config, workdir: Path) -> Config:
-  """The config of a run as it is meant, told where another folder is here."""
+  workdir = files.expanded(workdir)
   folder = started_in(workdir)
   if not folder or not {"data", "evaluate"} <= config.keys():
     return config
@@ -45,11 +28,10 @@ def _from_there(config: Config, workdir: Path) -> Config:
     return config
   found = located(config, folder)
   moved = changes.changes(config, found)
-  if moved:
-    print(
+  if moved and say:
+    say(
       f"note: the run of {workdir} was started in {folder}, and what it names "
-      f"is looked for there: {', '.join(change.key for change in moved)}",
-      file=sys.stderr,
+      f"is looked for there: {', '.join(change.key for change in moved)}"
     )
   return found
 
@@ -59,22 +41,9 @@ def started_in(workdir: Path) -> str | None:
   later = [(int(m[1]), m[0]) for p in workdir.glob("run.*.json")
            if (m := LATER.fullmatch(p.name))]  # fmt: skip
   name = max(later)[1] if later else "run.json"
+  if not (workdir / name).is_file():
+    return None
   return provenance_in(workdir, name).get("folder")
-
-
-def repeated(
-  workdir: str | Path, settings: Sequence[tuple[str, str | None]] = ()
-) -> Config:
-  """The config of the run in a work directory, to be run again from here.
-
-  settings: keys set on the command line, as `overrides.apply` takes them.
-  Raises BadConfig where the folder holds no run.
-  """
-  config = config_in(workdir)
-  folder = started_in(files.expanded(workdir))
-  if folder:
-    config = located(config, folder)
-  return read(overrides.apply(config, settings))
 
 
 def located(config: Config, folder: str) -> Config:
@@ -125,13 +94,19 @@ def _source(source: Mapping, folder: str) -> dict:
   if source.get("path"):
     source["path"] = _from(folder, source["path"])
   elif source.get("kind") == "tfds" and source.get("name"):
-    if Path(folder, source["name"], "dataset_info.json").is_file():
+    name = str(source["name"])
+    if os.path.isfile(os.path.join(folder, name, "dataset_info.json")):
       source["name"] = _from(folder, source["name"])
   return source
 
 
 def _from(folder: str, place: str) -> str:
-  """A file, a folder, a glob or hf:FOLDER, below `folder` if it is there."""
+  """A file, a folder, a glob or hf:FOLDER, below `folder` if it is there.
+
+  Of a glob what stands before its first sign; nothing is searched.
+  """
+  if not isinstance(place, str):
+    return place
   path = place.removeprefix("hf:")
   kind = place[: len(place) - len(path)]
   if os.path.isabs(path) or path.startswith("~"):
@@ -139,7 +114,8 @@ def _from(folder: str, place: str) -> str:
   there = os.path.join(folder, path)
   if os.path.lexists(there):
     return kind + os.path.normpath(there)
-  pattern = os.path.join(glob.escape(folder), path)
-  if glob.has_magic(path) and next(glob.iglob(pattern, recursive=True), None):
-    return kind + pattern
+  parts = Path(path).parts
+  plain = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+  if glob.has_magic(path) and os.path.isdir(os.path.join(folder, *plain)):
+    return kind + os.path.join(glob.escape(folder), path)
   return place

@@ -90,7 +90,10 @@ STORED = {
   "optim?": dict,
   "objective?": dict,
   "init_from?": (str, None),
+  "branch_from?": (str, None),
+  "frozen?": {str: (str, None)},
   "evaluate?": {str: {"kind?": str, "batches?": (int, None),
+                      "features?": (str, None), "recogniser?": (str, None),
                       "data?": {"split?": str, "sources?": [dict]}}},
 }  # fmt: skip
 # What a model is made of and measured by must be there beside.
