@@ -12,6 +12,11 @@ import importlib
 import json
 import sys
 
+from aigc_jax import memory
+
+if __name__ == "__main__":
+  memory.keep_freed()  # as training does
+
 import jax
 
 from aigc_jax import run, sharding, tree
