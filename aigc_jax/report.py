@@ -200,6 +200,8 @@ def soup_(words: list[str]) -> int:
   print(f"the average of {len(of)} checkpoints:")
   for source in of:
     print(f"  {source}")
+  for line in soup.notes(of):
+    print(f"note: {line}")
   out = soup.write(values.out, of)
   rows.append((f"{values.out}, the average", soup.losses(out)))
   print(f"\n{soup.as_text(rows, out)}\n\n{out}")

@@ -24,6 +24,10 @@ from aigc_jax.objectives.paths import Path
 Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
+class NotDrawn(BadConfig):
+  """What a model draws or says is no number."""
+
+
 @runtime_checkable
 class Draws(Protocol):
   """A flax module that makes images of noise.
@@ -303,7 +307,7 @@ class Batches:
       found.append(np.asarray(self._draw(self._variables, some, told)))
     images = np.concatenate(found)[:count]
     if not np.isfinite(images).all():
-      raise BadConfig(
+      raise NotDrawn(
         "the images are not finite: more --steps, less --guidance, or another "
         "checkpoint"
       )

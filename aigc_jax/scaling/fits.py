@@ -22,6 +22,7 @@ KEPT = 400  # bootstrap fits that are stored, for predictions to come
 NARROW = 4.0  # a grid of sizes this wide biases parabolas by about 1 %
 
 
+@np.errstate(all="ignore")  # what overflows is told as not identified
 def parametric(
   points: Points,
   free: laws.Free,

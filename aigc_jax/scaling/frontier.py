@@ -45,7 +45,7 @@ def by_parabolas(
     why = "; ".join(f"{o.flops:.3g}: {o.why}" for o in found if not o.good)
     raise BadConfig(
       f"{points.source}: {len(good)} budget(s) have an optimum, and a power of "
-      f"the budget takes two ({why})"
+      f"the budget takes two{f' ({why})' * bool(why)}"
     )
   draws = []
   for one in isoflop.resampled(points, resamples):

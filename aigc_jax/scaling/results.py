@@ -72,6 +72,8 @@ def _of_lines(path: Path) -> dict[str, dict]:
       raise BadData(f"{where}: {line.fault}")
     if "step" not in line.row:
       head = records.check(line.row, HEAD, where)
+      if not head["arm"]:
+        raise BadData(f"{where}: the run {head['run']!r} is of no arm")
       if head["run"] in found:
         raise BadData(f"{where}: the run {head['run']!r} is there twice")
       found[head["run"]] = {"head": head, "rows": []}
@@ -99,6 +101,8 @@ def _of_csv(path: Path) -> dict[str, dict]:
   for number, cells in lines:
     where = f"{path}, line {number}"
     seed = _whole(where, "seed", cells["seed"])
+    if not cells["arm"]:
+      raise BadData(f"{where}: arm is empty: each run is of one, such as plain")
     name = cells.get("run") or f"{cells['arm']} seed {seed}"
     head = {"run": name, "arm": cells["arm"], "seed": seed,
             "status": "finished"}  # fmt: skip

@@ -34,6 +34,10 @@ SHARED = (
 )  # fmt: skip
 
 
+# Of which all sources have to say the same.
+DATA = ("data_fingerprint", "heldout_fingerprints", "heldout_entries")
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
   """A checkpoint that goes into an average."""
@@ -101,6 +105,34 @@ def _in(workdir: str, steps: Sequence[int], last: int | None) -> list[Source]:
     saved.check_whole(step)
     found.append(Source(workdir, step, saved.manifest(step)))
   return found
+
+
+def shared(of: Sequence[Source]) -> dict:
+  """Of the last checkpoint's meta, what is true of the average too."""
+  metas = [source.manifest["meta"] for source in of]
+  return {
+    key: metas[-1][key]
+    for key in SHARED
+    if key in metas[-1]
+    and (key not in DATA or all(m.get(key) == metas[-1][key] for m in metas))
+  }
+
+
+def notes(of: Sequence[Source]) -> list[str]:
+  """What a reader of the losses has to know of these checkpoints' data."""
+  metas = [source.manifest["meta"] for source in of]
+  names = {key for m in metas for key in m.get("heldout_fingerprints") or {}}
+  lines = []
+  for name in sorted(names):
+    prints = {(m.get("heldout_fingerprints") or {}).get(name) for m in metas}
+    if len(prints) > 1:
+      lines.append(
+        f"{name.removeprefix('evaluate.')} is other held-out data in some of "
+        "these runs: their losses are not of one text"
+      )
+  if len({m.get("data_fingerprint") for m in metas}) > 1:
+    lines.append("they were trained on different data, or other batches of it")
+  return lines
 
 
 def mean(of: Sequence[Source]) -> tuple[tree.Tree, run.Loaded]:
@@ -171,11 +203,7 @@ def _fill(
   }
   ours = identity.new().going_on(0, folder)
   ours = dataclasses.replace(ours, place=None)
-  meta = {
-    key: last.manifest["meta"][key]
-    for key in SHARED
-    if key in last.manifest["meta"]
-  }
+  meta = shared(of)
   meta |= {"model": config["model"], "config_sha256": run.fingerprint(config)}
   about = provenance.describe(
     argv=sys.argv,

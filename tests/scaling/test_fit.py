@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_a_fit_is_a_json_from_which_all_else_follows(call, power_csv, tmp_path):
     ("", "loss is empty"),
     ("nan", "line 3: loss='nan' is no loss"),
     ("-2.1", "line 3: loss='-2.1'"),
-    ("0", "a finite number above 0"),
+    ("0", "a number above 0"),
     ("inf", "loss='inf'"),
     ("2.x", "loss='2.x'"),
     ("2.0,7", "line 3: 4 fields, where the header has 3"),
@@ -106,13 +107,14 @@ def test_the_ways_out_that_refusals_name_work(tmp_path):
   path = write(
     tmp_path / "x.csv", "params,tokens,loss",
     [(1e7, 1e9, 3.0), (2e7, 1e9, "nan"), (3e7, 1e9, ""), (4e7, 1e9, "inf"),
-     (5e7, 1e9, 2.5)],
+     (5e7, 1e9, 2.5), (6e7, 1e9, 1e200), (7e7, 1e9, -1.0)],
   )  # fmt: skip
-  with pytest.raises(BadData, match="--where='loss>0,loss<inf'"):
+  with pytest.raises(BadData, match="--where=") as refusal:
     points.from_csv(path)
-  found = points.from_csv(path, where=["loss>0", "loss<inf"])
+  (where,) = re.findall("--where='(.*)'", str(refusal.value))
+  found = points.from_csv(path, where=where.split(","))
   assert found.names == ("line 2", "line 6")
-  assert "2 of 5 rows kept by loss>0 and loss<inf" in found.notes
+  assert "2 of 7 rows kept by loss>=1e-60 and loss<=1e+60" in found.notes
 
 
 def test_columns_are_named_with_the_nearest_there_is(tmp_path):
@@ -322,3 +324,11 @@ def test_no_budget_need_be_held_out_of_a_law_of_optima(call, tmp_path):
     call(str(path), "--law=isoflop", "--holdout=\u00b2")
   with pytest.raises(BadConfig, match="the optima are given"):
     call(str(path), "--law=isoflop", "--near=4")
+
+
+@pytest.mark.parametrize("stderr", ["1e-300", "1e300"])
+def test_numbers_whose_squares_are_none_are_refused_by_line(tmp_path, stderr):
+  rows = [(1e18, 1e8, stderr), (1e19, 3e8, stderr), (1e20, 1e9, stderr)]
+  path = write(tmp_path / "x.csv", "flops,optimal_params,stderr", rows)
+  with pytest.raises(BadData, match="line 2: stderr='1e.?300' is no stderr"):
+    points.from_csv(path)

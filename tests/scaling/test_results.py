@@ -193,3 +193,10 @@ def test_a_file_is_named_once(tmp_path):
   assert len(open_runs([str(path)])) == 2
   with pytest.raises(BadConfig, match="is named twice"):
     open_runs([str(path), str(path)])
+
+
+def test_a_run_of_no_arm_is_named_by_its_line(tmp_path):
+  path = tmp_path / "x.csv"
+  path.write_text("arm,seed,eval/heldout/loss\na,0,1.0\n,1,2.0\n")
+  with pytest.raises(BadData, match="line 3: arm is empty"):
+    results.read(str(path))
