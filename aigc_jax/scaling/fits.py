@@ -372,7 +372,7 @@ def predictions(
   if "unique_tokens" in law.columns and unique is None:
     return []
   if not budgets and "flops" in columns:
-    budgets = [float(f"{max(columns['flops']) * k:.3g}") for k in (1, 10, 100)]
+    budgets = round_budgets(max(columns["flops"]))
   found = []
   for budget in budgets:
     one: dict = {"flops": budget}
@@ -406,6 +406,15 @@ def predictions(
     ]
     found.append(one)
   return found
+
+
+def round_budgets(largest: float) -> list[float]:
+  """The largest budget there is, and 10 and 100 times it, in three digits.
+
+  The first is never above it: it would count as one that no point reaches.
+  """
+  one, *more = (float(f"{largest * k:.3g}") for k in (1, 10, 100))
+  return [min(one, largest), *more]
 
 
 def _within(value: float, column: Sequence[float]) -> bool:

@@ -7,7 +7,12 @@ import numpy as np
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import isoflop
-from aigc_jax.scaling.fits import INTERVAL, NARROW, points_json
+from aigc_jax.scaling.fits import (
+  INTERVAL,
+  NARROW,
+  points_json,
+  round_budgets,
+)
 from aigc_jax.scaling.points import Points
 
 FORM = "N_opt = N_coefficient C^a, D_opt = D_coefficient C^b"
@@ -267,7 +272,7 @@ def predictions(result: dict, budgets: Sequence[float]) -> list[dict]:
   c = result["constants"]
   flops = result["points"]["columns"]["flops"]
   if not budgets:
-    budgets = [float(f"{max(flops) * k:.3g}") for k in (1, 10, 100)]
+    budgets = round_budgets(max(flops))
   drawn = np.array(result["replicates"]).reshape(-1, 4)
   found = []
   for budget in budgets:

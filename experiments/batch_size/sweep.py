@@ -8,7 +8,7 @@ At each batch three learning rates, of which the one counts that is first at the
 loss; they are constant after a warm-up, so that a curve has no end to be near.
 """
 
-from aigc_jax.scaling.space import Sweep, grid, product, repeat, zipped
+from aigc_jax.scaling.space import Sweep, arms, grid, product, repeat
 
 # Steps enough for the loss that critical.py asks for, by batch.
 STEPS = {4: 600, 8: 360, 16: 240, 32: 160, 64: 120}
@@ -24,24 +24,19 @@ SHARED = {
 }  # fmt: skip
 
 
-def heldout(batch, steps):
-  """20 times in a run the loss over the same 128 windows."""
-  data = dict(split="validation")
-  every = steps // 20
-  return dict(
-    heldout=dict(
-      kind="loss", data=data, every_steps=every, batches=WINDOWS // batch
-    )
-  )
+def batches_of(rows, steps):
+  """Keys of a run; 20 times in it the loss over the same 128 windows."""
+  heldout = dict(
+    kind="loss", data=dict(split="validation"), every_steps=steps // 20,
+    batches=WINDOWS // rows,
+  )  # fmt: skip
+  evaluate = dict(heldout=heldout)
+  return {"data.batch": rows, "steps": steps, "evaluate": evaluate}
 
 
 def get_sweep():
-  batches = zipped(
-    {
-      "data.batch": STEPS,
-      "steps": STEPS.values(),
-      "evaluate": [heldout(*row) for row in STEPS.items()],
-    }
+  batches = arms(
+    **{f"batch {rows}": batches_of(rows, n) for rows, n in STEPS.items()}
   )
   points = product(
     batches,

@@ -19,6 +19,15 @@ SEEDS = 3
 
 # Name: what the size is; parameters and FLOPs of a step.
 SIZES = {
+  # 1,368 parameters, 5.7385e+06 FLOPs a step
+  "2x4": dict(
+    layers=2,
+    dim=4,
+    kv_heads=1,
+    head_dim=4,
+    heads=1,
+    mlp_dim=8,
+  ),
   # 3,760 parameters, 1.46227e+07 FLOPs a step
   "2x8": dict(
     layers=2,
@@ -76,6 +85,7 @@ SIZES = {
 }
 # Budget, size, steps; how near they come, and tokens per parameter.
 RUNS = (
+  (4e9, "2x4", 697),  # 4e+09 FLOPs, 260.9
   (4e9, "2x8", 274),  # 4.007e+09 FLOPs, 37.3
   (4e9, "2x12", 161),  # 4.006e+09 FLOPs, 12.5
   (4e9, "2x16", 101),  # 3.986e+09 FLOPs, 4.8
@@ -85,10 +95,12 @@ RUNS = (
   (1e10, "2x16", 253),  # 9.986e+09 FLOPs, 11.9
   (1e10, "2x24", 141),  # 1.001e+10 FLOPs, 3.6
   (1e10, "2x32", 87),  # 1.001e+10 FLOPs, 1.3
+  (2.5e10, "2x8", 1710),  # 2.5e+10 FLOPs, 232.9
   (2.5e10, "2x12", 1005),  # 2.501e+10 FLOPs, 78.0
   (2.5e10, "2x16", 633),  # 2.498e+10 FLOPs, 29.9
   (2.5e10, "2x24", 352),  # 2.499e+10 FLOPs, 9.0
   (2.5e10, "2x32", 217),  # 2.498e+10 FLOPs, 3.3
+  (7.5e10, "2x12", 3014),  # 7.5e+10 FLOPs, 233.8
   (7.5e10, "2x16", 1900),  # 7.499e+10 FLOPs, 89.7
   (7.5e10, "2x24", 1056),  # 7.498e+10 FLOPs, 26.9
   (7.5e10, "2x32", 652),  # 7.505e+10 FLOPs, 10.0

@@ -5,8 +5,9 @@
     --out=runs/repeated_data --together=3
   python -m experiments.repeated_data.worth runs/repeated_data
 
-Runs of three lengths on texts of five sizes; a text that is shorter than the
-run is gone through again, in another order.
+Runs of two lengths on texts of four and five sizes; a text that is shorter than
+the run is gone through again, in another order. A third length sees no token
+twice, for what fewer fresh ones give.
 """
 
 from aigc_jax.scaling.space import Sweep, chain, grid, product, repeat, zipped
@@ -31,9 +32,9 @@ SHARED = {
 }  # fmt: skip
 
 
-def length(tokens):
-  """Runs of so many tokens on all texts from 1/16 of them up."""
-  sizes = [tokens // 2**k for k in range(5) if tokens // 2**k >= 2**14]
+def length(tokens, texts):
+  """Runs of so many tokens on a text as long, a half, a quarter ... of it."""
+  sizes = [tokens // 2**k for k in range(texts)]
   return zipped(
     {
       "data.path": [f"{TEXTS}/{size}.txt" for size in sizes],
@@ -43,7 +44,9 @@ def length(tokens):
 
 
 def get_sweep():
-  lengths = chain(*(length(LONGEST // 2**k) for k in range(3)))
+  lengths = chain(
+    length(LONGEST, 5), length(LONGEST // 2, 4), length(LONGEST // 4, 1)
+  )
   shared = grid({key: [value] for key, value in SHARED.items()})
   points = product(lengths, shared)
   return Sweep("configs/quickstart.py", repeat(points, seeds=3))

@@ -10,7 +10,7 @@ from absl import flags
 
 from aigc_jax import fit
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.scaling import points, results, run_points
+from aigc_jax.scaling import fits, points, results, run_points
 from aigc_jax.scaling.runs import open_runs
 from configs import quickstart
 from tests.scaling.made import made_run
@@ -332,3 +332,8 @@ def test_numbers_whose_squares_are_none_are_refused_by_line(tmp_path, stderr):
   path = write(tmp_path / "x.csv", "flops,optimal_params,stderr", rows)
   with pytest.raises(BadData, match="line 2: stderr='1e.?300' is no stderr"):
     points.from_csv(path)
+
+
+def test_the_largest_budget_is_not_rounded_to_where_no_point_is():
+  assert fits.round_budgets(7.5054e10) == [7.5054e10, 7.51e11, 7.51e12]
+  assert fits.round_budgets(7.5044e10) == [7.5e10, 7.5e11, 7.5e12]
