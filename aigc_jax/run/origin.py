@@ -6,7 +6,7 @@ each says what it is, and what does not fit is refused before it is used.
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -14,7 +14,7 @@ from absl import logging
 from aigc_jax import data, files, hf
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.run import spelling
-from aigc_jax.run.alike import differences, differing
+from aigc_jax.run.alike import differences, differing, flags_of
 from aigc_jax.run.drawing import (
   PIXELS,
   note_pixels,
@@ -74,7 +74,13 @@ def check_origin(
   if not where:
     return []
   theirs, words = _model_of(where)
-  changed = _changed_on_purpose(where, config["model"], theirs, set(allowed))
+  own = config["data"].get("tokenizer")
+  also = []
+  if words is not None and own is not None and own != words:
+    also = [f"--config.data.tokenizer={shlex.quote(words)}"]
+  changed = _changed_on_purpose(
+    where, config["model"], theirs, set(allowed), also
+  )
   if tokenizer is None or words is None:
     return changed
   if data.load_tokenizer(words).fingerprint != tokenizer.fingerprint:
@@ -147,9 +153,16 @@ def check_frozen_origins(config: Config) -> None:
 
 
 def _changed_on_purpose(
-  where: str, model: Mapping, theirs: Mapping, allowed: set[str]
+  where: str,
+  model: Mapping,
+  theirs: Mapping,
+  allowed: set[str],
+  also: Sequence[str],
 ) -> list[Change]:
-  """The allowed differences of two models; BadConfig where there are others."""
+  """The allowed differences of two models; BadConfig where there are others.
+
+  also: what the line needs besides to train on with theirs.
+  """
   found = [
     Change(f"model.{key}", value, model.get(key))
     for key, value in differing(model, theirs).items()
@@ -162,6 +175,8 @@ def _changed_on_purpose(
   raise BadConfig(
     f"init_from={where} is another model than the configured one:\n  "
     + "\n  ".join(lines)
+    + "\nall in one line: "
+    + " ".join([*flags_of(model, theirs), *also])
     + (f"\nor, on purpose, --allow_change={','.join(ways)}" if ways else "")
     + (
       f"\n{', '.join(never)} cannot be changed, the parameters would not fit"
