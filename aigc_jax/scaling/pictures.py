@@ -165,20 +165,24 @@ def plain_numbers(axis) -> None:
 def legend_beside(figure, handles: list, labels: list[str]) -> None:
   """A legend outside the axes: to the right, or below where it is long."""
   rows_beside = int(figure.get_figheight() / 0.21)
+  # Long enough that a dashed line is seen to be one.
+  look = dict(frameon=False, fontsize=8.5, handlelength=3.2)
   if len(labels) <= rows_beside and max(map(len, labels)) <= 44:
-    figure.legend(
-      handles, labels, loc="outside right upper", frameon=False, fontsize=8.5
-    )
-    width = 0.9 + 0.062 * max(map(len, labels))
-    figure.set_figwidth(figure.get_figwidth() + width)
+    legend = figure.legend(handles, labels, loc="outside right upper", **look)
+    figure.set_figwidth(figure.get_figwidth() + _inches(legend))
     return
   columns = max(1, min(4, int(120 / (8 + max(map(len, labels))))))
   lines = math.ceil(len(labels) / columns)
   figure.set_figheight(figure.get_figheight() + 0.19 * lines)
-  figure.legend(
-    handles, labels, loc="outside lower center", frameon=False, fontsize=8.5,
-    ncols=columns,
-  )  # fmt: skip
+  legend = figure.legend(
+    handles, labels, loc="outside lower center", ncols=columns, **look
+  )
+  figure.set_figwidth(max(figure.get_figwidth(), _inches(legend) + 0.2))
+
+
+def _inches(legend) -> float:
+  """How wide a legend is."""
+  return legend.get_window_extent().width / legend.get_figure().dpi
 
 
 def check_kind(out: str | Path) -> None:
