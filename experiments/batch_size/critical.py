@@ -1,6 +1,6 @@
 """The critical batch: steps and tokens to a loss, by the size of the batch.
 
-  python -m experiments.batch_size.critical RESULTS [--losses=2.9,2.7,2.5]
+  python -m experiments.batch_size.critical RESULTS [--losses=2.6,2.45,2.3]
     [--out=critical.png]
 
 RESULTS: the folder of the sweep, or the results.jsonl of it. A batch takes as
@@ -86,6 +86,22 @@ def row(runs: Sequence[Record], loss: float) -> tuple:
   )
 
 
+def growth(runs: Sequence[Record], losses: Sequence[float]) -> str:
+  """How the critical batch differs between two losses, by seed, in a line."""
+  octaves = [
+    {seed: math.log2(fitted(steps)[1]) for seed, steps in found.items()}
+    for found in (fewest(runs, loss) for loss in losses)
+  ]
+  seeds = sorted(set(octaves[0]) & set(octaves[1]))
+  pair = statistics.paired(*([o[s] for s in seeds] for o in octaves[::-1]))
+  low, high = pair.ci95
+  return (
+    f"from loss {losses[0]:g} to {losses[1]:g} the critical batch grows by "
+    f"{pair.mean_diff:+.2f} octaves ({low:+.2f} to {high:+.2f}, p = "
+    f"{pair.p_two_sided:.3f})"
+  )
+
+
 def picture(runs: Sequence[Record], losses: Sequence[float]):
   """Steps, and tokens, against the batch; a figure."""
   pyplot = pictures.plots()
@@ -129,13 +145,15 @@ def picture(runs: Sequence[Record], losses: Sequence[float]):
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("results")
-  parser.add_argument("--losses", default="2.9,2.7,2.5")
+  parser.add_argument("--losses", default="2.6,2.45,2.3")
   parser.add_argument("--out", default="")
   given = parser.parse_args()
   losses = [float(word) for word in given.losses.split(",")]
   try:
     runs = open_runs([given.results])
     print(table(HEADER, [row(runs, loss) for loss in losses]))
+    if len(losses) > 1:
+      print(f"\n{growth(runs, [losses[0], losses[-1]])}")
     if given.out:
       print(pictures.save(picture(runs, losses), given.out))
   except Refusal as refusal:
