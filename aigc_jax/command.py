@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import os
 import re
@@ -118,6 +119,14 @@ SILENCE = (
 )  # fmt: skip
 
 
+# What a file system says of a name that is right.
+DENIED = (
+  errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
+  errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+FULL = "RESOURCE_EXHAUSTED"  # what JAX says of a memory that is full
+
+
 def _of_another_process(error: Exception) -> bool:
   """Whether an error is that another process of the run is gone."""
   if not jax.distributed.is_initialized() or not isinstance(
@@ -128,7 +137,7 @@ def _of_another_process(error: Exception) -> bool:
 
 
 def of_the_machine(error: Exception) -> Refusal | None:
-  """What is no fault of the program: devices or streams that are not there."""
+  """What is no fault of the program: of devices, memory, streams; else None."""
   frames = traceback.extract_tb(error.__traceback__)
   if frames and frames[-1].filename.endswith("xla_bridge.py"):
     asked = os.environ.get("JAX_PLATFORMS")
@@ -136,6 +145,20 @@ def of_the_machine(error: Exception) -> Refusal | None:
     return BadConfig(
       f"JAX cannot use its devices: {why}. JAX_PLATFORMS is {asked!r}: unset "
       "it to use what there is, or set it to cpu"
+    )
+  full = isinstance(error, jax.errors.JaxRuntimeError)
+  full = full and FULL in str(error)
+  if full or isinstance(error, MemoryError):
+    why = " ".join(str(error).split())[:200] or "of this machine"
+    return BadConfig(
+      f"the memory does not suffice ({why}): take smaller batches (in training "
+      "--config.data.batch, or the same in --config.compute.microbatches=2 "
+      "parts), --config.compute.remat=full, a smaller model or more devices"
+    )
+  if isinstance(error, OSError) and error.errno in DENIED and error.filename:
+    return StorageFailure(
+      f"{error.filename}: {error.strerror}: name another place, make room, or "
+      "change who may use it"
     )
   if isinstance(error, OSError) and error.filename is None:
     return StorageFailure(
