@@ -179,7 +179,7 @@ def test_a_model_without_the_head_that_is_asked_for_is_refused():
     (dict(dropout=1.0), "dropout"),
     (dict(dtype="float16"), "bfloat16"),
     (dict(activation="swish"), "silu"),
-    (dict(kernel="blocks"), "causally"),
+    (dict(kernel="cudnn"), "NVIDIA"),
   ],
 )
 def test_parts_that_cannot_go_together_are_refused(change, word):
