@@ -282,7 +282,13 @@ def test_ids_follow_zipf():
 
 
 @pytest.mark.parametrize(
-  "size", sweep(configs.SIZES, "bert_small", "gpt2_124m", "llama_8b_slice")
+  "size",
+  sweep(
+    (*configs.SIZES, *configs.FAMILIES),
+    "vae_small",
+    "gpt2_124m",
+    "llama_8b_slice",
+  ),
 )
 def test_every_benchmark_config_builds(size):
   config = run.read(configs.get_config(size))
