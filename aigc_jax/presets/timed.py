@@ -4,9 +4,28 @@ Each is a preset with what makes it small. Nothing drops anything, images come
 as they are, and all step by AdamW and clip: so a peer's model is the same one.
 """
 
-import importlib
-
 from ml_collections import ConfigDict
+
+from aigc_jax.presets import (
+  bert,
+  clip,
+  ctc,
+  dit,
+  gan,
+  resnet,
+  t5,
+  tts,
+  unet,
+  vae,
+  vit,
+  vq,
+  whisper,
+)
+
+PRESETS = dict(
+  bert=bert, clip=clip, ctc=ctc, dit=dit, gan=gan, resnet=resnet, t5=t5,
+  tts=tts, unet=unet, vae=vae, vit=vit, vq=vq, whisper=whisper,
+)  # fmt: skip
 
 # name: (preset, what is changed)
 FAMILIES = {
@@ -170,9 +189,7 @@ def small(name: str) -> ConfigDict:
   """The config of one of FAMILIES."""
   preset, changes = FAMILIES[name]
   family, _, size = preset.partition(":")
-  config = importlib.import_module(f"aigc_jax.presets.{family}").get_config(
-    size
-  )
+  config = PRESETS[family].get_config(size)
   config.optim.update(
     kind="adamw", schedule="constant", warmup_steps=0, average=None, clip=CLIP,
     groups=(), **ADAMW,
