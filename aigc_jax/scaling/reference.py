@@ -6,6 +6,7 @@ The reference is JSON: {"metrics": {name: {"n", "step", "mean", "sigma"}},
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,7 +94,10 @@ def read_reference(path: str | Path) -> dict:
   """A reference from its file; raises BadData for anything else."""
   path = files.expanded(path)
   if not path.is_file():
-    raise BadConfig(f"{path}: there is no such file")
+    raise BadConfig(
+      f"{path}: there is no such file; python -m aigc_jax.report reference DIR "
+      f"... --out={shlex.quote(str(path))} makes one of several seeds"
+    )
   try:
     found = records.check(files.read_json(path, MOST_BYTES), FORM, str(path))
     metrics = found["metrics"]

@@ -219,3 +219,11 @@ def test_what_is_not_there_is_named(twelve, tmp_path):
     curves.Style(log=("z",))
   with pytest.raises(BadConfig, match="did you mean 'optim.learning_rate'"):
     arms_of(twelve, ["optim.learning_rat"])
+
+
+def test_a_curve_of_one_row_is_seen():
+  axes = pictures.plots().figure().subplots()
+  for rows, mark in ((1, "o"), (2, "None")):
+    curve = curves.Curve(np.arange(rows), np.ones(rows), None, (), False)
+    handle = curves._plot(axes, curve, {"color": "k"})
+    assert handle.get_marker() == mark
