@@ -4,6 +4,7 @@ What a section configures says by its signature which keys there are, of what
 type each is, and which have a default.
 """
 
+import functools
 import inspect
 import math
 import types
@@ -11,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from aigc_jax.errors import BadConfig, BadKey, choose, nearest
+from aigc_jax.errors import BadConfig, choose, nearest
 
 TINY, HUGE = 2.0**-126, (2 - 2**-23) * 2.0**127  # of normal float32
 
@@ -27,10 +28,16 @@ WORDS = {
 }
 
 
-def keys_of(f: Callable) -> dict[str, inspect.Parameter]:
-  """The keyword-only parameters of f by name: the keys of its section."""
+@functools.lru_cache(1024)
+def keys_of(f: Callable) -> Mapping[str, inspect.Parameter]:
+  """The keyword-only parameters of f by name: the keys of its section.
+
+  Remembered, for a config asks the same functions many times.
+  """
   parameters = inspect.signature(f).parameters.values()
-  return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+  return types.MappingProxyType(
+    {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+  )
 
 
 def call(f: Callable, section: str, values: Mapping, /, **more):
@@ -66,10 +73,9 @@ def expect(
   known = list(among) or wanted
   for key in given:
     if key not in known:
-      raise BadKey(
+      raise BadConfig(
         f"config key {prefix}{key} is unknown{nearest(key, known)} "
-        f"(there are: {', '.join(known)})",
-        f"{prefix}{key}",
+        f"(there are: {', '.join(known)})"
       )
   for key in wanted:
     if key not in given:
@@ -98,12 +104,11 @@ def check_type(name: str, value: object, wanted: Any) -> None:
   Types that no config can hold are not looked at: code passes those.
   """
   if not fits(value, wanted):
-    raise BadKey(f"{name}={value!r}: expected {in_words(wanted)}", name)
+    raise BadConfig(f"{name}={value!r}: expected {in_words(wanted)}")
   if isinstance(value, float) and not _in_float32(value):
-    raise BadKey(
+    raise BadConfig(
       f"{name}={value!r}: expected a number that float32 holds, as 0 or from "
-      "1.2e-38 to 3.4e38: it would become another",
-      name,
+      "1.2e-38 to 3.4e38: it would become another"
     )
 
 

@@ -30,12 +30,13 @@ FEW, MANY = 60, int(os.environ.get("AIGC_JAX_CASES", "10000"))
 
 class Format(NamedTuple):
   """good: writes a whole folder; file: what is damaged in it, or a glob of it;
-  read: the reader of the folder. cost: of a case, in those of a small file."""
+  read: the reader of the folder. few: cases at every change; none of what is
+  slow and like others."""
 
   good: Callable[[Path], None]
   file: str
   read: Callable[[Path], object]
-  cost: int = 1
+  few: int = FEW
 
 
 STRANGE = (
@@ -121,7 +122,11 @@ def damaged(good: bytes, draw: random.Random) -> bytes:
   except ValueError:  # JSON lines
     lines = good.splitlines()
     i = draw.randrange(len(lines))
-    lines[i] = json.dumps(another(json.loads(lines[i]), draw)).encode()
+    try:
+      row = json.loads(lines[i])
+    except ValueError:  # no JSON at all
+      return damaged_bytes(good, draw)
+    lines[i] = json.dumps(another(row, draw)).encode()
     return b"\n".join(lines) + b"\n"
   for _ in range(draw.choice((1, 1, 1, 3))):
     value = another(value, draw)
@@ -135,20 +140,29 @@ def damaged(good: bytes, draw: random.Random) -> bytes:
   if isinstance(value, dict) and "leaves" in value and draw.random() < 0.8:
     with contextlib.suppress(ValueError):
       value["sha256"] = manifest._hash(value)
-  return json.dumps(value).encode()
+  end = b"\n" if good.endswith(b"\n") else b""  # without it, half a line
+  return json.dumps(value).encode() + end
+
+
+def often(formats: dict[str, Format]) -> list[str]:
+  """The names of those that are tried at every change."""
+  return [name for name, form in formats.items() if form.few]
 
 
 def try_all(form: Format, name: str, folder: Path, count: int) -> None:
   """Damages the file in so many ways; AssertionError with all that fell."""
   form.good(folder)
-  whole = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+  whole = {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
   form.read(folder)
-  (path,), faults = folder.glob(form.file), {}
+  (path,), faults = map(str, folder.glob(form.file)), {}
+  states = {other: _state(other) for other in whole}
   for i in range(count):
-    for other, content in whole.items():
-      if not other.exists() or other.stat().st_size != len(content):
-        other.write_bytes(content)
-    path.write_bytes(damaged(whole[path], random.Random(f"{name} {i}")))
+    for other, content in whole.items():  # what the reader has changed
+      if other != path and _state(other) != states[other]:
+        Path(other).write_bytes(content)
+        states[other] = _state(other)
+    with open(path, "wb") as file:
+      file.write(damaged(whole[path], random.Random(f"{name} {i}")))
     try:
       form.read(folder)
     except Refusal as refusal:
@@ -159,6 +173,15 @@ def try_all(form: Format, name: str, folder: Path, count: int) -> None:
                         (i, traceback.format_exc()))  # fmt: skip
   shown = "\n".join(f"case {i}:\n{text}" for i, text in faults.values())
   assert not faults, f"{len(faults)} kinds of errors\n{shown}"
+
+
+def _state(path: str) -> tuple[int, ...]:
+  """What is another once a file was written; nothing of one that is gone."""
+  try:
+    found = os.stat(path)
+  except FileNotFoundError:
+    return ()
+  return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Those of images and sound are in test_hostile_media.py.
 
 import contextlib
 import copy
+import functools
 import gzip
 import io
 import json
@@ -51,7 +52,7 @@ from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.log import Log
 from aigc_jax.trainer.step import MEANS
 from tests.data.texts import prose, text_source
-from tests.hostile import FEW, MANY, Format, try_all, unheard  # noqa: F401
+from tests.hostile import FEW, MANY, Format, often, try_all, unheard
 
 # Token stores.
 
@@ -144,17 +145,32 @@ def good_tokenizer(folder: Path) -> None:
 # Work directories.
 
 
+# What reports ask of a config, and little more.
+LITTLE = {
+  "seed": 0, "steps": 6, "data": {"batch": 2, "tokenizer": "bytes"},
+  "model": {"kind": "decoder", "dim": 8}, "optim": {"learning_rate": 1e-3},
+}  # fmt: skip
+
+
+def good_reports(folder: Path) -> None:
+  """`good_run` with configs that are soon read."""
+  good_run(folder)
+  for seed, name in enumerate(("one", "two")):
+    path = folder / name / "config.json"
+    path.write_text(json.dumps(LITTLE | {"seed": seed}))
+
+
 def good_run(folder: Path) -> None:
   for name, shift in (("one", 0.0), ("two", 0.25)):
     workdir = folder / name
     workdir.mkdir()
-    config = run.read(skeleton())
+    config = copy.deepcopy(own_config())
     config["seed"] = int(4 * shift)
     config["steps"] = 6
     files = {
       "config.json": config,
       "result.json": {"step": 6, "digest": [17, 31], "eval/heldout/loss": 2.5},
-      "run.json": about(config),
+      "run.json": about(config["seed"]),
       "evaluate/6.json": {
         "model": "one", "step": 6,
         "scores": {"heldout": {"loss": {"value": 2.5, "items": 9}}},
@@ -188,15 +204,17 @@ def good_run(folder: Path) -> None:
   )  # fmt: skip
 
 
-def about(config) -> dict:
+@functools.cache
+def about(seed: int) -> dict:
   found = provenance.describe(
     argv=["train"], mesh={"data": 1}, parameters=3, flops_per_token=1.0,
-    seed=config["seed"], data_fingerprint="ab", tokenizer_fingerprint="cd",
+    seed=seed, data_fingerprint="ab", tokenizer_fingerprint="cd",
     heldout_fingerprints={"evaluate.heldout": "ab"},
     heldout_entries={"evaluate.heldout": "ef"},
   )  # fmt: skip
   found["packages"] = {"jax": "0.1"}
   found["jax"]["config"] = {"jax_enable_x64": False}
+  found["environment"] = {"XLA_FLAGS": "", "HOME": None}
   return found
 
 
@@ -213,14 +231,33 @@ def read_reports(folder: Path) -> None:
     against(r, read_reference(folder / "reference.json"))
 
 
+opened = functools.cache(open_runs)
+
+
+def read_against(folder: Path) -> None:
+  reference = read_reference(folder / "reference.json")
+  for r in opened((str(folder / "one"), str(folder / "two"))):
+    against(r, reference)
+
+
+def read_status(folder: Path) -> None:
+  for r in open_runs([str(folder / "one")]):
+    assert r.status
+
+
 def read_journal(folder: Path) -> None:
   with journal.Journal(folder / "one", step=4, tensorboard=False) as found:
     found.evaluated(4)
 
 
+@functools.cache
+def own_config() -> run.Config:
+  return run.read(skeleton())
+
+
 def read_result(folder: Path) -> None:
-  config = run.read(skeleton())
-  print(train.footer(folder / "one", run.result_in(folder / "one"), config))
+  found = run.result_in(folder / "one")
+  print(train.footer(folder / "one", found, own_config()))
 
 
 def read_record(folder: Path) -> None:
@@ -370,6 +407,10 @@ def in_run(file: str, read) -> Format:
   return Format(good_run, file, read)
 
 
+def in_reports(file: str, read) -> Format:
+  return Format(good_reports, file, read, few=30)
+
+
 TASK = [
   {"context": "a b", "choices": ["c", "d"], "label": 1},
   {"context": "e", "choices": ["f", "g", "h"], "label": 0, "between": ""},
@@ -386,6 +427,7 @@ FORMATS = {
   "store tokens": Format(good_store, "store/tokens-00000.npy", read_store),
   "store offsets": Format(good_store, "store/offsets-00000.npy", read_store),
   "store checked": Format(good_store, "store.checked", read_store),
+  "text plain": texts("x.txt", prose(2, 8).encode()),
   "text jsonl": texts("x.jsonl", LINES),
   "text jsonl.gz": texts("x.jsonl.gz", gzip.compress(LINES, mtime=0)),
   "text json": texts("x.json", json.dumps(ROWS).encode()),
@@ -394,18 +436,20 @@ FORMATS = {
   "text fingerprint": Format(good_fingerprint, "kept.json", read_fingerprint),
   "tokenizer manifest": Format(good_tokenizer, "manifest.json", data.load),
   "tokenizer model": Format(good_tokenizer, "tokenizer.model", data.load),
-  "metrics in reports": in_run("one/metrics.jsonl", read_reports),
+  "metrics in reports": in_reports("one/metrics.jsonl", read_reports),
   "metrics in a journal": in_run("one/metrics.jsonl", read_journal),
-  "events": in_run("one/events.jsonl", read_reports),
+  "events": in_reports("one/events.jsonl", read_status),
   "result": in_run("one/result.json", read_result),
-  "result in reports": in_run("one/result.json", read_reports),
-  "run in reports": in_run("one/run.json", read_reports),
+  "result in reports": in_reports("one/result.json", read_reports),
+  "run in reports": in_reports("one/run.json", read_reports),
   "run in a card": in_run("one/run.json", read_record),
-  "reference": in_run("reference.json", read_reports),
+  "reference": in_reports("reference.json", read_against),
   "config": in_run("one/config.json", read_config),
   "config read again": in_run("one/config.json", read_whole_config),
   "config of a model in use": in_run("one/config.json", read_used_config),
-  "config in reports": in_run("one/config.json", read_reports),
+  "config in reports": Format(
+    good_run, "one/config.json", read_reports, few=30
+  ),
   "scores": in_run("one/evaluate/6.json", read_scores),
   "checkpoint manifest": Format(
     good_checkpoint, "one/checkpoints/4/manifest.json", read_checkpoint
@@ -421,9 +465,9 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", often(FORMATS))
 def test_a_damaged_file_is_read_or_refused(name, tmp_path, unheard):
-  try_all(FORMATS[name], name, tmp_path, FEW)
+  try_all(FORMATS[name], name, tmp_path, FORMATS[name].few)
 
 
 def test_a_careless_reader_is_found(tmp_path, unheard):

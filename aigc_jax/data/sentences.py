@@ -102,10 +102,13 @@ class SentencePiece:
     self.eot = sp.eos_id() if sp.eos_id() >= 0 else pieces
     self.vocab = self.text_vocab = max(pieces, self.eot + 1)
     self.special = special.ids({}, self.eot, self.vocab)
-    self._bytes = [self._piece(i) for i in range(self.vocab)]
-    self.special_words = {
-      sp.id_to_piece(i): i for i in range(pieces) if sp.is_control(i)
-    }
+    try:
+      self._bytes = [self._piece(i) for i in range(self.vocab)]
+      self.special_words = {
+        sp.id_to_piece(i): i for i in range(pieces) if sp.is_control(i)
+      }
+    except ValueError as e:  # a piece in no UTF-8, or of a byte that is none
+      raise BadData(f"{name}: not a SentencePiece model: {e}") from e
     if self.eot == pieces:
       self.special_words[EOT] = pieces
     self.byte_lengths = np.array([len(b) for b in self._bytes], np.int32)

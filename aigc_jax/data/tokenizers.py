@@ -30,6 +30,7 @@ from aigc_jax.errors import BadConfig, BadData, nearest
 
 LARGEST = 256 << 20  # bytes of a tokenizer file
 MOST = 8_000_000  # lists and objects in it: a merge may be a list
+MOST_IDS = 1 << 24  # beyond all tokenizers, and tables of it fit in a memory
 EXPECTED = (  # of the key data.tokenizer, in words
   "'bytes', 'sentencepiece', a path that ends in .model, 'hf:FOLDER' with a "
   "tokenizer.json, or a folder with a saved tokenizer"
@@ -122,6 +123,11 @@ class HuggingFace:
       raise BadData(f"{name}: end of text {eot!r} is not in its vocabulary")
     self.eot = ids[eot]
     self.vocab = max(ids.values()) + 1
+    if self.vocab > MOST_IDS:
+      raise BadData(
+        f"{name}: its largest id is {self.vocab - 1}, of {len(ids)} pieces: "
+        f"expected ids below {MOST_IDS}"
+      )
     self.special = special.ids(self.beside, self.eot, self.vocab)
     # What its post-processor adds in front: <s> for Llama, nothing for GPT-2.
     whole = hf.encode("", add_special_tokens=True).ids

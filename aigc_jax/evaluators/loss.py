@@ -79,11 +79,10 @@ class Loss:
       raise BadData(
         f"evaluation {self.name!r} counted {weight:.0f} targets of {targets}"
       )
-    loss = total / weight if weight else math.nan  # of nothing: no number
-    found, counts = {"loss": loss}, self.eval_set.counts
+    found, counts = {"loss": total / max(weight, 1)}, self.eval_set.counts
     if "nll" in sums:
       del sums["nll"]
-      if "tokens" in counts and weight:
+      if "tokens" in counts:
         found = results(total, weight, counts.get("bytes", 0))
     others = {name: s / w if w else math.nan for name, (s, w) in sums.items()}
     return (

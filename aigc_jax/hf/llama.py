@@ -175,10 +175,13 @@ def their_share(k: Mapping) -> float:
   return share if exact else math.nextafter(share, 1.0)
 
 
-def _kind(scale: Settings):
-  """What it is called by the newer key, or the older."""
-  found = scale.value("rope_type")
-  return scale.value("type") if found is None else found
+def _kind(scale: Settings) -> str | None:
+  """What it is called by the newer key, or the older; None for nothing."""
+  key = "rope_type" if "rope_type" in scale else "type"
+  found = scale.value(key)
+  if found is not None and not isinstance(found, str):
+    raise scale.fault(key, "a word, such as 'linear'")
+  return found
 
 
 def any_scaling(c: Settings, scale: Settings) -> dict | None:

@@ -5,6 +5,7 @@ that lacks a key did what that key says by default, or what was done before it.
 """
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,16 @@ def filled(configs: Sequence[Mapping[str, Any]]) -> list[Config]:
   still.
   """
   paths = sorted({path for config in configs for path in _paths(config)})
-  plain = plain_of(skeleton())
   found = [copy.deepcopy(dict(config)) for config in configs]
   for config in filter(None, found):  # no config.json says nothing at all
     for path in paths:
-      _fill(config, path, plain)
+      _fill(config, path, _plain())
   return found
+
+
+@functools.cache
+def _plain() -> Config:
+  return plain_of(skeleton())
 
 
 def _paths(section: Mapping, prefix: Path = ()) -> list[Path]:
@@ -54,7 +59,7 @@ def _fill(config: dict, path: Path, plain: Config) -> None:
     return
   value = _default(section, path, base if isinstance(base, dict) else {})
   if value is not EMPTY:
-    section[path[-1]] = value
+    section[path[-1]] = copy.deepcopy(value)
 
 
 def _default(section: Mapping, path: Path, base: Mapping) -> Any:

@@ -17,7 +17,6 @@ from pathlib import Path
 from aigc_jax import files, records
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.records import COUNT
-from aigc_jax.scaling import held_out
 from aigc_jax.scaling.points import csv_rows
 
 KINDS = (".csv", ".jsonl")
@@ -35,11 +34,15 @@ HEAD = {
   "data_fingerprint?": (str, None),
   "tokenizer_fingerprint?": (str, None),
   "heldout_fingerprints?": TEXTS,
-  "heldout_texts?": TEXTS,
   "parameters?": (COUNT, None),
 }
-ROW = {"run": str, "step": COUNT, str: (float, None, str)}
 NUMBERS = ("step", "tokens", "examples", "flops", "seconds")
+ROW = {
+  "run": str,
+  "step": COUNT,
+  **{f"{name}?": (float, None) for name in NUMBERS[1:]},
+  str: (float, None, str),
+}
 
 
 def is_file(word: str) -> bool:
@@ -72,8 +75,6 @@ def _of_lines(path: Path) -> dict[str, dict]:
       raise BadData(f"{where}: {line.fault}")
     if "step" not in line.row:
       head = records.check(line.row, HEAD, where)
-      if not head["arm"]:
-        raise BadData(f"{where}: the run {head['run']!r} is of no arm")
       if head["run"] in found:
         raise BadData(f"{where}: the run {head['run']!r} is there twice")
       found[head["run"]] = {"head": head, "rows": []}
@@ -101,8 +102,6 @@ def _of_csv(path: Path) -> dict[str, dict]:
   for number, cells in lines:
     where = f"{path}, line {number}"
     seed = _whole(where, "seed", cells["seed"])
-    if not cells["arm"]:
-      raise BadData(f"{where}: arm is empty: each run is of one, such as plain")
     name = cells.get("run") or f"{cells['arm']} seed {seed}"
     head = {"run": name, "arm": cells["arm"], "seed": seed,
             "status": "finished"}  # fmt: skip
@@ -180,13 +179,10 @@ def lines_of(runs: Sequence, arms: Mapping[str, str], metrics) -> str:
       key: r.about[key]
       for key in (
         "data_fingerprint", "tokenizer_fingerprint", "heldout_fingerprints",
-        "heldout_texts", "parameters",
+        "parameters",
       )
       if key in r.about
     }  # fmt: skip
-    texts = held_out.texts_of(r.config)
-    if texts:
-      head["heldout_texts"] = texts
     out.append(head)
     out += _thinned(r, metrics)
   return "".join(json.dumps(one, allow_nan=False) + "\n" for one in out)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from aigc_jax import files, run
+from aigc_jax import files, records, run
 from aigc_jax.errors import BadConfig, BadData, Stopped, StorageFailure
 from aigc_jax.scaling import comparable
 from aigc_jax.scaling.sweeps import joint_runs, launch, ledger
@@ -29,7 +29,7 @@ from aigc_jax.scaling.sweeps.ledger import (
 )
 from aigc_jax.scaling.sweeps.plan import Cost
 from aigc_jax.trainer import lock
-from aigc_jax.trainer.journal import METRICS
+from aigc_jax.trainer.journal import METRICS, ROW
 
 POLL, RENEW, LOOK = 0.1, 10.0, 1.0  # seconds
 ROW_BYTES = 1 << 14
@@ -296,7 +296,7 @@ def last_row(path: Path) -> dict:
     return {}
   for line in reversed(lines):
     try:
-      row = files.parse_json(line, str(path))
+      row = records.check(files.parse_json(line, str(path)), ROW, str(path))
     except BadData:
       continue
     if "train/loss" in row:
