@@ -32,6 +32,7 @@ from absl import flags
 from aigc_jax import chips, command, files, run
 from aigc_jax.errors import BadConfig
 from aigc_jax.planning.summary import headline
+from aigc_jax.run import script
 from aigc_jax.timing import embedding, machine
 from aigc_jax.timing.program import attention_kernels, residual_bytes
 from aigc_jax.timing.stepping import WINDOWS, time_step
@@ -78,7 +79,7 @@ def main() -> int:
 
 def default_out() -> str:
   """bench-small-bf16.json for --config=configs/bench.py:small,bf16."""
-  path, _, preset = command.config_given().partition(":")
+  path, _, preset = script.parted(command.config_given())
   words = ["bench", Path(path).stem, *re.findall(r"[\w.]+", preset)]
   words += ["switches"] * FLAGS.switches
   return "-".join(dict.fromkeys(words)) + ".json"

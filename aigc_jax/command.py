@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,13 @@ import jax
 from absl import app, flags, logging
 
 from aigc_jax import files, run, sharding, terminal
-from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
+from aigc_jax.errors import (
+  BadConfig,
+  BadKey,
+  PeerLost,
+  Refusal,
+  StorageFailure,
+)
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer.loop import COMPILING
 
@@ -64,7 +71,8 @@ def main(
       status = command(argv[1:]) if words else command()
     except Refusal as refusal:
       sys.stdout.flush()
-      print(f"aigc_jax: {text_of(refusal)}", file=sys.stderr, flush=True)
+      text = f"{text_of(refusal)}{_place(refusal)}"
+      print(f"aigc_jax: {text}", file=sys.stderr, flush=True)
       status = refusal.code
     except BrokenPipeError:
       raise
@@ -94,6 +102,14 @@ def speak_once() -> None:
   for handler in list(root.handlers):
     if type(handler) is logging.logging.StreamHandler:
       root.removeHandler(handler)
+  logging.get_absl_handler().setFormatter(_Plain())
+
+
+class _Plain(logging.logging.Formatter):
+  """ "warning: ..." instead of a thread's number and a line of the program."""
+
+  def format(self, record) -> str:
+    return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 # What JAX says where a process does not hear from another one any more.
@@ -101,6 +117,14 @@ SILENCE = (
   "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "closed by peer",
   "reset by peer", "Socket closed", "heartbeat", "Gloo",
 )  # fmt: skip
+
+
+# What a file system says of a name that is right.
+DENIED = (
+  errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
+  errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+FULL = "RESOURCE_EXHAUSTED"  # what JAX says of a memory that is full
 
 
 def _of_another_process(error: Exception) -> bool:
@@ -113,7 +137,7 @@ def _of_another_process(error: Exception) -> bool:
 
 
 def of_the_machine(error: Exception) -> Refusal | None:
-  """What is no fault of the program: devices or streams that are not there."""
+  """What is no fault of the program: of devices, memory, streams; else None."""
   frames = traceback.extract_tb(error.__traceback__)
   if frames and frames[-1].filename.endswith("xla_bridge.py"):
     asked = os.environ.get("JAX_PLATFORMS")
@@ -121,6 +145,20 @@ def of_the_machine(error: Exception) -> Refusal | None:
     return BadConfig(
       f"JAX cannot use its devices: {why}. JAX_PLATFORMS is {asked!r}: unset "
       "it to use what there is, or set it to cpu"
+    )
+  full = isinstance(error, jax.errors.JaxRuntimeError)
+  full = full and FULL in str(error)
+  if full or isinstance(error, MemoryError):
+    why = " ".join(str(error).split())[:200] or "of this machine"
+    return BadConfig(
+      f"the memory does not suffice ({why}): take smaller batches (in training "
+      "--config.data.batch, or the same in --config.compute.microbatches=2 "
+      "parts), --config.compute.remat=full, a smaller model or more devices"
+    )
+  if isinstance(error, OSError) and error.errno in DENIED and error.filename:
+    return StorageFailure(
+      f"{error.filename}: {error.strerror}: name another place, make room, or "
+      "change who may use it"
     )
   if isinstance(error, OSError) and error.filename is None:
     return StorageFailure(
@@ -185,6 +223,16 @@ def _leave(status: int) -> NoReturn:
 def text_of(error: BaseException) -> str:
   """The message, without what JAX adds to errors inside a traced function."""
   return str(error).split("\n--------------------")[0]
+
+
+def _place(refusal: Refusal) -> str:
+  """Where a wrong key stands in the file of --config; "" where it does not."""
+  if not isinstance(refusal, BadKey) or "config" not in flags.FLAGS:
+    return ""
+  line = tuple(f"{key}." for key, _ in settings_given())
+  if not config_given() or f"{refusal.key}.".startswith(line):
+    return ""
+  return f"\n  in {run.place_of(config_given(), refusal.key)}"
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -356,6 +404,17 @@ def start_jax(alone: bool = False) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def check_read(unread: Mapping[str, str]) -> None:
+  """Raises BadConfig for a flag of the line that would change nothing.
+
+  unread: {flag: what it is of}, the flags that this way of calling does not
+  read. What a user asked for is done or refused.
+  """
+  for name, of in unread.items():
+    if flags.FLAGS[name].present:
+      raise BadConfig(f"--{name} is of {of}: leave it out")
 
 
 def check_out(out: str | Path, *, make: bool = False) -> None:

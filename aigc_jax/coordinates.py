@@ -83,6 +83,8 @@ def _axes() -> dict[str, list[int]]:
   axes = {"width": _numbers("widths"), "depth": _numbers("depths")}
   if not any(axes.values()):
     raise BadConfig("--widths=64,128,256 or --depths=2,4,8 is missing")
+  if not axes["width"]:
+    command.check_read({"grow": "--widths"})
   for name in ("steps", "seeds"):
     if FLAGS[name].value < 1:
       raise BadConfig(f"--{name}={FLAGS[name].value}: expected 1 or more")

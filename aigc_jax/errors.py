@@ -49,6 +49,14 @@ class BadConfig(Refusal):
   code = 78
 
 
+class BadKey(BadConfig):
+  """A key of a config that is unknown, or whose value is of another type."""
+
+  def __init__(self, message: str, key: str):
+    super().__init__(message)
+    self.key = key  # "model.dim"
+
+
 class Hang(Refusal):
   """The watchdog saw no progress."""
 

@@ -20,6 +20,7 @@ its standard error and number of items.
 
 import contextlib
 import dataclasses
+import glob
 import gzip
 import json
 import lzma
@@ -52,7 +53,7 @@ from aigc_jax.records import COUNT
 from aigc_jax.sampling import transcripts
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decodes import Decodes
-from aigc_jax.sampling.images import SAMPLERS
+from aigc_jax.sampling.images import SAMPLERS, check_draws
 from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.speech import check_speaks
 from aigc_jax.sampling.text import generate
@@ -60,6 +61,7 @@ from aigc_jax.sampling.text import generate
 FLAGS = flags.FLAGS
 Scores = dict[str, Estimate]
 LARGEST = 2**32  # bytes of a text
+MOST_STEPS = 10_000  # from noise to an image or a sound
 # The flags that name who judges what a model makes.
 JUDGES = {
   "features": "a run that knows images by their labels",
@@ -129,6 +131,7 @@ def main() -> int:
       f"{FLAGS.workdir} has no held-out data of its own: name some with "
       "--text=FILE or --tasks=NAME=FILE.jsonl"
     )
+  check_flags_read(loaded.model, texts, tasks)
   out = FLAGS.out or default_out(loaded, FLAGS.weights)
   if out:
     command.check_out(out, make=True)
@@ -136,6 +139,8 @@ def main() -> int:
     formats.FORMATS[form].scores != "references" for form, _ in tasks.values()
   ):
     check_likelihood(loaded.model)
+  if FLAGS.features:
+    check_draws(loaded.model, f"--features={FLAGS.features}")
   scores: dict[str, Scores] = {}
   length = FLAGS.length or loaded.length or LENGTH
   if texts or tasks:
@@ -164,6 +169,32 @@ def main() -> int:
     screen = Console(file=terminal.plain(sys.stdout))
     screen.print(table_of(loaded, scores))
   return 0
+
+
+def check_flags_read(model, texts, tasks) -> None:
+  """BadConfig for a flag that nothing reads of what is to be measured."""
+  forms = [formats.FORMATS[form] for form, _ in tasks.values()]
+  writes = any(form.scores == "references" for form in forms)
+  unread = {}
+  if texts or tasks:
+    unread["prepare"] = "the run's own held-out sets"
+  else:
+    unread["stop"] = "--tasks with references"
+    unread["length"] = (
+      "--text and --tasks (the run's own held-out sets are read as its config "
+      "has them)"
+    )
+    hears = transcripts.transcribes(model)
+    writes = hears or (isinstance(model, Decodes) and model.source)
+    writes = writes and not (FLAGS.features or FLAGS.recogniser)
+    if not writes:
+      unread["batch"] = f"{unread['length']}, and of what is written"
+  if not writes:
+    written = ("beams", "length_penalty", "max_tokens", "stop")
+    unread |= dict.fromkeys(written, "what is written, and nothing is")
+  if not FLAGS.beams:
+    unread["length_penalty"] = "--beams"
+  command.check_read(unread)
 
 
 def check_likelihood(model) -> None:
@@ -440,6 +471,12 @@ def check_features_flags() -> None:
         )
     choose(FLAGS.sampler, SAMPLERS, "--sampler")
     check_seed(FLAGS.seed, "--seed")
+    if not math.isfinite(FLAGS.guidance):
+      raise BadConfig(f"--guidance={FLAGS.guidance}: expected a number")
+    if FLAGS.steps > MOST_STEPS:
+      raise BadConfig(
+        f"--steps={FLAGS.steps}: expected from 1 to {MOST_STEPS:,}"
+      )
   for name, wanted in (
     *dict.fromkeys(("steps", "sampler", "guidance", "seed"), JUDGES).items(),
     ("images", ("features",)), ("utterances", ("recogniser",)),
@@ -523,7 +560,8 @@ def default_out(loaded: run.Loaded, weights: str = RAW) -> str:
   if run.hf_folder(loaded.name) is not None:
     return ""
   which = "" if weights == RAW else f".{weights}"
-  return str(Path(loaded.name) / "evaluate" / f"{loaded.step}{which}.json")
+  folder = files.expanded(loaded.name)
+  return str(folder / "evaluate" / f"{loaded.step}{which}.json")
 
 
 def save(
@@ -556,6 +594,9 @@ def _kept(path: Path, content: dict) -> dict:
     old = records.check(files.read_json(path), SCORES, str(path))
   except BadData as error:
     aside = path.with_name(f"{path.name}.unreadable")
+    others = len(list(path.parent.glob(f"{glob.escape(aside.name)}*")))
+    if others:  # an earlier one is not lost for this one
+      aside = path.with_name(f"{aside.name}.{others}")
     os.replace(path, aside)
     print(f"note: {error}; it is {aside} now", file=sys.stderr)
     return {}

@@ -350,9 +350,9 @@ def export_run(
     raise BadConfig(
       f"{where} holds a model of kind {kind!r}, which no family of "
       f"transformers is written for here (kinds that are: "
-      f"{', '.join(kinds.KINDS)})"
+      f"{', '.join(kinds.KINDS)}): use it by generate and evaluate"
     )
-  folder = Path(where)
+  folder = files.expanded(where)
   trained = run.hf_folder(where) is None
   has_record = trained and (folder / "run.json").is_file()
   with jax.set_mesh(loaded.mesh):

@@ -21,6 +21,7 @@ where all of it comes from; predictions and pictures are made from it alone.
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,13 @@ PARAMETRIC = {
   "power": lambda of: laws.power_of(of or "flops"),
 }
 FRONTIER = ("isoflop", "envelope")
+# Flags that a fit from a file does not read, and those of one of its kinds.
+OF_POINTS = (
+  "law", "of", "columns", "where", "holdout", "bootstrap", "fix", "tie", "near",
+  "objective", "delta", "metric", "embeddings", "allow_unfinished",
+)  # fmt: skip
+OF_RUNS = ("metric", "embeddings", "allow_unfinished")
+OF_FORMULAS = ("fix", "tie", "objective", "delta")
 MOST_BYTES = 256 << 20
 KNOWN = (float, None)
 CONSTANT = {"value": float, "stderr": KNOWN, "low": KNOWN, "high": KNOWN}
@@ -127,11 +135,52 @@ def _only_a_fit(path: str) -> Iterator[None]:
     ) from None
 
 
+def _check_flags(law: str) -> None:
+  """Raises BadConfig for a flag that a law does not read, or cannot."""
+  values, formulas = flags.FLAGS, ", ".join(PARAMETRIC)
+  unread: dict[str, str] = {}
+  if law in FRONTIER:
+    unread |= dict.fromkeys(OF_FORMULAS, f"laws with a formula ({formulas})")
+  if law not in ("kaplan", "power"):
+    unread["of"] = "--law=kaplan and --law=power"
+  if law != "isoflop":
+    unread["near"] = "--law=isoflop"
+  if law == "envelope":
+    unread["holdout"] = "other laws than envelope"
+  if values.objective == "squares":
+    unread["delta"] = "--objective=huber"
+  command.check_read(unread)
+  if not 0 < values.delta < math.inf:
+    raise BadConfig(f"--delta={values.delta}: expected above 0, such as 1e-3")
+
+
+def _check_budgets(law: str) -> list[float]:
+  """FLOPs to predict for; BadConfig where this law predicts nothing of them."""
+  values = flags.FLAGS
+  budgets = [_number("budgets", b, above=True) for b in values.budgets]
+  unique = values.unique_tokens
+  name, _, of = law.partition(" of ")
+  if name != "data_constrained":
+    command.check_read({"unique_tokens": "--law=data_constrained"})
+  elif unique is not None and not 0 < unique < math.inf:
+    raise BadConfig(f"--unique_tokens={unique}: expected a number above 0")
+  elif budgets and unique is None:
+    raise BadConfig(
+      "--budgets of --law=data_constrained: the best sizes depend on how much "
+      "data there is: add --unique_tokens=1e9"
+    )
+  if budgets and of in ("params", "tokens"):
+    raise BadConfig(f"--budgets are FLOPs, and this is a law of {of}")
+  return budgets
+
+
 def _fitted(words: list[str]) -> dict:
   values = flags.FLAGS
   choose(values.law, dict.fromkeys(LAWS), "--law")
+  _check_flags(values.law)
+  law_name = values.law + f" of {values.of}" * bool(values.of)
+  budgets = _check_budgets(law_name)
   found = _points(words)
-  budgets = [_number("budgets", b) for b in values.budgets]
   shared = dict(
     resamples=values.bootstrap, holdout=values.holdout, budgets=budgets
   )
@@ -174,6 +223,7 @@ def _points(words: list[str]) -> points.Points:
   if csvs:
     if len(words) > 1:
       raise BadConfig("a fit takes one CSV, or work directories")
+    command.check_read(dict.fromkeys(OF_RUNS, "work directories"))
     return points.from_csv(
       csvs[0], _pairs("columns", values.columns), values.where
     )
@@ -195,10 +245,11 @@ def _again(words: list[str]) -> dict:
     raise BadConfig("one fit.json at a time")
   if not path.exists():
     raise BadConfig(f"{path}: there is no such file")
-  budgets = [_number("budgets", b) for b in flags.FLAGS.budgets]
+  command.check_read(dict.fromkeys(OF_POINTS, f"points, and {path} is a fit"))
   with _only_a_fit(str(path)):
     result = records.check(files.read_json(path, MOST_BYTES), FORM, str(path))
     name = result["law"]
+    budgets = _check_budgets(name)
     if budgets and name in FRONTIER:
       result["predictions"] = frontier.predictions(result, budgets)
     elif budgets:
@@ -220,13 +271,15 @@ def _pairs(flag: str, words: list[str]) -> dict[str, str]:
   return found
 
 
-def _number(flag: str, text: str) -> float:
+def _number(flag: str, text: str, above: bool = False) -> float:
+  """The number of a flag from 0 on, or `above` 0; BadConfig for others."""
   try:
     value = float(text)
   except ValueError:
     value = -1.0
-  if not 0 <= value < float("inf"):
-    raise BadConfig(f"--{flag}: {text!r} is no number, 0 or more")
+  if not 0 <= value < math.inf or (above and not value):
+    least = "above 0" if above else "0 or more"
+    raise BadConfig(f"--{flag}: {text!r} is no number, {least}")
   return value
 
 
@@ -242,7 +295,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "holdout", "", "points a second fit predicts: 5, 0.2, flops>1e21; 0 is none"
   )
-  flags.DEFINE_integer("bootstrap", 400, "resamples", lower_bound=0)
+  flags.DEFINE_integer(
+    "bootstrap", 400, "resamples", lower_bound=0, upper_bound=100_000
+  )
   flags.DEFINE_list("budgets", [], "FLOPs to predict the best sizes for")
   flags.DEFINE_float("unique_tokens", None, "of those: the data there is")
   flags.DEFINE_list("fix", [], "NAME=VALUE of constants that are known")

@@ -39,6 +39,7 @@ import contextlib
 import json
 import math
 import re
+import shlex
 import sys
 import time
 
@@ -53,7 +54,7 @@ from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.sampling import chat, images, png, speech, transcripts
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
-from aigc_jax.sampling.decodes import Hears, check_decodes
+from aigc_jax.sampling.decodes import Decodes, Hears
 from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.prompts import prompts_of
 from aigc_jax.sampling.text import generate, reader
@@ -403,8 +404,7 @@ def write_on() -> int:
   if FLAGS.out:
     command.check_out(FLAGS.out)
   loaded = loaded_model()
-  check_reads_text(loaded.model)
-  check_decodes(loaded.model, "generate")
+  check_writes(loaded.model, FLAGS.workdir)
   note_length(loaded, FLAGS.max_tokens)
   rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
   rows = max(rows, FLAGS.beams)
@@ -446,12 +446,32 @@ def write_on() -> int:
   return 0
 
 
-def check_reads_text(model) -> None:
-  """BadConfig for a model whose prompts, or answers, are sound."""
-  if isinstance(model, speech.Speaks):
-    raise BadConfig("this model speaks: name a file for it by --out=x.wav")
-  if isinstance(model, transcripts.Aligns | Hears):
-    raise BadConfig("this model hears sound: give it files by --audio=x.wav")
+# Models that this command uses otherwise, and how.
+USES = (
+  (speech.Speaks, "speaks: name a file for it by --out=x.wav"),
+  (transcripts.Aligns | Hears, "hears sound: give it files by --audio=x.wav"),
+  (
+    images.Draws | images.DrawsByCodes,
+    "draws images: add --grid=4x8 --out=x.png",
+  ),
+  (
+    images.Reconstructs,
+    "makes images of images: add --grid=4x8 --reconstruct --out=x.png",
+  ),
+)
+
+
+def check_writes(model, workdir: str) -> None:
+  """BadConfig for a model that writes no text after text; says what it does."""
+  for kind, use in USES:
+    if isinstance(model, kind):
+      raise BadConfig(f"this model {use}")
+  if not isinstance(model, Decodes):
+    raise BadConfig(
+      f"a model of the kind {type(model).__name__} writes, draws and says "
+      "nothing. What it learnt is measured by: python -m aigc_jax.evaluate "
+      f"--workdir={shlex.quote(workdir)}"
+    )
 
 
 def beams_of() -> Beams | None:

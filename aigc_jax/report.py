@@ -111,7 +111,7 @@ def html(words: list[str]) -> int:
   except BadConfig as refusal:
     found = refusal  # the page says so, and shows the curves
   title = flags.FLAGS.title or "Report"
-  metrics = list(dict.fromkeys([*flags.FLAGS.metrics, flags.FLAGS.metric]))
+  metrics = _metrics()
   files.write_out(out, page.page(title, arms, found, metrics, _style(arms)))
   print(out)
   return 0
@@ -176,7 +176,7 @@ def rows_(words: list[str]) -> int:
   choose(Path(out).suffix.lower(), {".jsonl": None}, "--out ending in")
   command.check_out(out)
   names = {r.name: arm.name for arm in arms for r in arm.runs}
-  metrics = list(dict.fromkeys([*flags.FLAGS.metrics, flags.FLAGS.metric]))
+  metrics = _metrics()
   runs = [r for arm in arms for r in arm.runs]
   files.write_out(out, results.lines_of(runs, names, metrics))
   print(out)
@@ -200,6 +200,8 @@ def soup_(words: list[str]) -> int:
   print(f"the average of {len(of)} checkpoints:")
   for source in of:
     print(f"  {source}")
+  for line in soup.notes(of):
+    print(f"note: {line}")
   out = soup.write(values.out, of)
   rows.append((f"{values.out}, the average", soup.losses(out)))
   print(f"\n{soup.as_text(rows, out)}\n\n{out}")
@@ -257,6 +259,12 @@ def _style(arms: list[Arm]) -> curves.Style:
   )
 
 
+def _metrics() -> list[str]:
+  """All that --metrics and --metric name."""
+  named = [*flags.FLAGS.metrics, flags.FLAGS.metric]
+  return list(dict.fromkeys(filter(None, named)))
+
+
 def _axis(arms: list[Arm]) -> str:
   """Tokens, where all the runs count them; else what all data has."""
   rows = [run.rows for arm in arms for run in arm.runs]
@@ -305,11 +313,43 @@ REPORTS = {
 }
 
 
+# Of each flag, the reports that read it.
+DRAWN = ("curve", "html")
+COMPARED = ("table", "html")
+READ = {
+  "json": ("diff", "compare"),
+  "out": (
+    "curve", "table", "html", "gallery", "reference", "rows", "soup",
+  ),
+  "metrics": ("curve", "html", "reference", "rows"),
+  "against": DRAWN,
+  "metric": (*COMPARED, "rows"),
+  "baseline": COMPARED,
+  "at": COMPARED,
+  "margin": COMPARED,
+  "by": ("curve", "table", "html", "reference", "rows"),
+  "smooth": DRAWN,
+  "log": DRAWN,
+  "zoom": DRAWN,
+  "title": ("curve", "html", "gallery"),
+  "steps": ("soup",),
+  "last": ("soup",),
+}  # fmt: skip
+
+
 def main(words: list[str]) -> int:
   """The command; the exit status."""
   if not words:
     raise BadConfig(f"name a report: {', '.join(REPORTS)}")
-  return choose(words[0], REPORTS, "report")(words[1:])
+  report = choose(words[0], REPORTS, "report")
+  command.check_read(
+    {
+      flag: ", ".join(f"`report {name}`" for name in names)
+      for flag, names in READ.items()
+      if words[0] not in names
+    }
+  )
+  return report(words[1:])
 
 
 def define_flags() -> None:

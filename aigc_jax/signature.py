@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from aigc_jax.errors import BadConfig, choose, nearest
+from aigc_jax.errors import BadConfig, BadKey, choose, nearest
 
 TINY, HUGE = 2.0**-126, (2 - 2**-23) * 2.0**127  # of normal float32
 
@@ -73,9 +73,10 @@ def expect(
   known = list(among) or wanted
   for key in given:
     if key not in known:
-      raise BadConfig(
+      raise BadKey(
         f"config key {prefix}{key} is unknown{nearest(key, known)} "
-        f"(there are: {', '.join(known)})"
+        f"(there are: {', '.join(known)})",
+        f"{prefix}{key}",
       )
   for key in wanted:
     if key not in given:
@@ -104,11 +105,12 @@ def check_type(name: str, value: object, wanted: Any) -> None:
   Types that no config can hold are not looked at: code passes those.
   """
   if not fits(value, wanted):
-    raise BadConfig(f"{name}={value!r}: expected {in_words(wanted)}")
+    raise BadKey(f"{name}={value!r}: expected {in_words(wanted)}", name)
   if isinstance(value, float) and not _in_float32(value):
-    raise BadConfig(
+    raise BadKey(
       f"{name}={value!r}: expected a number that float32 holds, as 0 or from "
-      "1.2e-38 to 3.4e38: it would become another"
+      "1.2e-38 to 3.4e38: it would become another",
+      name,
     )
 
 

@@ -23,6 +23,7 @@ are 64 or more); 75 where it was stopped and none failed.
 """
 
 import contextlib
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,14 @@ from aigc_jax.scaling.sweeps.ledger import DONE, FAILED, Entry, Index
 from aigc_jax.scaling.sweeps.plan import Plan
 from aigc_jax.trainer.lock import Lock
 
+# Flags of `sweep ladder`, and those of one way to run a sweep.
+OF_LADDER = (
+  "budgets", "sizes", "pairs", "rule", "tokens_per_parameter", "seeds",
+)  # fmt: skip
+OF_SWEEPS = (
+  "sweep", "parallel", "launcher", "together", "joint", "arm", "dry_run",
+  "status", "json", "retry", "bench", "submit", "sbatch", "point",
+)  # fmt: skip
 MOST_FAILED = 64  # as an exit status: what is above means something else
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -62,6 +71,7 @@ def main(words: list[str]) -> int:
       "--config is of `sweep ladder`: a sweep file names its config, and a "
       "point may name another (arms(small={'config': 'configs/x.py'}))"
     )
+  command.check_read(_unread())
   if values.joint:
     return joint_runs.train_all(values.joint)
   launch.check_line(values.launcher)
@@ -95,8 +105,21 @@ def main(words: list[str]) -> int:
     entries = plan.of_arms(index.entries, values.arm)
     _tell_strangers(index, values.out)
     if values.launcher == launch.SLURM:
-      return _by_slurm(entries, Path(values.out))
+      return _by_slurm(entries, files.expanded(values.out))
     return _run(entries, index, shares)
+
+
+def _unread() -> dict[str, str]:
+  """{flag: what it is of} of those that this way to run a sweep leaves."""
+  values = flags.FLAGS
+  found = dict.fromkeys(OF_LADDER, "`sweep ladder`")
+  if not values.status:
+    found["json"] = "--status"
+  if not values.dry_run:
+    found["bench"] = "--dry_run"
+  if values.launcher != launch.SLURM:
+    found |= dict.fromkeys(("submit", "sbatch"), "--launcher=slurm")
+  return found
 
 
 @contextlib.contextmanager
@@ -155,7 +178,9 @@ def _run(entries: Sequence[Entry], index: Index, shares) -> int:
   print(progress.summed_up(entries, index.metric))
   failed = states.count(FAILED)
   if failed:
-    print(f"  python -m aigc_jax.sweep --out={values.out} --status")
+    print(
+      f"  python -m aigc_jax.sweep --out={shlex.quote(values.out)} --status"
+    )
     return min(failed, MOST_FAILED)
   left = [
     entry
@@ -172,7 +197,7 @@ def _run(entries: Sequence[Entry], index: Index, shares) -> int:
       f"{len(states) - states.count(DONE)} point(s) are not done; those that "
       "ran have saved: the same line again goes on"
     )
-  print(f"  python -m aigc_jax.report table {values.out}")
+  print(f"  python -m aigc_jax.report table {shlex.quote(values.out)}")
   return 0
 
 
@@ -281,6 +306,7 @@ def ladder_(words: list[str]) -> int:
   values = flags.FLAGS
   if words:
     raise BadConfig(f"unexpected {words[0]!r}: flags look like --name=value")
+  command.check_read(dict.fromkeys(OF_SWEEPS, "sweeps, not of `sweep ladder`"))
   if values.config is None:
     raise BadConfig(
       "--config=PATH.py is missing: what all sizes have in common"
@@ -303,11 +329,23 @@ def ladder_(words: list[str]) -> int:
   text = ladders.source(
     made, command.config_given(), command.settings_given(), values.seeds
   )
+  check_new(out, text)
   files.write_out(out, text)
   print(
-    f"\n{out}\n  python -m aigc_jax.sweep --sweep={out} --out=DIR --dry_run"
+    f"\n{out}\n  python -m aigc_jax.sweep --sweep={shlex.quote(out)} --out=DIR "
+    "--dry_run"
   )
   return 0
+
+
+def check_new(out: str, text: str) -> None:
+  """Raises BadConfig for a file that is not ours to write over."""
+  path = files.expanded(out)
+  if path.is_file() and path.read_bytes() not in (b"", text.encode()):
+    raise BadConfig(
+      f"--out={out} is there and says something else, which may have been "
+      "changed by hand: name a new file, or remove that one"
+    )
 
 
 def define_flags() -> None:

@@ -101,6 +101,7 @@ def main() -> int:
     for number in Stop.SIGNALS:
       signal.signal(number, wait)
   with all_or_none():
+    _check_limits()
     found = _prepared()
   if found is None:
     return 0
@@ -128,6 +129,15 @@ def main() -> int:
     with all_or_none():
       _check_repeated(workdir)
   return 0
+
+
+def _check_limits() -> None:
+  """Raises BadConfig for seconds that would end a run at once, or never."""
+  for name in ("step_limit", "compile_limit"):
+    if not FLAGS[name].value > 0:
+      raise BadConfig(
+        f"--{name}={FLAGS[name].value}: expected seconds above 0 (inf is none)"
+      )
 
 
 def _prepared() -> tuple | None:
@@ -183,6 +193,7 @@ def _check_repeated(workdir: Path) -> None:
   found = repeat.outcome(FLAGS.repeat, workdir)
   print(f"{repeat.as_text(found)}", flush=True)
   if not found.equal:
+    workdir = _from_here(workdir)
     raise NotRepeated(
       f"{workdir} is done, and it is not {FLAGS.repeat} again (above); what "
       f"else differs: python -m aigc_jax.report diff "
@@ -224,7 +235,7 @@ def _finished(workdir: Path, config: run.Config, mesh) -> bool:
       logging.warning("%s", missing)
     print(f"The run in {workdir} is finished ({done['step']} steps).")
     for change in filter(changes.moved, found):
-      print(f"Data that lies elsewhere now was not compared: {change}")
+      print(f"What lies elsewhere now was not compared: {change}")
     print(footer(workdir, done, config))
   return True
 
@@ -329,11 +340,16 @@ def _commands(workdir: str, out: str, config: run.Config) -> list[str]:
   return lines
 
 
+def _from_here(path: Path) -> Path:
+  """An absolute path as one would type it in this folder."""
+  here = Path.cwd()
+  return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def footer(workdir: Path, result: dict, config: run.Config) -> str:
   """Results, where things are, what to try next: as one would type it here."""
   has_samples = (workdir / "samples").is_dir()
-  if workdir.is_relative_to(Path.cwd()):
-    workdir = workdir.relative_to(Path.cwd())
+  workdir = _from_here(workdir)
   quoted = shlex.quote(str(workdir))
   lines = ["", "Results"]
   for name, value in result.items():

@@ -3,18 +3,17 @@
   python -m aigc_jax.bench --config=configs/bench.py:small
   python -m aigc_jax.bench --config=configs/bench.py:small,bf16
 
-On a CPU: tiny, small, big: GPT-2-like, without biases; bert_small: BERT-like, a
-share of 0.15 of its tokens asked for; in float32 unless "bf16" is said, or
-"mixed", which is float32 with products of bfloat16. On an
+On a CPU: tiny, small, big: GPT-2-like, without biases; and one of each other
+family (bert_small, vit_small ...: aigc_jax/presets/timed.py); in float32 unless
+"bf16" is said, or "mixed", which is float32 with products of bfloat16. On an
 accelerator, in bfloat16 unless one of the others is said: gpt2_124m, gpt2_355m,
 gpt2_1.5b, gpt_1.3b (head width 128), llama_1b, llama_3b, llama_8b_slice (4
 layers of the 8 B model).
 Nothing is read from disk: the benchmark makes its own ids.
 """
 
-from ml_collections import ConfigDict
-
-from aigc_jax.presets import bert, skeleton
+from aigc_jax.presets import skeleton
+from aigc_jax.presets.timed import FAMILIES, small
 
 GPT = dict(
   norm="layer", norm_eps=1e-5, activation="gelu", gated=False,
@@ -30,10 +29,6 @@ SIZES = {
   "tiny": (12, 64, None, dict(GPT, layers=4, dim=128, heads=4, vocab=256)),
   "small": (16, 256, None, dict(GPT, layers=6, dim=384, heads=6, vocab=256)),
   "big": (4, 512, None, dict(GPT, layers=6, dim=512, heads=8, vocab=32_000)),
-  "bert_small": (
-    16, 256, None,
-    dict(kind="encoder", layers=6, dim=384, heads=6, mlp_dim=1536, vocab=8192),
-  ),
   "gpt2_124m": (
     64, 1024, 8192, dict(GPT, layers=12, dim=768, heads=12, vocab=50_304)
   ),
@@ -64,7 +59,7 @@ SIZES = {
     ),
   ),
 }  # fmt: skip
-CPU = ("tiny", "small", "big", "bert_small")
+CPU = ("tiny", "small", "big", *FAMILIES)
 # mixed: products take bfloat16, all else is float32.
 DTYPES = {
   "fp32": dict(dtype="float32"),
@@ -73,47 +68,36 @@ DTYPES = {
 }
 
 
-def masked(config):
-  """Makes it one of an encoder that says masked tokens."""
-  alone = dict(pooler=False, next_sentence=False, dropout=0.0)
-  config.model = ConfigDict(bert.MODEL | alone)
-  task = bert.TASK | dict(edges=False, next_sentence=False)
-  config.data.task = ConfigDict(task)
-  config.objective = ConfigDict(
-    dict(kind="masked", chunk=None, logits="float32", next_sentence=False)
-  )
-
-
-# What else is another in a config of another kind of model.
-KINDS = {"encoder": masked}
-
-
 def get_config(preset="small"):
   size, _, kind = preset.partition(",")
   kind = kind or ("fp32" if size in CPU else "bf16")
-  for word, words in ((size, SIZES), (kind, DTYPES)):
+  for word, words in ((size, (*SIZES, *FAMILIES)), (kind, DTYPES)):
     if word not in words:
       raise ValueError(
         f"preset {preset!r}: there is no {word!r} (expected SIZE or SIZE,DTYPE;"
-        f" sizes: {', '.join(SIZES)}; dtypes: {', '.join(DTYPES)})"
+        f" sizes: {', '.join((*SIZES, *FAMILIES))}; dtypes: "
+        f"{', '.join(DTYPES)})"
       )
-  batch, length, chunk, model = SIZES[size]
-  config = skeleton()
+  config = small(size) if size in FAMILIES else _decoder(*SIZES[size])
   config.steps = 10_000
-  config.data.update(batch=batch, length=length, tokenizer="bytes")
-  KINDS.get(model.get("kind"), lambda config: None)(config)
-  config.model.update(model)
-  config.objective.chunk = chunk
   if size not in CPU and kind == "bf16":
     config.objective.logits = "bfloat16"  # as of other codes in bfloat16
-  config.optim.weight_decay = 0.1
   config.compute.update(
     remat="none",
-    unroll=None,
     steps_per_call=20 if size == "tiny" else 1,
     library="onednn" if size in ("small", "big") else "xla",
     **DTYPES[kind],
   )
   config.evaluate = dict()
   config.checkpoint.every_steps = None
+  return config
+
+
+def _decoder(batch: int, length: int, chunk: int | None, model: dict):
+  config = skeleton()
+  config.data.update(batch=batch, length=length, tokenizer="bytes")
+  config.model.update(model)
+  config.objective.chunk = chunk
+  config.optim.weight_decay = 0.1
+  config.compute.unroll = None
   return config

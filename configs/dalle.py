@@ -5,8 +5,15 @@
       --config.frozen.vq=VQ --workdir=DIR
   python -m aigc_jax.generate --workdir=DIR --grid=10x8 --guidance=2 --out=x.png
 
-Presets: small, maskgit (arXiv:2202.04200), tiny, tiny_masked. A second word
-names the dataset: imagenet, cifar10, or digits, which needs no download.
+Told labels: small, maskgit (arXiv:2202.04200), tiny, tiny_masked. A second word
+names the dataset: imagenet, cifar10, or digits, which needs no download. Told
+captions: text, and tiny_text and tiny_text_masked for the captioned digits:
+
+  python -m aigc_jax.train --config=configs/dalle.py:tiny_text \\
+      --config.frozen.vq=VQ --workdir=DIR
+  python -m aigc_jax.generate --workdir=DIR --prompt='a seven' --grid=4x4 \\
+      --out=x.png
+
 What they are made of and how they are trained: aigc_jax/presets/dalle.py.
 """
 

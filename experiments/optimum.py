@@ -7,8 +7,9 @@ RESULTS: the folder of a sweep, or the results.jsonl that `report rows` made of
 it. In each arm, which is named without the number, every seed has a curve of
 the metric, the less the better, over the values that were tried. Its optimum is
 the lowest point of the parabola through the best value and its two neighbours,
-in octaves; arms are told apart by the optima of their seeds. A run that
-diverged counts as one that stayed where it began. Sensitivity is that of
+in octaves; arms are told apart by the optima of their seeds. Seeds that were
+run at some of the values only have none. A run that diverged counts as one that
+stayed where it began. Sensitivity is that of
 arXiv:2309.14322: how much worse than its best a curve is on average.
 """
 
@@ -59,8 +60,15 @@ class Arm:
   curves: Mapping[int, Curve]
 
   @property
+  def whole(self) -> dict[int, Curve]:
+    """The curves of the seeds that were run at all values, if any was."""
+    values = set().union(*self.curves.values())
+    found = {s: c for s, c in self.curves.items() if set(c) == values}
+    return found or dict(self.curves)
+
+  @property
   def optima(self) -> dict[int, Optimum]:
-    return {seed: optimum(curve) for seed, curve in self.curves.items()}
+    return {seed: optimum(curve) for seed, curve in self.whole.items()}
 
   @property
   def octaves(self) -> dict[int, float]:
@@ -69,10 +77,11 @@ class Arm:
 
   def mean(self) -> dict[float, tuple[float, float]]:
     """Mean and standard deviation over the seeds at each value."""
-    values = sorted(set().union(*self.curves.values()))
+    curves = self.whole.values()
+    values = sorted(set().union(*curves))
     found = {}
     for value in values:
-      y = [c[value] for c in self.curves.values() if value in c]
+      y = [c[value] for c in curves if value in c]
       found[value] = float(np.mean(y)), float(np.std(y, ddof=len(y) > 1))
     return found
 
@@ -143,7 +152,7 @@ def rows(arms: Sequence[Arm], baseline: Arm) -> list[tuple]:
       )
       shift, interval = f"{of.mean_diff:+.2f}", _interval(of.ci95, "{:+.2f}")
     low, high = middle.ci95_t or (math.nan, math.nan)
-    curves = arm.curves.values()
+    curves = arm.whole.values()
     cost = [c[theirs] - min(c.values()) for c in curves if theirs in c]
     made.append(
       (
@@ -162,7 +171,7 @@ def rows(arms: Sequence[Arm], baseline: Arm) -> list[tuple]:
 def widths(arms: Sequence[Arm], baseline: Arm) -> list[tuple]:
   """How wide the range of good values is, under WIDTHS."""
   found = {
-    arm.name: {seed: sensitivity(c) for seed, c in arm.curves.items()}
+    arm.name: {seed: sensitivity(c) for seed, c in arm.whole.items()}
     for arm in arms
   }
   return [
@@ -213,7 +222,8 @@ def _others(arm: Arm) -> tuple[float, dict[int, float]]:
   if not others:
     raise BadConfig(f"{arm.name} has one seed: nothing is left to compare")
   value = min(arm.curves[first], key=lambda v: arm.curves[first][v])
-  return value, {s: arm.curves[s][value] for s in others}
+  losses = {s: arm.curves[s][value] for s in others if value in arm.curves[s]}
+  return value, losses
 
 
 def _best(arm: Arm, value: float) -> str:

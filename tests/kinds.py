@@ -118,6 +118,13 @@ def described_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
   return found | dict(tokens=captioned_batch(B, T, seed)["tokens"])
 
 
+def captions_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
+  """The same without a time."""
+  found = described_batch(B, T, seed)
+  del found["time"]
+  return found
+
+
 READ = dict(
   classes=0, vocab=37, text_length=19, text_layers=2, text_dim=20,
   text_heads=5, text_mlp_dim=28, text_end=36,
@@ -199,6 +206,25 @@ KINDS = {
       parts=dict(vq=VQ, prior=PRIOR),
     ),
     drawn_batch, TOKENS, PIXELS, frozen=("vq",),
+  ),
+  "image tokens of captions": Kind(
+    dict(
+      kind="image_tokens", classes=0, vocab=37, text_length=19, text_end=36,
+      parts=dict(
+        vq=VQ, prior=DECODER | dict(vocab=12 + 37 + 1, position_length=27),
+      ),
+    ),
+    captions_batch, TOKENS | dict(text_weight=0.125), PIXELS, frozen=("vq",),
+  ),
+  "image tokens of captions masked": Kind(
+    dict(
+      kind="image_tokens", classes=0, order="masked", vocab=37, text_length=19,
+      text_end=36,
+      parts=dict(
+        vq=VQ, prior=PRIOR | dict(vocab=12 + 37 + 2, position_length=30),
+      ),
+    ),
+    captions_batch, TOKENS, PIXELS, frozen=("vq",),
   ),
   "ctc": Kind(sound.CTC, sound.batch_of, dict(kind="ctc"), sound.LETTERS),
   "tts": Kind(

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from aigc_jax import data, files, run, sharding
@@ -389,3 +390,18 @@ def test_what_cannot_be_branched_from_is_refused_by_name(train):
   assert not (train.folder / "no" / "result.json").exists()
   done = train("trunk", *STABLE, f"--config.branch_from={train.folder}/other")
   assert done.returncode == 78 and "no branch" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+  ("saved", "way"),
+  [
+    ((2, 4, 6), "there; branch from its checkpoint of step 4, or keep the"),
+    ((1, 6), "there; keep the schedule as it was"),
+    (None, "there; branch from step 5 at the latest, or keep the"),
+  ],
+)
+def test_a_branch_is_told_of_checkpoints_that_are_there(saved, way):
+  rates = np.array([0.1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2])  # 0 and 1 warm up
+  ours = rates - 0.1 * (np.arange(7) >= 5)
+  with pytest.raises(BadConfig, match=way):
+    branch.check_rates(rates, ours, "trunk", saved)

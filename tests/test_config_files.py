@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from setuptools import find_packages
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig
+from tests import commands
 
 ROOT = Path(__file__).parents[1]
 OWN = """
@@ -47,6 +49,27 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
 def test_a_fault_of_the_file_is_told_by_name_and_line(tmp_path, text, words):
   with pytest.raises(BadConfig, match=words):
     run.read(run.configured(written(tmp_path, text), []))
+
+
+@pytest.mark.parametrize(
+  ("line", "words"),
+  [
+    ("config.model.dmi = 3", r"key model.dmi is unknown; .*\n  in .*mine\.py, "
+     r"line 6: config.model.dmi = 3$"),
+    ("config.data.update(btach=3)", r"data.btach is unknown.*\n.* line 6: "),
+    ("config.model = dict(config.model, lyers=2)", r"lyers .*\n.*, line 6: "),
+    ("config.model = dict(config.model, dim='x')",
+     r"model.dim='x': expected .*\n.* line 6: "),
+  ],
+)  # fmt: skip
+def test_a_wrong_key_is_told_where_it_stands_in_the_file(tmp_path, line, words):
+  path = written(tmp_path, OWN.replace("config.model.dim = 256", line))
+  done = commands.run(
+    "aigc_jax.train", f"--config={path}", "--config.steps=3", "--dry_run",
+    cwd=tmp_path, environ=commands.one_device(),
+  )  # fmt: skip
+  assert done.returncode == BadConfig.code and not done.stdout
+  assert re.search(words, done.stderr.strip()), done.stderr
 
 
 def test_a_preset_that_a_file_does_not_take_is_refused():
@@ -102,3 +125,18 @@ def test_an_own_config_needs_the_installed_package_alone(tmp_path):
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout)["model"]["dim"] == 256
+
+
+@pytest.mark.parametrize("folder", ["12:30:05", "a.py:b", "x.py.d:1"])
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path, folder):
+  """Such as that of a time of day, in which a sweep writes its configs."""
+  text = OWN.replace("get_config()", "get_config(preset='')").replace(
+    "256", "len(preset)"
+  )
+  (tmp_path / folder).mkdir()
+  path = written(tmp_path / folder, text)
+  assert run.configured(path, [])["model"]["dim"] == 0
+  assert run.configured(f"{path}:one,two", [])["model"]["dim"] == 7
+  config = tmp_path / folder / "config.json"
+  config.write_text(json.dumps({"seed": 3}))
+  assert run.script.load(str(config)) == {"seed": 3}

@@ -4,15 +4,17 @@ import dataclasses
 import importlib.util
 import json
 import math
+import types
 from pathlib import Path
 
 import jax
 import pytest
+from absl import flags
 from flax import linen as nn
 
 from aigc_jax import evaluate, run, sharding
 from aigc_jax.data import tokenizers
-from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.formats import Reference
 from aigc_jax.evaluators.likelihood import Scorer
@@ -97,6 +99,72 @@ def test_scores_of_the_average_stand_in_a_file_of_their_own(loaded, tmp_path):
   evaluate.save(raw, loaded, {"c": one["a"]}, "average")
   found = json.loads(raw.read_text())
   assert found["weights"] == "average" and set(found["scores"]) == {"c"}
+
+
+def test_a_link_below_a_work_directory_named_by_its_home_is_not_followed(
+  loaded,  # noqa: F811
+  tmp_path,
+  monkeypatch,
+):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "evaluate").symlink_to(tmp_path / "elsewhere")
+  loaded = dataclasses.replace(loaded, name="~/run", step=7)
+  path = Path(evaluate.default_out(loaded))
+  assert path == tmp_path / "run" / "evaluate" / "7.json"
+  with pytest.raises(StorageFailure, match="is a link to"):
+    evaluate.save(path, loaded, {"a": {"acc": Estimate(0.5, 0.1, 4)}})
+  assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_files_that_hold_no_scores_are_set_aside_one_beside_the_other(
+  loaded,  # noqa: F811
+  tmp_path,
+):
+  path = tmp_path / "x[1].json"
+  for text in ("mine", "also mine"):
+    path.write_text(text)
+    evaluate.save(path, loaded, {"a": {"acc": Estimate(0.5, 0.1, 4)}})
+  kept = {p.read_text() for p in tmp_path.glob("x[[]1].json.unreadable*")}
+  assert kept == {"mine", "also mine"}
+
+
+def test_a_flag_is_read_or_refused(monkeypatch, tmp_path):
+  """Of what is measured: held-out sets, texts, questions, what is written."""
+  mine = flags.FlagValues()
+  monkeypatch.setattr(flags, "FLAGS", mine)
+  for name in ("string", "integer", "list", "multi_string", "bool", "float"):
+    define = getattr(flags, f"DEFINE_{name}")
+    monkeypatch.setattr(
+      flags, f"DEFINE_{name}",
+      lambda *args, define=define, **kw: define(*args, flag_values=mine, **kw),
+    )  # fmt: skip
+  monkeypatch.setattr(evaluate, "FLAGS", mine)
+  evaluate.define_flags()
+
+  def check(*words, texts=(), tasks=()):
+    mine.unparse_flags()
+    for name in mine:
+      mine[name].unparse()
+    mine(["evaluate", *words])
+    model = types.SimpleNamespace()
+    evaluate.check_flags_read(model, dict.fromkeys(texts), dict(tasks))
+
+  own, text = {}, {"texts": ["x"]}
+  questions = {"tasks": {"x": ("piqa", [])}}
+  written = {"tasks": {"x": ("references", [])}}
+  for what, flag in (
+    (own, "--length=8"), (own, "--batch=2"), (own, "--stop=x"),
+    (own, "--beams=4"), (own, "--max_tokens=3"), (text, "--prepare"),
+    (text, "--beams=4"), (questions, "--stop=x"), (questions, "--max_tokens=3"),
+    (written, "--length_penalty=2.0"),
+  ):  # fmt: skip
+    with pytest.raises(BadConfig, match=f"{flag.split('=')[0]} is of"):
+      check(flag, **what)
+  check("--prepare", **own)
+  check("--length=8", "--batch=2", **text)
+  check("--beams=2", "--length_penalty=2.0", "--stop=x", **written)
 
 
 def test_flags_are_checked(tmp_path):

@@ -15,7 +15,7 @@ from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
 from aigc_jax.layers.readout import Aligned, Readout
 from aigc_jax.presets import dit
 from aigc_jax.sampling import prompts
-from tests import tiny
+from tests import kinds, tiny
 
 MODEL = tiny.LLAMA | dict(kind="decoder", vocab=257, layers=1, unroll=0)
 
@@ -391,7 +391,31 @@ def test_a_file_that_is_no_sound_is_refused_by_name(tmp_path):
     with pytest.raises(BadData, match=f"{name}.wav: {word}"):
       generate.clip_of(str(tmp_path / f"{name}.wav"))
   with pytest.raises(BadConfig, match="--audio=x.wav"):
-    generate.check_reads_text(Echo())
+    generate.check_writes(Echo(), "DIR")
+
+
+USES = {
+  "encoder": "evaluate --workdir='a run'",
+  "clip": "evaluate --workdir='a run'",
+  "unet": "--grid=4x8 --out=x.png",
+  "latent": "--grid=4x8 --out=x.png",
+  "image tokens masked": "--grid=4x8 --out=x.png",
+  "vq": "--grid=4x8 --reconstruct --out=x.png",
+  "ctc": "--audio=x.wav",
+  "whisper": "--audio=x.wav",
+  "tts": "--out=x.wav",
+}
+
+
+def test_of_each_kind_that_writes_nothing_it_is_told_what_is_of_use():
+  for name in kinds.KINDS:
+    model = kinds.build(name)
+    if name == "decoder":
+      generate.check_writes(model, "a run")
+      continue
+    with pytest.raises(BadConfig) as told:
+      generate.check_writes(model, "a run")
+    assert USES.get(name, "") in str(told.value), name
 
 
 @pytest.mark.parametrize("flag", ["--prompt=a", "--seed=1", "--top_k=2"])

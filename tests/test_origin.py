@@ -51,6 +51,8 @@ def test_a_key_that_changes_the_decoder_is_refused_with_its_remedy(folder, key):
     run.check_origin(config(folder, **{key: CHANGES[key]}))
   assert f"model.{key}={CHANGES[key]!r}" in str(error.value)
   assert f"config.model.{key}" in str(error.value).split(": ", 2)[-1]
+  (line,) = (x for x in str(error.value).split("\n") if "in one line" in x)
+  assert f" --config.model.{key}=" in line
 
 
 def write_config(folder, model):

@@ -6,7 +6,8 @@ import pytest
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig
-from aigc_jax.run.places import located
+from aigc_jax.run.origin import check_frozen_there
+from aigc_jax.run.places import as_meant, located
 from aigc_jax.scaling import repeat
 from aigc_jax.trainer import provenance
 from configs import text_file
@@ -139,9 +140,50 @@ def test_relative_places_are_of_the_folder_of_the_first_start(tmp_path):
   assert bytes_["data"]["tokenizer"] == "bytes"
 
 
+def test_the_config_of_a_run_is_taken_from_any_folder(
+  origin, tmp_path, monkeypatch, capsys
+):
+  path = origin / "config.json"
+  config = json.loads(path.read_text())
+  config["data"]["path"] = "own.txt"
+  path.write_text(json.dumps(config))
+  (tmp_path / "own.txt").write_text("text")
+  monkeypatch.chdir(tmp_path)
+  assert run.configured(str(path), [])["data"]["path"] == "own.txt"
+  (tmp_path / "elsewhere").mkdir()
+  monkeypatch.chdir("elsewhere")
+  found = run.configured("../run/config.json", [("steps", "3")])
+  assert found["data"]["path"] == f"{tmp_path}/own.txt" and found["steps"] == 3
+  assert f"was started in {tmp_path}" in capsys.readouterr().err
+  # Where it went on from another folder, it is that of the last time.
+  (tmp_path / "later").mkdir()
+  (tmp_path / "later" / "own.txt").write_text("text")
+  about = json.loads((origin / "run.json").read_text())
+  about["folder"] = f"{tmp_path}/later"
+  (origin / "run.3.json").write_text(json.dumps(about))
+  found = run.configured(str(path), [])
+  assert found["data"]["path"] == f"{tmp_path}/later/own.txt"
+  # So it is with what a run is used with, as a frozen part that is read.
+  (tmp_path / "later" / "vae").mkdir()
+  frozen = {"vae": "vae", "own": None, "gone": "nowhere/x*"}
+  found = as_meant(config | {"frozen": frozen}, "../run")["frozen"]
+  assert found == frozen | {"vae": f"{tmp_path}/later/vae"}
+  (origin / "run.3.json").unlink()
+  (origin / "run.json").unlink()
+  assert as_meant(config, "../run") == config
+
+
 def train(*argv, cwd):
   one = commands.one_device()
   return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
+
+
+def test_a_frozen_part_that_is_gone_is_told_by_its_key(tmp_path):
+  with pytest.raises(BadConfig, match=r"frozen.vae=x: .*--config.frozen.vae="):
+    check_frozen_there("vae", "x")
+  (tmp_path / "config.json").touch()
+  check_frozen_there("vae", str(tmp_path))
+  check_frozen_there("vae", "hf:x")
 
 
 SOURCES = (

@@ -13,7 +13,7 @@ from absl import flags
 
 from aigc_jax import command, files, sweep
 from aigc_jax.errors import BadConfig, Stopped, WorkdirInUse
-from aigc_jax.scaling.sweeps import ledger, plan
+from aigc_jax.scaling.sweeps import ladder, ledger, plan
 from aigc_jax.scaling.sweeps.plan import Cost
 from aigc_jax.trainer.journal import rows
 from aigc_jax.trainer.lock import Lock
@@ -193,6 +193,15 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_is_written(
   assert not (tmp_path / "out").exists()
 
 
+def test_a_baseline_may_be_an_arm_of_a_grid(call, made, unbuilt, tmp_path):
+  points = f"product({TWO_ARMS}, grid({{'optim.b1': [0.8, 0.9]}}))"
+  sweep_file, out = made(points, ", baseline='plain'"), tmp_path / "out"
+  words = (f"--sweep={sweep_file}", f"--out={out}",
+           f"--launcher={sweeping.line(tmp_path)}")  # fmt: skip
+  assert call(*words) == 0
+  assert ledger.read_index(out).baseline == "plain"
+
+
 def test_what_training_would_refuse_is_refused_with_its_point(
   call, made, tmp_path
 ):
@@ -288,6 +297,53 @@ def test_a_ladder_that_cannot_be_is_refused(
   with pytest.raises(BadConfig, match=message):
     call("ladder", f"--config={tmp_path / 'config.py'}", f"--out={out}", *words)
   assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["--seeds=3"], "--seeds is of `sweep ladder`"),
+    (["--sizes=16"], "--sizes is of `sweep ladder`"),
+    (["--json"], "--json is of --status"),
+    (["--bench=x.json"], "--bench is of --dry_run"),
+    (["--sbatch=--time=1"], "--sbatch is of --launcher=slurm"),
+    (["ladder", "--parallel=2"], "--parallel is of sweeps"),
+    (["ladder", "--dry_run"], "--dry_run is of sweeps"),
+  ],
+)
+def test_a_flag_of_a_sweep_is_read_or_refused(
+  words, message, call, made, unbuilt, tmp_path
+):
+  made()
+  more = [f"--sweep={tmp_path / 'sweep.py'}", f"--out={tmp_path / 'out'}"]
+  if words[0] == "ladder":
+    more = [f"--config={tmp_path / 'config.py'}"]
+  with pytest.raises(BadConfig, match=message):
+    call(*words, *more)
+  assert not (tmp_path / "out").exists()
+
+
+ODD = 'a"""\n\U0001f600\\x.py'
+
+
+def test_the_file_of_a_ladder_is_python_whatever_the_config_is_called():
+  size = ladder.Size({"layers": 1, "dim": 8}, Cost(10, 1, 4, 50.0))
+  made = ladder.Ladder(
+    (ladder.Rung(size, 1e3, 20),), (), "width", 1e-3, 8, 0.1, ""
+  )
+  names: dict = {}
+  exec(ladder.source(made, ODD, [("data.path", ODD)]), names)
+  assert names["CONFIG"] == ODD and names["SHARED"] == {"data.path": ODD}
+  assert len(names["get_sweep"]().points) == 1
+
+
+def test_a_ladder_writes_over_nothing_that_was_changed_by_hand(tmp_path):
+  out = tmp_path / "sweep.py"
+  sweep.check_new(str(out), "a")
+  out.write_text("a")
+  sweep.check_new(str(out), "a")
+  with pytest.raises(BadConfig, match="is there and says something else"):
+    sweep.check_new(str(out), "b")
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ import json
 import shlex
 import subprocess
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from aigc_jax import run
 from aigc_jax import train as training
+from aigc_jax.errors import BadConfig
 from aigc_jax.planning import summary
 from configs import gpt2, llama, quickstart
 from tests import commands
@@ -21,6 +23,19 @@ CONFIG = "--config=tests/faults/tiny.py:"
 def train(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
   one = commands.one_device()
   return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["step_limit", "compile_limit"])
+def test_seconds_that_end_a_run_at_once_or_never_are_refused(
+  monkeypatch, name, value
+):
+  """Of nan nothing is more: there would be no watchdog."""
+  known = {"step_limit": 600.0, "compile_limit": float("inf"), name: value}
+  flags = {k: types.SimpleNamespace(value=x) for k, x in known.items()}
+  monkeypatch.setattr(training, "FLAGS", flags)
+  with pytest.raises(BadConfig, match=f"--{name}={value}: expected seconds"):
+    training._check_limits()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import glob
 import json
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def check_local(path: str, what: str) -> None:
   if not REMOTE.match(str(path)):
     return
   scheme = str(path).partition(":")[0].lower()
-  copy = COPIES.get(scheme, "").format(path)
+  copy = COPIES.get(scheme, "").format(shlex.quote(str(path)))
   raise BadConfig(
     f"{what}={path}: only files on a disk or mounted file system are read; "
     f"copy it here{f' ({copy})' if copy else ''} and name the copy, or mount "
@@ -86,7 +87,7 @@ def check_apart(
   if place in (os.path.realpath(files.expanded(path)) for path in paths):
     raise BadConfig(
       f"--workdir={workdir} is the folder of {what}{why}; use "
-      f"--workdir={os.path.join(workdir, 'run')}"
+      f"--workdir={shlex.quote(os.path.join(workdir, 'run'))}"
     )
 
 
@@ -232,9 +233,10 @@ def single(found: Found, given: str, field: str) -> list[File]:
   if kind not in ("parquet", "jsonl.gz"):
     why, what = _no_text(path)
     if why == "UTF-16":
+      made = shlex.quote(f"{path}.utf8{Path(name).suffix}")
       raise BadData(
         f"{given}: this is {what}, and UTF-8 is read here; convert it: iconv "
-        f"-f {what} -t UTF-8 '{given}' > '{given}.utf8{Path(name).suffix}'"
+        f"-f {what} -t UTF-8 {shlex.quote(path)} > {made}"
       )
     if why:
       raise BadData(
@@ -246,8 +248,8 @@ def single(found: Found, given: str, field: str) -> list[File]:
     if not kind:
       raise BadData(
         f"{given}: neither JSON lines nor an array of records; make JSON lines "
-        f"of the records in it (jq -c '.KEY[]' '{given}' > records.jsonl), or "
-        "rename it to .txt to train on it as it is"
+        f"of the records in it (jq -c '.KEY[]' {shlex.quote(path)} > "
+        "records.jsonl), or rename it to .txt to train on it as it is"
       )
   return [File(name, path, size, kind)]
 

@@ -6,6 +6,7 @@ begins, its line in a packed file, its number in an array or in Parquet.
 
 import gzip
 import json
+import shlex
 import zlib
 
 from aigc_jax.data.documents import Document
@@ -114,7 +115,7 @@ def _read_array(name, path, field):
   if len(data) > LONGEST_ROW:
     raise BadData(
       f"{path}: an array of more than {LONGEST_ROW >> 20} MB; make JSON lines "
-      f"of it: jq -c '.[]' '{path}' > rows.jsonl"
+      f"of it: jq -c '.[]' {shlex.quote(str(path))} > rows.jsonl"
     )
   try:
     found = json.loads(data)

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 
 from aigc_jax import data, files, tree
+from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators import image_scores
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.features import Features
 from aigc_jax.layers.report import STATS
 from aigc_jax.sampling import png
-from aigc_jax.sampling.images import Sampler, reads_captions
+from aigc_jax.sampling.images import NotDrawn, Sampler, reads_captions
 from aigc_jax.trainer.journal import Picture
 
 AT_ONCE = 64  # images
@@ -55,16 +57,31 @@ class Grid:
     count = len(self._told)
     with jax.set_mesh(self._mesh):
       self._sampler.use(variables_of(state, self._average))
-      images = self._sampler(
-        np.arange(count), self._told, min(AT_ONCE, count), self._poll
-      )
+      images = or_none(
+        self._name, step, self._sampler,
+        np.arange(count), self._told, min(AT_ONCE, count), self._poll,
+      )  # fmt: skip
       self._sampler.drop()
+    if images is None:
+      return {}
     whole = png.grid(images, *self._shape)
     picture = Picture(png.png(whole), *whole.shape)
     if jax.process_index() == 0:
       files.own_folder(self._folder)
       files.write_bytes(self._folder / f"{step}.{self._name}.png", picture.png)
     return {f"eval/{self._name}/images": picture}
+
+
+def or_none(name: str, step: int, draw: Callable, *args):
+  """draw(*args); None, and a warning, for what is no number.
+
+  A picture of a model that is trained on is not worth the training.
+  """
+  try:
+    return draw(*args)
+  except NotDrawn as refusal:
+    logging.warning("evaluate.%s at step %d: %s", name, step, refusal)
+    return None
 
 
 class Scores:
@@ -92,8 +109,12 @@ class Scores:
     """The scores of this state."""
     with jax.set_mesh(self._mesh):
       self._sampler.use(variables_of(state, self._average))
-      images = self._comparison.draw(self._sampler, self._poll)
+      images = or_none(
+        self._name, step, self._comparison.draw, self._sampler, self._poll
+      )
       self._sampler.drop()
+    if images is None:
+      return {}
     found = self._comparison.scores(images, poll=self._poll)
     return {f"eval/{self._name}/{k}": e.value for k, e in found.items()}
 
@@ -118,6 +139,12 @@ class Comparison:
     self._features = features
     self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))
     self.count = min(len(held), most or len(held))
+    if self.count < image_scores.LEAST:
+      raise BadConfig(
+        f"images are compared by {image_scores.LEAST} or more, and these are "
+        f"{self.count} ({len(held)} are held out): ask for more of them, or "
+        "hold out more"
+      )
     self._held, self.fingerprint = held, held.fingerprint
     self.features_fingerprint = features.fingerprint
     self._known: tuple | None = None

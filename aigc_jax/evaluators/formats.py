@@ -12,6 +12,8 @@ from pathlib import Path
 from aigc_jax import files
 from aigc_jax.errors import BadData
 
+LARGEST = 2**30  # bytes of a file of records
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -154,7 +156,7 @@ def read(path: str | Path) -> tuple[str, list[Item | Reference]]:
   Raises BadData, naming the line, for a record that is not of the format.
   """
   try:
-    data = files.expanded(path).read_bytes()
+    data = files.given(path, LARGEST, "--tasks")
     lines = data.decode("utf-8-sig").split("\n")  # not at U+2028
   except OSError as error:
     raise BadData(f"{path}: cannot be read: {error.strerror}") from None

@@ -15,6 +15,7 @@ from aigc_jax.evaluators.choices import Estimate
 
 SUBSETS, MOST = 100, 1000  # of KID: how many, of how many images at most
 NEIGHBOURS = 3  # of precision and recall, as in their paper
+LEAST = NEIGHBOURS + 1  # images that all scores take
 BLOCK = 1024  # rows whose distances exist at once
 
 

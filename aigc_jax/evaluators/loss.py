@@ -79,10 +79,11 @@ class Loss:
       raise BadData(
         f"evaluation {self.name!r} counted {weight:.0f} targets of {targets}"
       )
-    found, counts = {"loss": total / max(weight, 1)}, self.eval_set.counts
+    loss = total / weight if weight else math.nan  # of nothing: no number
+    found, counts = {"loss": loss}, self.eval_set.counts
     if "nll" in sums:
       del sums["nll"]
-      if "tokens" in counts:
+      if "tokens" in counts and weight:
         found = results(total, weight, counts.get("bytes", 0))
     others = {name: s / w if w else math.nan for name, (s, w) in sums.items()}
     return (

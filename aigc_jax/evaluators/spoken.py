@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from aigc_jax.evaluators.choices import Estimate, bootstrap
-from aigc_jax.evaluators.drawn import variables_of
+from aigc_jax.evaluators.drawn import or_none, variables_of
 from aigc_jax.evaluators.word_errors import RESAMPLES, word_errors
 from aigc_jax.layers.mel import HOP, log_mel
 from aigc_jax.sampling.beam import BeamSearch
@@ -132,8 +132,12 @@ class SpokenScores:
     """The scores of this state."""
     with jax.set_mesh(self._mesh):
       self._synthesiser.use(variables_of(state, self._average))
-      found = self._spoken.scores(self._synthesiser, self._poll)
+      found = or_none(
+        self._name, step, self._spoken.scores, self._synthesiser, self._poll
+      )
       self._synthesiser.drop()
+    if found is None:
+      return {}
     return {f"eval/{self._name}/{k}": e.value for k, e in found.items()}
 
 

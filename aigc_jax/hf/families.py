@@ -6,6 +6,7 @@ from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf import kinds
 from aigc_jax.hf.bert import BERT
 from aigc_jax.hf.clip import CLIP
+from aigc_jax.hf.cohere import COHERE, COHERE2
 from aigc_jax.hf.distilbert import DISTILBERT
 from aigc_jax.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from aigc_jax.hf.gpt2 import GPT2
@@ -45,6 +46,8 @@ FAMILIES = {
   "gpt_neox": NEOX,
   "stablelm": STABLELM,
   "phi": PHI,
+  "cohere": COHERE,
+  "cohere2": COHERE2,
   "bert": BERT,
   "roberta": ROBERTA,
   "distilbert": DISTILBERT,

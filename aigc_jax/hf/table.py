@@ -37,6 +37,9 @@ class Row(NamedTuple):
   # How many there are along C, or of which axes each one is along the first.
   parts: int | tuple[str, ...] = 1
   beside: str = ""  # a leaf of ours without which another row is meant
+  # Whether components along H that are turned together lie side by side there;
+  # here they lie half a head apart.
+  pairs: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +146,22 @@ class Leaf:
     theirs = [ours.index(a) for a in _letters(groups).replace("C", "")]
     return [0, *(i + 1 for i in theirs)] if self.stacked else theirs
 
-  def ours(self, theirs: np.ndarray) -> np.ndarray:
-    """A tensor of theirs as a view with our axes."""
+  def ours(self, theirs: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+    """The part `index` of a tensor of theirs with our axes."""
+    view = self._view(theirs)
+    if not self.row.pairs:
+      return view[index]
+    at = self._turned  # of which all is there before it is put in order
+    whole = view[(*index[:at], slice(None), *index[at + 1 :])]
+    return _parted(whole, at)[(slice(None),) * at + (index[at],)]
+
+  @property
+  def _turned(self) -> int:
+    """The place of H among our axes."""
+    return self._axes[1].index("H")
+
+  def _view(self, theirs: np.ndarray) -> np.ndarray:
+    """A tensor of theirs as a view with our axes, pairs as they are."""
     groups, ours, sizes = self._axes
     letters = _letters(groups)
     if self._in_a_row:
@@ -175,6 +192,8 @@ class Leaf:
 
   def alone(self, ours: np.ndarray) -> np.ndarray:
     """What `theirs` takes of this leaf."""
+    if self.row.pairs:
+      ours = _paired(ours, self._turned)
     if not self._in_a_row:
       return ours
     groups, letters, _ = self._axes
@@ -185,7 +204,7 @@ class Leaf:
     """The part `index` of the leaf; of the files only its bytes are read."""
     if not self.stacked:
       (name,) = self.names
-      return np.array(self.ours(tensors[name].view())[index], dtype)
+      return np.array(self.ours(tensors[name].view(), index), dtype)
     names = self.names[index[0]]
     sizes = [
       len(range(n)[cut])
@@ -193,8 +212,22 @@ class Leaf:
     ]
     out = np.empty((len(names), *sizes), dtype)
     for i, name in enumerate(names):
-      out[i] = self.ours(tensors[name].view())[index[1:]]
+      out[i] = self.ours(tensors[name].view(), index[1:])
     return out
+
+
+def _parted(x: np.ndarray, axis: int) -> np.ndarray:
+  """The first of each pair along an axis, then the second of each."""
+  x = np.moveaxis(x, axis, -1)
+  parted = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
+  return np.moveaxis(parted, -1, axis)
+
+
+def _paired(x: np.ndarray, axis: int) -> np.ndarray:
+  """`_parted` backwards."""
+  halves = np.split(np.moveaxis(x, axis, -1), 2, axis=-1)
+  paired = np.stack(halves, axis=-1).reshape(*halves[0].shape[:-1], -1)
+  return np.moveaxis(paired, -1, axis)
 
 
 def _letters(groups: list[str]) -> str:

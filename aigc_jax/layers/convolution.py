@@ -1,6 +1,7 @@
 """Convolution over rows and columns, and the largest of neighbours."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import lax
 
 from aigc_jax import sharding
 from aigc_jax.layers.einsum import drawn
-from aigc_jax.layers.forms import are_counted
+from aigc_jax.layers.forms import are_counted, form
 from aigc_jax.layers.products import Rounded
 
 NAMES = ("NHWC", "HWIO", "NHWC")  # of lax, for BYXC, YXCD, BYXD
@@ -89,6 +90,14 @@ def convolve(
   w_YXCD = as_operand(w_YXCD, x_BYXC.dtype)
   if are_counted():
     return _counted(x_BYXC, w_YXCD, stride)
+  return form("convolve", _as_it_is)(_convolved, x_BYXC, w_YXCD, stride)
+
+
+def _as_it_is(formula: Callable, *args) -> jax.Array:
+  return formula(*args)
+
+
+def _convolved(x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int) -> jax.Array:
   before = (w_YXCD.shape[0] - 1) // 2
   return lax.conv_general_dilated(
     x_BYXC, w_YXCD, (stride, stride), [(before, before)] * 2,
@@ -136,6 +145,10 @@ def _doubled_counted(x_BYXC: jax.Array, w_YXCD: jax.Array) -> jax.Array:
 
 def largest_of_neighbours(x_BYXC: jax.Array) -> jax.Array:
   """The largest of 3 x 3 places, at every other place."""
+  return form("largest_of_neighbours", _as_it_is)(_largest, x_BYXC)
+
+
+def _largest(x_BYXC: jax.Array) -> jax.Array:
   around = ((0, 0), (1, 1), (1, 1), (0, 0))
   return lax.reduce_window(
     x_BYXC, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), around

@@ -104,8 +104,11 @@ def resolve(
     return "cudnn"
   if sharding.platform() == "tpu" and not splash.lacks(q_BTNH, k_BSKH, visible):
     return "splash"
-  if sharding.platform() == "cpu" and not _blocks_lacks(
-    q_BTNH, k_BSKH, visible
+  fits = visible.causal or sharding.alone()
+  if (
+    sharding.platform() == "cpu"
+    and fits
+    and not _blocks_lacks(q_BTNH, k_BSKH, visible)
   ):
     return "blocks"
   # Beyond this the scores of one head outgrow any cache: take them in pieces.
@@ -207,8 +210,8 @@ def _gpu_lacks(head_dim: int) -> str:
 
 def _blocks_lacks(q_BTNH, k_BSKH, visible: Visible) -> str:
   """What of this `blocks` cannot do, or nothing."""
-  if not visible.causal or q_BTNH.shape[1] != k_BSKH.shape[1]:
-    return "queries that are not all the positions, seen causally"
+  if q_BTNH.shape[1] != k_BSKH.shape[1]:
+    return "queries that are not all the positions"
   if visible.positions_BT is not None or visible.positions_BS is not None:
     return "explicit positions, as of a cache"
   return ""

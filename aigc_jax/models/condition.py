@@ -59,6 +59,12 @@ class Asked:
     return Visible(causal=False, segments_BT=ones_BT, segments_BS=self.real_BS)
 
 
+def until_end(tokens_BS: jax.Array, end: int) -> jax.Array:
+  """(B, S) bool: the tokens of captions, the first id `end` included."""
+  ends_BS = (tokens_BS == end).astype(jnp.int32)
+  return jnp.cumsum(ends_BS, axis=1) - ends_BS == 0
+
+
 class Reader(nn.Module):
   """Captions (B, S) as vectors (B, S, D), and which of them are real, (B, S).
 
@@ -77,9 +83,7 @@ class Reader(nn.Module):
   @nn.compact
   def __call__(self, tokens_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
     B, S = tokens_BS.shape
-    ends_BS = (tokens_BS == self.end).astype(jnp.int32)
-    # The first end is part of the caption.
-    real_BS = jnp.cumsum(ends_BS, axis=1) - ends_BS == 0
+    real_BS = until_end(tokens_BS, self.end)
     at_1S = jnp.arange(S, dtype=jnp.int32)[None]
     none_B1 = tokens_BS[:, :1] < 0
     real_BS = jnp.where(none_B1, at_1S == 0, real_BS).astype(jnp.int32)

@@ -189,6 +189,77 @@ def _check_together(key: str, asked: bool, other: str, there: bool) -> None:
     raise errors.BadConfig(f"model.{key}=True needs model.{other}")
 
 
+def _check_share(name: str, share: float) -> None:
+  if not 0 <= share < 1:
+    raise errors.BadConfig(f"model.{name}={share}: expected 0 to below 1")
+
+
+def _check_windows(windows: tuple[int | None, ...]) -> None:
+  if any(w is not None and w < 1 for w in windows):
+    raise errors.BadConfig(
+      f"model.windows={tuple(windows)}: expected lengths from 1, None for none"
+    )
+
+
+def _turned(
+  position: str, length: int | None, head_dim: int, rotary_dim: int | None
+) -> int:
+  """How many components of a head rotary positions turn.
+
+  Raises BadConfig where positions of this kind cannot be told to such heads.
+  """
+  if position not in POSITIONS:
+    raise errors.BadConfig(
+      f"model.position={position!r}{errors.nearest(position, POSITIONS)} "
+      f"(there are: {', '.join(POSITIONS)})"
+    )
+  if position == "learned" and (length or 0) < 1:
+    raise errors.BadConfig(
+      "model.position='learned' needs model.position_length, the number of "
+      f"positions, got {length}"
+    )
+  if position == "rotary" and head_dim % 2:
+    raise errors.BadConfig(
+      f"model.head_dim={head_dim}: rotary positions turn pairs, so it must be "
+      "even"
+    )
+  turned = head_dim if rotary_dim is None else rotary_dim
+  if position == "rotary" and (turned % 2 or not 2 <= turned <= head_dim):
+    raise errors.BadConfig(
+      f"model.rotary_dim={turned}: positions turn pairs, so it must be even, "
+      f"from 2 to model.head_dim={head_dim}, or None for all of a head"
+    )
+  return turned
+
+
+def _turns(
+  turned: int, base: float, local_base: float | None, scaling: Mapping | None
+) -> dict[str, Callable[[int], np.ndarray]]:
+  """{"": , "local": } length -> radians; BadConfig where there are none."""
+  found = {"": functools.partial(frequencies, turned, base, scaling)}
+  if local_base:
+    found["local"] = functools.partial(frequencies, turned, local_base, None)
+  for radians in found.values():
+    radians()  # what gives no frequencies is refused here
+  return found
+
+
+def _deviations(
+  rule: Parametrization, init_std: float
+) -> tuple[float, float, float]:
+  """(deviation of a block's weights, factors of what attention and MLP add).
+
+  0 and no factors where weights are by their fan-in, which has grown by itself
+  with the width.
+  """
+  if not init_std:
+    return init_std, 1.0, 1.0
+  hidden = rule.deviation("stack/attention/query/w")
+  read = rule.deviation("stack/attention/out/w") / hidden
+  down = rule.deviation("stack/mlp/down/w") / hidden
+  return init_std * hidden, read, down
+
+
 def widths(
   *,
   dim: int,
@@ -346,33 +417,9 @@ def decoder(
     logit_softcap or 0.0,
   )
   unroll = unroll or 0
-  if not 0 <= dropout < 1:
-    raise errors.BadConfig(f"model.dropout={dropout}: expected 0 to below 1")
-  if any(w is not None and w < 1 for w in windows):
-    raise errors.BadConfig(
-      f"model.windows={tuple(windows)}: expected lengths from 1, None for none"
-    )
-  if position not in POSITIONS:
-    raise errors.BadConfig(
-      f"model.position={position!r}{errors.nearest(position, POSITIONS)} "
-      f"(there are: {', '.join(POSITIONS)})"
-    )
-  if position == "learned" and (position_length or 0) < 1:
-    raise errors.BadConfig(
-      "model.position='learned' needs model.position_length, the number of "
-      f"positions, got {position_length}"
-    )
-  if position == "rotary" and head_dim % 2:
-    raise errors.BadConfig(
-      f"model.head_dim={head_dim}: rotary positions turn pairs, so it must be "
-      "even"
-    )
-  turned = head_dim if rotary_dim is None else rotary_dim
-  if position == "rotary" and (turned % 2 or not 2 <= turned <= head_dim):
-    raise errors.BadConfig(
-      f"model.rotary_dim={turned}: positions turn pairs, so it must be even, "
-      f"from 2 to model.head_dim={head_dim}, or None for all of a head"
-    )
+  _check_share("dropout", dropout)
+  _check_windows(windows)
+  turned = _turned(position, position_length, head_dim, rotary_dim)
   _check_together("shared_norm", shared_norm, "parallel=True", parallel)
   _check_together("qk_norm_joint", qk_norm_joint, "qk_norm=True", qk_norm)
   _check_together("head_bias", head_bias, "tied=False", not tied)
@@ -387,13 +434,7 @@ def decoder(
   # Each block adds twice to the residual stream (GPT-2, section 2.3); where
   # that is by the depth already, as many times as in the base.
   out_factor = 1.0 / math.sqrt(2 * rule.base.L)
-  # Where weights are not by their fan-in, which has grown by itself.
-  std, read, down = init_std, 1.0, 1.0
-  if init_std:
-    hidden = rule.deviation("stack/attention/query/w")
-    std = init_std * hidden
-    read = rule.deviation("stack/attention/out/w") / hidden
-    down = rule.deviation("stack/mlp/down/w") / hidden
+  std, read, down = _deviations(rule, init_std)
   attention = functools.partial(
     Attention, dim, heads, kv_heads, head_dim, kind, attention_bias, out_bias,
     normed if qk_norm else None, qk_norm_joint, attention_scale,
@@ -411,15 +452,7 @@ def decoder(
   )  # fmt: skip
   turns = {}
   if position == "rotary":
-    turns[""] = functools.partial(
-      frequencies, turned, rotary_base, rotary_scaling
-    )
-    if rotary_local_base:
-      turns["local"] = functools.partial(
-        frequencies, turned, rotary_local_base, None
-      )
-    for radians in turns.values():
-      radians()  # what gives no frequencies is refused here
+    turns = _turns(turned, rotary_base, rotary_local_base, rotary_scaling)
   learned = functools.partial(
     LearnedPositions, position_length, dim, kind, fresh_std, embed_gradient
   )

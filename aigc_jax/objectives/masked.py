@@ -44,27 +44,29 @@ def masked(
     "accuracy": Mean(sums.hits, weight),
   }
   if next_sentence:
-    means |= _of_pairs(found, batch["follows"])
+    means |= _of_pairs(found, batch)
     places = batch["weights"].shape[1]
     added = places * means["next_nll"].sum
     means["loss"] = Mean(sums.loss + added, weight)
   return means
 
 
-def _of_pairs(found, follows_B: jax.Array) -> dict[str, Mean]:
+def _of_pairs(found, batch: Batch) -> dict[str, Mean]:
   if getattr(found, "follows_BC", None) is None:
     raise errors.BadConfig(
       "objective.next_sentence=True needs a model that says whether one text "
       "follows another: --config.model.pooler=True "
       "--config.model.next_sentence=True"
     )
+  follows_B = batch["follows"]
   z_BC = found.follows_BC.astype(jnp.float32)
   nll_B = -jnp.take_along_axis(
     jax.nn.log_softmax(z_BC), follows_B[:, None], axis=-1
   )[:, 0]
   right_B = (jnp.argmax(z_BC, axis=-1) == follows_B).astype(jnp.float32)
-  ones_B = jnp.ones_like(nll_B)
+  # A row that pads the last batch of a set has no text, and is no pair.
+  real_B = jnp.any(batch["segments"] > 0, axis=1).astype(jnp.float32)
   return {
-    "next_nll": Mean.of(nll_B, ones_B),
-    "next_accuracy": Mean.of(right_B, ones_B),
+    "next_nll": Mean.of(nll_B, real_B),
+    "next_accuracy": Mean.of(right_B, real_B),
   }

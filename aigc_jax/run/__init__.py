@@ -7,7 +7,7 @@ inputs (data), evaluation (evaluators), load (parameters that are there; origin:
 are they those of the model, alike: are two models one), loaded (what a model
 with its parameters can be used for; drawing: images, speaking: speech),
 standing (where a run goes on), branch (from another run), budget (where it
-ends), places (a run again)
+ends), places (what a run names, from another folder)
 """
 
 from aigc_jax.run import branch
@@ -58,9 +58,9 @@ from aigc_jax.run.origin import (
   hf_folder,
   identity_in,
 )
-from aigc_jax.run.overrides import configured, section_of
-from aigc_jax.run.places import repeated
+from aigc_jax.run.overrides import configured, repeated, section_of
 from aigc_jax.run.record import entries
+from aigc_jax.run.script import place_of
 from aigc_jax.run.session import Options, Session, changed_since, identity_of
 from aigc_jax.run.settings import (
   Config,
@@ -124,6 +124,7 @@ __all__ = [
   "open_embedded",
   "open_eval",
   "open_stream",
+  "place_of",
   "provenance_in",
   "reached",
   "read",

@@ -64,10 +64,21 @@ def differences(
   for key, new in differing(model, theirs).items():
     if isinstance(new, list | tuple):
       new = tuple(new)
-    way = f"--config.{section}.{key}={shlex.quote(str(new))}"
     own = f"{section}.{key}={model.get(key)!r}"
+    way = _flag(section, key, new)
     lines.append(f"{own}, there it is {new!r}: {way}")
   return lines
+
+
+def flags_of(model: Mapping, theirs: Mapping) -> list[str]:
+  """What a command line says to make config.model theirs."""
+  return [_flag("model", *item) for item in differing(model, theirs).items()]
+
+
+def _flag(section: str, key: str, value) -> str:
+  if isinstance(value, list):
+    value = tuple(value)
+  return f"--config.{section}.{key}={shlex.quote(str(value))}"
 
 
 def _plain(value):

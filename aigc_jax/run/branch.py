@@ -10,8 +10,9 @@ same: a trunk with a constant learning rate serves decays of all lengths
 
 import dataclasses
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -188,7 +189,7 @@ def trunk_of(config: Config) -> Path:
   if hf_folder(where) is not None:
     raise BadConfig(
       f"branch_from={where}: a Hugging Face folder holds no state of a run: "
-      f"--config.init_from={where} begins with its parameters"
+      f"--config.init_from={shlex.quote(where)} begins with its parameters"
     )
   return Path(os.path.abspath(files.expanded(where)))
 
@@ -346,11 +347,30 @@ def check_schedule(config: Config, mesh, trunk: Trunk) -> None:
   for since, name in trunk.configs:
     before = usable_config_in(path, name) | {"mesh": config["mesh"]}
     theirs[since:] = rates(before)[since:]
-  check_rates(theirs, ours, path)
+  saved = history.checkpoints_in(path, identity_in(path)).steps()
+  check_rates(theirs, ours, path, saved)
 
 
-def check_rates(theirs: np.ndarray, ours: np.ndarray, path: Path | str) -> None:
-  """`check_schedule` of learning rates up to the step itself, of both."""
+def _earlier(rates: np.ndarray, at: int, saved: Sequence[int] | None) -> str:
+  """The way out of a branch before step `at`, where the trunk has such."""
+  if saved is None:
+    return f"branch from step {at} at the latest, or "
+  found = [s for s in saved if 0 < s <= at and rates[s] <= rates[s - 1]]
+  return (
+    f"branch from its checkpoint of step {max(found)}, or " if found else ""
+  )
+
+
+def check_rates(
+  theirs: np.ndarray,
+  ours: np.ndarray,
+  path: Path | str,
+  saved: Sequence[int] | None = None,
+) -> None:
+  """`check_schedule` of learning rates up to the step itself, of both.
+
+  saved: the steps that the trunk has checkpoints of, None for any.
+  """
   step = len(theirs) - 1
   if not step or theirs[step] > theirs[step - 1]:
     raise BadConfig(
@@ -363,7 +383,7 @@ def check_rates(theirs: np.ndarray, ours: np.ndarray, path: Path | str) -> None:
     raise BadConfig(
       f"branch_step={step}: at step {at} the learning rate of "
       f"{path} was {theirs[at]:.4g}, and this config has "
-      f"{ours[at]:.4g} there; branch from step {at} at the latest, or keep the "
+      f"{ours[at]:.4g} there; {_earlier(theirs, at, saved)}keep the "
       "schedule as it was until the branch (wsd decays at the end only: "
       "--config.optim.schedule=wsd --config.optim.decay_steps=N)"
     )

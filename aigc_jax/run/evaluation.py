@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_jax.errors import BadConfig, choose
+from aigc_jax.evaluators import samples
 from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
 from aigc_jax.evaluators.loss import RAW, Loss
 from aigc_jax.evaluators.samples import Samples
@@ -86,6 +87,8 @@ def check_evaluators(config: Config) -> None:
       _check_batches(name, rest["batches"])
       check_weights(f"{section}.weights", rest.get("weights", RAW), config)
       data_of(config).check_heldout(f"{section}.data", rest["data"])
+    elif make is _samples:
+      _check_samples(section, rest, config)
     elif make in (_images, _image_scores):
       check_draws(model_of(config), section)
       _check_drawn(name, rest, config)
@@ -165,6 +168,18 @@ def _samples(
     start=place.tokenizer.eot if start is None else start,
     poll=place.poll,
   )
+
+
+def _check_samples(section: str, given: Mapping, config: Config) -> None:
+  """Raises BadConfig for texts that could not be written."""
+  numbers = {k: given[k] for k in keys_of(samples.checked) if k in given}
+  most = most_positions(config["model"])
+  try:
+    samples.checked(**numbers)
+    if 0 < most < given["max_tokens"]:
+      raise BadConfig(f"max_tokens: the model has {most} positions")
+  except BadConfig as refusal:
+    raise BadConfig(f"{section}.{refusal}") from None
 
 
 def _images(

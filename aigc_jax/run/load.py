@@ -23,12 +23,14 @@ from aigc_jax.run.build import (
 )
 from aigc_jax.run.loaded import Loaded
 from aigc_jax.run.origin import (
+  check_frozen_there,
   check_saved,
   hf_folder,
   identity_in,
   tokenizer_in,
 )
 from aigc_jax.run.parts import below, nested
+from aigc_jax.run.places import as_meant
 from aigc_jax.run.settings import (
   WEIGHTS,
   Config,
@@ -76,7 +78,7 @@ def load(
     has = imported.tokenizer or imported.family.pipeline not in hf.WORDLESS
     tokenizer = data.load_tokenizer(where) if has else None
   else:
-    config = usable_config_in(where)
+    config = as_meant(usable_config_in(where), where)
     check_weights("weights", weights, config)
     tokenizer = tokenizer_in(where, missing=not reads_text(config))
     check = functools.partial(check_saved, where, config, tokenizer)
@@ -162,6 +164,7 @@ def read_frozen(
     own, wanted = below(abstract, part), where or config["init_from"]
     step = steps.get(wanted)
     if where:
+      check_frozen_there(part, where)
       values, _ = read_params(where, own, step)
     elif wanted:
       whole, _ = read_params(wanted, abstract_params(model, mesh), step)

@@ -5,7 +5,8 @@ each says what it is, and what does not fit is refused before it is used.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -13,7 +14,7 @@ from absl import logging
 from aigc_jax import data, files, hf
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.run import spelling
-from aigc_jax.run.alike import differences, differing
+from aigc_jax.run.alike import differences, differing, flags_of
 from aigc_jax.run.drawing import (
   PIXELS,
   note_pixels,
@@ -73,14 +74,20 @@ def check_origin(
   if not where:
     return []
   theirs, words = _model_of(where)
-  changed = _changed_on_purpose(where, config["model"], theirs, set(allowed))
+  own = config["data"].get("tokenizer")
+  also = []
+  if words is not None and own is not None and own != words:
+    also = [f"--config.data.tokenizer={shlex.quote(words)}"]
+  changed = _changed_on_purpose(
+    where, config["model"], theirs, set(allowed), also
+  )
   if tokenizer is None or words is None:
     return changed
   if data.load_tokenizer(words).fingerprint != tokenizer.fingerprint:
     raise BadConfig(
       f"init_from={where} has a tokenizer of its own, and data.tokenizer="
       f"{config['data']['tokenizer']!r} is another: set "
-      f"--config.data.tokenizer={words}"
+      f"--config.data.tokenizer={shlex.quote(words)}"
     )
   return changed
 
@@ -113,6 +120,17 @@ def _model_of(where: str) -> tuple[Mapping, str | None]:
   return usable_config_in(where)["model"], words
 
 
+def check_frozen_there(part: str, where: str) -> None:
+  """Raises BadConfig where a frozen part is to be read from what is no run."""
+  there = files.expanded(where) / "config.json"
+  if hf_folder(where) is None and not os.path.lexists(there):
+    raise BadConfig(
+      f"frozen.{part}={where}: there is no run in this folder. Put it back, or "
+      f"say where it is now: --config.frozen.{part}=DIR to train, or `frozen` "
+      "in the config.json of the run that it is a part of"
+    )
+
+
 def check_frozen_origins(config: Config) -> None:
   """Refuses frozen parts that are read from another model than they are.
 
@@ -122,6 +140,7 @@ def check_frozen_origins(config: Config) -> None:
   for part, where in config["frozen"].items():
     if not where:
       continue
+    check_frozen_there(part, where)
     theirs, _ = _model_of(where)
     if part not in parts:
       continue  # a piece of one: its shapes are all that is compared
@@ -134,9 +153,16 @@ def check_frozen_origins(config: Config) -> None:
 
 
 def _changed_on_purpose(
-  where: str, model: Mapping, theirs: Mapping, allowed: set[str]
+  where: str,
+  model: Mapping,
+  theirs: Mapping,
+  allowed: set[str],
+  also: Sequence[str],
 ) -> list[Change]:
-  """The allowed differences of two models; BadConfig where there are others."""
+  """The allowed differences of two models; BadConfig where there are others.
+
+  also: what the line needs besides to train on with theirs.
+  """
   found = [
     Change(f"model.{key}", value, model.get(key))
     for key, value in differing(model, theirs).items()
@@ -149,6 +175,8 @@ def _changed_on_purpose(
   raise BadConfig(
     f"init_from={where} is another model than the configured one:\n  "
     + "\n  ".join(lines)
+    + "\nall in one line: "
+    + " ".join([*flags_of(model, theirs), *also])
     + (f"\nor, on purpose, --allow_change={','.join(ways)}" if ways else "")
     + (
       f"\n{', '.join(never)} cannot be changed, the parameters would not fit"

@@ -8,12 +8,13 @@ own with it, so that those can be set by the same line.
 import ast
 import copy
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from aigc_jax import data
+from aigc_jax import data, files
 from aigc_jax.data.sources import SOURCES
 from aigc_jax.data.tasks import TASKS, Task
 from aigc_jax.data.windows import GIVEN
@@ -23,7 +24,14 @@ from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.optim import OPTIMIZERS
 from aigc_jax.run import compute, script
 from aigc_jax.run.evaluation import EVALUATORS
-from aigc_jax.run.settings import plain_of
+from aigc_jax.run.places import as_meant
+from aigc_jax.run.settings import (
+  Config,
+  as_written,
+  config_in,
+  plain_of,
+  read,
+)
 from aigc_jax.signature import EMPTY, keys_of
 
 Path = tuple[str | int, ...]
@@ -45,8 +53,30 @@ SOURCE = {"split": "train", "field": "text", "weight": 1.0}
 
 
 def configured(given: str, settings: Sequence[tuple[str, str | None]]) -> dict:
-  """The plain config of "PATH.py:PRESET" with the keys of the line set."""
-  return apply(plain_of(script.load(given)), settings)
+  """The plain config of what --config names, with the keys of the line set.
+
+  That of a run, DIR/config.json, names the places that it named there.
+  """
+  config, path = plain_of(script.load(given)), files.expanded(given)
+  if given.endswith(".json") and (path.parent / "run.json").is_file():
+    config = as_meant(as_written(path.parent, path.name), path.parent, _say)
+  return apply(config, settings)
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr)
+
+
+def repeated(
+  workdir: str, settings: Sequence[tuple[str, str | None]] = ()
+) -> Config:
+  """The config of the run in a work directory, to be run again from here.
+
+  settings: keys set on the command line, as `apply` takes them.
+  Raises BadConfig where the folder holds no run.
+  """
+  config = as_meant(config_in(workdir), workdir)
+  return read(apply(config, settings))
 
 
 def apply(config: dict, given: Sequence[tuple[str, str | None]]) -> dict:
@@ -224,9 +254,9 @@ def value_of(key: str, text: str | None, old: Any) -> Any:
     raise BadConfig(f"--config.{key} needs a value: --config.{key}={old}")
   if text == "None":
     return None
-  for kind, read in READERS.items():
+  for kind, reader in READERS.items():
     if type(old) is kind:
-      return read(key, text)
+      return reader(key, text)
   if isinstance(old, list | tuple | Mapping):
     return _literal(key, text, f"something like {_example(old)}")
   try:  # the place of None: whatever the text looks like

@@ -1,30 +1,49 @@
 """Relative places in a config are of the folder its run was started in."""
 
 import glob
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from aigc_jax.run import overrides
-from aigc_jax.run.settings import Config, config_in, provenance_in, read
+from aigc_jax import files
+from aigc_jax.run.settings import Config, provenance_in
+from aigc_jax.trainer import changes
 
 JUDGES = ("features", "recogniser")  # runs or folders that an entry names
-WORDS = ("bytes", "sentencepiece")  # tokenizers that are no places
+LATER = re.compile(r"run\.(\d{1,18})\.json")  # of a later start
 
 
-def repeated(
-  workdir: str | Path, settings: Sequence[tuple[str, str | None]] = ()
-) -> Config:
-  """The config of the run in a work directory, to be run again from here.
+def as_meant(config: Config, workdir: str | Path, say=None) -> Config:
+  """A run's config with its places as they are seen from this folder.
 
-  settings: keys set on the command line, as `overrides.apply` takes them.
-  Raises BadConfig where the folder holds no run.
+  say: is given a line where they are not as they are written.
   """
-  config = config_in(workdir)
-  folder = provenance_in(workdir).get("folder")
-  if folder:
-    config = located(config, folder)
-  return read(overrides.apply(config, settings))
+  workdir = files.expanded(workdir)
+  folder = started_in(workdir)
+  if not folder or not {"data", "evaluate"} <= config.keys():
+    return config
+  if os.path.realpath(folder) == os.path.realpath(os.getcwd()):
+    return config
+  found = located(config, folder)
+  moved = changes.changes(config, found)
+  if moved and say:
+    say(
+      f"note: the run of {workdir} was started in {folder}, and what it names "
+      f"is looked for there: {', '.join(change.key for change in moved)}"
+    )
+  return found
+
+
+def started_in(workdir: Path) -> str | None:
+  """The folder in which a run was started, the last time; None if not told."""
+  later = [(int(m[1]), m[0]) for p in workdir.glob("run.*.json")
+           if (m := LATER.fullmatch(p.name))]  # fmt: skip
+  name = max(later)[1] if later else "run.json"
+  if not (workdir / name).is_file():
+    return None
+  return provenance_in(workdir, name).get("folder")
 
 
 def located(config: Config, folder: str) -> Config:
@@ -34,7 +53,7 @@ def located(config: Config, folder: str) -> Config:
   """
   data = dict(config["data"])
   for key in ("path", "validation_path", "tokenizer", "root"):
-    if data.get(key) and data[key] not in WORDS:
+    if data.get(key) and data[key] not in changes.WORDS:
       data[key] = _from(folder, data[key])
   found = dict(config) | {"data": _sourced(data, folder)}
   found["evaluate"] = {
@@ -75,13 +94,19 @@ def _source(source: Mapping, folder: str) -> dict:
   if source.get("path"):
     source["path"] = _from(folder, source["path"])
   elif source.get("kind") == "tfds" and source.get("name"):
-    if Path(folder, source["name"], "dataset_info.json").is_file():
+    name = str(source["name"])
+    if os.path.isfile(os.path.join(folder, name, "dataset_info.json")):
       source["name"] = _from(folder, source["name"])
   return source
 
 
 def _from(folder: str, place: str) -> str:
-  """A file, a folder, a glob or hf:FOLDER, below `folder` if it is there."""
+  """A file, a folder, a glob or hf:FOLDER, below `folder` if it is there.
+
+  Of a glob what stands before its first sign; nothing is searched.
+  """
+  if not isinstance(place, str):
+    return place
   path = place.removeprefix("hf:")
   kind = place[: len(place) - len(path)]
   if os.path.isabs(path) or path.startswith("~"):
@@ -89,7 +114,8 @@ def _from(folder: str, place: str) -> str:
   there = os.path.join(folder, path)
   if os.path.lexists(there):
     return kind + os.path.normpath(there)
-  pattern = os.path.join(glob.escape(folder), path)
-  if glob.has_magic(path) and next(glob.iglob(pattern, recursive=True), None):
-    return kind + pattern
+  parts = Path(path).parts
+  plain = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+  if glob.has_magic(path) and os.path.isdir(os.path.join(folder, *plain)):
+    return kind + os.path.join(glob.escape(folder), path)
   return place

@@ -5,9 +5,11 @@ preset stands after a colon: PATH.py:PRESET. The file of a sweep defines
 `get_sweep()` in the same way.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 import types
@@ -47,13 +49,27 @@ SWEEP = Kind(
 )  # fmt: skip
 
 
+def parted(given: str) -> tuple[str, str, str]:
+  """(PATH, ":", PRESET) of "PATH:PRESET"; (PATH, "", "") without a preset.
+
+  A folder may have a colon in its name, such as that of a time of day.
+  """
+  ends = [m.end() for m in re.finditer(r"\.py(?=:|\Z)", given)]
+  there = [n for n in ends if files.expanded(given[:n]).is_file()]
+  if given.endswith(".json") and not there:
+    return given, "", ""
+  for n in there + ends:
+    return given[:n], given[n : n + 1], given[n + 1 :]
+  return given.partition(":")
+
+
 def load(given: str) -> ConfigDict | Mapping:
   """The config of "PATH.py", "PATH.py:PRESET" or "DIR/config.json".
 
   A *.py is executed, a *.json is only data; nothing else is opened, whatever
   is in it. Raises BadConfig.
   """
-  path, colon, preset = given.partition(":")
+  path, colon, _ = parted(given)
   where = f"--config={path}"
   if path.endswith(".json") and not colon:
     return files.read_json(files.expanded(path), error=BadConfig)
@@ -77,7 +93,7 @@ def load_sweep(given: str) -> Any:
 
   Raises BadConfig.
   """
-  if not given.partition(":")[0].endswith(".py"):
+  if not parted(given)[0].endswith(".py"):
     raise BadConfig(
       f"--sweep={given}: expected a sweep file, PATH.py or PATH.py:PRESET"
     )
@@ -86,7 +102,7 @@ def load_sweep(given: str) -> Any:
 
 def _made(given: str, kind: Kind) -> Any:
   """What the function of "PATH.py:PRESET" returns."""
-  path, colon, preset = given.partition(":")
+  path, colon, preset = parted(given)
   where, name = f"{kind.flag}={path}", kind.function
   found = module(path, where, kind.begin)
   make = getattr(found, name, None)
@@ -137,6 +153,29 @@ def module(
   except Exception as error:
     raise _refusal(error, path, where) from error
   return found
+
+
+def place_of(given: str, key: str) -> str:
+  """ "FILE, line N: TEXT" where a config file names "section.key"; or FILE.
+
+  Text alone is looked at: of a key that a loop or another file sets, the file
+  is told.
+  """
+  path, name = given.partition(":")[0], key.rpartition(".")[2]
+  text = files.expanded(path).read_text(errors="replace")
+  lines = text.splitlines()
+  if path.endswith(".json"):
+    found = [i for i, x in enumerate(lines, 1) if f'"{name}"' in x]
+  else:
+    found = [
+      node.lineno
+      for node in ast.walk(ast.parse(text))
+      if name in (getattr(node, a, None) for a in ("attr", "arg", "value"))
+      and hasattr(node, "lineno")
+    ]
+  if not found:
+    return path
+  return f"{path}, line {min(found)}: {lines[min(found) - 1].strip()[:200]}"
 
 
 def _let_import(file: Path) -> None:

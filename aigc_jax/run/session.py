@@ -209,13 +209,12 @@ class Session:
     if self.first and stream.about:
       journal.write("data.json", stream.about)
     calls = config["compute"]["steps_per_call"]
+    asked = self.options.profile_steps
     with (
+      Profiler(self.workdir / "profile", asked, r.steps, calls) as profiler,
       data.batches(
         stream, self.mesh, start, r.steps, per_call=calls
       ) as batches,
-      Profiler(
-        self.workdir / "profile", self.options.profile_steps
-      ) as profiler,
     ):
       _, result = fit(
         state,

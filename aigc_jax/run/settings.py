@@ -90,7 +90,10 @@ STORED = {
   "optim?": dict,
   "objective?": dict,
   "init_from?": (str, None),
+  "branch_from?": (str, None),
+  "frozen?": {str: (str, None)},
   "evaluate?": {str: {"kind?": str, "batches?": (int, None),
+                      "features?": (str, None), "recogniser?": (str, None),
                       "data?": {"split?": str, "sources?": [dict]}}},
 }  # fmt: skip
 # What a model is made of and measured by must be there beside.
@@ -352,9 +355,9 @@ def config_file(workdir: str | Path, sha256: str | None) -> str | None:
   return None
 
 
-def provenance_in(workdir: str | Path) -> dict:
-  """What a run recorded of its code, data and machine."""
-  return _json_in(workdir, "run.json", PROVENANCE)
+def provenance_in(workdir: str | Path, name: str = "run.json") -> dict:
+  """What a run recorded of its code, data and machine at a start."""
+  return _json_in(workdir, name, PROVENANCE)
 
 
 def result_in(workdir: str | Path) -> dict:

@@ -4,7 +4,7 @@ A causal prior is asked for each code after those before it, with a cache. A
 masked one is asked for all that are hidden, of which those that it is surest
 of stay, so many that a share cos(pi s / 2) is hidden after a part s of the
 steps (MaskGIT, arXiv:2202.04200). Codes follow from the seed, an image's number
-and its label alone.
+and its label or caption alone.
 """
 
 import math
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aigc_jax.objectives.labels import NO_TOKEN
 from aigc_jax.sampling.images import Batches, DrawsByCodes, keys_of
 from aigc_jax.tree import Tree
 
@@ -41,14 +42,14 @@ class CodeSampler(Batches):
   ):
     self.model = model
 
-    def draw(variables, numbers_B, labels_B):
+    def draw(variables, numbers_B, told):
       keys_B = keys_of(seed, numbers_B)
       prior, vq = (_below(variables, name) for name in ("prior", "vq"))
       how = dict(guidance=guidance)
       if model.masked:
-        codes_BT = unmasked(model, prior, keys_B, labels_B, steps=steps, **how)
+        codes_BT = unmasked(model, prior, keys_B, told, steps=steps, **how)
       else:
-        codes_BT = one_by_one(model, prior, keys_B, labels_B, **how)
+        codes_BT = one_by_one(model, prior, keys_B, told, **how)
       return model.vq.apply(vq, codes_BT, method="decode")
 
     super().__init__(variables, draw, mean, std)
@@ -63,58 +64,74 @@ def one_by_one(
   model: DrawsByCodes,
   variables: Tree,
   keys_B: jax.Array,
-  labels_B: jax.Array,
+  told: jax.Array,
   *,
   guidance: float,
 ) -> jax.Array:
-  """Codes (B, T) of a causal prior with these variables."""
-  told_B = _twice(labels_B, model, guidance)
-  first_B1 = model.label_ids(told_B)[:, None]
-  cache = model.prior.apply(
-    variables, {"tokens": first_B1}, model.length, method="begin"
-  )
+  """Codes (B, T) of a causal prior with these variables.
 
-  def one(carry, t):
-    ids_B1, cache = carry
+  told: labels (B,), or captions (B, S).
+  """
+  B, T = len(told), model.length
+  lead_BP = model.lead(_twice(told, model, guidance))
+  P = lead_BP.shape[1]
+
+  def following(ids_BI, first, cache):
+    """Logits (B, V) of what comes after ids from the place `first` on."""
+    positions = first + jnp.arange(ids_BI.shape[1], dtype=jnp.int32)[None]
     readout, cache = model.prior.apply(
-      variables, ids_B1, t.reshape(1, 1), cache, method="next"
+      variables, ids_BI, positions, cache, method="next"
     )
-    logits_BV = _guided(model.told(readout).logits()[:, 0], guidance)
+    readout = model.told(readout.replace(
+      features_BTD=readout.features_BTD[:, -1:]
+    ))  # fmt: skip
+    return _guided(readout.logits()[:, 0], guidance), cache
+
+  def drawn(logits_BV, t):
     key_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
     code_B = jax.vmap(jax.random.categorical)(key_B, logits_BV)
-    code_B = code_B.astype(jnp.int32)
-    again = len(told_B) // len(labels_B)
-    return (jnp.tile(code_B, again)[:, None], cache), code_B
+    return code_B.astype(jnp.int32)
 
-  places = jnp.arange(model.length, dtype=jnp.int32)
-  _, codes_TB = jax.lax.scan(one, (first_B1, cache), places)
-  return codes_TB.T
+  def one(carry, t):
+    code_B, cache = carry
+    ids_B1 = jnp.tile(code_B, len(lead_BP) // B)[:, None]
+    logits_BV, cache = following(ids_B1, P + t - 1, cache)
+    code_B = drawn(logits_BV, t)
+    return (code_B, cache), code_B
+
+  cache = model.prior.apply(
+    variables, {"tokens": lead_BP}, P + T - 1, method="begin"
+  )
+  logits_BV, cache = following(lead_BP, 0, cache)
+  first_B = drawn(logits_BV, 0)
+  places = jnp.arange(1, T, dtype=jnp.int32)
+  _, codes_TB = jax.lax.scan(one, (first_B, cache), places)
+  return jnp.concatenate([first_B[:, None], codes_TB.T], axis=1)
 
 
 def unmasked(
   model: DrawsByCodes,
   variables: Tree,
   keys_B: jax.Array,
-  labels_B: jax.Array,
+  told: jax.Array,
   *,
   guidance: float,
   steps: int,
 ) -> jax.Array:
-  """Codes (B, T) of a masked prior with these variables."""
-  T = model.length
+  """Codes (B, T) of a masked prior with these variables.
+
+  told: labels (B,), or captions (B, S).
+  """
+  B, T = len(told), model.length
   left = hidden_after(T, steps)
-  told_B = _twice(labels_B, model, guidance)
-  again = len(told_B) // len(labels_B)
+  each_told = _twice(told, model, guidance)
+  again = len(each_told) // B
 
   def one(carry, step):
     codes_BT, hidden_BT = carry
     i, left = step
-    asked = dict(
-      labels=told_B,
-      codes=jnp.tile(codes_BT, (again, 1)),
-      hidden=jnp.tile(hidden_BT, (again, 1)),
-    )
-    output = model.prior.apply(variables, model.asked(asked))
+    shown = (jnp.tile(x, (again, 1)) for x in (codes_BT, hidden_BT))
+    output = model.prior.apply(variables, model.asked(each_told, *shown))
     logits_BTV = _guided(model.told(output).logits(), guidance)
     key_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, i)
     code_B, noise_B = jax.vmap(jax.random.split, out_axes=1)(key_B)
@@ -131,8 +148,8 @@ def unmasked(
 
   lefts = jnp.asarray(left, jnp.int32)
   start = (
-    jnp.zeros((len(labels_B), T), jnp.int32),
-    jnp.ones((len(labels_B), T), bool),
+    jnp.zeros((B, T), jnp.int32),
+    jnp.ones((B, T), bool),
   )
   each = (jnp.arange(len(left), dtype=jnp.int32), lefts)
   (codes_BT, _), _ = jax.lax.scan(one, start, each)
@@ -153,16 +170,16 @@ def hidden_after(T: int, steps: int) -> np.ndarray:
   return np.asarray(left)
 
 
-def _twice(labels_B: jax.Array, model: DrawsByCodes, guidance: float):
-  """Labels, and for guidance as many rows that have none after them."""
+def _twice(told: jax.Array, model: DrawsByCodes, guidance: float):
+  """What is told, and for guidance as many rows that are told nothing."""
   if guidance == 1.0:
-    return labels_B
-  none_B = jnp.full_like(labels_B, model.classes)
-  return jnp.concatenate([labels_B, none_B])
+    return told
+  nothing = model.classes if told.ndim == 1 else NO_TOKEN
+  return jnp.concatenate([told, jnp.full_like(told, nothing)])
 
 
 def _guided(logits: jax.Array, guidance: float) -> jax.Array:
-  """Logits of the rows, by those with and those without label."""
+  """Logits of the rows, by those that are told something and those not."""
   if guidance == 1.0:
     return logits
   told, free = jnp.split(logits, 2)

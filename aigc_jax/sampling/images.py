@@ -24,6 +24,10 @@ from aigc_jax.objectives.paths import Path
 Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
+class NotDrawn(BadConfig):
+  """What a model draws or says is no number."""
+
+
 @runtime_checkable
 class Draws(Protocol):
   """A flax module that makes images of noise.
@@ -75,7 +79,8 @@ def reads_captions(model: nn.Module) -> bool:
 class DrawsByCodes(Protocol):
   """A flax module that tells the codes of an image, which a VQ makes one of.
 
-  image, classes: as of `Draws`. masked: whether it is asked for codes that are
+  image, classes: as of `Draws`; one that also `ReadsCaptions` is given their
+  tokens in place of labels. masked: whether it is asked for codes that are
   hidden, many at once, or for each after those before it. length: how many
   codes an image has. vq, prior: the two models, whose variables lie below
   these names; the VQ has `Codes` (models/vq.py), a prior that is not masked
@@ -89,11 +94,13 @@ class DrawsByCodes(Protocol):
   vq: nn.Module
   prior: nn.Module
 
-  def label_ids(self, labels_B: jax.Array) -> jax.Array:
-    """The ids of labels in the prior's vocabulary; from `classes` on none."""
+  def lead(self, told: jax.Array) -> jax.Array:
+    """(B, P) ids of the prior, of labels (B,) or of captions (B, S)."""
 
-  def asked(self, batch) -> dict[str, jax.Array]:
-    """What the prior reads of "labels", "codes" and those that are "hidden"."""
+  def asked(
+    self, told: jax.Array, codes_BT: jax.Array, hidden_BT: jax.Array | None
+  ) -> dict[str, jax.Array]:
+    """What the prior reads: what it is told, and the codes not hidden."""
 
   def told(self, output) -> Readout:
     """What the prior says, of codes alone."""
@@ -113,7 +120,7 @@ def check_draws(model: nn.Module, what: str) -> None:
   """BadConfig unless the model draws; `what` is what needs it."""
   if isinstance(model, Draws | DrawsByCodes):
     return
-  way = "leave it out, or take a dit, a unet, a vae or a gan"
+  way = "leave it out, or take a dit, a unet, a vae, a gan or an image_tokens"
   if isinstance(model, Reconstructs):
     way = "add --reconstruct, or train an image_tokens on its codes"
   raise BadConfig(
@@ -300,7 +307,7 @@ class Batches:
       found.append(np.asarray(self._draw(self._variables, some, told)))
     images = np.concatenate(found)[:count]
     if not np.isfinite(images).all():
-      raise BadConfig(
+      raise NotDrawn(
         "the images are not finite: more --steps, less --guidance, or another "
         "checkpoint"
       )

@@ -17,7 +17,7 @@ from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.layers.speaking import LEVEL, Uttered
 from aigc_jax.objectives.paths import Path
 from aigc_jax.sampling.griffin_lim import sound_of
-from aigc_jax.sampling.images import guided, noise_of, walk
+from aigc_jax.sampling.images import NotDrawn, guided, noise_of, walk
 
 SOONEST = 0.05  # time below which noise is not divided by the time
 PATH = Path("velocity")  # the straight one
@@ -161,7 +161,7 @@ class Synthesiser:
       mels, counts = np.asarray(mels), np.asarray(counts)
       found += [mels[i, : counts[i]] for i in range(len(some))]
     if not all(np.isfinite(mel).all() for mel in found):
-      raise BadConfig(
+      raise NotDrawn(
         "what is said is not finite: more --steps, less --guidance, or another "
         "checkpoint"
       )

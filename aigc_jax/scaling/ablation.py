@@ -8,11 +8,13 @@ import numpy as np
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import comparable, statistics
-from aigc_jax.scaling.arms import Arm, find_arm
+from aigc_jax.scaling.arms import Arm, baselines_of
 from aigc_jax.scaling.runs import AXES, DIVERGED, FINISHED, Record
 
 # By which a place common to all runs is looked for, in this order.
 PLACES = ("step", "tokens", "examples", "flops")
+MOST = 1e70  # of a value: no loss is so large but of a run that diverged
+NO_NUMBER = f"not a finite number there, below {MOST:g}"
 FAR = 10.0  # deviations, by the median's, from which a seed is pointed at
 
 
@@ -46,6 +48,9 @@ class Equivalent:
   words: str
 
 
+UNKNOWN = Equivalent(None, None, "unknown")
+
+
 @dataclasses.dataclass(frozen=True)
 class Versus:
   """An arm against the baseline.
@@ -72,7 +77,10 @@ class Versus:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """One arm: its runs, what they amount to, how it compares."""
+  """One arm: its runs, what they amount to, how it compares.
+
+  versus: None of an arm that others are held against.
+  """
 
   arm: Arm
   values: tuple[Value, ...]
@@ -82,7 +90,10 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-  """All arms at one place. notes: what a reader has to know of it."""
+  """All arms at one place. notes: what a reader has to know of it.
+
+  baseline: the arm that others are held against, or what several are called.
+  """
 
   metric: str
   place: Place
@@ -105,12 +116,17 @@ def ablation(
 ) -> Ablation:
   """The arms against `baseline`, which is the first where it is "".
 
+  It may stand for several arms of a grid, see `arms.baselines_of`.
   at: "" for the end of the runs, an axis ("tokens") for the last place on it
   that all finished runs reach, or a place ("tokens:1e6"). margin: differences
   below it are as good as none (a test of equivalence). Raises BadConfig for
   runs that cannot be compared, an arm that is not there, two runs of one seed.
   """
-  base = find_arm(arms, baseline) if baseline else arms[0]
+  if margin is not None and not 0 < margin < math.inf:
+    raise BadConfig(
+      f"--margin={margin}: expected a difference above 0, such as 0.003"
+    )
+  bases = baselines_of(arms, baseline)
   runs = [r for arm in arms for r in arm.runs]
   _check_seeds(arms)
   measured = [r for r in runs if r.rows]
@@ -125,8 +141,10 @@ def ablation(
   }
   results = []
   for arm in arms:
-    versus = None
-    if arm is not base:
+    base, versus = bases[arm.name], None
+    if base is None:
+      versus = _said(f"no arm of {baseline!r} has these values", UNKNOWN)
+    elif arm is not base:
       versus = _versus(
         values[arm.name], values[base.name], metric, place, margin
       )
@@ -135,7 +153,8 @@ def ablation(
     results.append(Result(arm, values[arm.name], summed, versus))
   notes += _budgets(measured, place) + _notes(results, place, metric)
   results = _adjusted(results, metric, margin)
-  return Ablation(metric, place, base.name, tuple(results), tuple(notes))
+  name = baseline or arms[0].name
+  return Ablation(metric, place, name, tuple(results), tuple(notes))
 
 
 def _check_seeds(arms: Sequence[Arm]) -> None:
@@ -226,9 +245,7 @@ def value_at(r: Record, metric: str, place: Place) -> Value:
   exact = np.flatnonzero(x == place.value)
   if len(exact):
     value = float(y[exact[-1]])
-    if not math.isfinite(value):
-      return no("not a finite number there")
-    return Value(r, value, False, "")
+    return Value(r, value, False, "") if _counts(value) else no(NO_NUMBER)
   if not x.min() < place.value < x.max():
     first = place.value < x.min()
     what = "begins" if first else "ends"
@@ -236,9 +253,12 @@ def value_at(r: Record, metric: str, place: Place) -> Value:
     return no(f"{r.status}: {metric} {what} at {place.axis} {_plain(end)}")
   order = np.argsort(x, kind="stable")
   value = float(np.interp(place.value, x[order], y[order]))
-  if not math.isfinite(value):
-    return no("not a finite number there")
-  return Value(r, value, True, "")
+  return Value(r, value, True, "") if _counts(value) else no(NO_NUMBER)
+
+
+def _counts(value: float) -> bool:
+  """Whether a value can be averaged: the squares of larger ones overflow."""
+  return abs(value) < MOST
 
 
 def _versus(values, base_values, metric, place, margin) -> Versus:
@@ -251,9 +271,7 @@ def _versus(values, base_values, metric, place, margin) -> Versus:
     why = f"{counts}: of one seed nothing can be said"
     if not (x and y):
       why = f"{counts} with a value: nothing can be said"
-    return Versus(
-      "none", why, *[None] * 5, None, None, None, equivalent, verdict=why
-    )
+    return _said(why, equivalent)
   welch = statistics.welch(x, y)
   pairs, why = _pairs(ours, theirs)
   paired = None
@@ -281,6 +299,13 @@ def _versus(values, base_values, metric, place, margin) -> Versus:
   )
 
 
+def _said(why: str, equivalent: Equivalent) -> Versus:
+  """What is said where nothing can be."""
+  return Versus(
+    "none", why, *[None] * 5, None, None, None, equivalent, verdict=why
+  )
+
+
 def _pairs(ours, theirs) -> tuple[list[tuple[float, float]], str]:
   """(values of runs that share seed and data order, why these)."""
   by_seed = {v.run.seed: v for v in theirs if v.run.seed is not None}
@@ -300,7 +325,7 @@ def _pairs(ours, theirs) -> tuple[list[tuple[float, float]], str]:
 def _equivalent(ours, theirs, metric: str, place: Place) -> Equivalent:
   """Where the baseline's mean curve first is as good as the arm's mean."""
   if not ours or not theirs:
-    return Equivalent(None, None, "unknown")
+    return UNKNOWN
   goal = float(np.mean([v.value for v in ours]))
   curves = [v.run.series(metric, place.axis) for v in theirs]
   grid = np.unique(np.concatenate([x for x, _ in curves]))

@@ -144,3 +144,29 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
     f"--baseline={name!r}: there is no such arm{nearest(name, names)} "
     f"(there are:{listed})"
   )
+
+
+def baselines_of(arms: Sequence[Arm], name: str = "") -> dict[str, Arm | None]:
+  """{name of an arm: the arm that it is held against}.
+
+  name: that of an arm, "" of the first, which is for all. Or what the names of
+  several begin with, as those of a grid do: "plain" of "plain, b1=0.8" and
+  "plain, b1=0.9"; an arm is held against the one whose name goes on as its own
+  ends, and None where there is none. Raises BadConfig for a name of no arm.
+  """
+  ends = {
+    arm.name.removeprefix(name): arm
+    for arm in arms
+    if arm.name.startswith(f"{name}, ")
+  }
+  if not name or not ends or any(arm.name == name for arm in arms):
+    return dict.fromkeys(
+      (arm.name for arm in arms), find_arm(arms, name) if name else arms[0]
+    )
+  return {
+    arm.name: next(
+      (base for end, base in ends.items() if f", {arm.name}".endswith(end)),
+      None,
+    )
+    for arm in arms
+  }

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from aigc_jax.errors import BadConfig
+from aigc_jax.scaling import held_out
 from aigc_jax.scaling.runs import Record
 
 # Bits per byte of compressors: equal ones are of equal text.
@@ -11,7 +12,6 @@ YARDSTICKS = ("gzip_bits_per_byte", "xz_bits_per_byte")
 # Of a token; they mean nothing between tokenizers.
 PER_TOKEN = ("loss", "nll", "perplexity", "accuracy")
 PER_BYTE = "bits_per_byte"
-TEXT = ("path", "sources", "validation", "field")
 # More is better for these alone.
 HIGHER = (
   "accuracy", "acc", "bleu", "rouge", "chrf", "f1", "exact_match", "meteor",
@@ -22,7 +22,8 @@ HIGHER = (
 def higher_is_better(metric: str) -> bool:
   """Whether a larger value of the metric is the better one."""
   last = metric.rpartition("/")[2].lower()
-  return any(word in last.split("_") or last == word for word in HIGHER)
+  # rouge1 and rougeL are kinds of rouge
+  return any(w in last.split("_") for w in HIGHER) or last.startswith("rouge")
 
 
 def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
@@ -105,22 +106,16 @@ def _yardsticks(r: Record, name: str) -> tuple | None:
 
 
 def _one_text(runs: Sequence[Record], name: str) -> bool:
-  """Whether all configs hold out the same text, whole."""
-
-  def says(r: Record) -> str | None:
-    data = r.config["data"] if "data" in r.config else {}
-    every = r.config["evaluate"] if "evaluate" in r.config else {}
-    entry = dict(every[name]) if name in every else {}
-    if not any(data.get(key) for key in ("path", "sources")):
-      return None
-    if entry.get("batches", -1) >= 0:
-      entry |= {key: data.get(key) for key in ("batch", "length")}
-    entry.pop("every_steps", None)
-    text = {key: data.get(key) for key in TEXT}
-    return json.dumps([text, entry], sort_keys=True)
-
-  said = {says(r) for r in runs}
+  """Whether all hold out the same text, and the same windows of it."""
+  said = {_text(r, name) for r in runs}
   return len(said) == 1 and None not in said
+
+
+def _text(r: Record, name: str) -> str | None:
+  if r.config:
+    return held_out.text_of(r.config, name)
+  texts = r.about.get("heldout_texts") or {}  # of a file of results
+  return texts.get(f"evaluate.{name}")
 
 
 def _per_byte(runs, name: str, metric: str, notes: list[str]) -> tuple:

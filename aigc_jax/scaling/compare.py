@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from aigc_jax import run
+from aigc_jax import files, run
 from aigc_jax.errors import BadConfig
 from aigc_jax.trainer.changes import Change, changes
 from aigc_jax.trainer.journal import rows
@@ -46,7 +46,7 @@ class Comparison:
 
 def compare(one: str | Path, other: str | Path) -> Comparison:
   """The comparison of two work directories; raises BadConfig for no run."""
-  one, other = Path(one), Path(other)
+  one, other = files.expanded(one), files.expanded(other)
   a, b = run.filled([run.config_in(one), run.config_in(other)])
   about_a, about_b = run.provenance_in(one), run.provenance_in(other)
 

@@ -176,5 +176,7 @@ def _dress(axes, one: Series, title: str) -> None:
   axes.set_yscale("log")
   axes.set_xticks(one.places, [str(n) for n in one.places])
   axes.xaxis.set_minor_locator(ticker.NullLocator())
+  axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
   axes.set_xlabel(one.axis)
   axes.set_title(f"{one.parametrization}: {title}", loc="left", fontsize=9.5)

@@ -86,6 +86,11 @@ def picture(lines: Sequence[Line], *, metrics: Sequence[str], style: Style):
   a metric, for more than two quantities, or for nothing that a logarithm
   could show.
   """
+  if not all(metrics) or not metrics:
+    raise BadConfig(
+      f"--metrics={','.join(metrics)}: expected names of metrics, such as "
+      "train/loss"
+    )
   quantities = list(dict.fromkeys(map(quantity, metrics)))
   if len(quantities) > MOST_QUANTITIES:
     raise BadConfig(
@@ -240,7 +245,10 @@ def _look(i: int, lines: Sequence, metric: str, metrics: Sequence) -> dict:
 
 
 def _plot(axes, curve: Curve, look: dict, raw: bool = False, band: bool = True):
-  """The line, its band, what was smoothed; a cross where a run broke off."""
+  """The line, its band, what was smoothed; a cross where a run broke off.
+
+  A curve of one row is a dot: a line of one point would not be seen.
+  """
   if raw and curve.smoothed:
     for x, y in curve.raw:
       axes.plot(x, y, color=look["color"], alpha=0.18, linewidth=0.7)
@@ -249,8 +257,10 @@ def _plot(axes, curve: Curve, look: dict, raw: bool = False, band: bool = True):
       curve.x, curve.mean - curve.sd, curve.mean + curve.sd,
       color=look["color"], alpha=0.2, linewidth=0,
     )  # fmt: skip
-  (handle,) = axes.plot(curve.x, curve.mean, **look)
   known = np.flatnonzero(np.isfinite(curve.mean))
+  if len(known) == 1:
+    look = look | dict(marker="o", markersize=4)
+  (handle,) = axes.plot(curve.x, curve.mean, **look)
   if len(known) and known[-1] < len(curve.mean) - 1:
     at = known[-1]
     axes.plot(

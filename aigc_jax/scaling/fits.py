@@ -22,6 +22,7 @@ KEPT = 400  # bootstrap fits that are stored, for predictions to come
 NARROW = 4.0  # a grid of sizes this wide biases parabolas by about 1 %
 
 
+@np.errstate(all="ignore")  # what overflows is told as not identified
 def parametric(
   points: Points,
   free: laws.Free,
@@ -39,6 +40,7 @@ def parametric(
   """
   law = free.law
   x = _usable(points, free)
+  out = _check_holdout(points, free, holdout)
   objective = fitting.Objective(free, x, points.columns["loss"], kind, delta)
   n, p = len(points), len(free.names)
   slack = 3.84 / max(n - p, 1)
@@ -75,7 +77,7 @@ def parametric(
     "resamples": len(samples),
     "warnings": [],
   }
-  result["holdout"] = _holdout(points, free, kind, delta, best, holdout)
+  result["holdout"] = _holdout(points, free, kind, delta, best, holdout, out)
   result["warnings"] += _warnings(result, best, law, theta)
   result["predictions"] = predictions(result, law, budgets, unique)
   derived = _derived(law, theta, free.full(samples))
@@ -114,7 +116,8 @@ def _constants(free, z, samples, errors, doubts: Mapping) -> dict:
   values = law.constants(theta)
   drawn = law.constants(free.full(samples)) if len(samples) > 1 else None
   # The error of exp(t) is exp(t) times that of t.
-  moved = np.abs(free.spread) @ np.nan_to_num(errors, nan=math.inf)
+  with np.errstate(invalid="ignore"):  # none of one's own, and unknown ones
+    moved = np.abs(free.spread) @ np.nan_to_num(errors, nan=math.inf)
   found = {}
   for k, name in enumerate(law.names):
     value = float(values[name])
@@ -233,7 +236,7 @@ def held_out(points: Points, holdout: str, column: str) -> np.ndarray:
     count = float(holdout) if holdout else 0.1
   except ValueError:
     count = -1.0
-  if count < 0 or (count >= 1 and count != int(count)):
+  if not 0 <= count < math.inf or (count >= 1 and count != int(count)):
     raise BadConfig(
       f"--holdout={holdout}: expected a number of points, a part such as 0.2, "
       "or a condition such as flops>1e21"
@@ -247,19 +250,36 @@ def held_out(points: Points, holdout: str, column: str) -> np.ndarray:
   return keep
 
 
-def _holdout(points, free, kind, delta, best, holdout: str) -> dict | None:
+def _holdout_column(points: Points, free: laws.Free) -> str:
+  """The column by which the largest points are held out."""
+  return "flops" if "flops" in points.columns else free.law.columns[0]
+
+
+def _check_holdout(points: Points, free: laws.Free, holdout: str) -> np.ndarray:
+  """Which points are held out. Raises BadConfig where too few are left."""
+  out = held_out(points, holdout, _holdout_column(points, free))
+  if holdout and out.any():
+    try:
+      _usable(points.some(~out), free)
+    except BadConfig as refusal:
+      raise BadConfig(
+        f"--holdout={holdout} holds out {out.sum()} of {len(points)} points: "
+        f"{refusal}"
+      ) from None
+  return out
+
+
+def _holdout(
+  points, free, kind, delta, best, holdout: str, out: np.ndarray
+) -> dict | None:
   """The error of predicting points that a second fit did not see."""
-  law = free.law
-  column = "flops" if "flops" in points.columns else law.columns[0]
-  out = held_out(points, holdout, column)
+  law, column = free.law, _holdout_column(points, free)
   if not out.any():
     return None
   rest = points.some(~out)
   try:
     x = _usable(rest, free)
   except BadConfig as refusal:
-    if holdout:
-      raise
     return {"points": [], "skipped": str(refusal)}
   objective = fitting.Objective(free, x, rest.columns["loss"], kind, delta)
   starts = free.starts()
@@ -352,7 +372,7 @@ def predictions(
   if "unique_tokens" in law.columns and unique is None:
     return []
   if not budgets and "flops" in columns:
-    budgets = [float(f"{max(columns['flops']) * k:.3g}") for k in (1, 10, 100)]
+    budgets = round_budgets(max(columns["flops"]))
   found = []
   for budget in budgets:
     one: dict = {"flops": budget}
@@ -386,6 +406,15 @@ def predictions(
     ]
     found.append(one)
   return found
+
+
+def round_budgets(largest: float) -> list[float]:
+  """The largest budget there is, and 10 and 100 times it, in three digits.
+
+  The first is never above it: it would count as one that no point reaches.
+  """
+  one, *more = (float(f"{largest * k:.3g}") for k in (1, 10, 100))
+  return [min(one, largest), *more]
 
 
 def _within(value: float, column: Sequence[float]) -> bool:

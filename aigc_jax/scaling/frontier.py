@@ -7,7 +7,12 @@ import numpy as np
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import isoflop
-from aigc_jax.scaling.fits import INTERVAL, NARROW, points_json
+from aigc_jax.scaling.fits import (
+  INTERVAL,
+  NARROW,
+  points_json,
+  round_budgets,
+)
 from aigc_jax.scaling.points import Points
 
 FORM = "N_opt = N_coefficient C^a, D_opt = D_coefficient C^b"
@@ -31,6 +36,11 @@ def by_parabolas(
   not count. Raises BadConfig where fewer than two budgets do.
   """
   if "optimal_params" in points.columns:
+    if near is not None:
+      raise BadConfig(
+        f"--near={near:g} is of sizes around an optimum, and the optima are "
+        "given (optimal_params): leave it out"
+      )
     return _given(points, holdout, budgets)
   if near is not None:
     points = isoflop.near_best(points, near)
@@ -40,7 +50,7 @@ def by_parabolas(
     why = "; ".join(f"{o.flops:.3g}: {o.why}" for o in found if not o.good)
     raise BadConfig(
       f"{points.source}: {len(good)} budget(s) have an optimum, and a power of "
-      f"the budget takes two ({why})"
+      f"the budget takes two{f' ({why})' * bool(why)}"
     )
   draws = []
   for one in isoflop.resampled(points, resamples):
@@ -228,14 +238,14 @@ def _constant(value, stderr, drawn, count, log=False) -> dict:
 
 def _holdout(good, holdout: str, stderr) -> dict | None:
   """The largest budget's optimum, predicted from the others."""
-  if holdout == "0":
-    return None
-  order = sorted(range(len(good)), key=lambda i: good[i].flops)
-  if holdout and not holdout.isdigit():
+  if holdout and not (holdout.isascii() and holdout.isdecimal()):
     raise BadConfig(
       f"--holdout={holdout}: expected a number of budgets (the largest)"
     )
   count = int(holdout) if holdout else 1
+  if not count:
+    return None
+  order = sorted(range(len(good)), key=lambda i: good[i].flops)
   if len(good) - count < 2:
     if holdout:
       raise BadConfig(
@@ -262,7 +272,7 @@ def predictions(result: dict, budgets: Sequence[float]) -> list[dict]:
   c = result["constants"]
   flops = result["points"]["columns"]["flops"]
   if not budgets:
-    budgets = [float(f"{max(flops) * k:.3g}") for k in (1, 10, 100)]
+    budgets = round_budgets(max(flops))
   drawn = np.array(result["replicates"]).reshape(-1, 4)
   found = []
   for budget in budgets:

@@ -38,6 +38,9 @@ def page(title: str, runs: Sequence[Record]) -> str:
       "evaluate with kind='images' or 'samples' writes them while a run is "
       "trained"
     )
+  none = [run.name for run, has in zip(runs, sections, strict=True) if not has]
+  if none:
+    sections.append(f"<p>Without samples: {html.escape(', '.join(none))}.</p>")
   return document(
     title, "\n".join([STYLE, f"<h1>{html.escape(title)}</h1>", *sections])
   )

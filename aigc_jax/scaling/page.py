@@ -29,6 +29,9 @@ th, td { text-align: left; padding: .25rem .7rem .25rem 0;
   border-bottom: 1px solid #ddd; vertical-align: top; }
 th { border-bottom: 2px solid #555; }
 td:not(:first-child):not(:last-child) { white-space: nowrap; }
+td:first-child { min-width: 9rem; } td:last-child { min-width: 10rem; }
+td:nth-last-child(2):not(:nth-child(-n+9)) { white-space: normal;
+  min-width: 7rem; }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
 .small { color: #444; font-size: .86rem; max-width: 60rem; }
 .refused { border-left: 4px solid #D55E00; padding: .2rem .8rem; }
@@ -36,7 +39,8 @@ img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
   h2, h3 { break-after: avoid; } img, tr { break-inside: avoid; }
   .wide { overflow: visible; } table { font-size: 7.5px; }
   th, td { padding-right: .35rem; }
-  td:not(:first-child):not(:last-child) { white-space: normal; } }
+  td:not(:first-child):not(:last-child) { white-space: normal; }
+  td { min-width: 0 !important; } }
 """
 
 

@@ -18,6 +18,8 @@ PALETTE = (
 )  # fmt: skip
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 KINDS = (".png", ".pdf", ".svg")
+DPI = 160
+MOST_PIXELS = 2**16  # of a side, of what draws them
 LOG_STYLE = dict(which="both", alpha=0.3, linewidth=0.5)
 
 AXIS_LABELS = {
@@ -50,6 +52,8 @@ def plots():
       "font.size": 9.5,
       "axes.titlesize": 10.5,
       "svg.fonttype": "none",
+      # Names of runs and arms are text: "$" begins no formula.
+      "text.parse_math": False,
     }
   )
   return pyplot
@@ -145,6 +149,7 @@ def plain_numbers(axis) -> None:
   """3, 3.5, 4 on an axis of logarithms that spans less than a few decades."""
   from matplotlib import ticker
 
+  axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:.4g}"))
   low, high = axis.get_view_interval()
   if not 0 < low < high:
     return
@@ -155,26 +160,29 @@ def plain_numbers(axis) -> None:
   else:
     axis.set_major_locator(ticker.LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     axis.set_minor_formatter(ticker.NullFormatter())
-  axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:.4g}"))
 
 
 def legend_beside(figure, handles: list, labels: list[str]) -> None:
   """A legend outside the axes: to the right, or below where it is long."""
   rows_beside = int(figure.get_figheight() / 0.21)
+  # Long enough that a dashed line is seen to be one.
+  look = dict(frameon=False, fontsize=8.5, handlelength=3.2)
   if len(labels) <= rows_beside and max(map(len, labels)) <= 44:
-    figure.legend(
-      handles, labels, loc="outside right upper", frameon=False, fontsize=8.5
-    )
-    width = 0.9 + 0.062 * max(map(len, labels))
-    figure.set_figwidth(figure.get_figwidth() + width)
+    legend = figure.legend(handles, labels, loc="outside right upper", **look)
+    figure.set_figwidth(figure.get_figwidth() + _inches(legend))
     return
   columns = max(1, min(4, int(120 / (8 + max(map(len, labels))))))
   lines = math.ceil(len(labels) / columns)
   figure.set_figheight(figure.get_figheight() + 0.19 * lines)
-  figure.legend(
-    handles, labels, loc="outside lower center", frameon=False, fontsize=8.5,
-    ncols=columns,
-  )  # fmt: skip
+  legend = figure.legend(
+    handles, labels, loc="outside lower center", ncols=columns, **look
+  )
+  figure.set_figwidth(max(figure.get_figwidth(), _inches(legend) + 0.2))
+
+
+def _inches(legend) -> float:
+  """How wide a legend is."""
+  return legend.get_window_extent().width / legend.get_figure().dpi
 
 
 def check_kind(out: str | Path) -> None:
@@ -190,9 +198,10 @@ def save(figure, out: str | Path) -> Path:
   """Writes the picture aside and moves it to `out`; closes it."""
   out = files.expanded(out)
   check_kind(out)
+  check_size(figure)
   aside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
   try:
-    figure.savefig(aside, dpi=160, metadata=_undated(out))
+    figure.savefig(aside, dpi=DPI, metadata=_undated(out))
     os.replace(aside, out)
   except OSError as error:
     raise StorageFailure(f"{out} cannot be written: {error}") from error
@@ -200,6 +209,16 @@ def save(figure, out: str | Path) -> Path:
     aside.unlink(missing_ok=True)
     plots().close(figure)
   return out
+
+
+def check_size(figure) -> None:
+  """Raises BadConfig for a picture that is larger than any can be."""
+  width, height = figure.get_size_inches() * DPI
+  if max(width, height) >= MOST_PIXELS:
+    raise BadConfig(
+      f"a picture of all this would be {width:,.0f} x {height:,.0f} pixels: "
+      "name fewer runs or arms, or leave the picture out"
+    )
 
 
 @functools.cache

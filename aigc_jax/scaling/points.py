@@ -22,6 +22,7 @@ from aigc_jax.errors import BadConfig, BadData, nearest
 COLUMNS = ("params", "tokens", "flops", "loss")
 MORE = ("unique_tokens", "run", "optimal_params", "stderr")
 MOST_BYTES = 256 << 20
+LEAST, MOST = 1e-60, 1e60  # of a number: products of others are none
 OFF = 0.2  # relative: beyond it a given FLOP count is of another convention
 COMPARE: dict[str, Callable] = {
   "!=": operator.ne,
@@ -205,12 +206,12 @@ def _numbers(path: Path, ours: str, theirs: str, rows) -> np.ndarray:
       value = float(row[theirs])
     except ValueError:
       value = math.nan
-    if not (math.isfinite(value) and value > 0):
+    if not LEAST <= value <= MOST:
       what = f"={row[theirs]!r} is no {ours}" if row[theirs] else " is empty"
       raise BadData(
-        f"{path}, line {line}: {theirs}{what}, which is a finite number above "
-        "0; mend the line, or leave such out with "
-        f"--where='{theirs}>0,{theirs}<inf'"
+        f"{path}, line {line}: {theirs}{what}, which is a number above 0, from "
+        f"{LEAST:g} to {MOST:g}; mend the line, or leave such out with "
+        f"--where='{theirs}>={LEAST:g},{theirs}<={MOST:g}'"
       )
     values.append(value)
   return np.array(values, np.float64)

@@ -6,6 +6,7 @@ The reference is JSON: {"metrics": {name: {"n", "step", "mean", "sigma"}},
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Against:
 
 def reference_of(runs: Sequence[Record], metrics: Sequence[str]) -> dict:
   """The reference that these runs, of one setting and several seeds, make."""
+  if not any(metrics):
+    raise BadConfig("--metrics names nothing: expected such as train/loss")
   seeds = [r.seed for r in runs]
   if len(runs) < 2 or len(set(seeds)) < len(runs):
     raise BadConfig(
@@ -91,7 +94,10 @@ def read_reference(path: str | Path) -> dict:
   """A reference from its file; raises BadData for anything else."""
   path = files.expanded(path)
   if not path.is_file():
-    raise BadConfig(f"{path}: there is no such file")
+    raise BadConfig(
+      f"{path}: there is no such file; python -m aigc_jax.report reference DIR "
+      f"... --out={shlex.quote(str(path))} makes one of several seeds"
+    )
   try:
     found = records.check(files.read_json(path, MOST_BYTES), FORM, str(path))
     metrics = found["metrics"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from aigc_jax import files, records
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.records import COUNT
+from aigc_jax.scaling import held_out
 from aigc_jax.scaling.points import csv_rows
 
 KINDS = (".csv", ".jsonl")
@@ -34,6 +35,7 @@ HEAD = {
   "data_fingerprint?": (str, None),
   "tokenizer_fingerprint?": (str, None),
   "heldout_fingerprints?": TEXTS,
+  "heldout_texts?": TEXTS,
   "parameters?": (COUNT, None),
 }
 NUMBERS = ("step", "tokens", "examples", "flops", "seconds")
@@ -75,6 +77,8 @@ def _of_lines(path: Path) -> dict[str, dict]:
       raise BadData(f"{where}: {line.fault}")
     if "step" not in line.row:
       head = records.check(line.row, HEAD, where)
+      if not head["arm"]:
+        raise BadData(f"{where}: the run {head['run']!r} is of no arm")
       if head["run"] in found:
         raise BadData(f"{where}: the run {head['run']!r} is there twice")
       found[head["run"]] = {"head": head, "rows": []}
@@ -102,6 +106,8 @@ def _of_csv(path: Path) -> dict[str, dict]:
   for number, cells in lines:
     where = f"{path}, line {number}"
     seed = _whole(where, "seed", cells["seed"])
+    if not cells["arm"]:
+      raise BadData(f"{where}: arm is empty: each run is of one, such as plain")
     name = cells.get("run") or f"{cells['arm']} seed {seed}"
     head = {"run": name, "arm": cells["arm"], "seed": seed,
             "status": "finished"}  # fmt: skip
@@ -179,10 +185,13 @@ def lines_of(runs: Sequence, arms: Mapping[str, str], metrics) -> str:
       key: r.about[key]
       for key in (
         "data_fingerprint", "tokenizer_fingerprint", "heldout_fingerprints",
-        "parameters",
+        "heldout_texts", "parameters",
       )
       if key in r.about
     }  # fmt: skip
+    texts = held_out.texts_of(r.config)
+    if texts:
+      head["heldout_texts"] = texts
     out.append(head)
     out += _thinned(r, metrics)
   return "".join(json.dumps(one, allow_nan=False) + "\n" for one in out)

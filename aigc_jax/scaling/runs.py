@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, rows
 # What a row says of how far the run has come.
 AXES = ("step", "tokens", "examples", "flops", "seconds")
 FINISHED, UNFINISHED, DIVERGED = "finished", "unfinished", "diverged"
+GAMES = ("adversarial", "vqgan")  # objectives whose loss need not fall
+FEW = 5  # rows at each end by which a loss has grown
 # Of a run.json, what a file of results keeps.
 ABOUT = (
   "seed", "steps", "data_fingerprint", "tokenizer_fingerprint",
-  "heldout_fingerprints", "parameters",
+  "heldout_fingerprints", "heldout_texts", "parameters",
 )  # fmt: skip
 # How deep below a folder that is no run its runs are looked for.
 DEPTH = 3
@@ -103,12 +106,18 @@ class Record:
       f"{', '.join(self.metrics) or 'none'})"
     )
 
+  @property
+  def _objective(self) -> str:
+    found = self.config["objective"] if "objective" in self.config else {}
+    return found.get("kind", "")
+
   @functools.cached_property
   def status(self) -> str:
     """finished, unfinished or diverged.
 
     Diverged: its training loss ends as no number, or well above where it
-    began, or the run gave up for losses that were none. Finished: it left a
+    began (but that of a game, in which one player loses what the other wins),
+    or the run gave up for losses that were none. Finished: it left a
     result or a row of its last step; also where nothing says which is its last.
     """
     if self.said:
@@ -116,7 +125,7 @@ class Record:
     losses = [r["train/loss"] for r in self.rows if "train/loss" in r]
     if losses and not _finite(losses[-1]):
       return DIVERGED
-    if losses and _finite(losses[0]) and losses[-1] > 1.1 * abs(losses[0]):
+    if self._objective not in GAMES and _grown(losses):
       return DIVERGED
     events = rows(self.path / EVENTS, EVENT)
     if events and events[-1].get("event") == "non_finite":
@@ -127,6 +136,19 @@ class Record:
       return FINISHED if self.result or not self.config else UNFINISHED
     done = max(self.result.get("step", 0), self.last_step)
     return FINISHED if done >= self.planned else UNFINISHED
+
+
+def _grown(losses: Sequence) -> bool:
+  """Whether the last losses are all well above the first ones.
+
+  Of one row nothing is said: that of a run which begins with trained parameters
+  is small, and noise.
+  """
+  few = min(FEW, max(1, len(losses) // 4))
+  known = [x for x in losses if _finite(x)]
+  if len(known) < 2:
+    return False
+  return min(known[-few:]) > 1.1 * max(map(abs, known[:few]))
 
 
 def _finite(value) -> bool:
@@ -211,7 +233,7 @@ def _of_sweep(word: str, waiting: bool) -> list[Record]:
   if not found:
     raise BadConfig(
       f"{word} is a sweep none of whose points has begun: python -m "
-      f"aigc_jax.sweep --out={word}"
+      f"aigc_jax.sweep --out={shlex.quote(word)}"
     )
   return found
 

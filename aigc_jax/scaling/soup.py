@@ -11,6 +11,7 @@ of an optimizer from which it could go on itself.
 import dataclasses
 import os
 import secrets
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,10 @@ SHARED = (
   "tokenizer_fingerprint", "frozen_digest", "packages", "code_sha256",
   "numerics",
 )  # fmt: skip
+
+
+# Of which all sources have to say the same.
+DATA = ("data_fingerprint", "heldout_fingerprints", "heldout_entries")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +107,34 @@ def _in(workdir: str, steps: Sequence[int], last: int | None) -> list[Source]:
   return found
 
 
+def shared(of: Sequence[Source]) -> dict:
+  """Of the last checkpoint's meta, what is true of the average too."""
+  metas = [source.manifest["meta"] for source in of]
+  return {
+    key: metas[-1][key]
+    for key in SHARED
+    if key in metas[-1]
+    and (key not in DATA or all(m.get(key) == metas[-1][key] for m in metas))
+  }
+
+
+def notes(of: Sequence[Source]) -> list[str]:
+  """What a reader of the losses has to know of these checkpoints' data."""
+  metas = [source.manifest["meta"] for source in of]
+  names = {key for m in metas for key in m.get("heldout_fingerprints") or {}}
+  lines = []
+  for name in sorted(names):
+    prints = {(m.get("heldout_fingerprints") or {}).get(name) for m in metas}
+    if len(prints) > 1:
+      lines.append(
+        f"{name.removeprefix('evaluate.')} is other held-out data in some of "
+        "these runs: their losses are not of one text"
+      )
+  if len({m.get("data_fingerprint") for m in metas}) > 1:
+    lines.append("they were trained on different data, or other batches of it")
+  return lines
+
+
 def mean(of: Sequence[Source]) -> tuple[tree.Tree, run.Loaded]:
   """(the parameters' mean, float32 on the host; the last source, loaded).
 
@@ -170,11 +203,7 @@ def _fill(
   }
   ours = identity.new().going_on(0, folder)
   ours = dataclasses.replace(ours, place=None)
-  meta = {
-    key: last.manifest["meta"][key]
-    for key in SHARED
-    if key in last.manifest["meta"]
-  }
+  meta = shared(of)
   meta |= {"model": config["model"], "config_sha256": run.fingerprint(config)}
   about = provenance.describe(
     argv=sys.argv,
@@ -241,7 +270,7 @@ def as_text(rows: Sequence[tuple[str, dict[str, float]]], out: Path) -> str:
   if not names:
     return (
       "not measured: no held-out set of these runs is prepared here. python -m "
-      f"aigc_jax.evaluate --workdir={out} --prepare makes it"
+      f"aigc_jax.evaluate --workdir={shlex.quote(str(out))} --prepare makes it"
     )
   lines = [("", *(f"{name}/loss" for name in names))]
   for title, found in rows:

@@ -62,8 +62,9 @@ class Sweep:
 
   config: of every point that names none, as `train --config` takes it; looked
   for in the current folder, then beside the sweep file. baseline: the arm that
-  reports hold the others against, the first where it is "". metric: what
-  "best" is by.
+  reports hold the others against, the first where it is ""; of arms in a grid
+  the name alone, and each other one is held against that of its own values.
+  metric: what "best" is by.
   """
 
   config: str

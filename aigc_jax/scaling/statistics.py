@@ -213,7 +213,10 @@ def welch(
   vx, vy = float(x.var(ddof=1)) / n, float(y.var(ddof=1)) / m
   se = math.sqrt(vx + vy)
   t = diff / se if se else None
-  df = (vx + vy) ** 2 / (vx**2 / (n - 1) + vy**2 / (m - 1)) if se else None
+  df = None
+  if se:  # by shares, as squares of small variances vanish
+    share = vx / (vx + vy)
+    df = 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (m - 1))
   pooled = math.sqrt(
     ((n - 1) * x.var(ddof=1) + (m - 1) * y.var(ddof=1)) / (n + m - 2)
   )

@@ -31,7 +31,7 @@ def arms_table(found: Ablation) -> tuple[list[str], Rows]:
         _number(s.median, places),
         _interval((s.min, s.max), places),
       ]
-    name = r.arm.name + (" (baseline)" * (r.arm.name == found.baseline))
+    name = r.arm.name + (" (baseline)" * (r.versus is None))
     rows.append([name, str(s.n if s else 0), *cells, _states(r)])
   return header, rows
 
@@ -262,7 +262,7 @@ def _runs_panel(axes, found: Ablation) -> None:
         [low, high], [i + 0.22] * 2, color=colours[i], linewidth=2, zorder=2
       )
       axes.plot(r.summary.mean, i + 0.22, "|", color=colours[i], markersize=9)
-  axes.set_yticks(range(len(results)), [_tick(r, found) for r in results])
+  axes.set_yticks(range(len(results)), [_tick(r) for r in results])
   axes.set_ylim(len(results) - 0.4, -0.6)
   axes.set_xlabel(found.metric)
   place = f"{found.place.axis} {pictures.short(found.place.value)}"
@@ -304,10 +304,10 @@ def _differences_panel(axes, found: Ablation, shown: Sequence[Result]) -> None:
   axes.grid(axis="y", visible=False)
 
 
-def _tick(r: Result, found: Ablation) -> str:
+def _tick(r: Result) -> str:
   out = sum(v.value is None for v in r.values)
   more = f"\n({out} not counted)" if out else ""
-  more += "\n(baseline)" * (r.arm.name == found.baseline)
+  more += "\n(baseline)" * (r.versus is None)
   return _wrapped(r.arm.name) + more
 
 

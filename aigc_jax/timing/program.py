@@ -48,19 +48,21 @@ def attention_kernels(r: run.Run) -> str:
 def residual_bytes(r: run.Run) -> int:
   """What automatic differentiation keeps for the backward pass, in bytes.
 
-  Traced, not compiled: the compiler may keep less. Parameters and the batch
-  are not counted, unstacked slices of parameters are.
+  Traced, not compiled: the compiler may keep less. What the step is given is
+  not counted, unstacked slices of parameters are.
   """
 
-  def kept(params, batch):
+  def kept(params, fixed, batch):
+    known = {} if fixed is None else {"fixed": fixed}
+
     def loss(params):
-      return r.score(params, batch, None)["loss"].sum
+      return r.score(params, batch, None, **known)["loss"].sum
 
     _, backward = jax.vjp(loss, params)
-    given = {id(x) for x in jax.tree.leaves((params, batch))}
+    given = {id(x) for x in jax.tree.leaves((params, fixed, batch))}
     return [x for x in jax.tree.leaves(backward) if id(x) not in given]
 
-  found = jax.eval_shape(kept, r.state.params, r.batch)
+  found = jax.eval_shape(kept, r.state.params, r.state.fixed, r.batch)
   return sum(x.size * x.dtype.itemsize for x in found)
 
 

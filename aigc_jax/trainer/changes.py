@@ -30,6 +30,9 @@ IMPOSSIBLE = (
   "model/position_length", "model/tied", "optim/kind", "optim/mu_dtype",
 )  # fmt: skip
 DATA = ("data/*",)
+# Places: what lies there is compared by what it holds, not by its name.
+PLACES = ("data/path", "data/validation_path", "data/tokenizer", "frozen/*")
+WORDS = ("bytes", "sentencepiece")  # tokenizers that are no places
 # What a run did whose config is from before there was such a key.
 BEFORE = {
   "compute/products": "plain", "compute/embed_gradient": "auto",
@@ -149,10 +152,10 @@ def fits_never(key: str) -> bool:
 
 
 def moved(change: Change) -> bool:
-  """Whether only the place differs where the training data lies."""
+  """Whether only the place differs where the run's data or a part lies."""
   old, new = change.old, change.new
-  if change.key == "data.path":
-    return bool(old and new)
+  if tree.match(PLACES, change.key.replace(".", "/")):
+    return all(x and isinstance(x, str) and x not in WORDS for x in (old, new))
   if change.key != "data.sources" or not (old and new):
     return False
   return [_placeless(x) for x in old] == [_placeless(x) for x in new]

@@ -11,12 +11,22 @@ from aigc_jax.errors import BadConfig
 class Profiler:
   """Records the steps FIRST to LAST into `folder`; nothing without steps.
 
-  Raises BadConfig unless there are none or two steps in order.
+  end: steps of the run; call: of one call of the device. Raises BadConfig
+  unless there are none or two steps in order, between which a call begins.
   """
 
-  def __init__(self, folder: Path, steps: Sequence[str]):
+  def __init__(
+    self, folder: Path, steps: Sequence[str], end: int, call: int = 1
+  ):
     self.folder = folder
     self.first, self.last = _range(steps)
+    if self.first is not None:
+      begins = -(-self.first // call) * call
+      if not begins <= min(self.last, end - 1):
+        raise BadConfig(
+          f"--profile_steps={','.join(steps)}: nothing begins there: the run "
+          f"takes the steps 0 to {end - 1}, {call} in a call"
+        )
     self._running = False
 
   def __enter__(self) -> "Profiler":
@@ -49,7 +59,7 @@ def _range(steps: Sequence[str]) -> tuple[int | None, int | None]:
     first, last = (int(step) for step in steps)
   except ValueError:
     first, last = 1, 0
-  if first > last:
+  if not 0 <= first <= last:
     raise BadConfig(
       f"--profile_steps={','.join(steps)}: expected FIRST,LAST, such as 10,13"
     )

@@ -1,5 +1,6 @@
 """The newest step that is what was saved, back on any devices."""
 
+import shlex
 from collections.abc import Callable
 
 import jax
@@ -101,7 +102,8 @@ def _checked(steps: Steps, step: int, abstract, prefix) -> dict:
     raise BadConfig(
       f"{where} holds parameters alone, such as an average of others, and no "
       "state of an optimizer from which a run could go on. To begin a run with "
-      f"them, in another --workdir: --config.init_from={steps.folder.parent}"
+      f"them, in another --workdir: --config.init_from="
+      f"{shlex.quote(str(steps.folder.parent))}"
     )
   if lines:
     more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""

@@ -108,6 +108,19 @@ def test_utf16_is_refused_and_converted_by_the_line_given(
     )
 
 
+@pytest.mark.skipif(not shutil.which("iconv"), reason="iconv is not here")
+def test_the_line_that_converts_a_file_can_be_typed_whatever_its_name(tmp_path):
+  path = tmp_path / "it's $(touch bad) `x`.txt"
+  path.write_bytes("one line\n".encode("utf-16"))
+  with pytest.raises(BadData, match="iconv") as refused:
+    texts(source_at(path, tmp_path))
+  line = str(refused.value).partition("convert it: ")[2]
+  subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+  made = tmp_path / f"{path.name}.utf8.txt"
+  assert made.read_text().lstrip("\ufeff") == "one line\n"
+  assert not (tmp_path / "bad").exists()
+
+
 @pytest.mark.parametrize(
   "content, what",
   [

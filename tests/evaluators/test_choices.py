@@ -140,3 +140,10 @@ def test_only_the_end_of_a_line_ends_a_record(tmp_path):
   path.write_bytes("\ufeff{}\r\n \r\n\n{}\n".format(*lines).encode())
   _, items = formats.read(path)
   assert items == [Item("a\u2028", ("b",), 0), Item("c", ("d",), 0)]
+
+
+def test_a_file_of_questions_without_an_end_is_refused(monkeypatch):
+  """It would fill the memory of the machine."""
+  monkeypatch.setattr(formats, "LARGEST", 1000)
+  with pytest.raises(BadData, match="--tasks=/dev/zero: more than"):
+    formats.read("/dev/zero")

@@ -17,7 +17,7 @@ from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators.drawn import Comparison, Grid, Scores
 from aigc_jax.evaluators.features import Features
 from aigc_jax.run import record
-from aigc_jax.sampling.images import Sampler
+from aigc_jax.sampling.images import NotDrawn, Sampler
 from aigc_jax.trainer import changes
 from aigc_jax.trainer.journal import Journal, Picture
 from tests import adversary
@@ -148,6 +148,7 @@ def grid(mesh, folder, **how):
   return Grid(sampler(), mesh, folder, name="grid", poll=lambda: None, **how)
 
 
+@pytest.mark.slow
 def test_a_grid_differs_by_the_model_alone(mesh, tmp_path):
   pil = pytest.importorskip("PIL.Image")
   raw, average = (
@@ -231,3 +232,30 @@ def test_a_picture_is_in_tensorboard_and_in_no_row(tmp_path):
   (file,) = (tmp_path / "tensorboard").iterdir()
   shown = file.read_bytes()
   assert shown.count(png) == 2 and shown.count(b"eval/grid/images") == 2
+
+
+def test_a_drawing_that_is_no_number_ends_no_training(mesh, features, tmp_path):
+  """Its weights are finite, or there would have been no step."""
+
+  class Broken(Sampler):
+    def __call__(self, *_):
+      raise NotDrawn("the images are not finite")
+
+  broken = sampler()
+  broken.__class__ = Broken
+  held = Comparison(features, eval_set(bytes_of(4, size=12)), **HALF)
+  common = dict(name="x", average=False, poll=lambda: None)
+  told = dict(rows=1, columns=2, told=np.zeros(1, np.int32))
+  for one in (
+    Grid(broken, mesh, tmp_path / "samples", **told, **common),
+    Scores(broken, mesh, held, **common),
+  ):
+    assert one(10, state_of()) == {}
+  assert not (tmp_path / "samples").exists()
+
+
+def test_too_few_images_are_refused_before_any_is_drawn(features):
+  with pytest.raises(BadConfig, match="by 4 or more, and these are 3"):
+    Comparison(features, eval_set(bytes_of(10)), most=3, **HALF)
+  with pytest.raises(BadConfig, match="2 are held out"):
+    Comparison(features, eval_set(bytes_of(2)), **HALF)

@@ -159,3 +159,15 @@ def test_every_mean_of_the_objective_is_given(model, eval_set):
     right += float((batch["weights"] * (batch["targets"] % 2)).sum())
     total += float(batch["weights"].sum())
   assert values["eval/held/accuracy"] == pytest.approx(right / total)
+
+
+def test_the_loss_of_nothing_is_no_number(eval_set):
+  """Not 0, which would be the best there is."""
+  found = eval_set(batch=7, length=24).first(1)
+  found.targets = None
+
+  def nothing(params, batch, key, **_):
+    return {"loss": Mean(jnp.zeros(()), jnp.zeros(()))}
+
+  values = Loss(nothing, found, mesh_of(), name="held").measure({})
+  assert math.isnan(values["loss"]) and "perplexity" not in values

@@ -3,10 +3,13 @@
 import types
 
 import jax
+import pytest
 
-from aigc_jax import sharding
+from aigc_jax import run, sharding
 from aigc_jax.data import load_tokenizer
+from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators.samples import Samples
+from configs import quickstart
 from tests import tiny
 
 
@@ -38,3 +41,44 @@ def test_samples_are_written_and_differ_by_the_model_alone(tmp_path):
   ]
   assert texts[0][0] == "step 10"
   assert texts[0][1] == texts[2][1] != texts[1][1]
+
+  # A model that predicts no numbers writes nothing, and is trained on.
+  none = jax.tree.map(lambda x: x * jax.numpy.nan, states[0].params)
+  assert samples(40, types.SimpleNamespace(params=none)) == {}
+  assert not (tmp_path / "samples" / "40.txt").exists()
+
+
+@pytest.mark.parametrize(
+  ("changes", "why"),
+  [
+    (dict(max_tokens=0), "max_tokens=0: expected 1 or more"),
+    (dict(num_samples=0), "num_samples=0: expected 1 or more"),
+    (dict(temperature=-1.0), "temperature=-1.0: expected"),
+    (dict(top_p=0.0), "top_p=0.0: expected"),
+    (dict(positions=12), "and the model has 12 .max_tokens=8 fits"),
+    (dict(positions=4), "the model has 4 .shorten the prompt"),
+  ],
+)  # fmt: skip
+def test_texts_that_cannot_be_written_are_refused_before_the_training(
+  tmp_path, changes, why
+):
+  """The first may be due at its end."""
+  settings = dict(
+    prompts=["abcd"], max_tokens=9, temperature=1.0, top_p=1.0, num_samples=1,
+    seed=3, positions=13, unrolled=True,
+  )  # fmt: skip
+  model, tokenizer = tiny.build("llama", vocab=257), load_tokenizer("bytes")
+  Samples(model, tokenizer, None, tmp_path, **settings)
+  with pytest.raises(BadConfig, match=why):
+    Samples(model, tokenizer, None, tmp_path, **settings | changes)
+
+
+def test_a_dry_run_refuses_texts_that_cannot_be_written():
+  config = run.read(quickstart.get_config())
+  for key, value in (("temperature", -1.0), ("max_tokens", 0)):
+    entry = config["evaluate"]["samples"] | {key: value}
+    with pytest.raises(BadConfig, match=f"evaluate.samples.{key}=.*expected"):
+      run.check_evaluators(config | {"evaluate": {"samples": entry}})
+  model = config["model"] | dict(position="learned", position_length=32)
+  with pytest.raises(BadConfig, match="max_tokens: the model has 32 positions"):
+    run.check_evaluators(config | {"model": model})

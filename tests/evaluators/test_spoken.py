@@ -59,6 +59,7 @@ class Parrot:
     return [self.clips[line.speaker] for line in lines]
 
 
+@pytest.mark.slow
 def test_who_says_the_recordings_themselves_makes_the_errors_of_recordings():
   draw = np.random.default_rng(0)
   clips = [draw.integers(-9000, 9000, n).astype("i2") for n in (1600, 2400)]

@@ -9,10 +9,12 @@ the learning rate, and how it lies on a mesh of fsdp 4 x tensor 2.
 """
 
 import importlib
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 
 import jax
+from flax import linen as nn
 
 from aigc_jax import run, sharding, tree
 from aigc_jax.optim.groups import treatments
@@ -60,6 +62,20 @@ def text_of(name: str) -> str:
   return "\n".join(lines + _parameters(config)) + "\n"
 
 
+def count_of(name: str, part: str = "") -> int:
+  """Parameters of a preset, or of a part of it, as its file has them.
+
+  That the file is right is test_presets.py's: so counts need no model.
+  """
+  text = path_of(name).read_text().partition("mesh axes\n\n")[2]
+  lines = [line.split(": ") for line in text.splitlines()]
+  return sum(
+    math.prod(int(n) for n in about.partition(" ")[0].split("x") if n)
+    for path, about in lines
+    if path.startswith(part)
+  )
+
+
 def _flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
   for key, value in sorted(config.items()):
     if isinstance(value, Mapping) and value:
@@ -69,12 +85,15 @@ def _flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _parameters(config: run.Config) -> list[str]:
-  model, mesh = run.model_of(config), run.make_mesh(config)
+  declared = run.declared_params(run.model_of(config))
   boxed = jax.tree.leaves(
-    run.declared_params(model),
-    is_leaf=lambda x: isinstance(x, sharding.Declared),
+    declared, is_leaf=lambda x: isinstance(x, sharding.Declared)
   )
-  params = run.abstract_params(model, mesh)
+  params = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    nn.unbox(declared),
+    sharding.of_tree(declared, run.make_mesh(config)),
+  )
   optim = config["optim"]
   treated = treatments(params, optim["groups"], optim["weight_decay"])
   lines = []

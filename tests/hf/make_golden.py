@@ -58,6 +58,8 @@ FAMILIES = {
   "gpt_neox": ("gpt_neox", NEOX),
   "stablelm": ("stablelm", SMALL | dict(partial_rotary_factor=0.5)),
   "phi": ("phi", SMALL),
+  "cohere": ("cohere", SMALL),
+  "cohere2": ("cohere2", SMALL | dict(sliding_window=4)),
   "smollm3": (
     "smollm3",
     SMALL | dict(no_rope_layers=[1, 0], pad_token_id=None),

@@ -190,6 +190,14 @@ CASES |= {
   "phi_linear": (
     "phi", BODY | LINEAR | dict(partial_rotary_factor=0.25, rope_theta=300.0)
   ),
+  "cohere": ("cohere", BODY),
+  "cohere_untied_biases_linear": (
+    "cohere",
+    BODY | LINEAR | dict(
+      attention_bias=True, tie_word_embeddings=False, logit_scale=0.4
+    ),
+  ),
+  "cohere2": ("cohere2", BODY | dict(num_hidden_layers=5, sliding_window=13)),
   "smollm3": ("smollm3", SMOLLM3 | dict(num_hidden_layers=5)),
   "smollm3_windows": (
     "smollm3",

@@ -40,6 +40,10 @@ NEOX = GPT2 | dict(
   position="rotary", rotary_dim=4, parallel=True, tied=False,
   activation="gelu",
 )  # fmt: skip
+COHERE = LLAMA | dict(
+  norm="layer", parallel=True, shared_norm=True, tied=True, dim=48, head_dim=8,
+  heads=6, logit_multiplier=0.0625,
+)  # fmt: skip
 STABLELM = LLAMA | LAYER_NORM | dict(rotary_dim=2, dim=48)
 
 # name: (decoder, model_type)
@@ -98,6 +102,11 @@ FITS = {
   "phi": (
     NEOX | dict(shared_norm=True, head_bias=True, activation="gelu_tanh"),
     "phi",
+  ),
+  "cohere": (COHERE, "cohere"),
+  "cohere with windows": (
+    COHERE | dict(windows=(7, 7, None), rotary_layers=(True, True, False)),
+    "cohere2",
   ),
   "dynamic": (
     LLAMA | dict(rotary_scaling=dict(kind="dynamic", factor=2.0,
@@ -294,6 +303,8 @@ def test_an_absent_key_means_what_transformers_means(
     ("gemma3_text", dict(rope_scaling={"rope_type": "dynamic"}), "dynamic"),
     ("phi", dict(qk_layernorm=True), "qk_layernorm"),
     ("stablelm", dict(partial_rotary_factor=1.5), "partial_rotary_factor"),
+    ("cohere", dict(use_qk_norm=True), "use_qk_norm"),
+    ("cohere2", dict(sliding_window=None), "sliding_window"),
     ("smollm3", dict(no_rope_layers=[1]), "no_rope_layers"),
     ("gemma3_text", dict(use_bidirectional_attention=True), "bidirectional"),
     ("qwen3", dict(use_sliding_window=True, layer_types=["x"] * 2), "x"),
@@ -307,6 +318,35 @@ def test_what_our_layers_do_not_compute_is_refused(model_type, config, word):
   family = hf.FAMILIES[model_type]
   with pytest.raises(BadData, match=word):
     family.settings(Settings(body | config, "config.json"))
+
+
+@pytest.mark.parametrize(
+  ("model_type", "config", "count"),
+  [
+    # Command-R (35B) and Command-R7B, as their folders describe them.
+    (
+      "cohere",
+      dict(vocab_size=256000, hidden_size=8192, intermediate_size=22528,
+           num_hidden_layers=40, num_attention_heads=64),
+      34_980_831_232,
+    ),
+    (
+      "cohere2",
+      dict(vocab_size=256000, hidden_size=4096, intermediate_size=14336,
+           num_hidden_layers=32, num_attention_heads=32,
+           num_key_value_heads=8),
+      8_028_033_024,
+    ),
+  ],
+)  # fmt: skip
+def test_a_folder_has_as_many_parameters_as_published(
+  model_type, config, count
+):
+  family = hf.FAMILIES[model_type]
+  kwargs = families.read_config(family, config, "config.json")
+  shapes = kinds.shapes_of("decoder", kwargs)
+  assert sum(math.prod(shape) for shape in shapes.values()) == count
+  table.leaves(family, shapes)
 
 
 def test_rows_of_a_family_name_each_side_once():

@@ -330,6 +330,7 @@ def test_a_tokenizer_of_another_family_keeps_its_ids(family, made, tmp_path):
 
 
 # Not qwen2 with True: see vocabulary._kept_class.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "family,trust",
   sweep(

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from aigc_jax import sharding
-from aigc_jax.layers import forms, mlp, norm, products, rounding, sums
+from aigc_jax.layers import (
+  convolution,
+  forms,
+  mlp,
+  norm,
+  products,
+  rounding,
+  sums,
+)
 from aigc_jax.layers.cpu import FORMS
 from aigc_jax.layers.forms import plain_formulas
 from aigc_jax.objectives import tokens
@@ -36,8 +44,15 @@ ASKED = {
   "column_sums": (
     lambda *a: forms.form("column_sums", norm._column_sums)(*a), (x, rate),
   ),
+  "convolve": (
+    lambda a, w: convolution.convolve(a, w, 2),
+    (draw(4, 2, 6, 6, 3), draw(5, 3, 3, 3, 4)),
+  ),
   "largest": (
     functools.partial(sums.largest, lambda a, b: a * b), (x, y),
+  ),
+  "largest_of_neighbours": (
+    convolution.largest_of_neighbours, (draw(4, 2, 6, 6, 3),),
   ),
   "multiplied": (
     functools.partial(products.multiplied, "BTD,BSD->BTS"), (x, y),

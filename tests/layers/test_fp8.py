@@ -164,6 +164,7 @@ def mesh_of_one():
   return sharding.make_mesh(**sizes, devices=jax.devices()[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "fused, in_a_layer", sweep([(True, 4), (False, 7)], (True, 4))
 )

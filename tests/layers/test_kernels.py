@@ -44,13 +44,15 @@ def same(a, b, **close):
     )
 
 
+SEGMENTS_BT = jnp.array([[1] * 5 + [2] * 6, [1] * 8 + [0] * 3])
+IN_SEGMENTS = dict(segments_BT=SEGMENTS_BT, segments_BS=SEGMENTS_BT)
 SEEN = {
   "causal": Visible(),
   "window": Visible(window=4),
-  "segments": Visible(
-    segments_BT=jnp.array([[1] * 5 + [2] * 6, [1] * 11]),
-    segments_BS=jnp.array([[1] * 5 + [2] * 6, [1] * 11]),
-  ),
+  "segments": Visible(**IN_SEGMENTS),
+  "all": Visible(causal=False),
+  "all, window": Visible(causal=False, window=4),
+  "all, segments": Visible(causal=False, **IN_SEGMENTS),
 }
 
 
@@ -165,6 +167,15 @@ def test_auto_goes_by_the_platform_of_the_mesh(platform, dtype, name):
   q, k, *_ = inputs(T=128, H=64, dtype=dtype)
   with described("a device", platform):
     assert kernels.resolve(q, k, Visible(), 0.0) == name
+
+
+def test_a_cpu_by_itself_has_blocks_where_all_positions_see_each_other_too():
+  q, k, *_ = inputs()
+  seen = Visible(causal=False)
+  with described("a device", "cpu"):
+    assert kernels.resolve(q, k, seen, 0.0) == "blocks"
+    assert kernels.resolve(q, k[:, :5], seen, 0.0) == "xla"  # a memory
+    assert kernels.resolve(q, k, seen, 0.0, biased=True) == "xla"
 
 
 @pytest.mark.parametrize("kernel", ["cudnn", "splash", "blocks"])

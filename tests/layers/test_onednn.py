@@ -103,14 +103,17 @@ def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", sweep([1, 2, 4], 2))
-@pytest.mark.parametrize("window", sweep([None, 9], 9))
+@pytest.mark.parametrize(
+  ("causal", "window"),
+  sweep([(True, None), (True, 9), (False, None)], (True, 9), (False, None)),
+)
 @pytest.mark.parametrize("called", [1, blocks.CALLED])  # by rows, at once
 @pytest.mark.parametrize(
   "softcap, kept",
   sweep([(0.0, blocks.KEPT), (0.0, 0), (5.0, blocks.KEPT)], (5.0, blocks.KEPT)),
 )
 def test_attention_and_its_gradients_are_those_of_the_compiler(
-  kv_heads, window, called, softcap, kept, monkeypatch
+  kv_heads, causal, window, called, softcap, kept, monkeypatch
 ):
   monkeypatch.setattr(blocks, "CALLED", called)
   monkeypatch.setattr(blocks, "KEPT", kept)
@@ -121,7 +124,7 @@ def test_attention_and_its_gradients_are_those_of_the_compiler(
   def grads(q, k, v):
     def loss(q, k, v):
       visible = Visible(
-        window=window, segments_BT=segments, segments_BS=segments
+        causal, window, segments_BT=segments, segments_BS=segments
       )
       y = blocks.attend(q, k, v, visible, scale=0.3, softcap=softcap, size=7)
       return jnp.sum(jnp.sin(y)), y

@@ -174,6 +174,7 @@ def with_dead(dead=(1, 4)):
   )
 
 
+@pytest.mark.slow
 def test_a_dead_code_becomes_a_vector_of_the_batch_the_same_in_any_parts():
   before, taken = with_dead(), 0
   for seed in range(8):
@@ -220,6 +221,7 @@ def test_the_use_of_a_codebook_is_recorded():
 LEVELS = (3, 4, 5)
 
 
+@pytest.mark.slow
 def test_every_code_of_a_grid_has_a_vector_of_its_own_and_is_reached():
   module = Grid(LEVELS)
   assert module.codes == 60 and module.dim == 3

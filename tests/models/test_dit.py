@@ -13,6 +13,7 @@ from aigc_jax.models.condition import TIMES, WAVES, waves_of
 from aigc_jax.models.dit import dit
 from aigc_jax.presets import dit as presets
 from tests import diffusion
+from tests.sweep import sweep
 
 PUBLISHED = {
   "s2": 32_865_056,
@@ -41,7 +42,7 @@ def given(rows: int, labels=None, time=0.5):
   return batch | ({} if labels is None else dict(labels=jnp.asarray(labels)))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", sweep(PUBLISHED, "s2"))
 def test_counts_are_the_published_ones(name):
   """For latents of 32 x 32 x 4, 1,001 labels, and a variance that is learnt."""
   keys = presets.get_config(name).model.to_dict()
@@ -80,6 +81,7 @@ def test_the_null_class_is_the_one_behind_the_labels():
   assert np.abs(none - last).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_labels_and_times_matter():
   a, b = predicted(0), predicted(1)
   assert np.abs(a - b).max() > 1e-3

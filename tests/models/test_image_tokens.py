@@ -10,12 +10,14 @@ import pytest
 from aigc_jax.errors import BadConfig
 from aigc_jax.models import MODELS
 from aigc_jax.objectives.image_tokens import hidden_places, image_tokens
-from aigc_jax.objectives.labels import NO_LABEL
+from aigc_jax.objectives.labels import NO_LABEL, NO_TOKEN
 from aigc_jax.run.build import scorer
 from aigc_jax.trainer.state import Fixed
 from tests import diffusion, kinds
+from tests.sweep import sweep
 
 CAUSAL, MASKED = "image tokens", "image tokens masked"
+CAPTIONS = "image tokens of captions"
 CODES = jnp.asarray(np.random.default_rng(0).integers(0, 12, (2, 9)))
 HIDDEN = jnp.zeros((2, 9), bool).at[:, 2:5].set(True)
 
@@ -48,6 +50,7 @@ def test_a_code_never_changes_what_is_said_of_those_before_it_or_of_itself():
     assert np.all(np.any(other[:, t + 1] != whole[:, t + 1], axis=-1))
 
 
+@pytest.mark.slow
 def test_a_hidden_code_says_nothing_and_every_other_one_something():
   whole = said(MASKED)
   for t in (2, 4):
@@ -57,7 +60,7 @@ def test_a_hidden_code_says_nothing_and_every_other_one_something():
     assert np.all(np.any(other != whole, axis=-1))
 
 
-@pytest.mark.parametrize("name", [CAUSAL, MASKED])
+@pytest.mark.parametrize("name", sweep([CAUSAL, MASKED], CAUSAL))
 def test_labels_are_told_and_whatever_is_beyond_them_is_none(name):
   one, two = said(name), said(name, labels=(3, 2))
   assert np.all(np.any(one[0] != two[0], axis=-1))
@@ -69,18 +72,92 @@ def test_labels_are_told_and_whatever_is_beyond_them_is_none(name):
 
 def test_codes_labels_none_and_hidden_are_ids_of_their_own():
   model = kinds.build(MASKED)
-  labels = model.label_ids(jnp.arange(7)).tolist()
+  labels = model.lead(jnp.arange(7))[:, 0].tolist()
   assert labels == [12, 13, 14, 15, 16, 17, 17]
   assert (model.none, model.hidden) == (17, 18)
-  asked = model.asked(
-    dict(codes=CODES, labels=jnp.asarray([0, 9]), hidden=HIDDEN)
-  )
+  asked = model.asked(jnp.asarray([0, 9]), CODES, HIDDEN)
   assert asked["tokens"][:, 0].tolist() == [12, 17]
   assert (asked["tokens"][:, 3:6] == 18).all()
   np.testing.assert_array_equal(asked["tokens"][:, 6:], CODES[:, 5:])
   # The last place of a causal one is asked for, not told.
-  asked = kinds.build(CAUSAL).asked(dict(codes=CODES, labels=jnp.zeros(2, int)))
+  asked = kinds.build(CAUSAL).asked(jnp.zeros(2, int), CODES, None)
   np.testing.assert_array_equal(asked["tokens"][:, 1:], CODES[:, :-1])
+
+
+def test_a_caption_goes_before_the_codes_and_nothing_behind_its_end_is_read():
+  model = kinds.build(CAPTIONS)
+  told = jnp.asarray([[3, 36, 7, 36], [4, 5, 6, 36], [NO_TOKEN] * 4])
+  lead = np.asarray(model.lead(told))
+  assert lead.shape == (3, 19) and model.none == 12 + 37
+  assert lead[0].tolist() == [15, 48] + [49] * 17
+  assert lead[1].tolist() == [16, 17, 18, 48] + [49] * 15
+  assert (lead[2] == 49).all()
+  tokens = model.asked(told[:2], CODES, None)["tokens"]
+  np.testing.assert_array_equal(tokens[:, :19], lead[:2])
+  np.testing.assert_array_equal(tokens[:, 19:], CODES[:, :-1])
+  masked = kinds.build(f"{CAPTIONS} masked").asked(told[:2], CODES, HIDDEN)
+  np.testing.assert_array_equal(masked["tokens"][:, :19], lead[:2])
+  assert masked["at"][0].tolist() == list(range(19, 28))
+
+
+@functools.cache
+def captioned(text_weight: float, label_dropout: float = 0.0):
+  """The means of a batch with captions, and the batch."""
+  batch = kinds.KINDS[CAPTIONS].batch(3, 9)
+  variables = kinds.variables_of(CAPTIONS)
+
+  def predict(batch, role):
+    return kinds.build(CAPTIONS).apply(variables, batch, role=role)
+
+  predict.trains = True
+  run = functools.partial(
+    image_tokens, predict, text_weight=text_weight, label_dropout=label_dropout
+  )
+  return jax.jit(run)(batch), batch
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_caption_is_the_mean_of_its_tokens_beside_the_codes():
+  (means, batch), (codes, _) = captioned(0.125), captioned(0.0)
+  model, variables = kinds.build(CAPTIONS), kinds.variables_of(CAPTIONS)
+  coded = model.apply(variables, batch, role="vq").codes_BT
+  ids = model.asked(batch["tokens"], coded, None)
+  prior = {"params": variables["params"]["prior"]}
+  output = model.prior.apply(prior, ids).logits()
+  logp = jax.nn.log_softmax(output[:, :, 12 : 12 + 37])
+  rows = []
+  for row, tokens in enumerate(np.asarray(batch["tokens"])):
+    last = int(np.argmax(tokens == 36))
+    rows.append(-np.mean([logp[row, t, tokens[t + 1]] for t in range(last)]))
+  w = np.asarray(batch["weights"])
+  assert float(means["text_nll"].value()) == pytest.approx(
+    np.average(rows, weights=w), rel=1e-4
+  )
+  whole = 0.875 * float(codes["loss"].sum) + 0.125 * np.dot(rows, w)
+  assert float(means["loss"].sum) == pytest.approx(whole, rel=1e-4)
+  np.testing.assert_allclose(means["nll"].sum, codes["nll"].sum, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_who_is_told_no_caption_has_none_to_say():
+  means, _ = captioned(0.125, label_dropout=1.0)
+  assert float(means["text_nll"].weight) == 0
+  assert float(means["loss"].sum) == pytest.approx(
+    0.875 * float(means["nll"].sum), rel=1e-5
+  )
+
+
+def test_only_a_causal_prior_that_is_told_captions_has_a_loss_of_them():
+  for name in (CAUSAL, f"{CAPTIONS} masked"):
+    variables = kinds.variables_of(name)
+    predict = functools.partial(kinds.build(name).apply, variables)
+    with pytest.raises(BadConfig, match="text_weight=0.0"):
+      jax.eval_shape(
+        lambda batch, predict=predict: image_tokens(
+          lambda b, role: predict(b, role=role), batch, text_weight=0.5
+        ),
+        kinds.KINDS[name].batch(2, 9),
+      )
 
 
 def test_in_training_many_codes_are_hidden_and_in_evaluation_any_number():
@@ -168,6 +245,23 @@ PARTS = dict(vq=VQ, prior=PRIOR)
       r"1 for none \+ 1 that hides a code: .*vocab=19",
     ),
     (dict(classes=0), "classes"),
+    (dict(vocab=37), "labels, or captions"),
+    (dict(classes=0, vocab=37, text_length=9), "text_end=None"),
+    (
+      dict(classes=0, vocab=37, text_length=9, text_end=37),
+      "text_end=37.*below model.vocab=37",
+    ),
+    (
+      dict(classes=0, vocab=37, text_length=9, text_end=0),
+      r"12 codes \+ 37 of text \+ 1 for none: .*vocab=50",
+    ),
+    (
+      dict(
+        classes=0, vocab=37, text_length=9, text_end=0,
+        parts=PARTS | dict(prior=PRIOR | dict(vocab=50)),
+      ),
+      "its caption goes before them: .*position_length=17",
+    ),
   ],
 )  # fmt: skip
 def test_parts_that_do_not_fit_are_refused_with_the_way_out(change, word):

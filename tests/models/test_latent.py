@@ -86,6 +86,7 @@ def test_the_first_step_measures_the_deviation_and_later_ones_keep_it():
   assert float(moved(found, later[REPORTS])["scale"][0]) == found["scale"][0]
 
 
+@pytest.mark.slow
 def test_the_loss_is_of_codes_and_what_is_frozen_reports_its_measure():
   model, variables = kinds.build("latent"), kinds.variables_of("latent")
   score = jax.jit(scorer(model, flow, ["vae"]))
@@ -97,6 +98,7 @@ def test_the_loss_is_of_codes_and_what_is_frozen_reports_its_measure():
   assert np.isfinite(means["loss"].value())
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_decoded_and_follows_from_its_number_alone():
   model, variables = kinds.build("latent"), kinds.variables_of("latent")
   assert isinstance(model, Draws) and isinstance(model, Finishes)

@@ -64,6 +64,7 @@ def test_captions_are_left_out_by_the_keys_of_their_rows():
   )
 
 
+@pytest.mark.slow
 def test_a_sample_follows_from_its_number_and_caption_alone():
   model = kinds.build(DIT)
   assert reads_captions(model) and not reads_captions(kinds.build("unet"))

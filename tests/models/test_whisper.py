@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from aigc_jax import errors, tree
+from aigc_jax import errors
 from aigc_jax.presets import whisper
-from aigc_jax.run import compute
 from tests import sound
+from tests.golden import written
 
 CLOSE = dict(rtol=2e-4, atol=2e-5)
 # The sizes of the published tensors without the encoder's fixed positions,
@@ -77,11 +76,7 @@ def test_cached_decoding_is_uncached_decoding():
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_parameters_are_as_many_as_published(size):
-  keys = compute.keywords(whisper.get_config(size).to_dict())
-  assert keys.pop("kind") == "whisper"
-  model = sound.MODELS["whisper"](**keys)
-  boxed = jax.eval_shape(model.init, jax.random.key(0), model.example())
-  assert tree.count(nn.unbox(boxed["params"])) == PUBLISHED[size]
+  assert written.count_of(f"whisper:{size}") == PUBLISHED[size]
 
 
 def test_every_preset_is_held_against_a_published_count():

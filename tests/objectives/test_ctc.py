@@ -56,6 +56,7 @@ def test_value_and_gradient_are_those_of_torch(blank):
   np.testing.assert_allclose(ours, x.grad.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_the_sum_over_all_alignments():
   logits, *_ = some()
   short = logits[:1, :4]

@@ -138,6 +138,7 @@ def bound_by_definition(batch, prediction="epsilon"):
   return STEPS * (kl / 2).mean((1, 2, 3))
 
 
+@pytest.mark.slow
 def test_the_bound_on_the_variance_is_a_divergence_of_gaussians():
   batch = diffusion.batch_of(64)
 

@@ -38,6 +38,7 @@ class Teller:
     return self.told
 
 
+@pytest.mark.slow
 def test_who_knows_the_speech_has_no_loss_whatever_it_says_behind_it():
   batch = batch_of()
   mel, frames = exact(batch)
@@ -75,6 +76,7 @@ def test_errors_are_means_of_utterances_and_of_lengths():
   assert found["loss"].value() == pytest.approx(5 / 3 + 2 * length, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_only_in_training_a_share_is_told_nothing_of_text_or_speaker():
   batch = batch_of(64)
   batch["weights"] = jnp.ones_like(batch["weights"])

@@ -60,6 +60,7 @@ def of_vq(batch):
   return jax.jit(jax.grad(loss))(kinds.params_of(NAME)["generator"])
 
 
+@pytest.mark.slow
 def test_the_judge_is_heard_from_the_start_step_on_and_learns_before():
   batch = diffusion.batch_of(4)
   run = graded(start_step=5)

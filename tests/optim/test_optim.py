@@ -297,6 +297,7 @@ def test_a_player_is_clipped_by_its_own_norm():
     np.testing.assert_allclose(norm(updates), 0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_players_go_on_from_a_copy_of_their_state():
   params, target = normal(0), normal(1)
   how = HARD | dict(groups=[PLAYER, dict(GROUP, clip=0.3)])
@@ -508,6 +509,7 @@ def test_frozen_gradients_do_not_count_in_the_norm():
   np.testing.assert_allclose(norm(updates), 0.005, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_logging_the_norm_costs_no_second_pass():
   """A step that returns the norm too has no more reductions compiled."""
   params = normal(0)

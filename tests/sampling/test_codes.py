@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
+from aigc_jax.objectives.labels import NO_TOKEN
 from aigc_jax.sampling import codes, images
 from tests import kinds
-from tests.sweep import slow
+from tests.sweep import slow, sweep
 
 CAUSAL, MASKED = "image tokens", "image tokens masked"
 LABELS = jnp.asarray([0, 3, 5, 1])  # 5 is none
+TOLD = {name: LABELS for name in (CAUSAL, MASKED)} | {
+  # The third is none, and each ends somewhere else.
+  f"image tokens of captions{order}": jnp.asarray(
+    [[3, 5, 36, 36], [4, 36, 36, 36], [NO_TOKEN] * 4, [9, 8, 7, 36]]
+  )
+  for order in ("", " masked")
+}
+CAUSALS = sweep([name for name in TOLD if "masked" not in name], CAUSAL)
+MASKEDS = sweep([name for name in TOLD if "masked" in name], MASKED)
 KEYS = images.keys_of(3, jnp.arange(4, dtype=jnp.uint32))
 
 
@@ -26,28 +36,36 @@ def prior_of(name: str):
   return kinds.build(name), {"params": params}
 
 
+def nothing_of(name: str):
+  """What says that there is neither label nor caption."""
+  return jnp.full_like(TOLD[name], NO_TOKEN if TOLD[name].ndim > 1 else 5)
+
+
 @functools.cache
-def one_by_one(guidance: float):
-  model, variables = prior_of(CAUSAL)
+def one_by_one(name: str, guidance: float):
+  model, variables = prior_of(name)
   run = functools.partial(codes.one_by_one, model, guidance=guidance)
-  return np.asarray(jax.jit(run)(variables, KEYS, LABELS))
+  return np.asarray(jax.jit(run)(variables, KEYS, TOLD[name]))
 
 
-def said(name: str, codes_BT, labels_B, hidden_BT=None):
+def said(name: str, codes_BT, told, hidden_BT=None):
   """Logits (B, T, V) of the prior, without a cache."""
   model, variables = prior_of(name)
-  asked = dict(labels=labels_B, codes=codes_BT, hidden=hidden_BT)
-  return model.told(model.prior.apply(variables, model.asked(asked))).logits()
+  asked = model.asked(told, codes_BT, hidden_BT)
+  return model.told(model.prior.apply(variables, asked)).logits()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_each_code_is_drawn_from_what_is_said_after_those_before(guidance):
-  found = one_by_one(guidance)
+@pytest.mark.parametrize("name", CAUSALS)
+def test_each_code_is_drawn_from_what_is_said_after_those_before(
+  name, guidance
+):
+  found = one_by_one(name, guidance)
   assert found.shape == (4, 9) and found.min() >= 0 and found.max() < 12
-  logits = said(CAUSAL, found, LABELS)
+  logits = said(name, found, TOLD[name])
   if guidance != 1.0:
-    free = said(CAUSAL, found, jnp.full(4, 5))
+    free = said(name, found, nothing_of(name))
     logits = free + guidance * (logits - free)
   for t in range(9):
     keys = jax.vmap(jax.random.fold_in, (0, None))(KEYS, t)
@@ -56,27 +74,31 @@ def test_each_code_is_drawn_from_what_is_said_after_those_before(guidance):
 
 
 @pytest.mark.slow
-def test_guidance_changes_what_has_a_label_and_nothing_else():
-  plain, more = one_by_one(1.0), one_by_one(2.5)
+@pytest.mark.parametrize("name", CAUSALS)
+def test_guidance_changes_what_is_told_something_and_nothing_else(name):
+  plain, more = one_by_one(name, 1.0), one_by_one(name, 2.5)
   np.testing.assert_array_equal(plain[2], more[2])
   assert np.any(plain != more)
 
 
 @functools.cache
-def unmasked(steps: int, guidance: float = 1.0):
-  model, variables = prior_of(MASKED)
+def unmasked(steps: int, guidance: float = 1.0, name: str = MASKED):
+  model, variables = prior_of(name)
   run = functools.partial(codes.unmasked, model, guidance=guidance, steps=steps)
-  return np.asarray(jax.jit(run)(variables, KEYS, LABELS))
+  return np.asarray(jax.jit(run)(variables, KEYS, TOLD[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_in_one_step_all_codes_are_drawn_from_what_is_said_of_none(guidance):
-  found = unmasked(1, guidance)
+@pytest.mark.parametrize("name", MASKEDS)
+def test_in_one_step_all_codes_are_drawn_from_what_is_said_of_none(
+  name, guidance
+):
+  found = unmasked(1, guidance, name)
   hidden, nothing = jnp.ones((4, 9), bool), jnp.zeros((4, 9), jnp.int32)
-  logits = said(MASKED, nothing, LABELS, hidden)
+  logits = said(name, nothing, TOLD[name], hidden)
   if guidance != 1.0:
-    free = said(MASKED, nothing, jnp.full(4, 5), hidden)
+    free = said(name, nothing, nothing_of(name), hidden)
     logits = free + guidance * (logits - free)
   for row, key in enumerate(jax.vmap(jax.random.fold_in, (0, None))(KEYS, 0)):
     again = jax.random.categorical(jax.random.split(key)[0], logits[row])
@@ -115,7 +137,7 @@ def test_what_is_shown_stays():
   class Told:
     masked, length, classes, prior = True, 9, 5, Sure()
     asked = staticmethod(model.asked)
-    label_ids = staticmethod(model.label_ids)
+    lead = staticmethod(model.lead)
 
     def told(self, output):
       logits = 50.0 * jax.nn.one_hot(wanted, 12)[None].repeat(4, 0)
@@ -133,10 +155,15 @@ def sampler(name: str, seed: int = 0):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [CAUSAL, slow(MASKED)])
-def test_a_sample_follows_from_its_seed_number_and_label_alone(name):
-  assert isinstance(kinds.build(name), images.DrawsByCodes)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOLD)
+def test_a_sample_follows_from_its_seed_number_and_what_is_told_alone(name):
+  model = kinds.build(name)
+  assert isinstance(model, images.DrawsByCodes)
   numbers, labels = np.arange(6), np.array([0, 0, 1, 1, 3, 5])
+  assert images.reads_captions(model) == (TOLD[name].ndim > 1)
+  if images.reads_captions(model):
+    labels = np.asarray(TOLD[name])[[0, 0, 1, 1, 3, 2]]
   whole = sampler(name)(numbers, labels, 3)
   assert whole.shape == (6, 6, 6, 1) and whole.dtype == np.uint8
   np.testing.assert_array_equal(whole, sampler(name)(numbers, labels, 3))

@@ -111,6 +111,7 @@ def test_rows_stopped_from_outside_end_and_the_others_do_not(engine):
   assert new[1] == free[1][1:9] and new[3] == free[3][1:9]
 
 
+@pytest.mark.slow
 def test_a_penalty_is_that_of_the_whole_row(engine):
   """Strong enough, no token comes twice, nor one of the prompt."""
   prompt = (5, 1, 30)
@@ -153,6 +154,7 @@ def test_buckets_hold_what_they_must_and_little_more():
   assert [bucket(n, 1) for n in range(1, 9)] == [1, 2, 3, 4, 6, 6, 8, 8]
 
 
+@pytest.mark.slow
 def test_the_positions_of_the_model_are_a_limit(engine):
   e = engine("gpt2")
   assert len(decode(e, [Row((1, 2, 3))], 16)[0]) == 16

@@ -56,6 +56,7 @@ def test_numbers_seeds_speakers_and_guidance_make_others():
   assert a.shape != c.shape or not np.array_equal(a, c)
 
 
+@pytest.mark.slow
 def test_a_length_that_is_given_is_kept_and_else_it_is_the_models():
   found = spoken().mels(LINES, 4)
   model, variables = sound.build("tts"), kinds.variables_of("tts")

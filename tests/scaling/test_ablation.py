@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling import comparable, statistics, table
+from aigc_jax.scaling import comparable, results, statistics, table
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.compare import compare
@@ -218,7 +218,7 @@ def test_scores_by_the_features_of_two_networks_are_not_compared(tmp_path):
   [
     ("recall", True), ("precision", True), ("image_recall_at_1", True),
     ("top5", True), ("accuracy", True), ("fid", False), ("loss", False),
-    ("wer", False),
+    ("wer", False), ("rouge1", True), ("rougeL", True),
   ],
 )  # fmt: skip
 def test_which_of_two_values_is_the_better_one(name, more):
@@ -229,6 +229,49 @@ def test_other_held_out_data_is_refused_with_the_sets(tmp_path):
   arm(tmp_path, "base", [3.0, 3.1])
   arm(tmp_path, "other", [2.0, 2.1], about=other_text("h1"))
   with pytest.raises(BadConfig, match="different held-out data.*h0.*h1"):
+    made(tmp_path)
+
+
+def held_out_by(batch, batches, **data):
+  """Keys of a config that scores so many batches of so many windows."""
+  keys = {"data.path": "x.txt", "data.batch": batch}
+  heldout = {"kind": "loss", "batches": batches, "every_steps": 40}
+  keys |= {f"data.{key}": value for key, value in data.items()}
+  return keys | {"evaluate": {"heldout": heldout}}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_equal_windows_in_batches_of_other_sizes_are_compared(tmp_path, stored):
+  arm(tmp_path / "runs", "base", [3.0, 3.1], config=held_out_by(2, 8))
+  arm(
+    tmp_path / "runs", "wide", [2.0, 2.1], config=held_out_by(4, 4),
+    about=other_text("h1"),
+  )  # fmt: skip
+  words = [str(tmp_path / "runs")]
+  if stored:
+    runs = open_runs(words)
+    names = {r.name: r.name.rstrip("01") for r in runs}
+    words = [str(tmp_path / "results.jsonl")]
+    text = results.lines_of(runs, names, [LOSS])
+    (tmp_path / "results.jsonl").write_text(text)
+  arms = arms_of(open_runs(words), () if stored else ("data.name",))
+  found = ablation(arms, metric=LOSS)
+  assert [r.summary.n for r in found.results] == [2, 2]
+  assert any("the same text" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    held_out_by(4, 5), held_out_by(4, 4, length=8), held_out_by(4, None),
+    held_out_by(4, 4, validation_path="y.txt"),
+    held_out_by(4, 4, tokenizer="hf:x"),
+  ],
+)  # fmt: skip
+def test_other_windows_of_the_same_text_are_refused(tmp_path, other):
+  arm(tmp_path, "base", [3.0, 3.1], config=held_out_by(2, 8))
+  arm(tmp_path, "other", [2.0, 2.1], config=other, about=other_text("h1"))
+  with pytest.raises(BadConfig, match="different held-out data"):
     made(tmp_path)
 
 
@@ -303,3 +346,52 @@ def test_a_seed_far_from_the_others_counts_and_is_pointed_at(tmp_path):
   found = made(tmp_path)
   assert found.results[0].summary.n == 5
   assert any(n.startswith("base4") and "deviations" in n for n in found.notes)
+
+
+def test_a_value_beyond_all_losses_does_not_count(tmp_path, capsys):
+  """Its square, or that of the spread, would be no number any more."""
+  rows = ["a,0,1e308", "a,1,2.0", "a,2,2.1", "b,0,1e200", "b,1,1.0", "b,2,1.2"]
+  path = tmp_path / "x.csv"
+  path.write_text("\n".join(["arm,seed,eval/heldout/loss", *rows]) + "\n")
+  found = ablation(arms_of(open_runs([str(path)])), metric="eval/heldout/loss")
+  assert [r.summary.n for r in found.results] == [2, 2]
+  assert sum("does not count" in note for note in found.notes) == 2
+  assert "nan" not in table.markdown(found)
+
+
+def test_tiny_spreads_have_degrees_of_freedom_too():
+  small = statistics.welch([1e-90, 2e-90, 3e-90], [2e-90, 4e-90, 7e-90])
+  large = statistics.welch([1.0, 2.0, 3.0], [2.0, 4.0, 7.0])
+  assert small.df == pytest.approx(large.df)
+
+
+def test_masked_sets_cut_otherwise_are_the_same_text_by_their_configs(tmp_path):
+  """They have no bits per byte; evaluate.heldout.batches is None by default."""
+  entry = {"kind": "loss", "data": {"split": "validation"}, "batches": None}
+  for i in range(2):
+    made_run(
+      tmp_path / f"x{i}",
+      config={
+        "data.path": "x",
+        "evaluate": {"heldout": entry},
+        "data.batch": i + 1,
+      },
+      about={"heldout_fingerprints": {"evaluate.heldout": f"h{i}"}},
+    )
+  runs = open_runs([str(tmp_path)])
+  metric, notes = comparable.fair_metric(runs, "eval/heldout/loss")
+  assert metric == "eval/heldout/loss" and "same text" in notes[0]
+
+
+def test_a_game_whose_loss_grows_and_a_good_start_are_not_diverged(tmp_path):
+  """Nor is one noisy row a start: a run may begin with trained parameters."""
+  grown = lambda step: 2.0 + step / 10  # noqa: E731
+  noisy = lambda step: 0.02 + 0.01 * (step % 2 == 0)  # noqa: E731
+  game = {"objective": {"kind": "adversarial"}}
+  made_run(tmp_path / "game", config=game, loss=grown)
+  made_run(tmp_path / "plain", loss=grown)
+  made_run(tmp_path / "tuned", loss=noisy)
+  states = {r.name: r.status for r in open_runs([str(tmp_path)])}
+  assert states == {
+    "game": "finished", "plain": "diverged", "tuned": "finished"
+  }  # fmt: skip

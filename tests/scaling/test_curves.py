@@ -1,5 +1,7 @@
 """report curve: pictures that say which line is which, and of what."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,10 +56,22 @@ def test_each_run_has_a_colour_of_its_own_however_many(count):
   assert len(found) == count and "#ffffff" not in found
 
 
-@pytest.mark.parametrize("count", [2, 12, 40])
-def test_the_legend_covers_no_axes_and_names_every_run(count, twelve):
-  runs = (list(twelve) * 4)[:count]
-  figure = figure_of(runs)
+@pytest.mark.parametrize(
+  ("count", "name"),
+  [
+    (2, ""),
+    (12, ""),
+    (40, ""),
+    (12, "qk_norm-learning_rate=0.00390625-seed0-03022"),
+    (40, "qk_norm-learning_rate=0.00390625-seed0-03022e01"),
+    (3, "W" * 44),
+  ],
+)
+def test_the_legend_covers_no_axes_and_names_every_run(count, name, twelve):
+  lines = curves.single((list(twelve) * 4)[:count])
+  lines = [dataclasses.replace(x, label=name or x.label) for x in lines]
+  figure = curves.picture(lines, metrics=["train/loss"], style=curves.Style())
+  figure.canvas.draw()
   (legend,) = figure.legends
   assert not box(legend).overlaps(figure.axes[0].get_tightbbox())
   assert len(legend.get_texts()) == count
@@ -205,3 +219,11 @@ def test_what_is_not_there_is_named(twelve, tmp_path):
     curves.Style(log=("z",))
   with pytest.raises(BadConfig, match="did you mean 'optim.learning_rate'"):
     arms_of(twelve, ["optim.learning_rat"])
+
+
+def test_a_curve_of_one_row_is_seen():
+  axes = pictures.plots().figure().subplots()
+  for rows, mark in ((1, "o"), (2, "None")):
+    curve = curves.Curve(np.arange(rows), np.ones(rows), None, (), False)
+    handle = curves._plot(axes, curve, {"color": "k"})
+    assert handle.get_marker() == mark

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from absl import flags
 
 from aigc_jax import fit
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.scaling import points, results, run_points
+from aigc_jax.scaling import fits, points, results, run_points
 from aigc_jax.scaling.runs import open_runs
 from configs import quickstart
 from tests.scaling.made import made_run
@@ -85,7 +86,7 @@ def test_a_fit_is_a_json_from_which_all_else_follows(call, power_csv, tmp_path):
     ("", "loss is empty"),
     ("nan", "line 3: loss='nan' is no loss"),
     ("-2.1", "line 3: loss='-2.1'"),
-    ("0", "a finite number above 0"),
+    ("0", "a number above 0"),
     ("inf", "loss='inf'"),
     ("2.x", "loss='2.x'"),
     ("2.0,7", "line 3: 4 fields, where the header has 3"),
@@ -106,13 +107,14 @@ def test_the_ways_out_that_refusals_name_work(tmp_path):
   path = write(
     tmp_path / "x.csv", "params,tokens,loss",
     [(1e7, 1e9, 3.0), (2e7, 1e9, "nan"), (3e7, 1e9, ""), (4e7, 1e9, "inf"),
-     (5e7, 1e9, 2.5)],
+     (5e7, 1e9, 2.5), (6e7, 1e9, 1e200), (7e7, 1e9, -1.0)],
   )  # fmt: skip
-  with pytest.raises(BadData, match="--where='loss>0,loss<inf'"):
+  with pytest.raises(BadData, match="--where=") as refusal:
     points.from_csv(path)
-  found = points.from_csv(path, where=["loss>0", "loss<inf"])
+  (where,) = re.findall("--where='(.*)'", str(refusal.value))
+  found = points.from_csv(path, where=where.split(","))
   assert found.names == ("line 2", "line 6")
-  assert "2 of 5 rows kept by loss>0 and loss<inf" in found.notes
+  assert "2 of 7 rows kept by loss>=1e-60 and loss<=1e+60" in found.notes
 
 
 def test_columns_are_named_with_the_nearest_there_is(tmp_path):
@@ -273,3 +275,65 @@ def test_parameters_are_counted_with_and_without_embeddings(tmp_path):
   without = run_points.parameters(run, False)
   assert both - without == 2048 * 128
   assert math.isclose(both, 656_000, rel_tol=0.01)
+
+
+@pytest.mark.parametrize(
+  ("words", "why"),
+  [
+    (["--holdout=nan"], "--holdout=nan: expected a number of points"),
+    (["--holdout=inf"], "--holdout=inf: expected a number of points"),
+    (["--holdout=11"], "--holdout=11 holds out 11 of 12 points"),
+    (["--budgets=0"], "--budgets: '0' is no number, above 0"),
+    (["--delta=0"], "--delta=0.0: expected above 0"),
+    (["--delta=nan"], "--delta=nan: expected above 0"),
+    (["--near=4"], "--near is of --law=isoflop"),
+    (["--unique_tokens=5"], "--unique_tokens is of --law=data_constrained"),
+    (["--metric=x"], "--metric is of work directories"),
+    (["--allow_unfinished"], "--allow_unfinished is of work directories"),
+    (["--objective=squares", "--delta=1"], "--delta is of --objective=huber"),
+    (["--law=chinchilla", "--of=params"], "--of is of --law=kaplan"),
+    (["--law=isoflop", "--fix=a=1"], "--fix is of laws with a formula"),
+    (["--law=envelope", "--holdout=3"], "--holdout is of other laws"),
+    (["--of=params", "--budgets=1e9"], "--budgets are FLOPs, and this"),
+    (["--law=data_constrained", "--budgets=1e9"], "add --unique_tokens=1e9"),
+  ],
+)  # fmt: skip
+def test_a_flag_is_read_or_refused_before_anything_is_fitted(
+  call, power_csv, monkeypatch, words, why
+):
+  monkeypatch.setattr(fit.fits.fitting, "minimise", None)
+  with pytest.raises(BadConfig) as refusal:
+    call(
+      str(power_csv), "--law=power", "--columns=flops=C,loss=val", *words
+    )  # fmt: skip
+  assert why in str(refusal.value)
+
+
+def test_a_fit_that_is_read_again_refuses_what_was_for_fitting(call, tmp_path):
+  (tmp_path / "fit.json").write_text("{}")
+  for flag in ("--law=isoflop", "--holdout=3", "--bootstrap=7", "--where=x>1"):
+    with pytest.raises(BadConfig, match="is of points, and .* is a fit"):
+      call(str(tmp_path / "fit.json"), flag)
+
+
+def test_no_budget_need_be_held_out_of_a_law_of_optima(call, tmp_path):
+  rows = [(1e18, 1e8), (1e19, 3e8), (1e20, 1.1e9)]
+  path = write(tmp_path / "x.csv", "flops,optimal_params", rows)
+  assert "held out" not in call(str(path), "--law=isoflop", "--holdout=00")
+  with pytest.raises(BadConfig, match="expected a number of budgets"):
+    call(str(path), "--law=isoflop", "--holdout=\u00b2")
+  with pytest.raises(BadConfig, match="the optima are given"):
+    call(str(path), "--law=isoflop", "--near=4")
+
+
+@pytest.mark.parametrize("stderr", ["1e-300", "1e300"])
+def test_numbers_whose_squares_are_none_are_refused_by_line(tmp_path, stderr):
+  rows = [(1e18, 1e8, stderr), (1e19, 3e8, stderr), (1e20, 1e9, stderr)]
+  path = write(tmp_path / "x.csv", "flops,optimal_params,stderr", rows)
+  with pytest.raises(BadData, match="line 2: stderr='1e.?300' is no stderr"):
+    points.from_csv(path)
+
+
+def test_the_largest_budget_is_not_rounded_to_where_no_point_is():
+  assert fits.round_budgets(7.5054e10) == [7.5054e10, 7.51e11, 7.51e12]
+  assert fits.round_budgets(7.5044e10) == [7.5e10, 7.5e11, 7.5e12]

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 
 import pytest
 
@@ -72,3 +73,11 @@ def test_runs_without_samples_are_refused_with_a_way_out(run):
     file.unlink()
   with pytest.raises(BadConfig, match="kind='images' or 'samples'"):
     gallery.page("Gallery", open_runs([str(run)]))
+
+
+def test_a_run_without_samples_beside_one_with_is_told(run, tmp_path):
+  shutil.copytree(run, tmp_path / "none")
+  shutil.rmtree(tmp_path / "none" / "samples")
+  page = gallery.page("Gallery", open_runs([str(run), str(tmp_path / "none")]))
+  assert "Without samples: none." in page
+  assert "Without" not in gallery.page("Gallery", open_runs([str(run)]))

@@ -13,6 +13,7 @@ from aigc_jax import report
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.scaling.reference import against, read_reference, reference_of
 from aigc_jax.scaling.runs import open_runs
+from aigc_jax.scaling.sweeps import ledger
 from tests.scaling.made import made_run, power_loss
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -22,19 +23,21 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 @pytest.fixture
 def call(monkeypatch):
   """report's main with flags as on a command line."""
-  mine = flags.FlagValues()
-  monkeypatch.setattr(flags, "FLAGS", mine)
-  for name in ("bool", "string", "list", "enum", "integer", "float"):
-    define = getattr(flags, f"DEFINE_{name}")
-    monkeypatch.setattr(
-      flags, f"DEFINE_{name}",
-      lambda *args, define=define, **kw: define(*args, flag_values=mine, **kw),
-    )  # fmt: skip
-  report.define_flags()
 
   def run(*words):
-    left = mine(["report", *words])
-    return report.main(left[1:])
+    mine = flags.FlagValues()
+    with monkeypatch.context() as patch:
+      patch.setattr(flags, "FLAGS", mine)
+      for name in ("bool", "string", "list", "enum", "integer", "float"):
+        define = getattr(flags, f"DEFINE_{name}")
+        patch.setattr(
+          flags, f"DEFINE_{name}",
+          lambda *args, define=define, **kw: define(
+            *args, flag_values=mine, **kw
+          ),
+        )  # fmt: skip
+      report.define_flags()
+      return report.main(mine(["report", *words])[1:])
 
   return run
 
@@ -178,3 +181,66 @@ def test_what_is_no_reference_is_refused(call, two, tmp_path):
     call("reference", str(two), f"--out={tmp_path / 'r.json'}")
   with pytest.raises(BadConfig, match="different seeds"):
     reference_of(open_runs([str(two / "qk0")]), ["train/loss"])
+
+
+@pytest.mark.parametrize(
+  ("words", "why"),
+  [
+    (["table", "--smooth=5"], "--smooth is of `report curve`, "),
+    (["table", "--title=x"], "--title is of"),
+    (["table", "--json"], "--json is of `report diff`, `report compare`"),
+    (["curve", "--baseline=x"], "--baseline is of `report table`"),
+    (["curve", "--last=3"], "--last is of `report soup`"),
+    (["diff", "--metrics=x"], "--metrics is of"),
+    (["compare", "--at=step:3"], "--at is of"),
+    (["soup", "--by=run"], "--by is of"),
+    (["gallery", "--zoom=0.2"], "--zoom is of"),
+    (["table", "--margin=-1"], "--margin=-1.0: expected a difference above 0"),
+    (["table", "--margin=nan"], "--margin=nan: expected a difference above 0"),
+    (["curve", "--metrics="], "--metrics=: expected names of metrics"),
+    (["reference", "--metrics="], "--metrics names nothing"),
+  ],
+)  # fmt: skip
+def test_a_flag_is_read_or_refused(
+  call, two, tmp_path, monkeypatch, words, why
+):
+  monkeypatch.chdir(tmp_path)
+  where = str(two)
+  by = ["--by=model.dim"] * (words[0] in ("curve", "reference"))
+  with pytest.raises(BadConfig) as refusal:
+    call(words[0], where, *by, *words[1:])
+  assert why in str(refusal.value)
+
+
+def test_a_name_with_dollars_is_text_and_no_formula(call, tmp_path):
+  """matplotlib would read a formula there, and fail on what is none."""
+  for seed in range(2):
+    made_run(tmp_path / "runs" / f"$\\frac${seed}", seed=seed)
+  out = tmp_path / "x.svg"
+  words = (f"--out={out}", "--by=run", "--log=y", r"--title=of $\frac{$")
+  assert call("curve", str(tmp_path / "runs"), *words) == 0
+  assert r"of $\frac{$" in out.read_text()
+  out = tmp_path / "y.svg"
+  assert call("table", str(tmp_path / "runs"), f"--out={out}", "--by=run") == 0
+
+
+def test_a_picture_of_more_arms_than_fit_is_refused_by_its_size(
+  call, tmp_path, monkeypatch
+):
+  rows = [f"a{i},{s},{i + s}" for i in range(4) for s in range(2)]
+  csv = tmp_path / "x.csv"
+  csv.write_text("\n".join(["arm,seed,eval/heldout/loss", *rows]) + "\n")
+  monkeypatch.setattr(report.pictures, "MOST_PIXELS", 700)
+  with pytest.raises(BadConfig, match="pixels: name fewer"):
+    call("table", str(csv), f"--out={tmp_path / 'x.png'}")
+
+
+def test_a_home_folder_is_put_in_full(call, tmp_path, monkeypatch, capsys):
+  """No shell does it in a word that begins with --, or in quotes."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for name in "ab":
+    made_run(tmp_path / name)
+  assert call("diff", "~/a", "~/b") == 0
+  assert "equal bit for bit" in capsys.readouterr().out
+  (tmp_path / "a" / ledger.INDEX).write_text("{}")
+  assert ledger.is_sweep("~/a") and not ledger.is_sweep("~/b")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from aigc_jax.errors import BadConfig, BadData
-from aigc_jax.scaling import results
+from aigc_jax.scaling import results, table
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.runs import open_runs
@@ -126,6 +126,31 @@ def test_a_csv_has_arms_and_seeds(tmp_path):
   assert found.results[1].versus.difference == pytest.approx(-1.05)
 
 
+def test_arms_of_a_grid_are_held_against_the_baseline_of_their_own_values(
+  tmp_path,
+):
+  path = tmp_path / "x.csv"
+  lines = ["arm,seed,loss"]
+  for rate, loss in ((1, 3.0), (10, 4.0)):
+    for arm, more in (("qk", -0.5), ("plain", 0.0)):
+      lines += [f'"{arm}, rate={rate}",{s},{loss + more + s}' for s in (0, 1)]
+  lines += ['"plain, rate=100",0,5.0', '"qk, rate=7",0,5.0', "other,0,5.0"]
+  path.write_text("\n".join(lines) + "\n")
+  arms = arms_of(open_runs([str(path)]))
+  found = ablation(arms, metric="loss", baseline="plain")
+  versus = {r.arm.name: r.versus for r in found.results}
+  assert versus["qk, rate=1"].difference == pytest.approx(-0.5)
+  assert versus["qk, rate=10"].difference == pytest.approx(-0.5)
+  for name in ("qk, rate=7", "other"):
+    assert versus[name].verdict == "no arm of 'plain' has these values"
+  text = table.markdown(found)
+  assert text.count("(baseline)") == 3 and "### Against plain" in text
+  one = ablation(arms, metric="loss", baseline="plain, rate=10")
+  assert one.results[0].versus.difference == pytest.approx(-1.5)
+  with pytest.raises(BadConfig, match="no such arm"):
+    ablation(arms, metric="loss", baseline="plai")
+
+
 def test_a_loss_that_is_no_number_is_shown_and_does_not_count(tmp_path):
   path = tmp_path / "x.csv"
   path.write_text("arm,seed,loss\na,0,2.0\na,1,nan\na,2,2.1\n")
@@ -177,3 +202,10 @@ def test_a_file_is_named_once(tmp_path):
   assert len(open_runs([str(path)])) == 2
   with pytest.raises(BadConfig, match="is named twice"):
     open_runs([str(path), str(path)])
+
+
+def test_a_run_of_no_arm_is_named_by_its_line(tmp_path):
+  path = tmp_path / "x.csv"
+  path.write_text("arm,seed,eval/heldout/loss\na,0,1.0\n,1,2.0\n")
+  with pytest.raises(BadData, match="line 3: arm is empty"):
+    results.read(str(path))

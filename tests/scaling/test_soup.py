@@ -227,3 +227,20 @@ def test_every_command_reads_the_average_of_a_real_run(tmp_path):
   )
   assert float(rows[f"{tmp_path}/a, step 6"]) == pytest.approx(before, abs=1e-5)
   assert after != before
+
+
+def test_what_is_not_true_of_all_is_not_said_of_their_average():
+  """Nor are losses of two held-out sets shown as of one."""
+
+  def source(name, held, data):
+    prints = {"evaluate.heldout": held}
+    meta = {"heldout_fingerprints": prints, "data_fingerprint": data}
+    return soup.Source(name, 5, {"meta": meta | {"packages": {"jax": name}}})
+
+  alike = [source("a", "h", "d"), source("b", "h", "d")]
+  assert not soup.notes(alike) and len(soup.shared(alike)) == 3
+  other = [source("a", "h", "d"), source("b", "g", "e")]
+  assert set(soup.shared(other)) == {"packages"}
+  assert ["heldout is other" in line for line in soup.notes(other)] == [
+    True, False
+  ]  # fmt: skip

@@ -372,6 +372,20 @@ def test_an_array_runs_a_point_a_task_and_goes_back_when_stopped(
     slurm.write(index.entries, out, 0, ["partition"])
 
 
+def test_a_folder_of_any_name_says_nothing_else_to_sbatch(tmp_path):
+  """Its options stand in comments, which no shell quotes."""
+  out = tmp_path / "12:30 é $x"
+  index = ledger.write(plan_of(planned(0)), out)
+  script = slurm.write(index.entries, out, 0, [])
+  lines = script.read_text().splitlines()
+  assert f'#SBATCH --output="{out}/slurm/%A_%a.log"' in lines
+  assert "#SBATCH --job-name=sweep-12-30-é-x" in lines
+  assert subprocess.run(["bash", "-n", script]).returncode == 0
+  for name in ("a\ntouch bad", "a%j", 'a"b', "a'b"):
+    with pytest.raises(BadConfig, match="sbatch reads its options"):
+      slurm.write(index.entries, tmp_path / name, 0, [])
+
+
 def test_without_sbatch_the_script_is_written_and_that_is_said(
   out, monkeypatch
 ):

@@ -65,11 +65,18 @@ def test_data_that_lies_elsewhere_is_compared_and_not_refused():
   new = {"data": {"path": "/b", "sources": [source("/x"), source("/y")]}}
   found = changes.changes(old, new)
   assert len(changes.check(found, (), allow_data=False)) == 2
+  old["data"] |= {"validation_path": "v", "tokenizer": "hf:t"}
+  new["data"] |= {"validation_path": "./v", "tokenizer": "/x/t.model"}
+  old["frozen"], new["frozen"] = {"vae": "runs/v"}, {"vae": "/runs/v"}
+  found = changes.changes(old, new)
+  assert len(changes.check(found, (), allow_data=False)) == 5
   for other in (
     {"path": "", "sources": old["data"]["sources"]},
     {"path": "a", "sources": [source("x"), source("y", weight=2.0)]},
     {"path": "a", "sources": [source("x")]},
+    {"validation_path": None},
+    {"tokenizer": "bytes"},
   ):
-    found = changes.changes(old, {"data": other})
+    found = changes.changes(old, new | {"data": new["data"] | other})
     with pytest.raises(BadConfig, match="--allow_data_change"):
       changes.check(found, (), allow_data=False)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from aigc_jax.trainer import faults, manifest
 from aigc_jax.trainer.consumed import Consumed
 from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, Journal, rows
 from aigc_jax.trainer.loop import fit
+from aigc_jax.trainer.profile import Profiler
 from aigc_jax.trainer.step import MEANS
 from aigc_jax.trainer.stop import Stop
 from aigc_jax.trainer.watchdog import Watchdog
@@ -381,6 +383,7 @@ def _number(folder) -> int:
   return int(folder.name)
 
 
+@pytest.mark.slow
 def test_a_run_after_a_damaged_checkpoint_continues_bit_for_bit(
   tmp_path, monkeypatch, twin
 ):
@@ -504,3 +507,21 @@ def test_a_checkpoint_notes_the_rows_that_stand_when_it_is_saved(tmp_path):
   assert {n: x["count"] for n, x in noted.items()} == {2: 4, 4: 7}
   assert noted[4]["trained"] == [[1, 4, 1]]
   assert noted[4]["evaluated"] == [[0, 4, 2]]
+
+
+@pytest.mark.parametrize(
+  ("steps", "call", "good"),
+  [
+    ("10,13", 1, True), ("0,0", 1, True), ("19,90", 1, True),
+    ("20,30", 1, False), ("13,10", 1, False), ("-3,-1", 1, False),
+    ("x,y", 1, False), ("5", 1, False), ("11,14", 5, False),
+    ("11,15", 5, True),
+  ],
+)  # fmt: skip
+def test_a_profile_of_steps_that_never_begin_is_refused(steps, call, good):
+  make = functools.partial(Profiler, Path("x"), steps.split(","), 20, call)
+  if good:
+    assert make().first == int(steps.split(",")[0])
+  else:
+    with pytest.raises(BadConfig, match=f"--profile_steps={steps}: "):
+      make()

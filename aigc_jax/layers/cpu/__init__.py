@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from aigc_jax.layers.cpu import (
   activations,
+  convolutions,
+  neighbours,
   norms,
   products,
   rounding,
@@ -30,7 +32,9 @@ class Form(NamedTuple):
 # By the name that `form` is asked for.
 FORMS = {
   "activate": Form(activations.activate, alone=True),
+  "convolve": Form(convolutions.convolve, alone=True),
   "largest": Form(sums.largest, alone=True),
+  "largest_of_neighbours": Form(neighbours.largest, alone=True),
   "multiplied": Form(products.multiplied, alone=False),
   "packed": Form(rounding.packed, alone=False),
   "rounded": Form(rounding.rounded, alone=False),

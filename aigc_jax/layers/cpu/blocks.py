@@ -1,12 +1,13 @@
-"""Causal attention in blocks: what no query may see is never multiplied.
+"""Attention in blocks: what no query may see is never multiplied.
 
-A block of queries meets only the keys up to its end, so about half of the
-scores are made. The backward pass makes them again (arXiv:2205.14135). What
-would need them transposed takes the queries transposed instead, which are
-smaller, and gives its result transposed; oneDNN takes anything as it lies, the
-heads of one position beside each other too. A few rows of the batch at a time,
-the scores stay in caches; with oneDNN more rows, where fewer calls count for
-more, and of short rows the softmax is kept instead of made again.
+A block of queries meets only the keys up to its end where it is causal, so
+about half of the scores are made. The backward pass makes them again
+(arXiv:2205.14135). What would need them transposed takes the queries transposed
+instead, which are smaller, and gives its result transposed; oneDNN takes
+anything as it lies, the heads of one position beside each other too. A few rows
+of the batch at a time, the scores stay in caches; with oneDNN more rows, where
+fewer calls count for more, and of short rows the softmax is kept instead of
+made again.
 """
 
 import functools
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from aigc_jax import sharding
 from aigc_jax.layers import sums
 from aigc_jax.layers.cpu import onednn
+from aigc_jax.layers.cpu.sums import LANES
 from aigc_jax.layers.products import multiplied
 from aigc_jax.layers.rounding import packed, unpacked
 from aigc_jax.layers.visible import Visible
@@ -26,6 +28,7 @@ from aigc_jax.layers.visible import Visible
 HIDDEN = -(2.0**30)  # a score that exp() turns into zero
 BLOCKS = 4  # at most, so that programs stay short
 SMALLEST = 128  # positions of a block, where there are that many
+LARGEST = 512  # of one that sees all keys
 CACHED = 2**22  # bytes of scores at a time: two cores' caches
 CALLED = 2**25  # and with oneDNN, which has more of a cost at each call
 KEPT = 8  # times a head's width: the longest row whose softmax is kept
@@ -38,6 +41,9 @@ class How(NamedTuple):
   softcap: float
   window: int | None
   size: int  # positions of a block
+  causal: bool
+  keys: int  # positions that are keys, without those that fill up
+  whole: int  # with them
   q: str  # how queries lie, and all that is one vector for each of them
   k: str  # how keys and values lie
   keep: bool  # the softmax for the backward pass
@@ -50,28 +56,40 @@ TOGETHER = ("tkgh", "skh")  # as projections write them
 def attend(
   q_BTNH, k_BTKH, v_BTKH, visible: Visible, *, scale, softcap, size: int = 0
 ):
-  """softmax(cap(scale q k) where visible) v for causal queries of all keys.
+  """softmax(cap(scale q k) where visible) v for queries of all the keys.
 
   Positions are implicit; segments may be given. size: positions of a block,
   0 for a size that suits the length.
   """
   B, T, N, H = q_BTNH.shape
   K = k_BTKH.shape[2]
+  segments_BT, whole = visible.segments_BT, T
+  if not visible.causal:
+    # Rows of scores are whole vectors: a maximum in slices, and no odd ends.
+    whole = -(-T // LANES) * LANES
+    more = [(0, 0), (0, whole - T), (0, 0), (0, 0)]
+    k_BTKH, v_BTKH = (jnp.pad(x, more) for x in (k_BTKH, v_BTKH))
+    if segments_BT is not None:
+      segments_BT = jnp.pad(segments_BT, more[:2])
+    size = size or LARGEST
   size = size or max(SMALLEST, -(-T // BLOCKS))
   # The queries of a group meet its keys as one matrix, and have to lie as one.
   lie = TOGETHER if onednn.chosen() and N == K else APART
   # The softmax of a row of T is T / H times the size of its queries: up to KEPT
   # times, keeping it costs less time than making it again (experiments/speed).
   keep = onednn.chosen() and not softcap and T <= KEPT * H
-  how = How(scale, softcap, visible.window, min(size, T), *lie, keep)
+  how = How(
+    scale, softcap, visible.window, min(size, T), visible.causal, T, whole,
+    *lie, keep,
+  )  # fmt: skip
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
   if lie is TOGETHER:
-    y_BTKGH = _attend(how, q_BTKGH, k_BTKH, v_BTKH, visible.segments_BT)
+    y_BTKGH = _attend(how, q_BTKGH, k_BTKH, v_BTKH, segments_BT)
     return y_BTKGH.reshape(B, T, N, H)
   q_BKGTH = q_BTKGH.transpose(0, 2, 3, 1, 4)
   k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
   q_BKGTH, k_BKTH, v_BKTH = map(_in_one_pass, (q_BKGTH, k_BKTH, v_BKTH))
-  y_BKGTH = _attend(how, q_BKGTH, k_BKTH, v_BKTH, visible.segments_BT)
+  y_BKGTH = _attend(how, q_BKGTH, k_BKTH, v_BKTH, segments_BT)
   return y_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
@@ -140,8 +158,9 @@ def _forward(how: How, q, k, v, segments_T):
     products = _products(how, _queries(how, q, rows), _keys(how, k, keys))
     seen_TS = _seen(how, rows, keys, segments_T)
     hidden = functools.partial(_hidden, how)
-    top = sums.largest(hidden, products, seen_TS)
-    weights = jnp.exp(hidden(products, seen_TS) - top)
+    terms = (products,) if seen_TS is None else (products, seen_TS)
+    top = sums.largest(hidden, *terms)
+    weights = jnp.exp(hidden(*terms) - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     weights = weights.astype(v.dtype)
     y = multiplied(f"kgts,{how.k}->{how.q}", weights, _keys(how, v, keys))
@@ -184,7 +203,7 @@ def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
       dscores = dscores * (1 - (scores / how.softcap) ** 2)
     dscores = dscores.astype(q.dtype)
     dqs.append(multiplied(f"kgts,{how.k}->{how.q}", dscores, some_k))
-    around = (keys.start, T - keys.stop)
+    around = (keys.start, how.whole - keys.stop)
     weights = weights.astype(q.dtype)
     if turned:
       around = ((0, 0), (0, 0), around)
@@ -257,27 +276,36 @@ def _scores(how: How, products):
   return how.softcap * jnp.tanh(scores / how.softcap) if how.softcap else scores
 
 
-def _hidden(how: How, products, seen_TS):
+def _hidden(how: How, products, seen_TS=None):
   """The scores, HIDDEN wherever a query may not see a key."""
+  if seen_TS is None:
+    return _scores(how, products)
   return jnp.where(seen_TS, _scores(how, products), HIDDEN)
 
 
 def _seen(how: How, rows, keys, segments_T):
-  """Whether queries of `rows` may see keys of `keys`."""
+  """Whether queries of `rows` may see keys of `keys`; None if all may."""
   asking = asked = None
   if segments_T is not None:
     asking, asked = segments_T[None, rows], segments_T[None, keys]
   seen_BTS = Visible(
-    window=how.window, segments_BT=asking, segments_BS=asked
+    how.causal, how.window, segments_BT=asking, segments_BS=asked
   ).mask(
     rows.stop - rows.start, keys.stop - keys.start, rows.start - keys.start
   )
-  return seen_BTS[0]
+  seen_TS = None if seen_BTS is None else seen_BTS[0]
+  if how.keys == how.whole:
+    return seen_TS
+  real_1S = jnp.arange(how.whole)[None, keys] < how.keys
+  return real_1S if seen_TS is None else seen_TS & real_1S
 
 
 def _by_queries(how: How, T: int):
   """Blocks of queries, each with all the keys that some of them may see."""
   for start in range(0, T, how.size):
     stop = min(start + how.size, T)
+    if not how.causal:
+      yield slice(start, stop), slice(0, how.whole)
+      continue
     first = 0 if how.window is None else max(0, start - how.window + 1)
     yield slice(start, stop), slice(first, stop)

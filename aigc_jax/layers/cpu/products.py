@@ -23,9 +23,10 @@ def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
   As one product of two matrices, the left one copied transposed. The compiler's
   library takes no left operand that lies transposed: it would either do without
   it, or fuse the transposition with whatever made the operand and compute that
-  again at the pace of scattered writes. So the smaller of the two is the left
-  one, and a copy of it is made here: a reshape to one dimension is what the
-  compiler cannot take back.
+  again at the pace of scattered writes. So a copy of the left one is made here:
+  a reshape to one dimension is what the compiler cannot take back. Either
+  operand may be it, and the result is turned round where it is dy; it is the
+  one that leaves fewer numbers to turn.
   """
   (a, b), out = sharding.split(equation)
   batched = any(c in a and c in out for c in b)
@@ -40,7 +41,9 @@ def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
   for letters, value in ((a, x), (out, dy)):
     own = [c for c in letters if c not in rows]
     sides.append((own, value, letters))
-  sides.sort(key=lambda side: side[1].size)
+  result = math.prod(sizes[c] for c in b)
+  if x.size > dy.size + result:
+    sides.reverse()
   (left, x, letters), (right, y, others) = sides
   # Whatever makes the operand is not made again at scattered places.
   x = jax.lax.optimization_barrier(x)
@@ -51,3 +54,9 @@ def weight_gradient(equation: str, x: jax.Array, dy: jax.Array) -> jax.Array:
   dw = jax.lax.optimization_barrier(dw)
   dw = dw.reshape([sizes[c] for c in left + right])
   return jnp.einsum(f"{''.join(left + right)}->{b}", dw)
+
+
+def turned(x_MN: jax.Array) -> jax.Array:
+  """(N, M), copied; see `weight_gradient`."""
+  x_NM = jax.lax.optimization_barrier(x_MN.T.reshape(-1))
+  return x_NM.reshape(x_MN.shape[::-1])

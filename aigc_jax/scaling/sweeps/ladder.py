@@ -276,7 +276,7 @@ def source(
   own = {*(f"model.{key}" for key in made.rungs[0].size.model), *OWN, *TOTALS}
   shared = [(key, text) for key, text in settings if key not in own]
   lines = [
-    f'"""{len(made.rungs)} runs: {len(sizes)} sizes of {config} by compute.',
+    f'"""{len(made.rungs)} runs: {len(sizes)} sizes by compute, of CONFIG.',
     "",
     "  python -m aigc_jax.sweep --sweep=THIS.py --out=DIR --parallel=N",
     "  python -m aigc_jax.fit DIR --law=isoflop",
@@ -287,7 +287,7 @@ def source(
     "",
     "from aigc_jax.scaling.space import Sweep, arm, chain, product, repeat",
     "",
-    f"CONFIG = {json.dumps(config)}",
+    f"CONFIG = {_text(config)}",
     "# The peak learning rate of the config, at its width.",
     f"RATE, WIDTH = {made.rate!r}, {made.width}",
     f"WARMUP = {made.warmup:.4g}  # share of the steps",
@@ -349,6 +349,11 @@ def source(
   return "\n".join(lines)
 
 
+def _text(text: str) -> str:
+  """A text as Python reads it; JSON writes some characters as two halves."""
+  return json.dumps(text, ensure_ascii=False)
+
+
 def _plain(value: float) -> str:
   """1e14 as formatters write it."""
   return re.sub(r"e\+0*", "e", f"{value:g}")
@@ -359,7 +364,7 @@ def _literal(name: str, pairs: Sequence[tuple[str, str | None]]) -> list[str]:
   if not pairs:
     return [f"{name} = {{}}"]
   rows = [
-    f"  {json.dumps(key)}: {True if text is None else json.dumps(text)},"
+    f"  {_text(key)}: {True if text is None else _text(text)},"
     for key, text in pairs
   ]
   return [f"{name} = {{", *rows, "}"]

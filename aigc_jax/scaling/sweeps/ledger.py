@@ -136,7 +136,7 @@ class State:
 
 def is_sweep(folder: str | Path) -> bool:
   """Whether a folder is the --out of a sweep."""
-  return (Path(folder) / INDEX).is_file()
+  return (files.expanded(folder) / INDEX).is_file()
 
 
 def read_index(out: str | Path) -> Index:

@@ -106,10 +106,10 @@ def load(given: str, say: Callable[[str], None] = lambda text: None) -> Plan:
     )
   if not points:
     raise BadConfig(f"{where}: the sweep has no points (a filter kept none?)")
-  folder = files.expanded(given.partition(":")[0]).absolute().parent
+  folder = files.expanded(script.parted(given)[0]).absolute().parent
   plan = Plan(given, tuple(_planned(sweep, folder, where, say)), "", "")
   baseline = sweep.baseline
-  if baseline and baseline not in plan.arms:
+  if baseline and not any(_is_arm(name, baseline) for name in plan.arms):
     raise BadConfig(
       f"{where}: baseline={baseline!r} is no arm of the sweep"
       f"{nearest(baseline, plan.arms)} (there are: "
@@ -207,7 +207,7 @@ def _beside(path: Any, folder: Path) -> str:
   """A config as it is named, from here or from beside the sweep file."""
   if not isinstance(path, str):
     raise BadConfig(f"config={path!r}: expected 'PATH.py' or 'PATH.py:PRESET'")
-  file = path.partition(":")[0]
+  file, _, _ = script.parted(path)
   beside = folder / file
   if not files.expanded(file).exists() and beside.exists():
     return f"{beside}{path[len(file) :]}"

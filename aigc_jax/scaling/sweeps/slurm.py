@@ -1,6 +1,7 @@
 """A sweep as one SLURM array: a task runs a point, and notes what it became."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,9 +21,9 @@ _TEXT = """#!/usr/bin/env bash
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@180
-#SBATCH --output={logs}/%A_%a.log
+#SBATCH --output="{logs}/%A_%a.log"
 {options}
-# A point for each task: the lines of {names}.
+# A point for each task: the lines of slurm.txt.
 # SIGTERM comes 180 seconds before the end: the point saves and ends with status
 # {stopped}; then its task goes back into the queue and continues.
 set -uo pipefail
@@ -61,10 +62,16 @@ def write(
         "--sbatch=--partition=gpu"
       )
   out = out.absolute()
+  odd = re.search(r"""["'\\%\x00-\x1f\x7f]""", str(out))
+  if odd:
+    raise BadConfig(
+      f"--out={out}: sbatch reads its options as they stand, and {odd[0]!r} in "
+      "the name of this folder would be another one there: use another --out"
+    )
   (out / LOGS).mkdir(exist_ok=True)
   files.write_text(out / NAMES, "".join(f"{e.name}\n" for e in entries))
   text = _TEXT.format(
-    job=f"sweep-{out.name}",
+    job=re.sub(r"[^\w.+=-]+", "-", f"sweep-{out.name}"),
     last=len(entries) - 1,
     limit=f"%{parallel}" if parallel else "",
     logs=out / LOGS,

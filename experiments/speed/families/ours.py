@@ -8,35 +8,26 @@ Speaks in lines of JSON: what is known once it is compiled, then for each
 """
 
 import argparse
-import importlib
 import json
 import sys
+
+from aigc_jax import memory
+
+if __name__ == "__main__":
+  memory.keep_freed()  # as training does
 
 import jax
 
 from aigc_jax import run, sharding, tree
 from aigc_jax.timing import program, stepping, switches
-from experiments.speed.families.sizes import ADAMW, CLIP, FAMILIES
+from configs import bench
+from experiments.speed.families.sizes import FAMILIES
 
 
 def config_of(name: str, library: str, products: str) -> run.Config:
-  """The small model, in float32, with the optimizer that both have."""
-  family, preset, change, *_ = FAMILIES[name]
-  presets = importlib.import_module(f"configs.{family}")
-  config = run.read(presets.get_config(preset))
-  for key, value in ADAMW.items():
-    change = change | {f"optim.{key}": value}
-  change |= {
-    "optim.kind": "adamw", "optim.schedule": "constant", "optim.clip": CLIP,
-    "optim.warmup_steps": 0, "optim.average": None, "compute.dtype": "float32",
-    "compute.remat": "none", "compute.unroll": None, "compute.library": library,
-    "compute.products": products,
-  }  # fmt: skip
-  rest = {"operations": 0, "mixup": None, "cutmix": None, "crop": None}
-  for key, value in rest.items():  # images as they are
-    if key in config["data"].get("augment", {}):
-      change[f"data.augment.{key}"] = value
-  return switches.changed(config, change)
+  """The small model, in float32."""
+  how = {"compute.library": library, "compute.products": products}
+  return switches.changed(run.read(bench.get_config(f"{name}_small")), how)
 
 
 def main() -> None:

@@ -15,13 +15,15 @@ import numpy as np
 import torch
 import transformers
 
-from experiments.speed.families.sizes import ADAMW, CLIP, FAMILIES
+from aigc_jax.presets import timed
+from aigc_jax.presets.timed import ADAMW, CLIP
+from experiments.speed.families.sizes import FAMILIES
 
 
 def batches(name: str, model) -> list[dict]:
   """Four batches of the shapes that ours has, on the device."""
   draw, c = np.random.default_rng(0), model.config
-  change = FAMILIES[name][2]
+  _, change = timed.FAMILIES[f"{name}_small"]
   B = change["data.batch"]
 
   def ids(T, vocab):
@@ -66,7 +68,7 @@ def main() -> None:
   args = parser.parse_args()
   transformers.logging.set_verbosity_error()
   torch.manual_seed(0)
-  _, _, _, settings, kind, keywords = FAMILIES[args.name]
+  settings, kind, keywords = FAMILIES[args.name]
   config = getattr(transformers, settings)(**keywords)
   model = getattr(transformers, kind)(config).train()
   optimizer = torch.optim.AdamW(

@@ -1,0 +1,198 @@
+"""Convolutions whose gradients are products over the taps of the kernel.
+
+The compiler has the gradient for the weights as a convolution with a kernel as
+large as the image, beside two transpositions of all the weights; and in the
+gradient for what was read it multiplies with the zeros that a stride puts
+between the places of dy. Here both are products of matrices, and what each tap
+reads or writes is copied for them.
+
+oneDNN convolves too, either way round, by the name that the compiler has for
+the call. What the call's settings mean is known for VERSIONS alone.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from aigc_jax.layers.cpu import onednn
+from aigc_jax.layers.cpu.products import multiplied, turned, weight_gradient
+
+CALL = "__onednn$convolution"
+# Of jaxlib. It cannot be tried: settings that are meant otherwise end the
+# process.
+VERSIONS = ("0.10.",)
+FEW = 4  # places for each channel; up to so many, all taps are one product
+IMAGE = 16  # channels below which the compiler's own gradient is faster
+
+
+def convolve(
+  formula: Callable, x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int
+) -> jax.Array:
+  """formula(x, w, stride), in float32 with gradients of its own.
+
+  The formula pads by half of the kernel's width, rounded down, all around.
+  """
+  if not x_BYXC.dtype == w_YXCD.dtype == jnp.float32:
+    return formula(x_BYXC, w_YXCD, stride)
+  return _convolved(formula, stride, x_BYXC, w_YXCD)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _convolved(formula, stride, x_BYXC, w_YXCD):
+  if _by_onednn():
+    return called(x_BYXC, w_YXCD, _before(w_YXCD), stride)
+  return formula(x_BYXC, w_YXCD, stride)
+
+
+def _forward(formula, stride, x, w):
+  return _convolved(formula, stride, x, w), (x, w)
+
+
+def _backward(formula, stride, kept, dy):
+  x, w = kept
+  _, derived = jax.vjp(lambda x, w: formula(x, w, stride), x, w)
+  width, C = w.shape[0], w.shape[2]
+  if stride > 1 or _are_few(dy, C):
+    dx = of_what_is_read(x.shape, w, dy, stride)
+  elif _by_onednn():
+    dx = called(dy, _reversed(w), width - 1 - _before(w), 1, reads=3)
+  else:
+    dx = derived(dy)[0]
+  if C < IMAGE and not onednn.chosen():
+    return dx, derived(dy)[1]
+  return dx, of_weights(x, w, dy, stride)
+
+
+_convolved.defvjp(_forward, _backward)
+
+
+def _by_onednn() -> bool:
+  return onednn.chosen() and jax.lib.__version__.startswith(VERSIONS)
+
+
+def _before(w_YXCD: jax.Array) -> int:
+  return (w_YXCD.shape[0] - 1) // 2
+
+
+def _are_few(dy_BYXD: jax.Array, channels: int) -> bool:
+  return math.prod(dy_BYXD.shape[:3]) <= FEW * channels
+
+
+def _reversed(w_YXCD: jax.Array) -> jax.Array:
+  """The taps the other way round; what the compiler has for it is slower."""
+  taps = w_YXCD.reshape(-1, *w_YXCD.shape[2:])
+  return jnp.stack(list(taps)[::-1]).reshape(w_YXCD.shape)
+
+
+def of_weights(x_BYXC, w_YXCD, dy_BYXD, stride: int) -> jax.Array:
+  """The gradient for the weights.
+
+  Of few places all taps are one product, so that there is something to sum
+  over. Of many each tap has its own, whose copy of x stays in caches.
+  """
+  C, D = w_YXCD.shape[2:]
+  corners, (y_end, x_end) = _reach(w_YXCD, dy_BYXD, stride)
+  x_BYXC = _padded(x_BYXC, w_YXCD, (y_end, x_end))
+  taps_MC = [
+    x_BYXC[:, y : y + y_end : stride, x : x + x_end : stride].reshape(-1, C)
+    for y, x in corners
+  ]
+  dy_MD = dy_BYXD.reshape(-1, D)
+  if _are_few(dy_BYXD, C):
+    joined_MC = _held(jnp.concatenate(taps_MC, axis=1))
+    dw = weight_gradient("MC,CD->MD", joined_MC, dy_MD)
+  elif onednn.chosen():
+    dw = jnp.stack([_product("MC,MD->CD", _held(x), dy_MD) for x in taps_MC])
+  else:
+    dy_DM = turned(dy_MD)
+    dw_DYC = jnp.stack([dy_DM @ _held(x) for x in taps_MC], axis=1)
+    dw = turned(dw_DYC.reshape(D, -1))
+  return dw.reshape(w_YXCD.shape)
+
+
+def of_what_is_read(shape, w_YXCD, dy_BYXD, stride: int) -> jax.Array:
+  """The gradient for x of this shape: what each tap gives, where it read."""
+  C, D = w_YXCD.shape[2:]
+  corners, ends = _reach(w_YXCD, dy_BYXD, stride)
+  given = _product("MD,CD->MC", dy_BYXD.reshape(-1, D), w_YXCD.reshape(-1, D))
+  given = _held(given).reshape(*dy_BYXD.shape[:3], len(corners), C)
+  dx = jnp.zeros(shape, jnp.float32)
+  for i, corner in enumerate(corners):
+    places = [(0, 0, 0)]
+    for start, end, size in zip(corner, ends, shape[1:3], strict=True):
+      before = start - _before(w_YXCD)
+      places.append((before, size - before - end, stride - 1))
+    dx += lax.pad(given[:, :, :, i], jnp.float32(0), [*places, (0, 0, 0)])
+  return dx
+
+
+def _reach(w_YXCD, dy_BYXD, stride: int):
+  """(row and column of each tap, how far the places of one go from there)."""
+  width = w_YXCD.shape[0]
+  corners = [(y, x) for y in range(width) for x in range(width)]
+  return corners, [(n - 1) * stride + 1 for n in dy_BYXD.shape[1:3]]
+
+
+def _padded(x_BYXC, w_YXCD, ends) -> jax.Array:
+  """x with zeros around it, as far as the taps reach and no further."""
+  before, width = _before(w_YXCD), w_YXCD.shape[0]
+  around = [
+    (before, end + width - 1 - before - size, 0)
+    for end, size in zip(ends, x_BYXC.shape[1:3], strict=True)
+  ]
+  if not any(sum(n) for n in around) and not before:
+    return x_BYXC
+  none = (0, 0, 0)
+  return _held(lax.pad(x_BYXC, jnp.float32(0), [none, *around, none]))
+
+
+def _product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+  return multiplied(equation, x, y, jnp.float32)
+
+
+def _held(x: jax.Array) -> jax.Array:
+  """Written out once, as it is, and not made again by what reads it."""
+  return lax.optimization_barrier(x)
+
+
+def called(
+  x_BYXC: jax.Array, w_YXCD: jax.Array, around: int, stride: int, reads: int = 2
+) -> jax.Array:
+  """A convolution by oneDNN of x with `around` zeros on each side.
+
+  reads: which axis of w is that of x; 3, and the result has its C.
+  """
+  makes = 5 - reads
+  shape = [
+    (size + 2 * around - w_YXCD.shape[0]) // stride + 1
+    for size in x_BYXC.shape[1:3]
+  ]
+  data = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
+  kernel = {
+    "input_feature_dim": reads, "output_feature_dim": makes,
+    "spatial_dims": [0, 1],
+  }  # fmt: skip
+  window = {
+    "pad_left": [around] * 2, "pad_right": [around] * 2,
+    "strides": [stride] * 2, "window_dilations": [1, 1],
+  }  # fmt: skip
+  how = {
+    "dims": 4, "input": {"data": data}, "kernel": {"filter": kernel},
+    "output": {"data": data}, "window": window, "feature_groups": 1,
+  }  # fmt: skip
+  as_it_lies = (0, 1, 2, 3)
+  result = (x_BYXC.shape[0], *shape, w_YXCD.shape[makes])
+  return jax.ffi.ffi_call(
+    CALL,
+    jax.ShapeDtypeStruct(result, jnp.float32),
+    input_layouts=[as_it_lies] * 2,
+    output_layouts=as_it_lies,
+    custom_call_api_version=1,
+    legacy_backend_config=json.dumps({"onednn_conv_config": how}),
+    vmap_method="sequential",
+  )(x_BYXC, w_YXCD)

@@ -1,0 +1,225 @@
+"""What repeated tokens are worth, beside the law of arXiv:2305.16264.
+
+  python -m experiments.repeated_data.worth RESULTS [--out=worth.png]
+
+RESULTS: the folder of the sweep, or the results.jsonl of it. Runs that saw no
+token twice say which loss so many fresh tokens give, seed by seed; a run that
+saw some again is worth the fresh tokens that would have given its loss. The law
+says D' = U + U R* (1 - exp(-R / R*)) for U unique tokens repeated R times, with
+R* = 15.4 in their fit of much larger models; here R* is fitted to all repeated
+runs of a seed.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import optimize
+
+from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.planning.summary import table
+from aigc_jax.scaling import pictures, statistics
+from aigc_jax.scaling.runs import Record, open_runs
+
+METRIC = "eval/heldout/loss"
+PUBLISHED = 15.387756  # of R_D*
+HEADER = (
+  "tokens", "unique", "epochs", "loss", "more than fresh", "95 % interval",
+  "worth, in fresh tokens", "by the law",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A run: how many tokens it took, how many of them were different."""
+
+  tokens: int
+  unique: int
+  seed: int
+  loss: float
+
+  @property
+  def epochs(self) -> float:
+    return self.tokens / self.unique
+
+
+def cells_of(runs: Sequence[Record]) -> list[Cell]:
+  """The runs of the sweep as cells."""
+  found = []
+  for r in runs:
+    row = [row for row in r.rows if METRIC in row][-1]
+    unique = int(Path(r.values["data.path"]).stem)
+    found.append(Cell(row["tokens"], unique, r.seed, row[METRIC]))
+  return found
+
+
+def effective(unique, epochs, star: float):
+  """D' of the law."""
+  return unique * (1 + star * -np.expm1(-(np.asarray(epochs) - 1) / star))
+
+
+def worth(loss: float, fresh: Mapping[int, float]) -> float:
+  """Fresh tokens that give a loss, by lines in ln D between those known.
+
+  fresh: {tokens: loss}. Beyond the ends the line there goes on.
+  """
+  x = np.log(sorted(fresh))
+  y = np.array([fresh[d] for d in sorted(fresh)])
+  if len(x) < 2 or not (np.diff(y) < 0).all():
+    raise BadConfig("fresh tokens do not lower the loss at each length")
+  i = int(np.clip(np.searchsorted(-y, -loss) - 1, 0, len(x) - 2))
+  share = (y[i] - loss) / (y[i] - y[i + 1])
+  return math.exp(x[i] + share * (x[i + 1] - x[i]))
+
+
+def fresh_of(cells: Sequence[Cell], seed: int) -> dict[int, float]:
+  mine = [c for c in cells if c.seed == seed and c.unique >= c.tokens]
+  return {c.tokens: c.loss for c in mine}
+
+
+def star_of(cells: Sequence[Cell], seed: int) -> float:
+  """R* of a seed: least squares of ln D' over its repeated runs."""
+  fresh = fresh_of(cells, seed)
+  again = [c for c in cells if c.seed == seed and c.unique < c.tokens]
+  y = np.log([worth(c.loss, fresh) for c in again])
+  unique = np.array([c.unique for c in again], float)
+  epochs = np.array([c.epochs for c in again])
+
+  def cost(z):
+    return float(
+      np.square(np.log(effective(unique, epochs, math.exp(z))) - y).sum()
+    )
+
+  found = optimize.minimize_scalar(
+    cost, bounds=(math.log(0.1), math.log(1000)), method="bounded"
+  )
+  return math.exp(found.x)
+
+
+def rows(cells: Sequence[Cell]) -> list[tuple]:
+  """A line for each length and text, under HEADER."""
+  seeds = sorted({c.seed for c in cells})
+  fresh = {seed: fresh_of(cells, seed) for seed in seeds}
+  made = []
+  keys = sorted({(c.tokens, -c.unique) for c in cells})
+  for tokens, unique in keys:
+    mine = [c for c in cells if (c.tokens, -c.unique) == (tokens, unique)]
+    mine.sort(key=lambda c: c.seed)
+    same = [fresh[c.seed][tokens] for c in mine]
+    losses = [c.loss for c in mine]
+    of = statistics.paired(losses, same)
+    again = mine[0].epochs > 1
+    values = [worth(c.loss, fresh[c.seed]) for c in mine]
+    made.append(
+      (
+        f"{tokens:,}",
+        f"{-unique:,}",
+        f"{mine[0].epochs:.0f}",
+        f"{np.mean(losses):.3f}",
+        f"{of.mean_diff:+.3f}" if again else "",
+        "{:+.3f} to {:+.3f}".format(*of.ci95) if again else "",
+        f"{math.exp(np.mean(np.log(values))):,.0f}",
+        f"{effective(-unique, mine[0].epochs, PUBLISHED):,.0f}",
+      )
+    )
+  return made
+
+
+def stars(cells: Sequence[Cell]) -> str:
+  """R* of the seeds in a line."""
+  values = [star_of(cells, seed) for seed in sorted({c.seed for c in cells})]
+  of = statistics.summary(np.log(values))
+  low, high = of.ci95_t or (math.nan, math.nan)
+  each = ", ".join(f"{v:.3g}" for v in values)
+  return (
+    f"R* {math.exp(of.mean):.3g} (95 % {math.exp(low):.3g} to "
+    f"{math.exp(high):.3g}; seeds: {each}); published: {PUBLISHED:.3g}"
+  )
+
+
+def picture(cells: Sequence[Cell]):
+  """Losses against unique tokens; worth against epochs; a figure."""
+  pyplot = pictures.plots()
+  figure, (left, right) = pyplot.subplots(
+    1, 2, figsize=(9.4, 4), layout="constrained"
+  )
+  lengths = sorted({c.tokens for c in cells})
+  seeds = sorted({c.seed for c in cells})
+  fresh = {seed: fresh_of(cells, seed) for seed in seeds}
+  handles = []
+  for i, tokens in enumerate(lengths):
+    mine = [c for c in cells if c.tokens == tokens]
+    look = dict(color=pictures.PALETTE[i], marker="osD^v"[i], markersize=4.5)
+    uniques = sorted({c.unique for c in mine})
+    losses = [[c.loss for c in mine if c.unique == u] for u in uniques]
+    mean = np.mean(losses, axis=1)
+    sd = np.std(losses, axis=1, ddof=1)
+    dash = pictures.DASHES[i % 4]
+    handles += left.plot(uniques, mean, linestyle=dash, **look)
+    left.fill_between(
+      uniques, mean - sd, mean + sd, color=look["color"], alpha=0.15, lw=0
+    )
+    for c in mine:
+      if c.epochs > 1:
+        x = c.epochs * 2 ** ((i - 1.5) * 0.06)
+        right.plot(
+          x, worth(c.loss, fresh[c.seed]) / c.unique, alpha=0.8, **look
+        )
+  line = np.geomspace(1, max(c.epochs for c in cells), 100)
+  right.plot(line, line, color="0.6", lw=1)
+  right.annotate(
+    "as good as fresh", (4, 4), textcoords="offset points", xytext=(-4, 8),
+    rotation=34, ha="center", fontsize=8.5, color="0.35",
+  )  # fmt: skip
+  star = math.exp(np.mean([math.log(star_of(cells, s)) for s in seeds]))
+  for value, dash, name in (
+    (PUBLISHED, "--", "published"), (star, "-", "fitted here"),
+  ):  # fmt: skip
+    handles += right.plot(
+      line, effective(1, line, value), "k", linestyle=dash, lw=1.2
+    )
+    lengths = [*lengths, f"{name}, R* = {value:.3g}"]
+  for axes in (left, right):
+    axes.set_xscale("log", base=2)
+    axes.minorticks_off()
+  right.set_yscale("log", base=2)
+  right.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+  right.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+  left.xaxis.set_major_formatter(lambda v, _: f"{v / 1024:g} Ki")
+  left.set_xticks(sorted({c.unique for c in cells}))
+  left.set_title("held-out loss: mean over seeds, one deviation", loc="left")
+  left.set_xlabel("unique tokens")
+  left.set_ylabel("loss")
+  right.set_title("fresh tokens that give the same loss", loc="left")
+  right.set_xlabel("epochs")
+  right.set_ylabel("fresh tokens for each unique one")
+  labels = [
+    f"{n // 1024} Ki tokens" if isinstance(n, int) else n for n in lengths
+  ]
+  pictures.legend_beside(figure, handles, labels)
+  return figure
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("results")
+  parser.add_argument("--out", default="")
+  given = parser.parse_args()
+  try:
+    cells = cells_of(open_runs([given.results]))
+    print(table(HEADER, rows(cells)))
+    print(f"\n{stars(cells)}")
+    if given.out:
+      print(pictures.save(picture(cells), given.out))
+  except Refusal as refusal:
+    print(refusal, file=sys.stderr)
+    return refusal.code
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
