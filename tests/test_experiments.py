@@ -1,5 +1,6 @@
 """What the pages of experiments compute from results, on numbers made up."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling.runs import Record
+from aigc_jax.run import script
+from aigc_jax.scaling.runs import Record, open_runs
 from experiments import optimum
 from experiments.batch_size import critical
 from experiments.repeated_data import worth
 from experiments.schedules import lengths
 
+FOLDER = Path(optimum.__file__).parent
+SWEEPS = sorted(path.parent.name for path in FOLDER.glob("*/sweep.py"))
 RATES = [2.0**k for k in range(-8, 0)]
 
 
@@ -40,6 +44,17 @@ def arms(*runs):
   return optimum.arms_in(
     sum(runs, []), "optim.learning_rate", "eval/heldout/loss"
   )
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_results_are_of_points_of_the_sweep_beside_them(name):
+  sweep = script.load_sweep(str(FOLDER / name / "sweep.py"))
+  points = [json.dumps(p.values, sort_keys=True) for p in sweep.points]
+  assert len(set(points)) == len(points)
+  runs = open_runs([str(FOLDER / name / "results.jsonl")])
+  found = {json.dumps(r.values, sort_keys=True) for r in runs}
+  assert found <= set(points)
+  assert all(r.status == "finished" for r in runs)
 
 
 def test_the_optimum_of_a_parabola_is_its_vertex():

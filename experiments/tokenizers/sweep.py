@@ -17,7 +17,7 @@ from aigc_jax.scaling.space import Sweep, arms, grid, product, repeat
 TEXTS = "runs/texts"
 VOCABS = (512, 1024, 2048)
 FLOPS = 3e10
-RATES = tuple(2.0**-k for k in range(7, 4, -1))
+RATES = tuple(2.0**-k for k in range(7, 3, -1))
 
 SHARED = {
   "data.path": f"{TEXTS}/262144.txt",
