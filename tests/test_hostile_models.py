@@ -329,6 +329,20 @@ def test_an_id_beyond_all_vocabularies_is_refused(tmp_path):
     data.load_tokenizer(f"hf:{tmp_path}")
 
 
+def test_words_that_a_vocabulary_lacks_are_refused_without_a_piece(tmp_path):
+  tokenizer_folder(tmp_path, "wordpiece")
+  path = tmp_path / "tokenizer.json"
+  made = json.loads(path.read_text())
+  made["model"]["vocab"] = {"</s>": 0, "play": 1}
+  made["added_tokens"] = []
+  path.write_text(json.dumps(made))
+  tokenizer = data.load_tokenizer(f"hf:{tmp_path}")
+  assert tokenizer.encode("play").tolist() == [1]
+  for encode in (tokenizer.encode, tokenizer.encode_special):
+    with pytest.raises(BadData, match="its tokenizer.json fails: WordPiece"):
+      encode("word")
+
+
 def test_a_piece_that_is_no_text_is_refused(tmp_path):
   model = spelling.MADE("lossless").files()["tokenizer.model"]
   path = tmp_path / "x.model"

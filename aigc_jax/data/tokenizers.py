@@ -12,12 +12,13 @@ to `encode_special`. `Decoder` turns ids into text as they come. `save` and
 `load` keep a tokenizer in a folder. Nothing that is loaded is executed.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,8 @@ class HuggingFace:
       )
     self.special = special.ids(self.beside, self.eot, self.vocab)
     # What its post-processor adds in front: <s> for Llama, nothing for GPT-2.
-    whole = hf.encode("", add_special_tokens=True).ids
+    with _library(name):
+      whole = hf.encode("", add_special_tokens=True).ids
     self.start = tuple(i for i in whole if i != self.eot or len(whole) == 1)
     # Special tokens are not looked for in a text, so that only those that are
     # pieces as well can come from one.
@@ -175,7 +177,8 @@ class HuggingFace:
   def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
     """`encode` of each text, in one call."""
     texts = [t.encode("utf-8", "replace").decode() for t in texts]
-    found = self._hf.encode_batch_fast(texts, add_special_tokens=False)
+    with _library(self.name):
+      found = self._hf.encode_batch_fast(texts, add_special_tokens=False)
     return [np.asarray(e.ids, np.int32) for e in found]
 
   def encode_special(self, text: str) -> np.ndarray:
@@ -183,7 +186,8 @@ class HuggingFace:
     text = text.encode("utf-8", "replace").decode()
     self._hf.encode_special_tokens = False
     try:
-      ids = self._hf.encode(text, add_special_tokens=False).ids
+      with _library(self.name):
+        ids = self._hf.encode(text, add_special_tokens=False).ids
     finally:
       self._hf.encode_special_tokens = True
     return np.asarray(ids, np.int32)
@@ -191,7 +195,8 @@ class HuggingFace:
   def decode(self, ids) -> str:
     """The text of the ids, without special ones."""
     ids = np.asarray(ids).ravel().tolist()
-    return self._hf.decode(ids, skip_special_tokens=True)
+    with _library(self.name):
+      return self._hf.decode(ids, skip_special_tokens=True)
 
   def decode_bytes(self, ids) -> bytes:
     """The UTF-8 of `decode`."""
@@ -214,6 +219,18 @@ class HuggingFace:
   def files(self) -> dict[str, bytes]:
     """What `save` writes besides the manifest."""
     return {"tokenizer.json": self._model, **self.beside}
+
+
+@contextlib.contextmanager
+def _library(name: str) -> Iterator[None]:
+  """The library says with a bare Exception that a tokenizer.json fails.
+
+  Some do so for some texts alone, as without a piece for what is unknown.
+  """
+  try:
+    yield
+  except Exception as e:
+    raise BadData(f"{name}: its tokenizer.json fails: {e}") from e
 
 
 def _special_ids(hf) -> set[int]:
