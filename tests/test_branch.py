@@ -11,6 +11,7 @@ import pytest
 
 from aigc_jax import data, files, run, sharding
 from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.optim import schedules
 from aigc_jax.run import branch
 from aigc_jax.timing import switches
 from aigc_jax.trainer import manifest
@@ -405,3 +406,19 @@ def test_a_branch_is_told_of_checkpoints_that_are_there(saved, way):
   ours = rates - 0.1 * (np.arange(7) >= 5)
   with pytest.raises(BadConfig, match=way):
     branch.check_rates(rates, ours, "trunk", saved)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_longer_branch_keeps_the_rates_of_a_trunk_that_it_names(kind):
+  """What a refused branch is told to set."""
+  options = dict(learning_rate=0.5, warmup_steps=3, final_fraction=0.1)
+  at = np.arange(9)
+  trunk, branched, other = (
+    np.asarray(
+      schedules.build(kind=kind, steps=steps, decay_steps=decay, **options)(at)
+    )
+    for steps, decay in ((12, None), (20, 9), (20, None))
+  )
+  branch.check_rates(trunk, branched, "trunk", (8,))
+  with pytest.raises(BadConfig, match="decay_steps=N, the trunk's steps"):
+    branch.check_rates(trunk, other, "trunk", (8,))

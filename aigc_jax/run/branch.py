@@ -384,6 +384,7 @@ def check_rates(
       f"branch_step={step}: at step {at} the learning rate of "
       f"{path} was {theirs[at]:.4g}, and this config has "
       f"{ours[at]:.4g} there; {_earlier(theirs, at, saved)}keep the "
-      "schedule as it was until the branch (wsd decays at the end only: "
-      "--config.optim.schedule=wsd --config.optim.decay_steps=N)"
+      "schedule as it was until the branch: of a cosine or a line by "
+      "--config.optim.decay_steps=N, the trunk's steps behind its warm-up; wsd "
+      "decays at the end only"
     )
