@@ -82,6 +82,7 @@ def test_another_run_is_no_origin_for_another_decoder(workdir, key):
     run.check_origin(continued(workdir, **{key: CHANGES[key]}))
   assert f"init_from={workdir}" in str(error.value)
   assert f"model.{key}={CHANGES[key]!r}" in str(error.value)
+  assert "data.tokenizer" not in str(error.value), "it is the same"
   assert f"config.model.{key}" in str(error.value).split(": ", 2)[-1]
 
 
@@ -228,3 +229,11 @@ def test_a_run_goes_on_from_another_with_a_key_changed_on_purpose(tmp_path):
   (change,) = [row for row in told if row["event"] == "origin_change"]
   assert (change["old"], change["new"]) == (1e4, 5e5)
   assert "is finished" in train(*line).stdout  # the key is this run's own now
+
+
+def test_a_line_that_trains_on_names_the_tokenizer_too(workdir):
+  ours = continued(workdir, rotary_base=5e5) | dict(
+    data=dict(tokenizer="sentencepiece")
+  )
+  with pytest.raises(BadConfig, match="one line: .*--config.data.tokenizer=.*"):
+    run.check_origin(ours)

@@ -76,7 +76,7 @@ def check_origin(
   theirs, words = _model_of(where)
   own = config["data"].get("tokenizer")
   also = []
-  if words is not None and own is not None and own != words:
+  if words is not None and own is not None and not _same_words(own, words):
     also = [f"--config.data.tokenizer={shlex.quote(words)}"]
   changed = _changed_on_purpose(
     where, config["model"], theirs, set(allowed), also
@@ -90,6 +90,14 @@ def check_origin(
       f"--config.data.tokenizer={shlex.quote(words)}"
     )
   return changed
+
+
+def _same_words(own: str, theirs: str) -> bool:
+  """Whether data.tokenizer is a place's tokenizer; one to be trained is not."""
+  if own == theirs or own != "bytes":
+    return own == theirs
+  own, theirs = data.load_tokenizer(own), data.load_tokenizer(theirs)
+  return own.fingerprint == theirs.fingerprint
 
 
 def note_origin(config: Config) -> None:
