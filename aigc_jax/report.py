@@ -25,7 +25,8 @@ their curves part. Exit status 0 when the curves are equal bit for bit, else 1.
 curve: a picture of the runs' metrics, a colour for each run; an arm of several
 seeds is a mean in a band of one standard deviation.
 table: each arm, and each against the baseline (the first arm, if none is
-named): difference, interval, p, what could have been found.
+named; of arms in a grid the name alone, "plain", for each its own values):
+difference, interval, p, what could have been found.
 html: table, curves, differences and provenance as one page.
 gallery: what runs drew or wrote over the steps (DIR/samples) as one page.
 compare: a curve against a reference that `reference` made of several seeds;

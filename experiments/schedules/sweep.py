@@ -13,7 +13,10 @@ from aigc_jax.scaling.space import Sweep, arms, grid, product, repeat, zipped
 
 LENGTHS = (200, 400, 800)  # steps
 DECAY = 5  # one part of so many of a run
-RATES = {"cosine": (2.0**-7, 2.0**-6, 2.0**-5), "wsd": (2.0**-7, 2.0**-6)}
+RATES = {
+  "cosine": (2.0**-7, 2.0**-6, 2.0**-5),
+  "wsd": (2.0**-8, 2.0**-7, 2.0**-6),
+}
 SEEDS = 4
 
 SHARED = {
