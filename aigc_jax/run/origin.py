@@ -74,7 +74,7 @@ def check_origin(
   if not where:
     return []
   theirs, words = _model_of(where)
-  own = config["data"].get("tokenizer")
+  own = config.get("data", {}).get("tokenizer")
   also = []
   if words is not None and own is not None and not _same_words(own, words):
     also = [f"--config.data.tokenizer={shlex.quote(words)}"]

@@ -45,8 +45,9 @@ def template_of(tokenizer) -> tuple[str, dict[str, str]]:
   if NAMED in files:
     found = files[NAMED].decode()
   if isinstance(found, list):  # several by name
-    named = {t.get("name"): t.get("template") for t in found if t}
-    found = named.get("default")
+    named = [t for t in found if isinstance(t, dict)]
+    default = [t for t in named if t.get("name") == "default"]
+    found = default[-1].get("template") if default else None
   if not isinstance(found, str):
     raise BadConfig(
       f"{tokenizer.name} has no chat template: leave --chat out and write the "

@@ -11,6 +11,7 @@ from aigc_jax import sharding
 from aigc_jax.layers import convolution
 from aigc_jax.layers.cpu import convolutions, onednn
 from aigc_jax.layers.forms import plain_formulas
+from tests.sweep import slow, sweep
 
 # (B, Y, X, C), width, D, stride. Of few places for each channel and of many.
 SHAPES = {
@@ -60,7 +61,9 @@ def assert_near(found, wanted):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+  "name", sweep(SHAPES, "many places", "few places", "a stride")
+)
 def test_a_convolution_and_its_gradients_are_those_of_the_formula(
   name, library
 ):
@@ -129,7 +132,7 @@ def test_what_is_not_float32_is_convolved_by_the_formula():
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 5, 3), (1, 1, 2, 2)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", slow("bfloat16")])
 def test_of_equal_neighbours_the_first_has_the_gradient(shape, dtype):
   x = jax.nn.relu(jnp.round(2 * draw(0, shape))).astype(dtype)  # many ties
   pool = convolution.largest_of_neighbours

@@ -15,7 +15,7 @@ from aigc_jax import errors
 from aigc_jax.layers import kernels, splash
 from aigc_jax.layers.cpu import blocks
 from aigc_jax.layers.visible import Visible
-from tests.sweep import sweep
+from tests.sweep import slow, sweep
 
 CLOSE = dict(rtol=2e-5, atol=2e-6)
 
@@ -56,7 +56,7 @@ SEEN = {
 }
 
 
-@pytest.mark.parametrize("softcap", [0.0, 2.0])
+@pytest.mark.parametrize("softcap", [slow(0.0), 2.0])
 @pytest.mark.parametrize("seen", list(SEEN))
 @pytest.mark.parametrize("size", sweep([4, 11], 4))
 def test_blocks_are_dense_attention(size, seen, softcap):

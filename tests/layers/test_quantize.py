@@ -237,6 +237,7 @@ def test_every_code_of_a_grid_has_a_vector_of_its_own_and_is_reached():
   np.testing.assert_array_equal(again, found.vectors_BTD)
 
 
+@pytest.mark.slow
 def test_a_grid_rounds_what_it_bounds_and_lets_its_gradient_through():
   module, x = Grid(LEVELS), rows()
   variables = fresh(module)

@@ -97,6 +97,7 @@ def test_waves_are_those_of_the_published_code():
   np.testing.assert_allclose(waves_of(jnp.asarray(t)), exact, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_pixels_come_back_where_they_were_read():
   """A prediction's patch lies where the patch lies that it is of."""
 

@@ -64,6 +64,7 @@ def test_texts_packed_in_a_row_are_the_texts_alone():
   )
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_positions_that_are_asked():
   batch = kinds.masked_batch(2, 7)
   asked = encode(batch).readout.logits()
@@ -115,6 +116,7 @@ def test_the_masked_loss_is_the_dense_one_and_counts_right_guesses():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
 
 
+@pytest.mark.slow
 def test_a_row_that_pads_a_held_out_set_is_no_pair():
   """It has no text; its `follows` is drawn as that of any other row."""
   batch, model = kinds.masked_batch(3, 8), kinds.build(NAME)

@@ -64,6 +64,7 @@ def test_padding_beside_a_source_changes_nothing(style):
   np.testing.assert_allclose(f(params, batch)[1:], f(params, row), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(STYLES, "t5"))
 def test_cached_decoding_is_uncached_decoding(style):
   params, batch = seq2seq.params_of(style), seq2seq.batch_of()
@@ -128,6 +129,7 @@ def test_how_it_is_computed_changes_neither_value_nor_gradient(style):
     assert np.isfinite(x).all() and np.any(x != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(["t5", "transformer"], "transformer"))
 def test_bfloat16_stays_near_float32(style):
   params, batch = seq2seq.params_of(style), seq2seq.batch_of()

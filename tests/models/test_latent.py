@@ -142,7 +142,6 @@ def test_parts_that_do_not_fit_are_refused_with_the_way_out(change, word):
 
 def test_an_objective_that_asks_for_other_parts_is_refused():
   model = kinds.build("latent")
+  batch, key = kinds.noised_batch(1, 6), jax.random.key(0)
   with pytest.raises(BadConfig, match="'teacher'.*kind=flow"):
-    model.apply(
-      kinds.variables_of("latent"), kinds.noised_batch(1, 6), "teacher"
-    )
+    jax.eval_shape(lambda batch: model.init(key, batch, "teacher"), batch)

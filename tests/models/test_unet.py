@@ -42,6 +42,7 @@ def predictor(style: str):
   return jax.jit(lambda batch: model.apply({"params": params}, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(unets.STYLES, "ddpm"))
 def test_predictions_are_those_of_diffusers(style):
   """With the same weights: tests/models/make_unet_golden.py."""

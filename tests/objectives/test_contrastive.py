@@ -72,6 +72,7 @@ MESHES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", [2, slow(4), 8, slow("8 with tensor")])
 def test_any_number_of_devices_gives_the_loss_and_gradients_of_one(loss, name):

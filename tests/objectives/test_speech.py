@@ -52,6 +52,7 @@ def test_who_knows_the_speech_has_no_loss_whatever_it_says_behind_it():
   assert found["loss"].weight == 3
 
 
+@pytest.mark.slow
 def test_the_noisy_spectrogram_lies_between_noise_and_speech():
   batch = batch_of()
   mel, frames = exact(batch)

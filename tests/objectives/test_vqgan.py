@@ -113,6 +113,7 @@ def test_an_image_is_weighed_by_its_own_slopes():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("player", [MEANS[0], slow(MEANS[1])])
 def test_a_players_part_of_the_loss_leaves_the_other_as_it_was(player):
   model, params = kinds.build(NAME), kinds.params_of(NAME)

@@ -133,7 +133,13 @@ HARD = dict(
 
 
 @pytest.mark.parametrize(
-  "kind, b1", [(k, 0.9) for k in KINDS] + [("sgd", 0.0), ("adafactor", 0.0)]
+  "kind, b1",
+  sweep(
+    [(k, 0.9) for k in KINDS] + [("sgd", 0.0), ("adafactor", 0.0)],
+    ("adamw", 0.9),
+    ("muon", 0.9),
+    ("adafactor", 0.0),
+  ),
 )
 def test_descends_a_quadratic(kind, b1):
   params, target = normal(0), normal(1)

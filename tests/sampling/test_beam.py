@@ -75,6 +75,7 @@ def test_one_beam_that_never_ends_is_greedy_decoding(style):
   assert [beams[0][1] for beams in found] == greedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sweep(["t5", "llama"], "llama"))
 def test_beams_as_wide_as_all_there_is_find_the_likeliest_of_all(style):
   """Of all that ends with a stop token or after two tokens."""

@@ -9,6 +9,7 @@ from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.sampling import chat
 from aigc_jax.sampling.text import prompt_ids
 from tests.data import test_spelling as spelling
+from tests.sweep import slow
 
 pytest.importorskip("jinja2", reason="needs the extra [hf]")
 TALK = [
@@ -66,7 +67,7 @@ FOREVER = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
     ("{{ 'a' * 10**8 }}", "more than|MemoryError"),
     ("{{ 'a' * 10**10 }}", "more than|MemoryError"),
     ("{{ messages[0].content.x.y }}", "UndefinedError"),
-    (FOREVER, "not done after"),
+    slow((FOREVER, "not done after")),
     (" " * (chat.LARGEST + 1), "expected at most"),
   ],
 )
@@ -106,7 +107,9 @@ def test_the_template_is_found_wherever_a_folder_has_it():
     found, words = chat.template_of(of_folder(**files))
     assert found == expected
     assert words == {"bos_token": "<s>", "eos_token": "</s>"}
-  for tokenizer in (of_folder(), tokenizers.Bytes()):
+  odd = json.dumps({"chat_template": ["x", 3, {"name": ["default"]}]})
+  strange = of_folder(tokenizer_config__json=odd)
+  for tokenizer in (of_folder(), strange, tokenizers.Bytes()):
     with pytest.raises(BadConfig, match="no chat template: leave --chat out"):
       chat.template_of(tokenizer)
 

@@ -160,7 +160,7 @@ def test_images_that_are_not_finite_are_refused():
 
 def test_a_model_that_does_not_draw_is_refused_by_name():
   with pytest.raises(
-    BadConfig, match="SimpleNamespace does not.*dit, a unet, a vae or a gan"
+    BadConfig, match="SimpleNamespace does not.*dit, a unet, a vae, a gan"
   ):
     images.check_draws(types.SimpleNamespace(image=(1, 1, 1)), "--grid")
 
