@@ -10,7 +10,8 @@ positions by positions, all of the state updated in place, the memory it needs,
 and the bytes it moves (`--largest=20` lists by what). Products are chosen by
 rules where a GPU would have tried them out: with
 --xla_gpu_enable_triton_gemm=false they are calls of a library, to be counted.
-Prints one line of JSON for each size of configs/bench.py.
+Prints one line of JSON for each size of configs/bench.py; with --together how
+many kernels so many runs are, whose steps are one program.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from jax.experimental import topologies
 
 from aigc_jax import run, sharding, tree
 from aigc_jax.timing import program, switches
+from aigc_jax.trainer import joint
 from configs import bench as configs
 from experiments.speed import traffic
 
@@ -104,8 +106,33 @@ def compiled(config: run.Config, mesh) -> dict:
   }
 
 
+def together(config: run.Config, mesh, runs: int) -> dict:
+  """What one step of so many runs is, that differ in their learning rates."""
+  rate = config["optim"]["learning_rate"]
+  changes = [{"optim.learning_rate": rate * 2.0**-k} for k in range(runs)]
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    made = [run.build(switches.changed(config, x), mesh) for x in changes]
+    states, batches = [r.state for r in made], [r.batch for r in made]
+    step = joint.batched([r.step for r in made], states, batches)
+    stack = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype), states[0]
+    )
+    traced = jax.jit(step, donate_argnums=0).trace(stack, batches)
+  text = traced.lower(lowering_platforms=("cuda",)).compile().as_text()
+  moved = traffic.moved(text)
+  return {
+    "runs": runs,
+    "kernels": sum(one.calls for one in moved),
+    "moved_bytes": sum(one.nbytes for one in moved),
+  }
+
+
 def main() -> None:
   parser = argparse.ArgumentParser()
+  parser.add_argument(
+    "--together", type=int, nargs="*", default=[], metavar="K",
+    help="the kernels and bytes of K runs in one step, and nothing else",
+  )  # fmt: skip
   parser.add_argument("--sizes", default="gpt2_124m")
   parser.add_argument("--change", default="{}", help="JSON of dotted keys")
   parser.add_argument("--largest", type=int, default=0, metavar="N")
@@ -115,6 +142,10 @@ def main() -> None:
   for size in args.sizes.split(","):
     config = run.read(configs.get_config(size))
     config = switches.changed(config, json.loads(args.change))
+    for runs in args.together:
+      print(json.dumps({"size": size} | together(config, mesh, runs)))
+    if args.together:
+      continue
     found = compiled(config, mesh)
     largest = found.pop("largest")[: args.largest]
     print(json.dumps({"size": size} | found), flush=True)
