@@ -16,7 +16,7 @@ from aigc_jax.layers.cpu import onednn
 from aigc_jax.layers.lookup import GRADIENTS
 from aigc_jax.timing import machine, program, stepping, switches
 from configs import bench as configs
-from tests.sweep import sweep
+from tests.sweep import slow, sweep
 
 # After 20 steps, against float32 with everything plain, as far apart as
 # switches.TOLERANCE allows.
@@ -318,8 +318,8 @@ def test_the_state_is_updated_in_place():
 @pytest.mark.parametrize(
   "low",
   [
-    {"compute.dtype": "bfloat16"}, {"compute.products": "bf16"},
-    {"compute.dtype": "bfloat16", "compute.fuse_projections": True},
+    slow({"compute.dtype": "bfloat16"}), {"compute.products": "bf16"},
+    slow({"compute.dtype": "bfloat16", "compute.fuse_projections": True}),
   ],
 )  # fmt: skip
 def test_a_step_for_a_gpu_has_cudnns_attention_and_no_scores(monkeypatch, low):

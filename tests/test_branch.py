@@ -17,7 +17,7 @@ from aigc_jax.timing import switches
 from aigc_jax.trainer import manifest
 from configs import bench
 from tests import commands
-from tests.sweep import sweep
+from tests.sweep import slow, sweep
 from tests.test_compute import of_before
 
 CONFIG = "configs/text_file.py"
@@ -300,8 +300,8 @@ def test_a_step_without_a_trunk_is_refused(tmp_path):
   "step, change, words",
   [
     (4, {}, "is in the warm-up of"),
-    (0, {}, "is in the warm-up of"),
-    (5, {}, None),
+    slow((0, {}, "is in the warm-up of")),
+    slow((5, {}, None)),
     (8, {"optim.schedule": "wsd", "optim.decay_steps": 1}, None),
     (8, {"optim.schedule": "wsd", "optim.decay_steps": 3}, "at step 7 the"),
     (5, {"optim.learning_rate": 0.5}, "at step 0 the learning rate"),

@@ -202,6 +202,7 @@ def test_another_network_on_resume_is_refused_by_name(mesh, features):
     assert not changes.data_changes(old, prints_of(other), entries, False, "")
 
 
+@pytest.mark.slow
 def test_scores_while_training_are_those_of_the_same_images(mesh, features):
   held = bytes_of(8, size=12)
   against = Comparison(features, eval_set(held), **HALF)

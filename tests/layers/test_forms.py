@@ -163,6 +163,7 @@ def derivatives(f):
   return jax.jit(jax.vmap(second)), jax.jit(jax.vmap(jax.grad(second)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mlp.ACTIVATIONS)
 def test_every_activation_has_its_second_and_third_derivative(kind):
   at = jnp.linspace(-4, 4, 81) + 0.013

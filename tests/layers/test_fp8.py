@@ -67,9 +67,7 @@ def passes(equation, x, w):
   return y, *back(jnp.cos(y))
 
 
-@pytest.mark.parametrize(
-  "equation", sweep(EQUATIONS, "BTD,DNH->BTNH", "EBD,EDF->EBF")
-)
+@pytest.mark.parametrize("equation", sweep(EQUATIONS, "BTD,DNH->BTNH"))
 def test_a_product_is_that_of_the_rounded_operands_forward_and_back(equation):
   x, w = (draw(i, s) for i, s in enumerate(EQUATIONS[equation]))
   y, dx, dw = jax.jit(functools.partial(passes, equation))(x, w)

@@ -57,7 +57,9 @@ SEEN = {
 
 
 @pytest.mark.parametrize("softcap", [slow(0.0), 2.0])
-@pytest.mark.parametrize("seen", list(SEEN))
+@pytest.mark.parametrize(
+  "seen", sweep(SEEN, "window", "segments", "all", "all, segments")
+)
 @pytest.mark.parametrize("size", sweep([4, 11], 4))
 def test_blocks_are_dense_attention(size, seen, softcap):
   def both(*args):
@@ -71,6 +73,7 @@ def test_blocks_are_dense_attention(size, seen, softcap):
   same(a, b, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_blocks_row_by_row_are_all_the_rows_at_once(monkeypatch, dtype):
   args = inputs(B=4, dtype=dtype)

@@ -132,6 +132,7 @@ def test_no_evaluation_moves_a_codebook():
   assert not new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("parts", sweep([2, 4], 2))
 def test_parts_of_a_batch_move_a_codebook_as_the_whole_does(parts, cosine):

@@ -8,6 +8,7 @@ import pytest
 from aigc_jax.layers import kernels
 from aigc_jax.layers.relative import RelativeBias, bucket_of
 from aigc_jax.layers.visible import Visible
+from tests.sweep import slow
 
 
 def test_near_distances_have_a_bucket_each_and_far_ones_share_the_last():
@@ -16,7 +17,7 @@ def test_near_distances_have_a_bucket_each_and_far_ones_share_the_last():
   assert (np.diff(found) >= 0).all() and found[127:].tolist() == [31] * 73
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", [True, slow(False)])
 def test_a_bias_depends_on_the_distance_alone(causal):
   module = RelativeBias(3, 8, 20, causal)
   at = jnp.arange(30, dtype=jnp.int32)[None]
@@ -36,7 +37,7 @@ def test_a_bias_depends_on_the_distance_alone(causal):
   )
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [slow(1), 2])
 def test_a_bias_is_added_to_the_scores_in_each_kernel_that_takes_one(rows):
   B, T, S, N, K, H = 2, 6, 9, 4, 2, 8
   q, k, v, bias = (

@@ -83,6 +83,7 @@ def test_no_other_position_has_logits():
   assert "x37x" in text and "x16x37x" not in text and "64x37x" not in text
 
 
+@pytest.mark.slow
 def test_the_masked_loss_is_the_dense_one_and_counts_right_guesses():
   batch, params = kinds.masked_batch(3, 8), kinds.params_of(NAME)
   model = kinds.build(NAME)

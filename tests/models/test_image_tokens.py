@@ -271,6 +271,8 @@ def test_parts_that_do_not_fit_are_refused_with_the_way_out(change, word):
 
 
 def test_an_objective_that_asks_for_other_parts_is_refused():
-  model = kinds.build(CAUSAL)
+  model, key = kinds.build(CAUSAL), jax.random.key(0)
   with pytest.raises(BadConfig, match="'student'.*kind=image_tokens"):
-    model.apply(kinds.variables_of(CAUSAL), diffusion.batch_of(), "student")
+    jax.eval_shape(
+      lambda batch: model.init(key, batch, "student"), diffusion.batch_of()
+    )

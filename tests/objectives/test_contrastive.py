@@ -55,6 +55,7 @@ def total(loss: str, *args):
   return of(loss, *args)["loss"].value()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", sweep(LOSSES, "sigmoid"))
 def test_the_loss_and_its_gradients_are_those_of_the_definition(loss):
   which = (0, 1, 2, 3)

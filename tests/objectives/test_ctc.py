@@ -38,6 +38,7 @@ def loss(logits, lengths, batch, blank=0):
   return ctc(lambda _: aligned(logits, lengths, blank), batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blank", [slow(0), 3])
 def test_value_and_gradient_are_those_of_torch(blank):
   torch = pytest.importorskip("torch")

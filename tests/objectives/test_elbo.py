@@ -33,6 +33,7 @@ def test_the_masses_of_all_levels_add_up_to_one(kind, log_scale):
     assert float(jnp.exp(logp).sum()) == pytest.approx(1, abs=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bound_is_its_definition(kind):
   """Of levels, in float64, by differences of the distribution function."""
@@ -103,6 +104,7 @@ def test_pixels_between_the_levels_are_told():
   assert float(means["off_grid"].value()) == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_levels_that_are_rounded_to_bytes_are_levels():
   """17 greys in a file of bytes cost what 17 exact ones cost."""
   levels = np.arange(17)

@@ -65,6 +65,7 @@ def test_the_noisy_spectrogram_lies_between_noise_and_speech():
   np.testing.assert_array_equal(model.asked["mel_lengths"], frames)
 
 
+@pytest.mark.slow
 def test_errors_are_means_of_utterances_and_of_lengths():
   batch = batch_of()
   mel, frames = exact(batch)
