@@ -13,7 +13,6 @@ stayed where it began. Sensitivity is that of
 arXiv:2309.14322: how much worse than its best a curve is on average.
 """
 
-import argparse
 import dataclasses
 import math
 import re
@@ -22,11 +21,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.errors import BadConfig
 from aigc_jax.planning.summary import table
 from aigc_jax.scaling import pictures, statistics
 from aigc_jax.scaling.arms import find_arm
-from aigc_jax.scaling.runs import DIVERGED, FINISHED, Record, open_runs
+from aigc_jax.scaling.runs import DIVERGED, FINISHED, Record
+from experiments import told
 
 HEADER = (
   "arm", "best", "95 % interval", "shift in octaves", "95 % interval", "there",
@@ -288,31 +288,20 @@ def _draw_optima(axes, arm: Arm, y: float, colour) -> None:
   axes.plot(2**of.mean, y - 0.14, "|", color=colour, markersize=11, mew=2)
 
 
-def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("results")
-  parser.add_argument("--along", default="optim.learning_rate")
-  parser.add_argument("--metric", default="eval/heldout/loss")
-  parser.add_argument("--baseline", default="", help="the first arm without")
-  parser.add_argument("--out", default="")
-  given = parser.parse_args()
-  try:
-    runs = open_runs([given.results])
-    arms = arms_in(runs, given.along, given.metric)
-    baseline = find_arm(arms, given.baseline) if given.baseline else arms[0]
-    print(table(HEADER, rows(arms, baseline)))
-    print("\nat the value that is best with the first seed, with the others:")
-    print(table(TUNED, tuned(arms, baseline)))
-    print("\nhow much worse than its best a curve is on average:")
-    print(table(WIDTHS, widths(arms, baseline)))
-    if given.out:
-      figure = picture(arms, given.along, given.metric)
-      print(pictures.save(figure, given.out))
-  except Refusal as refusal:
-    print(refusal, file=sys.stderr)
-    return refusal.code
-  return 0
+def tell(runs, given):
+  """Prints the tables; what draws the picture."""
+  arms = arms_in(runs, given.along, given.metric)
+  baseline = find_arm(arms, given.baseline) if given.baseline else arms[0]
+  print(table(HEADER, rows(arms, baseline)))
+  print("\nat the value that is best with the first seed, with the others:")
+  print(table(TUNED, tuned(arms, baseline)))
+  print("\nhow much worse than its best a curve is on average:")
+  print(table(WIDTHS, widths(arms, baseline)))
+  return lambda: picture(arms, given.along, given.metric)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  flags = dict(
+    along="optim.learning_rate", metric="eval/heldout/loss", baseline=""
+  )
+  sys.exit(told.main(__doc__, tell, **flags))

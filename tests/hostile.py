@@ -149,6 +149,21 @@ def often(formats: dict[str, Format]) -> list[str]:
   return [name for name, form in formats.items() if form.few]
 
 
+def laws(formats: dict[str, Format]) -> tuple[Callable, Callable]:
+  """The tests that every format is put to: some cases, and ten thousand."""
+
+  @pytest.mark.parametrize("name", often(formats))
+  def few(name, tmp_path, unheard):
+    try_all(formats[name], name, tmp_path, formats[name].few)
+
+  @pytest.mark.slow
+  @pytest.mark.parametrize("name", formats)
+  def many(name, tmp_path, unheard):
+    try_all(formats[name], name, tmp_path, MANY)
+
+  return few, many
+
+
 def try_all(form: Format, name: str, folder: Path, count: int) -> None:
   """Damages the file in so many ways; AssertionError with all that fell."""
   form.good(folder)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from aigc_jax import command, run
+from aigc_jax import command, outages, run
 from aigc_jax.errors import BadConfig
 from configs import quickstart
 from tests import commands
@@ -119,9 +119,9 @@ def test_devices_that_are_not_there_are_named_with_a_way_out(monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "banana")
   with pytest.raises(RuntimeError) as told:
     jax._src.xla_bridge._init_backend("banana")
-  refusal = command.of_the_machine(told.value)
+  refusal = outages.of_the_machine(told.value)
   assert refusal.code == 78 and "'banana'" in str(refusal)
-  assert command.of_the_machine(ValueError("x")) is None
+  assert outages.of_the_machine(ValueError("x")) is None
 
 
 def test_a_memory_that_is_full_is_told_with_what_takes_less_of_it():
@@ -129,21 +129,21 @@ def test_a_memory_that_is_full_is_told_with_what_takes_less_of_it():
   with pytest.raises(jax.errors.JaxRuntimeError) as told:
     jax.block_until_ready(jnp.zeros(2**50, "uint8"))  # a PiB
   for error in (told.value, MemoryError()):
-    refusal = command.of_the_machine(error)
+    refusal = outages.of_the_machine(error)
     assert refusal.code == 78 and "memory does not suffice" in str(refusal)
     assert "--config.data.batch" in str(refusal) and "\n" not in str(refusal)
   other = jax.errors.JaxRuntimeError("INTERNAL: a fault of ours")
-  assert command.of_the_machine(other) is None
+  assert outages.of_the_machine(other) is None
 
 
 def test_what_a_file_system_refuses_is_told_by_the_name_of_the_file():
   for number in (errno.EACCES, errno.ENOSPC, errno.ENAMETOOLONG):
     error = OSError(number, os.strerror(number), "/data/x.csv")
-    refusal = command.of_the_machine(error)
+    refusal = outages.of_the_machine(error)
     assert refusal.code == 74
     assert str(refusal).startswith(f"/data/x.csv: {os.strerror(number)}: ")
   gone = OSError(errno.ENOENT, "No such file", "/data/x.csv")
-  assert command.of_the_machine(gone) is None  # that is to be looked for
+  assert outages.of_the_machine(gone) is None  # that is to be looked for
 
 
 OTHERWISE = {

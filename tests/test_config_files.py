@@ -137,6 +137,7 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path, folder):
   path = written(tmp_path / folder, text)
   assert run.configured(path, [])["model"]["dim"] == 0
   assert run.configured(f"{path}:one,two", [])["model"]["dim"] == 7
+  assert run.place_of(f"{path}:one", "model.dim").startswith(f"{path}, line")
   config = tmp_path / folder / "config.json"
   config.write_text(json.dumps({"seed": 3}))
   assert run.script.load(str(config)) == {"seed": 3}

@@ -52,7 +52,7 @@ from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.log import Log
 from aigc_jax.trainer.step import MEANS
 from tests.data.texts import prose, text_source
-from tests.hostile import FEW, MANY, Format, often, try_all, unheard
+from tests.hostile import FEW, Format, laws, try_all, unheard
 
 # Token stores.
 
@@ -465,9 +465,10 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("name", often(FORMATS))
-def test_a_damaged_file_is_read_or_refused(name, tmp_path, unheard):
-  try_all(FORMATS[name], name, tmp_path, FORMATS[name].few)
+(
+  test_a_damaged_file_is_read_or_refused,
+  test_ten_thousand_damaged_files_are_read_or_refused,
+) = laws(FORMATS)
 
 
 def test_a_careless_reader_is_found(tmp_path, unheard):
@@ -477,11 +478,3 @@ def test_a_careless_reader_is_found(tmp_path, unheard):
   form = in_run("one/result.json", careless)
   with pytest.raises(AssertionError, match="kinds of errors"):
     try_all(form, "careless", tmp_path, FEW)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_ten_thousand_damaged_files_are_read_or_refused(
-  name, tmp_path, unheard
-):
-  try_all(FORMATS[name], name, tmp_path, MANY)

@@ -25,7 +25,7 @@ from aigc_jax.data.sound import decoding as heard
 from aigc_jax.data.sound import sources as spoken
 from aigc_jax.errors import BadConfig, BadData
 from tests.data import test_captions, test_image_data, test_sound_data
-from tests.hostile import MANY, Format, often, try_all, unheard
+from tests.hostile import Format, laws, unheard
 
 pytest.importorskip("PIL", reason="needs aigc_jax[images]")
 pytest.importorskip("soundfile", reason="needs aigc_jax[sound]")
@@ -466,14 +466,7 @@ def test_a_store_that_was_forged_whole_is_refused(name, tmp_path):
     make(tmp_path).stream(seed=0, model=model, say=silent).rows(0, slice(None))
 
 
-@pytest.mark.parametrize("name", often(FORMATS))
-def test_a_damaged_file_is_read_or_refused(name, tmp_path, unheard):
-  try_all(FORMATS[name], name, tmp_path, FORMATS[name].few)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_ten_thousand_damaged_files_are_read_or_refused(
-  name, tmp_path, unheard
-):
-  try_all(FORMATS[name], name, tmp_path, MANY)
+(
+  test_a_damaged_file_is_read_or_refused,
+  test_ten_thousand_damaged_files_are_read_or_refused,
+) = laws(FORMATS)

@@ -25,7 +25,7 @@ from aigc_jax.sampling.text import prompt_ids
 from tests import images, seq2seq, sound, tiny
 from tests import kinds as tiny_kinds
 from tests.hf.test_families import FITS, YARN
-from tests.hostile import MANY, Format, often, try_all, unheard
+from tests.hostile import Format, laws, unheard
 
 library = pytest.importorskip("tokenizers", reason="needs aigc_jax[hf]")
 spelling = pytest.importorskip("tests.data.test_spelling")
@@ -351,14 +351,7 @@ def test_a_piece_that_is_no_text_is_refused(tmp_path):
     data.load_tokenizer(str(path))
 
 
-@pytest.mark.parametrize("name", often(FORMATS))
-def test_a_damaged_file_is_read_or_refused(name, tmp_path, unheard):
-  try_all(FORMATS[name], name, tmp_path, FORMATS[name].few)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_ten_thousand_damaged_files_are_read_or_refused(
-  name, tmp_path, unheard
-):
-  try_all(FORMATS[name], name, tmp_path, MANY)
+(
+  test_a_damaged_file_is_read_or_refused,
+  test_ten_thousand_damaged_files_are_read_or_refused,
+) = laws(FORMATS)

@@ -25,7 +25,7 @@ from aigc_jax.scaling.table import markdown
 from aigc_jax.trainer import identity
 from aigc_jax.trainer.journal import METRICS
 from tests.data.test_sources import Tiny
-from tests.hostile import MANY, Format, often, try_all, unheard
+from tests.hostile import Format, laws, unheard
 from tests.scaling.sweeping import plan_of, planned
 
 # Sweeps and points of fits.
@@ -322,14 +322,7 @@ FORMATS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", often(FORMATS))
-def test_a_damaged_file_is_read_or_refused(name, tmp_path, unheard):
-  try_all(FORMATS[name], name, tmp_path, FORMATS[name].few)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_ten_thousand_damaged_files_are_read_or_refused(
-  name, tmp_path, unheard
-):
-  try_all(FORMATS[name], name, tmp_path, MANY)
+(
+  test_a_damaged_file_is_read_or_refused,
+  test_ten_thousand_damaged_files_are_read_or_refused,
+) = laws(FORMATS)

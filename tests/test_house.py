@@ -9,8 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "aigc_jax"
 PARTS = (
-  "errors signature presets files records terminal memory tree metrics chips "
-  "sharding layers models flops objectives data optim trainer sampling "
+  "errors signature presets files records terminal memory outages tree metrics "
+  "chips sharding layers models flops objectives data optim trainer sampling "
   "evaluators hf run planning scaling command timing"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -7,13 +7,13 @@ import sys
 import jax
 import pytest
 
-from aigc_jax import command
+from aigc_jax import outages
 from aigc_jax.errors import PeerLost
 
 ABORTED = """
 import os, threading
-from aigc_jax import command
-command._name_aborts()
+from aigc_jax import outages
+outages.name_aborts()
 threading.Thread(target=os.abort).start()
 threading.Event().wait()
 """
@@ -43,6 +43,6 @@ def test_a_process_that_jax_aborts_ends_with_our_status():
 def test_errors_of_lost_processes_are_told_from_others(
   monkeypatch, error, lost
 ):
-  assert not command._of_another_process(error)
+  assert not outages.of_another_process(error)
   monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
-  assert command._of_another_process(error) == lost
+  assert outages.of_another_process(error) == lost

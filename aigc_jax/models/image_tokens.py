@@ -133,7 +133,7 @@ class ImageTokens(nn.Module):
     if role == "vq":
       return self._coded(vq.encode(batch["images"]))
     if role in ("prior", "text"):
-      told = batch["tokens" if self.words else "labels"]
+      told = self._told_in(batch)
       output = prior(self.asked(told, batch["codes"], batch.get("hidden")))
       of_codes = self.told(output)
       return (
@@ -146,8 +146,12 @@ class ImageTokens(nn.Module):
       )
     coded = self._coded(vq(batch).codes_BT)
     hidden_BT = jnp.ones(coded.codes_BT.shape, bool)
-    told = batch["tokens" if self.words else "labels"]
-    return self.told(prior(self.asked(told, coded.codes_BT, hidden_BT)))
+    asked = self.asked(self._told_in(batch), coded.codes_BT, hidden_BT)
+    return self.told(prior(asked))
+
+  def _told_in(self, batch: Batch) -> jax.Array:
+    """Labels (B,), or captions (B, S)."""
+    return batch["tokens" if self.words else "labels"]
 
   def _coded(self, codes_BT: jax.Array) -> ImageCodes:
     return ImageCodes(jax.lax.stop_gradient(codes_BT), self.masked)
@@ -159,8 +163,7 @@ class ImageTokens(nn.Module):
     """
     if told.ndim == 1:
       return self.codes + jnp.minimum(told, self.classes)[:, None]
-    real_BS = until_end(told, self.text_end) & (told >= 0)
-    ids_BS = jnp.where(real_BS, self.codes + told, self.none)
+    ids_BS = jnp.where(self._real(told), self.codes + told, self.none)
     short = self.text_length - ids_BS.shape[1]
     return jnp.pad(ids_BS, ((0, 0), (0, short)), constant_values=self.none)
 
@@ -194,9 +197,12 @@ class ImageTokens(nn.Module):
     readout = readout_of(output)
     x_BSD = readout.features_BTD[:, : told_BS.shape[1] - 1]
     readout = readout.replace(features_BTD=x_BSD)
-    real_BS = until_end(told_BS, self.text_end) & (told_BS >= 0)
     words = _rows(readout, self.codes, self.codes + self.words)
-    return Heard(words, real_BS[:, 1:])
+    return Heard(words, self._real(told_BS)[:, 1:])
+
+  def _real(self, told_BS: jax.Array) -> jax.Array:
+    """(B, S) bool: which places of captions have a token of text."""
+    return until_end(told_BS, self.text_end) & (told_BS >= 0)
 
 
 def _rows(readout: Readout, first: int, stop: int) -> Readout:

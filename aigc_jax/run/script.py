@@ -161,7 +161,7 @@ def place_of(given: str, key: str) -> str:
   Text alone is looked at: of a key that a loop or another file sets, the file
   is told.
   """
-  path, name = given.partition(":")[0], key.rpartition(".")[2]
+  path, name = parted(given)[0], key.rpartition(".")[2]
   text = files.expanded(path).read_text(errors="replace")
   lines = text.splitlines()
   if path.endswith(".json"):

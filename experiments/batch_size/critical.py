@@ -9,7 +9,6 @@ is fitted by S = S_min (1 + B_crit / B) of arXiv:1812.06162, seed by seed: at
 B_crit a run takes twice the fewest steps and twice the fewest examples.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import optimize
 
-from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.errors import BadConfig
 from aigc_jax.planning.summary import table
 from aigc_jax.scaling import pictures, statistics
-from aigc_jax.scaling.runs import Record, open_runs
+from aigc_jax.scaling.runs import Record
+from experiments import told
 
 METRIC = "eval/heldout/loss"
 HEADER = (
@@ -142,25 +142,14 @@ def picture(runs: Sequence[Record], losses: Sequence[float]):
   return figure
 
 
-def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("results")
-  parser.add_argument("--losses", default="2.6,2.45,2.3")
-  parser.add_argument("--out", default="")
-  given = parser.parse_args()
+def tell(runs, given):
+  """Prints the tables; what draws the picture."""
   losses = [float(word) for word in given.losses.split(",")]
-  try:
-    runs = open_runs([given.results])
-    print(table(HEADER, [row(runs, loss) for loss in losses]))
-    if len(losses) > 1:
-      print(f"\n{growth(runs, [losses[0], losses[-1]])}")
-    if given.out:
-      print(pictures.save(picture(runs, losses), given.out))
-  except Refusal as refusal:
-    print(refusal, file=sys.stderr)
-    return refusal.code
-  return 0
+  print(table(HEADER, [row(runs, loss) for loss in losses]))
+  if len(losses) > 1:
+    print(f"\n{growth(runs, [losses[0], losses[-1]])}")
+  return lambda: picture(runs, losses)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(told.main(__doc__, tell, losses="2.6,2.45,2.3"))

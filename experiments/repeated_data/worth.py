@@ -11,7 +11,6 @@ runs of a seed, all of them and those of few epochs: it knows of no epochs that
 do harm, so that where they do its best is none at all.
 """
 
-import argparse
 import dataclasses
 import math
 import sys
@@ -21,10 +20,11 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize
 
-from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.errors import BadConfig
 from aigc_jax.planning.summary import table
 from aigc_jax.scaling import pictures, statistics
-from aigc_jax.scaling.runs import Record, open_runs
+from aigc_jax.scaling.runs import Record
+from experiments import told
 
 METRIC = "eval/heldout/loss"
 PUBLISHED = 15.387756  # of R_D*
@@ -217,22 +217,13 @@ def picture(cells: Sequence[Cell]):
   return figure
 
 
-def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("results")
-  parser.add_argument("--out", default="")
-  given = parser.parse_args()
-  try:
-    cells = cells_of(open_runs([given.results]))
-    print(table(HEADER, rows(cells)))
-    print(f"\n{stars(cells)}\n{stars(cells, FEW)}")
-    if given.out:
-      print(pictures.save(picture(cells), given.out))
-  except Refusal as refusal:
-    print(refusal, file=sys.stderr)
-    return refusal.code
-  return 0
+def tell(runs, given):
+  """Prints the tables; what draws the picture."""
+  cells = cells_of(runs)
+  print(table(HEADER, rows(cells)))
+  print(f"\n{stars(cells)}\n{stars(cells, FEW)}")
+  return lambda: picture(cells)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(told.main(__doc__, tell))

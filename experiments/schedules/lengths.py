@@ -7,16 +7,16 @@ schedule has the rate that is best with the first seed; the other seeds, by
 which nothing was chosen, compare them, in pairs that saw the same batches.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aigc_jax.errors import BadConfig, Refusal
+from aigc_jax.errors import BadConfig
 from aigc_jax.planning.summary import table
 from aigc_jax.scaling import pictures, statistics
-from aigc_jax.scaling.runs import Record, open_runs
+from aigc_jax.scaling.runs import Record
+from experiments import told
 
 METRIC = "eval/heldout/loss"
 COSINE, WSD, TRUNK = "cosine", "wsd", "constant"
@@ -154,22 +154,13 @@ def _mean_curve(runs) -> tuple[np.ndarray, np.ndarray]:
   return curves[0][0], np.mean([y for _, y in curves], axis=0)
 
 
-def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("results")
-  parser.add_argument("--out", default="")
-  given = parser.parse_args()
-  try:
-    cells = cells_of(open_runs([given.results]))
-    print(table(HEADER, [row(cells, steps) for steps in lengths_of(cells)]))
-    print(f"\n{spent(cells)}")
-    if given.out:
-      print(pictures.save(picture(cells), given.out))
-  except Refusal as refusal:
-    print(refusal, file=sys.stderr)
-    return refusal.code
-  return 0
+def tell(runs, given):
+  """Prints the tables; what draws the picture."""
+  cells = cells_of(runs)
+  print(table(HEADER, [row(cells, steps) for steps in lengths_of(cells)]))
+  print(f"\n{spent(cells)}")
+  return lambda: picture(cells)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(told.main(__doc__, tell))

@@ -1,0 +1,99 @@
+"""What is no fault of the program: devices, memory, disks, other processes."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+import jax
+
+from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
+
+# What JAX says where a process does not hear from another one any more.
+SILENCE = (
+  "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "closed by peer",
+  "reset by peer", "Socket closed", "heartbeat", "Gloo",
+)  # fmt: skip
+# What a file system says of a name that is right.
+DENIED = (
+  errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
+  errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+FULL = "RESOURCE_EXHAUSTED"  # what JAX says of a memory that is full
+
+
+def of_another_process(error: Exception) -> bool:
+  """Whether an error is that another process of the run is gone."""
+  if not jax.distributed.is_initialized() or not isinstance(
+    error, RuntimeError | ValueError
+  ):
+    return False
+  return any(word in str(error) for word in SILENCE)
+
+
+def of_the_machine(error: Exception) -> Refusal | None:
+  """What is no fault of the program: of devices, memory, streams; else None."""
+  frames = traceback.extract_tb(error.__traceback__)
+  if frames and frames[-1].filename.endswith("xla_bridge.py"):
+    asked = os.environ.get("JAX_PLATFORMS")
+    why = str(error).split("\n")[0][:300] or "no such device is here"
+    return BadConfig(
+      f"JAX cannot use its devices: {why}. JAX_PLATFORMS is {asked!r}: unset "
+      "it to use what there is, or set it to cpu"
+    )
+  full = isinstance(error, jax.errors.JaxRuntimeError)
+  full = full and FULL in str(error)
+  if full or isinstance(error, MemoryError):
+    why = " ".join(str(error).split())[:200] or "of this machine"
+    return BadConfig(
+      f"the memory does not suffice ({why}): take smaller batches (in training "
+      "--config.data.batch, or the same in --config.compute.microbatches=2 "
+      "parts), --config.compute.remat=full, a smaller model or more devices"
+    )
+  if isinstance(error, OSError) and error.errno in DENIED and error.filename:
+    return StorageFailure(
+      f"{error.filename}: {error.strerror}: name another place, make room, or "
+      "change who may use it"
+    )
+  if isinstance(error, OSError) and error.filename is None:
+    return StorageFailure(
+      f"what this command says cannot be written: {error.strerror or error}"
+    )
+  return None
+
+
+def left_alone(why: str) -> NoReturn:
+  """Ends a process of several: there is no good order without the others."""
+  text = (
+    f"aigc_jax: another process of this run is gone ({why}): look there for "
+    "the reason, and start all of them again by the same line\n"
+  )
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
+    os.write(2, text.encode())
+  os._exit(PeerLost.code)
+
+
+def name_aborts() -> None:
+  """Gives our status to a process that JAX aborts.
+
+  That is how JAX ends one whose peers are silent, from a thread of its own. A
+  handler of Python's `signal` would be called in the main thread, which is too
+  late; so this is one of C.
+  """
+  global _handler
+  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+  _handler = kind(
+    lambda number: left_alone("JAX has given up on it, see above")
+  )
+  library = ctypes.CDLL(None)
+  library.signal.argtypes = (ctypes.c_int, kind)
+  library.signal.restype = ctypes.c_void_p
+  library.signal(signal.SIGABRT, _handler)
+
+
+_handler = None  # must live as long as the process
