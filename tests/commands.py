@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
+import pytest
+from absl import flags
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 600.0  # seconds: a machine may have others to work for
@@ -33,6 +35,19 @@ MODULE = "aigc_jax.train"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 EVERY = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 MESSAGE = 1 << 20  # bytes that a message has at most
+
+
+def own_flags(patch: pytest.MonkeyPatch) -> flags.FlagValues:
+  """Flags of a test's own, which what defines and reads flags has from now."""
+  mine = flags.FlagValues()
+  patch.setattr(flags, "FLAGS", mine)
+  for name in ("bool", "string", "list", "enum", "integer", "float",
+               "multi_string"):  # fmt: skip
+    define = getattr(flags, f"DEFINE_{name}")
+    patch.setattr(
+      flags, f"DEFINE_{name}", functools.partial(define, flag_values=mine)
+    )
+  return mine
 
 
 def run(

@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from absl import flags
 
 from aigc_jax import command, files, sweep
-from aigc_jax.errors import BadConfig, Stopped, WorkdirInUse
+from aigc_jax.errors import BadConfig, WorkdirInUse
 from aigc_jax.scaling.sweeps import ladder, ledger, plan
 from aigc_jax.scaling.sweeps.plan import Cost
 from aigc_jax.trainer.journal import rows
 from aigc_jax.trainer.lock import Lock
+from tests import commands
 from tests.scaling import sweeping
 
 CONFIG = """
@@ -46,14 +46,7 @@ TWO_ARMS = 'repeat(arms(plain={}, qk={"model.qk_norm": True}), seeds=2)'
 @pytest.fixture
 def call(monkeypatch):
   """sweep's main with flags as on a command line."""
-  mine = flags.FlagValues()
-  monkeypatch.setattr(flags, "FLAGS", mine)
-  for name in ("bool", "string", "list", "integer", "multi_string"):
-    define = getattr(flags, f"DEFINE_{name}")
-    monkeypatch.setattr(
-      flags, f"DEFINE_{name}",
-      lambda *args, define=define, **kw: define(*args, flag_values=mine, **kw),
-    )  # fmt: skip
+  mine = commands.own_flags(monkeypatch)
   command.define_config(mine)
   sweep.define_flags()
 

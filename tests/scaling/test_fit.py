@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from absl import flags
 
 from aigc_jax import fit
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.scaling import fits, points, results, run_points
 from aigc_jax.scaling.runs import open_runs
 from configs import quickstart
+from tests import commands
 from tests.scaling.made import made_run
 from tests.scaling.test_laws import chinchilla_points
 
@@ -22,17 +22,8 @@ def call(monkeypatch, capsys):
   """fit's main with flags as on a command line; returns what it printed."""
 
   def run(*words):
-    mine = flags.FlagValues()
     with monkeypatch.context() as patch:
-      patch.setattr(flags, "FLAGS", mine)
-      for name in ("bool", "string", "list", "enum", "integer", "float"):
-        define = getattr(flags, f"DEFINE_{name}")
-        patch.setattr(
-          flags, f"DEFINE_{name}",
-          lambda *args, define=define, **kw: define(
-            *args, flag_values=mine, **kw
-          ),
-        )  # fmt: skip
+      mine = commands.own_flags(patch)
       fit.define_flags()
       assert fit.main(mine(["fit", *words])[1:]) == 0
     return capsys.readouterr().out

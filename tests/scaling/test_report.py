@@ -7,13 +7,13 @@ import subprocess
 
 import numpy as np
 import pytest
-from absl import flags
 
 from aigc_jax import report
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.scaling.reference import against, read_reference, reference_of
 from aigc_jax.scaling.runs import open_runs
 from aigc_jax.scaling.sweeps import ledger
+from tests import commands
 from tests.scaling.made import made_run, power_loss
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -25,17 +25,8 @@ def call(monkeypatch):
   """report's main with flags as on a command line."""
 
   def run(*words):
-    mine = flags.FlagValues()
     with monkeypatch.context() as patch:
-      patch.setattr(flags, "FLAGS", mine)
-      for name in ("bool", "string", "list", "enum", "integer", "float"):
-        define = getattr(flags, f"DEFINE_{name}")
-        patch.setattr(
-          flags, f"DEFINE_{name}",
-          lambda *args, define=define, **kw: define(
-            *args, flag_values=mine, **kw
-          ),
-        )  # fmt: skip
+      mine = commands.own_flags(patch)
       report.define_flags()
       return report.main(mine(["report", *words])[1:])
 
