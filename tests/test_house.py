@@ -206,6 +206,35 @@ def test_a_folder_of_tfds_is_checked_before_it_is_opened():
         assert "check_folder(self.folder)" in before, function.name
 
 
+# What no line of the README has installed before its tests.
+OPTIONAL = (
+  "diffusers jiwer lm_eval nltk rouge_score sacrebleu sklearn torch "
+  "torchvision transformers"
+).split()
+
+
+@pytest.mark.parametrize(
+  "path",
+  sorted((ROOT / "tests").rglob("test_*.py")),
+  ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_what_may_not_be_installed_is_asked_for_before_it_is_imported(path):
+  asked = set()
+  for statement in ast.parse(path.read_text()).body:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+      continue
+    for node in ast.walk(statement):
+      if isinstance(node, ast.Call) and "importorskip" in ast.unparse(
+        node.func
+      ):
+        asked.add(ast.literal_eval(node.args[0]).split(".")[0])
+    names = [getattr(statement, "module", None) or ""]
+    if isinstance(statement, ast.Import):
+      names = [alias.name for alias in statement.names]
+    missing = {name.split(".")[0] for name in names} & set(OPTIONAL) - asked
+    assert not missing, f"{path}:{statement.lineno}: {missing}"
+
+
 def test_files_of_tests_may_have_one_name_in_two_folders():
   """pytest tells modules apart by their packages alone."""
   folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}

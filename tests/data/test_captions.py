@@ -174,6 +174,7 @@ def test_rows_of_parquet_have_images_and_captions(tmp_path):
 
 
 def test_captions_train_their_tokenizer(tmp_path):
+  pytest.importorskip("sklearn", reason="needs scikit-learn, for its digits")
   data = captions_of(
     dict(kind="package", name="digits"), tmp_path, channels=1, mean=(0.5,),
     std=(0.5,), tokenizer="sentencepiece", length=40,

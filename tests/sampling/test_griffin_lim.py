@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy import signal
 
 from aigc_jax.layers.mel import HOP, WINDOW, filters, log_mel, waves
@@ -41,6 +40,7 @@ def test_a_spectrum_with_its_phases_gives_its_sound_back():
 
 def reference(magnitude_TF, turns: int, momentum: float) -> np.ndarray:
   """The published method in float64, by PyTorch's transforms."""
+  torch = pytest.importorskip("torch", reason="needs the extra [parity]: torch")
   angles_TF = np.random.default_rng(0).uniform(0, 2 * np.pi, magnitude_TF.shape)
   size_FT = torch.from_numpy(magnitude_TF.T.copy())
   window = torch.hann_window(WINDOW, dtype=torch.float64)
