@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 
@@ -112,7 +113,7 @@ def test_onednn_convolves_where_its_settings_are_known_and_not_elsewhere(
 
   assert calls() == 0
   with onednn.preferred():
-    known = jax.lib.__version__.startswith(convolutions.VERSIONS)
+    known = jaxlib.__version__.startswith(convolutions.VERSIONS)
     assert calls() == int(known)
     monkeypatch.setattr(convolutions, "VERSIONS", ())
     assert calls() == 0

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jax import lax
 
 from aigc_jax.layers.cpu import onednn
@@ -72,7 +73,7 @@ _convolved.defvjp(_forward, _backward)
 
 
 def _by_onednn() -> bool:
-  return onednn.chosen() and jax.lib.__version__.startswith(VERSIONS)
+  return onednn.chosen() and jaxlib.__version__.startswith(VERSIONS)
 
 
 def _before(w_YXCD: jax.Array) -> int:
