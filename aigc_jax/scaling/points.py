@@ -39,7 +39,8 @@ class Points:
   """Columns of equal length, float64 (`run` is of strings).
 
   names: what each point is called in messages. sha256: of where they come
-  from. notes: what was derived, left out on request, or looks wrong.
+  from. notes: what was derived, left out on request, or looks wrong. header:
+  all columns of a file, also those that are none of ours.
   """
 
   columns: dict[str, np.ndarray]
@@ -47,6 +48,7 @@ class Points:
   source: str
   sha256: str
   notes: tuple[str, ...]
+  header: tuple[str, ...] = ()
 
   def __len__(self) -> int:
     return len(self.names)
@@ -55,10 +57,11 @@ class Points:
     """These columns; raises BadConfig for one that is not there."""
     missing = [c for c in columns if c not in self.columns]
     if missing:
+      there = dict.fromkeys((*self.columns, *self.header))
       raise BadConfig(
         f"{self.source}: the law {law} needs {', '.join(columns)}; "
         f"{', '.join(missing)} is not there (there are: "
-        f"{', '.join(self.columns)}; --columns=params=N,loss=val_loss names "
+        f"{', '.join(there)}; --columns=params=N,loss=val_loss names "
         "columns that are called otherwise)"
       )
     return {c: self.columns[c] for c in columns}
@@ -104,6 +107,7 @@ def from_csv(
     source=str(path),
     sha256=hashlib.sha256(data).hexdigest(),
     notes=tuple(notes),
+    header=tuple(header),
   )
   return completed(points)
 
@@ -228,6 +232,8 @@ def _mixed(path: Path, header, names, read, rows, where) -> list[str]:
   keys = [read[k] for k in ("params", "tokens", "flops") if k in read]
   sizes = list(zip(*keys, strict=True))
   notes = []
+  if not keys:  # a law says which columns it misses
+    return notes
   for column in header:
     if column in used or column in asked:
       continue

@@ -123,6 +123,11 @@ def test_columns_are_named_with_the_nearest_there_is(tmp_path):
     points.from_csv(path, where=["token=3"])
   with pytest.raises(BadConfig, match="no row is left"):
     points.from_csv(path, where=["tokens=3"])
+  # Of names that are none of ours, beside a setting that comes again.
+  own = [(n, 1e9, 3.0, kind) for n in (1, 2) for kind in "ab"]
+  other = write(tmp_path / "w.csv", "N,D,error,kind", own)
+  with pytest.raises(BadConfig, match="there are: N, D, error, kind; "):
+    points.from_csv(other).need(("params", "loss"), "chinchilla")
   twice = write(tmp_path / "y.csv", "loss,loss", [(1, 2)])
   with pytest.raises(BadData, match="two columns"):
     points.from_csv(twice)
