@@ -497,7 +497,7 @@ def score_pairs(loaded: run.Loaded, which: dict) -> Scores:
   pairs = data.texts(**which)
   most = FLAGS.max_tokens
   if not FLAGS["max_tokens"].present:
-    most = data.target_length
+    most = loaded.most_written(data.target_length)
   return score_written(
     loaded, [source for source, _ in pairs], [[target] for _, target in pairs],
     most, stops=(),
@@ -516,9 +516,10 @@ def score_sound(loaded: run.Loaded, eval_set: EvalSet) -> Scores:
     view.utterance(i) for view in eval_set.views for i in range(len(view))
   ]
   said = said[: len(eval_set)]
+  most = loaded.most_written(run.data_of(loaded.config).target_length)
   texts = transcripts.transcribed(
     loaded.hearing(beams), loaded.tokenizer, (clip for clip, _ in said),
-    max_tokens=run.data_of(loaded.config).target_length, batch=FLAGS.batch,
+    max_tokens=most, batch=FLAGS.batch,
   )  # fmt: skip
   return word_errors(list(texts), [text for _, text in said])
 

@@ -66,6 +66,17 @@ class Loaded:
       return made
     return self.config["data"].get("length", 0)
 
+  def most_written(self, length: int) -> int:
+    """Tokens that hold any target of a length, its end of text included.
+
+    Where no position is left for that end, nothing is to come behind it: it
+    need not be written.
+    """
+    positions = most_positions(compute.keywords(self.config))
+    if not positions or not getattr(self.model, "source", False):
+      return length
+    return max(1, min(length, positions - 1))  # one has the start token
+
   def engine(self, sampling: Sampling, *, seed: int, group: int) -> Engine:
     """Decoding with this model; see sampling/decode.py."""
     check_decodes(self.model, "writing text")

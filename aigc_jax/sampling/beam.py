@@ -101,16 +101,7 @@ class BeamSearch:
 
   def check(self, prompt: int, max_tokens: int) -> None:
     """Raises BadConfig unless a prompt of that many tokens can be continued."""
-    if max_tokens < 1:
-      raise BadConfig(f"max_tokens={max_tokens}: expected at least 1")
-    if prompt < 1:
-      raise BadConfig("an empty prompt has no token to start from")
-    needed = self.forward.positions_of(prompt, max_tokens)
-    if self.positions and needed > self.positions:
-      raise BadConfig(
-        f"{prompt} tokens of prompt and max_tokens={max_tokens} need {needed} "
-        f"positions; the model has {self.positions}: shorten either"
-      )
+    self.forward.check(prompt, max_tokens, self.positions)
 
   def __call__(
     self,

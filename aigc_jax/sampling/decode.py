@@ -20,7 +20,7 @@ from flax import struct
 from jax import lax
 
 from aigc_jax import sharding, tree
-from aigc_jax.errors import BadConfig, NonFinite
+from aigc_jax.errors import NonFinite
 from aigc_jax.sampling.decodes import Forward
 from aigc_jax.sampling.logits import Sampling, check_seed, choose
 
@@ -113,19 +113,7 @@ class Engine:
 
   def check(self, prompt: int, max_tokens: int) -> None:
     """Raises BadConfig unless a prompt of that many tokens can be continued."""
-    if max_tokens < 1:
-      raise BadConfig(f"max_tokens={max_tokens}: expected at least 1")
-    if prompt < 1:
-      raise BadConfig("an empty prompt has no token to start from")
-    prompt = self.forward.positions_of(prompt, max_tokens) - max_tokens
-    if not self.positions or prompt + max_tokens <= self.positions:
-      return
-    fits = self.positions - prompt
-    way = f"max_tokens={fits} fits" if fits > 0 else "shorten the prompt"
-    raise BadConfig(
-      f"{prompt} tokens of prompt and max_tokens={max_tokens} make "
-      f"{prompt + max_tokens}; the model has {self.positions} positions ({way})"
-    )
+    self.forward.check(prompt, max_tokens, self.positions)
 
   def length(self, n: int) -> int:
     """The bucket for n positions."""

@@ -190,3 +190,24 @@ class Forward:
   def positions_of(self, prompt: int, max_tokens: int) -> int:
     """How many a row needs that goes on for so many tokens."""
     return (1 if self.model.source else prompt) + max_tokens
+
+  def check(self, prompt: int, max_tokens: int, positions: int) -> None:
+    """Raises BadConfig unless a prompt of that many tokens can be continued.
+
+    positions: how many the model has, 0 for no limit. A source takes none.
+    """
+    if max_tokens < 1:
+      raise BadConfig(f"max_tokens={max_tokens}: expected at least 1")
+    if prompt < 1:
+      raise BadConfig("an empty prompt has no token to start from")
+    needed = self.positions_of(prompt, max_tokens)
+    if not positions or needed <= positions:
+      return
+    before = needed - max_tokens
+    what = "the start token" if self.model.source else f"{before} of prompt"
+    fits = positions - before
+    way = f"max_tokens={fits} fits" if fits > 0 else "shorten the prompt"
+    raise BadConfig(
+      f"{what} and max_tokens={max_tokens} make {needed} tokens; the model has "
+      f"{positions} positions ({way})"
+    )
