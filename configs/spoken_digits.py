@@ -1,6 +1,6 @@
 """Spoken digits, a small run on speech that is made on the spot.
 
-  python experiments/speech/speak.py --out=digits
+  python -m experiments.speech.speak --out=digits
   python -m aigc_jax.train --config=configs/spoken_digits.py:ctc \\
       --config.data.sources[0].path=digits --workdir=DIR
 

@@ -1,6 +1,6 @@
 """What a recogniser must beat: the text of the training clip that is nearest.
 
-  python experiments/speech/baseline.py --folder=digits
+  python -m experiments.speech.baseline --folder=digits
 
 Nearest by the mean square between log-mel spectrograms of 40 bands, each
 stretched to 64 frames. Clips, split and word errors are those of

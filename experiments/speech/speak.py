@@ -1,7 +1,7 @@
 """Spoken digits, made by espeak-ng: a folder for each voice.
 
   apt install espeak-ng
-  python experiments/speech/speak.py --out=digits
+  python -m experiments.speech.speak --out=digits
 
 Each clip is an utterance of one to --most digits in one of several voices,
 speeds and pitches; NAME.wav with NAME.txt beside it. Which digits a voice says
@@ -13,21 +13,14 @@ where it is made.
 import pathlib
 import random
 import shutil
-import subprocess
 import sys
 
 from absl import app, flags
 
-WORDS = (
-  "zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
-  "nine",
-)  # fmt: skip
-# English as it is spoken in places, by men and women of espeak-ng.
-ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp")
-VARIANTS = ("m1", "m2", "m3", "m4", "m5", "f1", "f2", "f3", "f4", "f5")
+from experiments.speech.voices import VOICES, WORDS, say
 
 OUT = flags.DEFINE_string("out", "digits", "folder to make")
-VOICES = flags.DEFINE_integer("voices", 40, "how many, at most 40")
+COUNT = flags.DEFINE_integer("voices", 40, "how many, at most 40")
 CLIPS = flags.DEFINE_integer("clips", 30, "of each voice")
 MOST = flags.DEFINE_integer("most", 2, "digits in a clip")
 PROGRAM = flags.DEFINE_string("program", "espeak-ng", "that speaks")
@@ -38,7 +31,7 @@ def main(argv) -> None:
   del argv
   if not shutil.which(PROGRAM.value):
     sys.exit(f"{PROGRAM.value} is not installed: apt install espeak-ng")
-  voices = [f"{a}+{v}" for a in ACCENTS for v in VARIANTS][: VOICES.value]
+  voices = VOICES[: COUNT.value]
   top = pathlib.Path(OUT.value)
   for number, voice in enumerate(voices):
     draw = random.Random(number)
@@ -50,11 +43,7 @@ def main(argv) -> None:
       path = folder / f"{clip:03d}.wav"
       path.with_suffix(".txt").write_text(said + "\n")
       if not path.exists():
-        subprocess.run(
-          [PROGRAM.value, "-v", voice, "-s", str(speed), "-p", str(pitch),
-           "-w", str(path), said],
-          check=True,
-        )  # fmt: skip
+        say(PROGRAM.value, voice, said, path, pace=speed, pitch=pitch)
   print(f"{len(voices)} voices of {CLIPS.value} clips: {top}")
 
 
