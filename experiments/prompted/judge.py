@@ -3,7 +3,8 @@
   python -m experiments.prompted.judge RUN [--weights=average] [--each=20]
       [--steps=8] [--grid=x.png]
 
-RUN is a work directory of configs/prompted.py:digits, trained on what
+RUN is a work directory of configs/prompted.py:digits, or of configs/dalle.py:
+tiny_text or tiny_text_masked with --weights=raw, trained on what
 experiments/prompted/write.py wrote. The judges are scikit-learn's nearest
 neighbour and logistic regression, of the same training digits.
 """
