@@ -316,7 +316,7 @@ class TfdsImages(Labelled):
 
   @property
   def _features(self):
-    features = self._tfds._builder.info.features
+    features = dict(self._tfds._builder.info.features.items())
     if self._image not in features:
       raise BadData(
         f"tfds {self.name}: no feature {self._image!r}"
