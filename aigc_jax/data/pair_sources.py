@@ -1,4 +1,4 @@
-"""Where pairs of texts come from: JSON lines, Parquet, gettext catalogues."""
+"""Where pairs of texts come from: JSON lines, Parquet, TFDS, gettext."""
 
 import glob
 import hashlib
@@ -10,6 +10,8 @@ from aigc_jax import files
 from aigc_jax.data.gettext import read_catalogue
 from aigc_jax.data.listing import LONGEST_ROW, check_local
 from aigc_jax.data.rows import parquet_rows
+from aigc_jax.data.sources import Tfds
+from aigc_jax.data.tfds_folders import INFO
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
 
 Pair = tuple[str, str]
@@ -63,8 +65,13 @@ def _kind(spec: Mapping):
 
 
 def _files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
-  """The files that a file, a folder or a glob names, by name."""
+  """The files that a file, a folder or a glob names, by name.
+
+  Without suffixes the folder is what is read.
+  """
   given = files.expanded(path)
+  if not suffixes:
+    return [given]
   if given.is_dir():
     found = [p for p in given.rglob("*") if p.suffix in suffixes]
   elif given.is_file():
@@ -120,9 +127,28 @@ def _parquet(path: Path, source: str, target: str) -> Iterator[Pair]:
     yield _pair(row, (source, target), lambda n=number: f"{path} row {n}")
 
 
-# kind -> (reader of a file, ends of its names, the keys it has besides a path)
+def _tfds(path: Path, split: str, source: str, target: str) -> Iterator[Pair]:
+  """The records of a prepared dataset, whose two texts are features of it."""
+  if not (path / INFO).is_file():
+    raise BadData(
+      f"{path}: no prepared dataset of TFDS, such as ~/tensorflow_datasets/"
+      f"wmt14_translate/de-en/1.0.0 (there is no {INFO} in it)"
+    )
+  for number, row in Tfds(str(path), path, split, source, 0.0).rows(split):
+    texts = {name: _text(value) for name, value in row.items()}
+    where = f"{path} {split} record {number}"
+    yield _pair(texts, (source, target), lambda where=where: where)
+
+
+def _text(value):
+  return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+# kind -> (reader of a file, ends of its names, the keys it has besides a path);
+# of a kind without ends the path is a folder that is read as a whole.
 KINDS = {
   "json": (_lines, (".jsonl", ".json"), ("source", "target")),
   "parquet": (_parquet, (".parquet",), ("source", "target")),
+  "tfds": (_tfds, (), ("split", "source", "target")),
   "gettext": (read_catalogue, (".po", ".mo"), ()),
 }

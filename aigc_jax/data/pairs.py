@@ -53,7 +53,8 @@ class Pairs:
   """What `data` of a config says of pairs; its keys.
 
   sources: dicts of kind "json" or "parquet" with path, source and target (the
-  fields), or "gettext" with path; weight is 1 by default. tokenizer: of both
+  fields), "tfds" with path (the folder of a prepared dataset), split and both
+  fields, or "gettext" with path; weight is 1 by default. tokenizer: of both
   sides; "sentencepiece" is trained on the pairs of the first source, to
   tokenizer_vocab pieces. source_length, target_length: tokens of a row of each
   side, ends of text included. packed: whether a row may have several pairs.

@@ -192,6 +192,13 @@ class Tfds:
           if data:
             yield Document(name, data)
 
+  def rows(self, split: str) -> Iterator[tuple[int, dict]]:
+    """All records of a split with their numbers, in order."""
+    records = self._records(split)
+    for at in range(0, len(records), AT_ONCE):
+      numbers = list(range(at, min(at + AT_ONCE, len(records))))
+      yield from zip(numbers, self._rows(records, numbers), strict=True)
+
   def _rows(self, records, numbers):
     try:
       return records.__getitems__(numbers)
