@@ -29,8 +29,8 @@ def get_config():
   config.objective = ConfigDict(
     dict(kind="masked", chunk=None, logits="float32", next_sentence=False)
   )
-  # Positions keep the rate of all else: at a tenth of it attention had not found
-  # the neighbours after 1,500 steps.
+  # Positions keep the rate of all else: at a tenth of it attention had
+  # not found the neighbours after 1,500 steps.
   config.optim.update(
     kind="muon", learning_rate=1e-2, schedule="linear", warmup_steps=50,
     final_fraction=0.0,
