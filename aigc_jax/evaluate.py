@@ -344,16 +344,6 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   return found
 
 
-def lost(name: str, config) -> BadData:
-  """Of a held-out set whose store is gone."""
-  return BadData(
-    f"evaluate.{name}: the store of this held-out set is not below "
-    f"{config['data']['root']}/stores. Its text is read, and a store "
-    "written, on request only: look at `data` in the run's config.json, "
-    "then add --prepare"
-  )
-
-
 def score_embedded(loaded: run.Loaded, name: str, entry, prints) -> Scores:
   """Recall, or labels told by texts, of a model that embeds both."""
   config, tokenizer = loaded.config, loaded.tokenizer
@@ -361,7 +351,7 @@ def score_embedded(loaded: run.Loaded, name: str, entry, prints) -> Scores:
   if eval_set is None and FLAGS.prepare:
     eval_set = run.open_embedded(config, entry, tokenizer, print)
   if eval_set is None:
-    raise lost(name, config)
+    raise run.lost(name, config)
   evaluator = run.embedded_evaluator(
     config, loaded.model, loaded.mesh, name, entry, eval_set, tokenizer
   )
@@ -370,32 +360,11 @@ def score_embedded(loaded: run.Loaded, name: str, entry, prints) -> Scores:
 
 
 def heldout_sets(loaded: run.Loaded) -> Iterator[tuple[str, EvalSet]]:
-  """(name, set) of each that the run's config holds out.
-
-  Raises BadConfig where there is none, BadData where one is not prepared.
-  """
-  config = loaded.config
-  prints = run.heldout_prints(loaded.name, loaded.step)
-  entries = {
-    name: entry
-    for name, entry in run.evaluations(config).items()
-    if entry["kind"] == "loss"
-  }
-  if not entries:
-    raise BadConfig(
-      "the run's config has no held-out set (evaluate.NAME.kind='loss'): name "
-      "data with --text=FILE or --tasks=NAME=FILE.jsonl"
-    )
-  for name, entry in entries.items():
-    run.check_evaluators(config | {"evaluate": {name: entry}})
-    given = dict(batches=entry["batches"], tokenizer=loaded.tokenizer)
-    given |= entry["data"]
-    eval_set = run.find_eval(config, fingerprints=prints.get(name, ()), **given)
-    if eval_set is None and FLAGS.prepare:
-      eval_set = run.open_eval(config, **given)
-    if eval_set is None:
-      raise lost(name, config)
-    yield name, eval_set
+  """(name, set) of each that the config holds out; see run/measured.py."""
+  return run.heldout_sets(
+    loaded, prepare=FLAGS.prepare,
+    otherwise="name data with --text=FILE or --tasks=NAME=FILE.jsonl",
+  )  # fmt: skip
 
 
 def drawn(loaded: run.Loaded) -> dict[str, Scores]:

@@ -341,7 +341,7 @@ def unread(model) -> tuple[str, ...]:
 def reconstructed(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
   """(rows * columns, Y, X, C) uint8: held-out images, and what is made of them.
 
-  The first of the validation split, a row of each in turn.
+  The first of those that the run was measured on, a row of each in turn.
   """
   images.check_reconstructs(loaded.model, "--reconstruct")
   if rows % 2:
@@ -350,7 +350,13 @@ def reconstructed(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
       "expected an even number of rows"
     )
   count, found = rows // 2 * columns, []
-  heldout = run.open_eval(loaded.config, split="validation", say=_silent)
+  again = f"python -m aigc_jax.evaluate --workdir={shlex.quote(loaded.name)}"
+  _, heldout = next(
+    run.heldout_sets(
+      loaded, otherwise="there is nothing to make again",
+      ask=f"run {again} --prepare",
+    )
+  )  # fmt: skip
   with jax.set_mesh(loaded.mesh):
     for _, batch in data.batches(heldout, loaded.mesh, 0, heldout.batches):
       real_B = np.asarray(batch["weights"]) > 0
@@ -365,10 +371,6 @@ def reconstructed(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
     pairs = loaded.reconstructed(np.stack(found[:count]))
   in_rows = [x.reshape(-1, 1, columns, *x.shape[1:]) for x in pairs]
   return np.concatenate(in_rows, axis=1).reshape(-1, *pairs[0].shape[1:])
-
-
-def _silent(text: str) -> None:
-  """What is told of data that is opened."""
 
 
 def grid_of(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from aigc_jax.data import load_tokenizer
 from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
 from aigc_jax.layers.readout import Aligned, Readout
-from aigc_jax.presets import dit
+from aigc_jax.presets import dit, vq
 from aigc_jax.sampling import prompts
 from tests import kinds, tiny
 
@@ -344,6 +344,34 @@ def test_a_flag_that_a_way_of_drawing_does_not_read_is_refused(
     monkeypatch.setattr(run, "load", lambda where, **_: found)
   with pytest.raises(BadConfig, match=word):
     drawing("--workdir=x", "--grid=2x2", f"--out={tmp_path / 'x.png'}", *line)
+
+
+class Again(Plain):
+  """Makes of an image that image."""
+
+  def reconstruct(self, images):
+    return images
+
+
+def test_images_are_made_again_of_no_others_than_a_run_was_measured_on(
+  loaded, call, monkeypatch, tmp_path
+):
+  pytest.importorskip("PIL")
+  pytest.importorskip("sklearn")
+  config = vq.get_config("tiny,digits").to_dict()
+  config["data"]["root"] = str(tmp_path / "data")
+  name = str(tmp_path / "a run")
+  found = run.Loaded(Again(), {}, None, config, loaded.mesh, 7, name)
+  monkeypatch.setattr(run, "load", lambda where, **_: found)
+  line = ("--workdir=x", "--grid=2x2", "--reconstruct",
+          f"--out={tmp_path / 'x.png'}")  # fmt: skip
+  # The data that a config names is not read because it names it.
+  with pytest.raises(BadData, match="on request only.*'.*a run' --prepare"):
+    call(*line)
+  assert not list(tmp_path.iterdir())
+  found.config["evaluate"].clear()
+  with pytest.raises(BadConfig, match="nothing to make again"):
+    call(*line)
 
 
 def test_a_grid_of_a_model_of_text_is_refused_by_name(call, tmp_path):

@@ -52,6 +52,7 @@ from aigc_jax.run.load import (
   read_trained,
 )
 from aigc_jax.run.loaded import Loaded, trained_length
+from aigc_jax.run.measured import heldout_sets, lost
 from aigc_jax.run.origin import (
   check_origin,
   check_resumed,
@@ -111,12 +112,14 @@ __all__ = [
   "frozen_digest",
   "going_on",
   "heldout_prints",
+  "heldout_sets",
   "hf_folder",
   "identity_in",
   "identity_of",
   "keywords",
   "known_embedded",
   "load",
+  "lost",
   "trained_length",
   "make_mesh",
   "model_of",
