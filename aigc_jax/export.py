@@ -5,8 +5,8 @@
 
 OUT gets config.json, generation_config.json, model.safetensors (numbered files
 and an index beyond --shard_size), tokenizer.json, tokenizer_config.json and a
-model card. It is written aside, read back and compared with the run, and only
-then renamed to OUT.
+model card; of a VAE it is what diffusers loads. It is written aside, read back
+and compared with the run, and only then renamed to OUT.
 """
 
 import functools
@@ -95,6 +95,7 @@ def export(
     made["README.md"] = card.write(
       name=out.name,
       architecture=_architecture(family, kwargs),
+      library=family.library,
       pipeline=family.pipeline,
       dtype=dtype,
       parameters=tree.count(kinds.parted(params)["params"]),
@@ -187,8 +188,9 @@ def sound_files(kwargs: Mapping) -> dict[str, str]:
 
 
 def _architecture(family: Family, kwargs: Mapping) -> str:
-  """The class of transformers that reads the folder."""
-  (name,) = families.write_config(family, kwargs)["architectures"]
+  """The class that reads the folder."""
+  said = families.write_config(family, kwargs)
+  (name,) = said.get("architectures", [family.architecture])
   return name
 
 
@@ -349,7 +351,7 @@ def export_run(
   if kind not in kinds.KINDS:
     raise BadConfig(
       f"{where} holds a model of kind {kind!r}, which no family of "
-      f"transformers is written for here (kinds that are: "
+      f"transformers or diffusers is written for here (kinds that are: "
       f"{', '.join(kinds.KINDS)}): use it by generate and evaluate"
     )
   folder = files.expanded(where)

@@ -7,8 +7,8 @@
   python -m aigc_jax.generate --workdir=DIR --weights=average --grid=10x8 \\
       --guidance=2 --out=x.png
 
-Presets: b2, xl2, unet, tiny, tiny_unet. A second word names the dataset:
-imagenet, cifar10, or digits, which needs no download.
+Presets: b2, xl2, unet, sd, tiny, tiny_unet, tiny_sd. A second word names the
+dataset: imagenet, cifar10, or digits, which needs no download.
 What they are made of and how they are trained: aigc_jax/presets/latent.py.
 """
 

@@ -3,8 +3,8 @@
   python -m aigc_jax.train --config=configs/vae.py:small,cifar10 --workdir=DIR
   python -m aigc_jax.generate --workdir=DIR --grid=4x8 --out=x.png
 
-Presets: small, places, tiny, tiny_places. A second word names the dataset:
-imagenet, cifar10, or digits, which needs no download (tiny,digits).
+Presets: small, places, sd, tiny, tiny_places, tiny_sd. A second word names the
+dataset: imagenet, cifar10, or digits, which needs no download (tiny,digits).
 What they are made of and how they are trained: aigc_jax/presets/vae.py.
 """
 

@@ -4,9 +4,9 @@
   python -m aigc_jax.generate --workdir=DIR --grid=4x8 --reconstruct \\
       --out=x.png
 
-Presets: small, fsq, f16, gan, tiny, tiny_gan; gan and tiny_gan are VQ-GANs
-(arXiv:2012.09841). A second word names the dataset: imagenet, cifar10, or
-digits, which needs no download (tiny,digits).
+Presets: small, fsq, f16, gan, vqgan, vqgan_16384, tiny, tiny_gan; those with
+gan in their names are VQ-GANs (arXiv:2012.09841). A second word names the
+dataset: imagenet, cifar10, or digits, which needs no download (tiny,digits).
 What they are made of and how they are trained: aigc_jax/presets/vq.py.
 """
 

@@ -137,6 +137,7 @@ UNET = dict(
 VAE = dict(
   kind="vae", image_size=6, channels=1, widths=(10,), latent=2, places=True,
 )  # fmt: skip
+BLOCKS = dict(blocks=1, groups=4, kernel="xla")
 DENOISER = DIT | dict(image_size=3, channels=2, patch=1)
 VQ = dict(
   kind="vq", image_size=6, channels=1, widths=(10,), codes=12, dim=4,
@@ -180,6 +181,14 @@ KINDS = {
       kind="latent", classes=5, parts=dict(vae=VAE, denoiser=DENOISER),
     ),
     noised_batch, dict(kind="flow"), NOISED, frozen=("vae",),
+  ),
+  "vae of blocks": Kind(
+    VAE | BLOCKS | dict(widths=(8, 12), attention=(3,), scales=False),
+    drawn_batch, dict(kind="elbo", likelihood="laplace", log_scale=0.0), PIXELS,
+  ),
+  "vq of blocks": Kind(
+    VQ | BLOCKS | dict(widths=(8, 12), quantizer="gradient"), drawn_batch,
+    dict(kind="vq"), PIXELS, smooth=False,
   ),
   "vq": Kind(VQ, drawn_batch, dict(kind="vq"), PIXELS, smooth=False),
   "vq by gradient": Kind(

@@ -161,7 +161,7 @@ def test_a_step_without_an_update_moves_nothing(folder):
   bad["weights"][0, 0] = np.nan
   after = stepped(r, bad, before)
   assert int(after.skipped) == int(before.skipped) + 1
-  for name in ("params", "opt_state", "stats", "average"):
+  for name in ("params", "opt_state", "stats", "average", "average_stats"):
     jax.tree.map(
       np.testing.assert_array_equal,
       getattr(after, name), getattr(before, name),

@@ -22,9 +22,11 @@ AT_ONCE = 64  # images
 
 def variables_of(state, average: bool):
   """What a model of a state draws with."""
-  params = state.average if average else state.params
-  found = {"params": tree.joined(params, state.frozen)}
-  return found if state.stats is None else found | {STATS: state.stats}
+  params, fixed = state.read(average)
+  if fixed is None:
+    return {"params": params}
+  found = {"params": tree.joined(params, fixed.frozen)}
+  return found if fixed.stats is None else found | {STATS: fixed.stats}
 
 
 class Grid:

@@ -138,8 +138,7 @@ class _Embedder(abc.ABC):
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The metrics by their full names."""
-    params = state.average if self._average else state.params
-    found = self.measure(params, state.fixed)
+    found = self.measure(*state.read(self._average))
     return {f"eval/{self.name}/{key}": value for key, value in found.items()}
 
   @abc.abstractmethod

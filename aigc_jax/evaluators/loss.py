@@ -51,8 +51,7 @@ class Loss:
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The metrics by their full names; see the class."""
-    params = state.average if self._average else state.params
-    found = self.measure(params, state.fixed)
+    found = self.measure(*state.read(self._average))
     return {f"eval/{self.name}/{k}": v for k, v in found.items()}
 
   def measure(self, params, fixed=None) -> dict[str, float]:

@@ -30,6 +30,12 @@ USES = {
     'model="PATH_OF_THIS_FOLDER")\n'
     'print(tell("image.png", candidate_labels=["a cat", "a dog"]))\n```\n'
   ),
+  "image-to-image": (
+    "```python\nfrom diffusers import AutoencoderKL\n\n"
+    'vae = AutoencoderKL.from_pretrained("PATH_OF_THIS_FOLDER")\n'
+    "codes = vae.encode(images).latent_dist.mean  # of pixels from -1 to 1\n"
+    "images = vae.decode(codes).sample\n```\n"
+  ),
   "fill-mask": (
     "```python\nfrom transformers import pipeline\n\n"
     'fill = pipeline("fill-mask", model="PATH_OF_THIS_FOLDER")\n'
@@ -43,6 +49,7 @@ def write(
   *,
   name: str,
   architecture: str,
+  library: str,
   pipeline: str,
   dtype: str,
   parameters: int,
@@ -57,7 +64,7 @@ def write(
   {name: value} as last known at `step`, or nothing.
   """
   parts = [
-    f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\n"
+    f"---\nlibrary_name: {library}\npipeline_tag: {pipeline}\n"
     "tags:\n- aigc_jax\n---\n",
     f"# {name}\n",
     f"`{architecture}` with {parameters:,} parameters in {dtype}, exported by "

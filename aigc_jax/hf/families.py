@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf import kinds
+from aigc_jax.hf.autoencoder import AUTOENCODER_KL
 from aigc_jax.hf.bert import BERT
 from aigc_jax.hf.clip import CLIP
 from aigc_jax.hf.cohere import COHERE, COHERE2
@@ -28,7 +29,8 @@ from aigc_jax.hf.table import Family
 from aigc_jax.hf.vit import VIT
 from aigc_jax.hf.whisper import WHISPER
 
-# By model_type of config.json; an export takes the first that fits.
+# By model_type of config.json, of diffusers' by _class_name; an export takes
+# the first that fits.
 FAMILIES = {
   "gpt2": GPT2,
   "llama": LLAMA,
@@ -58,17 +60,18 @@ FAMILIES = {
   "clip": CLIP,
   "siglip": SIGLIP,
   "whisper": WHISPER,
+  "AutoencoderKL": AUTOENCODER_KL,
 }
 
 
 # Uses of what reads no text.
-WORDLESS = ("image-classification",)
+WORDLESS = ("image-classification", "image-to-image")
 
 
 def family_of(config: Mapping, where: str) -> Family:
   """The family that a config.json names, or BadData."""
   named = Settings(config, where)
-  kind = named.value("model_type")
+  kind = named.value("model_type") or named.value("_class_name")
   if not isinstance(kind, str) or kind not in FAMILIES:
     raise BadData(
       f"{where}: model_type={str(kind)[:80]!r} is not one that can be read "
@@ -101,11 +104,12 @@ def write_config(family: Family, kwargs: Mapping) -> dict:
   default, which may lie beyond a vocabulary.
   """
   text = {} if family.pipeline in WORDLESS else {"pad_token_id": None}
-  return dict(
-    text,
-    architectures=[family.architecture],
-    model_type=family.model_type,
-  ) | family.config(kinds.known(family.kind, kwargs))
+  named = dict(
+    architectures=[family.architecture], model_type=family.model_type
+  )
+  if family.library == "diffusers":
+    named = {"_class_name": family.model_type}
+  return text | named | family.config(kinds.known(family.kind, kwargs))
 
 
 def objections(family: Family, kwargs: Mapping) -> list[str]:
@@ -140,8 +144,8 @@ def choose_family(
   found = {name: choose(name, there, "family")} if name else there
   if not found:
     raise BadConfig(
-      f"a model of kind {kind!r} is none of transformers' architectures that "
-      "can be written here: it stays where it is"
+      f"a model of kind {kind!r} is none of the architectures of transformers "
+      "or diffusers that can be written here: it stays where it is"
     )
   faults = {n: objections(f, kwargs) for n, f in found.items()}
   for family, fault in faults.items():
@@ -150,7 +154,7 @@ def choose_family(
   nearest = min(faults, key=lambda n: len(faults[n]))
   others = "" if name else "; the other families differ in more"
   raise BadConfig(
-    f"no architecture of transformers is this {kind}: "
+    f"no architecture of {there[nearest].library} is this {kind}: "
     f"{FAMILIES[nearest].architecture} comes nearest, in its way stand model."
     f"{', model.'.join(faults[nearest])}{others}"
   )

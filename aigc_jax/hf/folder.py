@@ -10,6 +10,8 @@ from aigc_jax import files
 from aigc_jax.errors import BadData
 from aigc_jax.hf import safetensors
 
+# What the weights are called, by the library whose folder it is.
+STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PLAIN = re.compile(r"[A-Za-z0-9._-]+")
@@ -34,10 +36,12 @@ def weights(folder: Path) -> dict[str, safetensors.Tensor]:
       f"hf:{folder}: no such folder (expected config.json and {SINGLE})"
     )
   present = {entry.name for entry in folder.iterdir()}
-  if SINGLE in present:
-    return safetensors.read(folder / SINGLE)
-  if INDEX in present:
-    return _indexed(folder)
+  for stem in STEMS.values():
+    single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    if single in present:
+      return safetensors.read(folder / single)
+    if index in present:
+      return _indexed(folder / index)
   pickled = sorted(
     n for n in present if n.endswith(PICKLED) and n != "training_args.bin"
   )
@@ -51,8 +55,9 @@ def weights(folder: Path) -> dict[str, safetensors.Tensor]:
   raise BadData(f"{folder} holds neither {SINGLE} nor {INDEX}")
 
 
-def _indexed(folder: Path) -> dict[str, safetensors.Tensor]:
-  where = folder / INDEX
+def _indexed(where: Path) -> dict[str, safetensors.Tensor]:
+  """The tensors that an index lists, of the files beside it."""
+  folder = where.parent
   table = files.read_json(where).get("weight_map")
   if not isinstance(table, dict) or not table:
     raise BadData(f"{where}: weight_map is not an object of names")

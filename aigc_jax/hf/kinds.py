@@ -165,6 +165,26 @@ def _resnet_canonical(kwargs: Mapping) -> dict:
   return known | {key: tuple(known[key]) for key in lists}
 
 
+def _drawn_images(kwargs: Mapping, random: np.random.Generator) -> dict:
+  """An image of noise, and a key for its code."""
+  found = _images(kwargs, random)["images"][:1]
+  return {"images": found, "draw": np.array([[1, 2]], np.uint32)}
+
+
+def _vae_canonical(kwargs: Mapping) -> dict:
+  """Of codes that have places the size of images shapes nothing."""
+  known = _plain(kwargs)
+  lists = [key for key in ("widths", "attention") if key in known]
+  known |= {key: tuple(known[key]) for key in lists}
+  if known.get("places") and "image_size" in known:
+    size, widths = known.pop("image_size"), known.get("widths", ())
+    rows = [size >> i for i in range(len(widths))]
+    known["attention"] = tuple(n in known["attention"] for n in rows)
+  if not known.get("blocks"):
+    known.pop("groups", None)
+  return known
+
+
 def _sound(kwargs: Mapping, random: np.random.Generator) -> dict:
   """Noise of half the time there is, and a text."""
   samples = min(round(kwargs["seconds"] * RATE), RATE) // HOP * HOP
@@ -198,6 +218,7 @@ KINDS = {
   "encoder": Kind(_padded_text, _encoder_canonical),
   "encoder_decoder": Kind(_pair, _encoder_decoder_canonical, writes=True),
   "resnet": Kind(_images, _resnet_canonical),
+  "vae": Kind(_drawn_images, _vae_canonical),
   "vit": Kind(_images, _vit_canonical),
   "whisper": Kind(_sound, _whisper_canonical, writes=True),
 }

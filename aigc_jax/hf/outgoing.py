@@ -46,7 +46,9 @@ def write(
   # What the family itself says of padding is part of the architecture.
   said = write_config(family, kwargs)
   own = {k: said[k] for k in special if said.get(k) is not None}
-  config = said | dict(special) | own | dict(torch_dtype=dtype)
+  config = said | dict(special) | own
+  if family.library == "transformers":  # diffusers has no word for it
+    config |= dict(torch_dtype=dtype)
   start = "decoder_start_token_id"
   if start in config and config[start] is None:  # as data and decoding have it
     config[start] = special["eos_token_id"]
@@ -64,7 +66,8 @@ def write(
   flat = tree.flat(params)
   table = leaves(family, {path: x.shape for path, x in flat.items()})
   fixed = {name: make(kwargs) for name, make in family.fixed.items()}
-  write_weights(folder, table, flat, dtype_of(dtype), shard_bytes, fixed)
+  stem = folders.STEMS[family.library]
+  write_weights(folder, table, flat, dtype_of(dtype), shard_bytes, fixed, stem)
   return config
 
 
@@ -75,8 +78,9 @@ def write_weights(
   dtype: np.dtype,
   shard_bytes: int,
   fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
+  stem: str = "model",
 ) -> None:
-  """model.safetensors, or numbered files of at most `shard_bytes`, an index.
+  """`stem`.safetensors, or numbered files of at most `shard_bytes`, an index.
 
   A tensor larger than that has a file of its own. fixed: tensors that are no
   parameters here.
@@ -94,9 +98,9 @@ def write_weights(
   shards = _shards(shapes, shard_bytes)
   where = {}
   for i, names in enumerate(shards):
-    file = folders.SINGLE
+    file = f"{stem}.safetensors"
     if len(shards) > 1:
-      file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+      file = f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors"
     safetensors.write(
       folder / file,
       {name: shapes[name] for name in names},
@@ -106,7 +110,7 @@ def write_weights(
   if len(shards) > 1:
     total = sum(_bytes(*shape) for shape in shapes.values())
     index = {"metadata": {"total_size": total}, "weight_map": where}
-    files.write_json(folder / folders.INDEX, index, indent=2)
+    files.write_json(folder / f"{stem}.safetensors.index.json", index, indent=2)
 
 
 def _tensors(table: Mapping[str, Leaf]) -> Iterator:

@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """One architecture of transformers.
+  """One architecture of transformers, or of diffusers.
 
   kind: of models.MODELS. settings: config.json -> keywords of that model, and
   config: back. The latter always gives a config; what it cannot say shows when
@@ -57,7 +57,8 @@ class Family:
   if they are the same. spellings: parts of names that were others once.
   fixed: {tensor: its values for keywords of the model}: what is computed here
   and stored there, where it must be that.
-  pipeline: what transformers calls the use of it.
+  pipeline: what transformers calls the use of it. library: whose folders these
+  are, transformers' or diffusers'.
   check: raises BadData where other files of a folder, whose keywords are given,
   say what is not computed here.
   """
@@ -80,6 +81,7 @@ class Family:
     default_factory=dict
   )
   pipeline: str = "text-generation"
+  library: str = "transformers"
   check: Callable[[Path, Mapping], None] = lambda folder, kwargs: None
 
 

@@ -19,7 +19,8 @@ NAMES = ("NHWC", "HWIO", "NHWC")  # of lax, for BYXC, YXCD, BYXD
 class Convolution(nn.Module):
   """A square kernel over (B, Y, X, C), padded by half of its width; no bias.
 
-  Its deviation is `std`, or where that is 0 that of arXiv:1502.01852 for the
+  around: how many zeros stand before and after rows and columns instead. Its
+  deviation is `std`, or where that is 0 that of arXiv:1502.01852 for the
   backward pass, by which a ReLU behind it keeps the gradient's variance; times
   `factor`.
   """
@@ -31,6 +32,7 @@ class Convolution(nn.Module):
   stride: int = 1
   std: float = 0.0
   factor: float = 1.0
+  around: tuple[int, int] | None = None
 
   @nn.compact
   def __call__(self, x_BYXC: jax.Array) -> jax.Array:
@@ -38,7 +40,9 @@ class Convolution(nn.Module):
     shape = (self.width, self.width, self.channels, self.dim)
     std = self.std or math.sqrt(2.0 / (self.width**2 * self.dim))
     w_YXCD = self.param("w", drawn("YXCD", 0, std, self.factor), shape)
-    y_BYXD = convolve(x_BYXC.astype(self.dtype), w_YXCD, self.stride)
+    y_BYXD = convolve(
+      x_BYXC.astype(self.dtype), w_YXCD, self.stride, self.around
+    )
     return sharding.constrain(y_BYXD, "BYXD")
 
 
@@ -84,25 +88,33 @@ def as_operand(w: jax.Array | Rounded, dtype: jnp.dtype) -> jax.Array:
 
 
 def convolve(
-  x_BYXC: jax.Array, w_YXCD: jax.Array | Rounded, stride: int
+  x_BYXC: jax.Array,
+  w_YXCD: jax.Array | Rounded,
+  stride: int,
+  around: tuple[int, int] | None = None,
 ) -> jax.Array:
-  """Products of x's dtype, summed in float32 and rounded to it."""
+  """Products of x's dtype, summed in float32 and rounded to it.
+
+  around: zeros before and after rows and columns; None is half of the kernel's
+  width, rounded down where it is even.
+  """
   w_YXCD = as_operand(w_YXCD, x_BYXC.dtype)
+  around = around or ((w_YXCD.shape[0] - 1) // 2,) * 2
   if are_counted():
-    return _counted(x_BYXC, w_YXCD, stride)
-  return form("convolve", _as_it_is)(_convolved, x_BYXC, w_YXCD, stride)
+    return _counted(x_BYXC, w_YXCD, stride, around)
+  return form("convolve", _as_it_is)(_convolved, x_BYXC, w_YXCD, stride, around)
 
 
 def _as_it_is(formula: Callable, *args) -> jax.Array:
   return formula(*args)
 
 
-def _convolved(x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int) -> jax.Array:
-  before = (w_YXCD.shape[0] - 1) // 2
+def _convolved(
+  x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int, around: tuple[int, int]
+) -> jax.Array:
   return lax.conv_general_dilated(
-    x_BYXC, w_YXCD, (stride, stride), [(before, before)] * 2,
-    dimension_numbers=NAMES,
-  )  # fmt: skip
+    x_BYXC, w_YXCD, (stride, stride), [around] * 2, dimension_numbers=NAMES
+  )
 
 
 @jax.custom_vjp
@@ -122,14 +134,16 @@ def _copy_backward(like, dcopy):
 _copy.defvjp(_copy_forward, _copy_backward)
 
 
-def _counted(x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int) -> jax.Array:
+def _counted(
+  x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int, around: tuple[int, int]
+) -> jax.Array:
   """What has the multiplications of a convolution, and no other sense.
 
   For `flops.count`. A convolution's own gradient for what it reads would be
   counted with the zeros that a stride puts into it.
   """
-  width = w_YXCD.shape[0]
-  lost = width - 1 - (width - 1) // 2 * 2  # an even width gives one place less
+  # What the zeros around do not make up for.
+  lost = w_YXCD.shape[0] - 1 - sum(around)
   x_BYXC = x_BYXC[:, lost::stride, lost::stride]
   read = (*x_BYXC.shape[:3], *w_YXCD.shape[:2], x_BYXC.shape[-1])
   x_BYXHWC = jnp.broadcast_to(x_BYXC[:, :, :, None, None], read)

@@ -23,7 +23,11 @@ STATS = "stats"  # the collection of what reports move
 
 
 class Moves(Protocol):
-  """A pytree of Means that moves the stats of the layer that reported it."""
+  """A pytree of Means that moves the stats of the layer that reported it.
+
+  One with `averages = True` says that these stats are means of what the
+  parameters give: an average of the parameters goes with an average of them.
+  """
 
   def move(self, old: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The layer's stats after a step, from those before it; same names."""
@@ -69,6 +73,23 @@ def moved(stats: Tree, reports: Mapping) -> Tree:
   return new
 
 
+def averaged(average: Tree, stats: Tree, reports: Mapping, kept: float) -> Tree:
+  """The stats that go with an average of the parameters, after a step.
+
+  Of those whose report `averages`, `kept` of `average` and the rest of `stats`;
+  others are `stats`.
+  """
+  new = dict(stats)
+  for name, value in reports.items():
+    if isinstance(value, Mapping):
+      if name in new:
+        new[name] = averaged(average[name], stats[name], value, kept)
+    elif getattr(value, "averages", False):
+      own = [k for k, x in stats.items() if not isinstance(x, Mapping)]
+      new |= {k: kept * average[k] + (1 - kept) * stats[k] for k in own}
+  return new
+
+
 def told(reports: Mapping, prefix: str = "") -> dict[str, Mean]:
   """The Means among the reports, by path: what a run records of them."""
   found = {}
@@ -91,6 +112,10 @@ class OfLayers:
   def move(self, old: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Each layer's stats by its own report."""
     return jax.vmap(lambda value, old: value.move(old))(self.value, old)
+
+  @property
+  def averages(self) -> bool:
+    return getattr(self.value, "averages", False)
 
 
 def of_layers(reports: Tree) -> Tree:

@@ -16,8 +16,10 @@ from aigc_jax import sharding
 from aigc_jax.layers.attention import Attention
 from aigc_jax.layers.block import Dropout
 from aigc_jax.layers.einsum import Einsum
+from aigc_jax.layers.forms import are_counted
 from aigc_jax.layers.mlp import activate
 from aigc_jax.layers.rounding import rounded
+from aigc_jax.layers.stack import REMAT
 from aigc_jax.layers.stages import Convolved
 from aigc_jax.layers.visible import Visible
 
@@ -68,6 +70,14 @@ def convolved(
   width = how.get("width", 3)
   std = std or 1.0 / math.sqrt(width**2 * before)
   return Convolved(before, dim, dtype, std=std, **how)
+
+
+def rematted(make: functools.partial, remat: str) -> Callable:
+  """`make`, computed again for the backward pass where `remat` says so."""
+  if remat == "none" or are_counted():
+    return make
+  again = nn.remat(make.func, policy=REMAT[remat], prevent_cse=False)
+  return functools.partial(again, *make.args, **make.keywords)
 
 
 class ResidualBlock(nn.Module):
@@ -152,17 +162,22 @@ class PlacesAttention(nn.Module):
 
 
 class Resized(nn.Module):
-  """Half or double rows and columns, by a convolution of 3 x 3."""
+  """Half or double rows and columns, by a convolution of 3 x 3.
+
+  around: zeros before and after them; None is one on each side.
+  """
 
   dim: int
   size: str
   dtype: jnp.dtype
   std: float = 0.0
+  around: tuple[int, int] | None = None
 
   @nn.compact
   def __call__(self, x_BYXD: jax.Array) -> jax.Array:
     stride = 2 if self.size == "half" else 1
     x_BYXD = larger(x_BYXD) if self.size == "double" else x_BYXD
     return convolved(
-      self.dim, self.dim, self.dtype, self.std, stride=stride, name="conv"
-    )(x_BYXD)
+      self.dim, self.dim, self.dtype, self.std, stride=stride,
+      around=self.around, name="conv",
+    )(x_BYXD)  # fmt: skip

@@ -43,3 +43,43 @@ def in_halves(
       f"model.image_size={image_size} cannot be halved {len(widths)} times, "
       f"once for each of model.{key}: a multiple of {small}, or fewer widths"
     )
+
+
+def in_stages(image_size: int, widths: Sequence[int], groups: int) -> None:
+  """Raises BadConfig unless each stage can be normalised, and halved but last.
+
+  groups: of channels that are normalised together.
+  """
+  if not len(widths):
+    raise errors.BadConfig("model.widths is empty: name at least one stage")
+  at_least_1(**{f"widths[{i}]": width for i, width in enumerate(widths)})
+  for i, width in enumerate(widths):
+    if width % groups or width % 2:
+      raise errors.BadConfig(
+        f"model.widths[{i}]={width} is not divisible by model.groups={groups}, "
+        "and by 2"
+      )
+  small = 2 ** (len(widths) - 1)
+  if image_size % small:
+    raise errors.BadConfig(
+      f"model.image_size={image_size} cannot be halved {len(widths) - 1} "
+      f"times, between the stages of model.widths: a multiple of {small}, or "
+      "fewer widths"
+    )
+
+
+def attending(
+  image_size: int, widths: Sequence[int], attention: Sequence[int]
+) -> tuple[bool, ...]:
+  """Of each stage, the first of `image_size` rows, whether `attention` has it.
+
+  Raises BadConfig for rows that no stage has.
+  """
+  rows = [image_size >> i for i in range(len(widths))]
+  for size in attention:
+    if size not in rows:
+      raise errors.BadConfig(
+        f"model.attention={tuple(attention)}: no stage has {size} rows; they "
+        f"have {', '.join(map(str, rows))}"
+      )
+  return tuple(size in tuple(attention) for size in rows)

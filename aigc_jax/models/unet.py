@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers.attention import Attention
-from aigc_jax.layers.forms import are_counted
 from aigc_jax.layers.mlp import activate
 from aigc_jax.layers.residual import (
   GroupNorm,
@@ -22,9 +21,10 @@ from aigc_jax.layers.residual import (
   ResidualBlock,
   Resized,
   convolved,
+  rematted,
 )
 from aigc_jax.layers.stack import REMAT
-from aigc_jax.models.checks import at_least_1, share
+from aigc_jax.models.checks import at_least_1, attending, in_stages, share
 from aigc_jax.models.condition import Asked, Condition, reader
 from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.denoiser import Denoiser
@@ -99,27 +99,20 @@ class Unet(Denoiser):
     """A residual block, and attention where the stage has it."""
     if stage is not None:
       attends = self.attends[stage]
-    x = self._rematted(self.residual)(before, dim, name=name)(
+    x = rematted(self.residual, self.remat)(before, dim, name=name)(
       x, asked.condition_BD
     )
     if not attends:
       return x
-    places = self._rematted(self.attention(dim))
+    places = rematted(self.attention(dim), self.remat)
     visible = asked.visible(x.shape[1] * x.shape[2])
     return places(name=f"{name}_read")(x, asked.memory_BSD, visible)
 
   def _resized(self, x, asked: Asked, dim: int, size: str, name: str):
     if not self.by_blocks:
       return Resized(dim, size, self.dtype, self.std, name=name)(x)
-    block = self._rematted(self.residual)
+    block = rematted(self.residual, self.remat)
     return block(dim, dim, size=size, name=name)(x, asked.condition_BD)
-
-  def _rematted(self, make: functools.partial) -> Callable:
-    """The same, computed again for the backward pass where remat says so."""
-    if self.remat == "none" or are_counted():
-      return make
-    again = nn.remat(make.func, policy=REMAT[self.remat], prevent_cse=False)
-    return functools.partial(again, *make.args, **make.keywords)
 
   @property
   def operand_dtype(self) -> jnp.dtype:
@@ -174,15 +167,8 @@ def unet(
   share(dropout=dropout)
   errors.choose(resample, dict.fromkeys(RESAMPLES), "model.resample")
   errors.choose(remat, REMAT, "compute.remat")
-  _check_widths(image_size, widths, groups)
-  rows = [image_size >> i for i in range(len(widths))]
-  for size in attention:
-    if size not in rows:
-      raise errors.BadConfig(
-        f"model.attention={tuple(attention)}: no stage has {size} rows; they "
-        f"have {', '.join(map(str, rows))}"
-      )
-  attends = tuple(size in tuple(attention) for size in rows)
+  in_stages(image_size, widths, groups)
+  attends = attending(image_size, widths, attention)
   for i, width in enumerate(widths):
     own = attends[i] or i + 1 == len(widths)  # the middle reads too
     if own and head_dim is not None and (head_dim < 1 or width % head_dim):
@@ -235,23 +221,3 @@ def unet(
     ),
     text_length=text_length or 0,
   )  # fmt: skip
-
-
-def _check_widths(image_size: int, widths: Sequence[int], groups: int) -> None:
-  """Raises BadConfig unless each stage can be halved and normalised."""
-  if not len(widths):
-    raise errors.BadConfig("model.widths is empty: name at least one stage")
-  at_least_1(**{f"widths[{i}]": width for i, width in enumerate(widths)})
-  for i, width in enumerate(widths):
-    if width % groups or width % 2:
-      raise errors.BadConfig(
-        f"model.widths[{i}]={width} is not divisible by model.groups={groups}, "
-        "and by 2"
-      )
-  small = 2 ** (len(widths) - 1)
-  if image_size % small:
-    raise errors.BadConfig(
-      f"model.image_size={image_size} cannot be halved {len(widths) - 1} "
-      f"times, between the stages of model.widths: a multiple of {small}, or "
-      "fewer widths"
-    )

@@ -1,6 +1,7 @@
 """VAE: an image as a few numbers with a deviation, and back.
 
-Variational autoencoder, arXiv:1312.6114; small convolutions both ways.
+Variational autoencoder, arXiv:1312.6114; small convolutions both ways, or the
+residual blocks of latent diffusion's (arXiv:2112.10752).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,12 @@ from flax import struct
 
 from aigc_jax.layers.einsum import Einsum
 from aigc_jax.layers.noise import normal
-from aigc_jax.layers.stages import doubled, halved
-from aigc_jax.models.checks import at_least_1, in_halves
+from aigc_jax.layers.residual_stages import ResidualStages
+from aigc_jax.layers.stages import Stages
+from aigc_jax.models.checks import at_least_1
 from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.images import check_images, image_example
+from aigc_jax.models.nets import nets
 
 Batch = Mapping[str, jax.Array]
 
@@ -24,28 +27,27 @@ Batch = Mapping[str, jax.Array]
 class Told:
   """What a VAE says of images: Gaussians of codes, and pixels of a code.
 
-  All float32. log_scale: of the pixels' distribution, each by itself.
+  All float32. log_scale: of the pixels' distribution, each by itself; None
+  where the model tells none.
   """
 
   mean_BZ: jax.Array
   log_var_BZ: jax.Array
   pixels_BYXC: jax.Array
-  log_scale_BYXC: jax.Array
+  log_scale_BYXC: jax.Array | None
 
 
 class Encoder(nn.Module):
   """(B, Y, X, C) -> mean and log variance (B, Z) of a code, or of places."""
 
-  image: tuple[int, int, int]
-  widths: tuple[int, ...]
+  stages: Stages | ResidualStages
   latent: int
-  activation: str
   dtype: jnp.dtype
   places: bool
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x = halved(x, self.widths, self.activation, self.dtype)
+    x = self.stages.down(x, 2 * self.latent)
     equation, shape = "BYXD,YXDZ->BZ", (*x.shape[1:], 2 * self.latent)
     if self.places:
       equation, shape = "BYXD,DZ->BYXZ", shape[2:]
@@ -55,27 +57,28 @@ class Encoder(nn.Module):
 
 
 class Painter(nn.Module):
-  """A code (B, Z), or of places -> the pixels' means and log scales."""
+  """A code (B, Z), or of places -> means and log scales (or None) of pixels."""
 
   image: tuple[int, int, int]
-  widths: tuple[int, ...]
+  stages: Stages | ResidualStages
   latent: int
-  activation: str
   dtype: jnp.dtype
   places: bool
+  scales: bool
 
   @nn.compact
-  def __call__(self, code: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def __call__(self, code: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     Y, X, C = self.image
-    small, width = 2 ** len(self.widths), self.widths[-1]
+    small, width = 2**self.stages.halvings, self.stages.channels(self.latent)
     equation, shape = "BZ,ZYXD->BYXD", (Y // small, X // small, width)
     if self.places:
       equation, shape = "BYXZ,ZD->BYXD", shape[2:]
     x = Einsum(equation, (self.latent, *shape), self.dtype, True, name="code")(
       code
     )
-    x = doubled(x, self.widths, 2 * C, self.activation, self.dtype)
-    mean, log_scale = jnp.split(x, 2, axis=-1)
+    if not self.scales:
+      return self.stages.up(x, C), None
+    mean, log_scale = jnp.split(self.stages.up(x, 2 * C), 2, axis=-1)
     return mean, log_scale
 
 
@@ -85,25 +88,23 @@ class Vae(nn.Module):
   The code is the posterior's mean and noise of the row's key times its
   deviation. places: whether each place of the last stage has `latent` numbers
   of its own, (Y / 2**n, X / 2**n, latent), and not the image as a whole.
+  scales: whether the log scale of each pixel's distribution is told.
   """
 
   image: tuple[int, int, int]  # Y, X, C
-  widths: tuple[int, ...]
+  stages: Stages | ResidualStages
   latent: int
-  activation: str
   dtype: jnp.dtype
   places: bool = False
+  scales: bool = True
 
   gradual = False  # an image is drawn at once
   classes = 0
 
   def setup(self):
-    parts = (
-      self.image, self.widths, self.latent, self.activation, self.dtype,
-      self.places,
-    )  # fmt: skip
+    parts = self.stages, self.latent, self.dtype, self.places
     self.encoder = Encoder(*parts)
-    self.decoder = Painter(*parts)
+    self.decoder = Painter(self.image, *parts, self.scales)
 
   def __call__(self, batch: Batch) -> Told:
     images_BYXC = batch["images"]
@@ -117,7 +118,7 @@ class Vae(nn.Module):
   @property
   def noise(self) -> tuple[int, ...]:
     """Shape of a code, which before an image is noise."""
-    small = 2 ** len(self.widths)
+    small = 2**self.stages.halvings
     places = (self.image[0] // small, self.image[1] // small)
     return (*places, self.latent) if self.places else (self.latent,)
 
@@ -161,22 +162,38 @@ def vae(
   widths: Sequence[int],
   latent: int,
   places: bool = False,
+  blocks: int = 0,
+  attention: Sequence[int] = (),
+  groups: int = 32,
+  scales: bool = True,
   activation: str = "silu",
   dtype: str = "float32",
+  remat: str = "none",
+  kernel: str = "auto",
+  fuse_projections: bool = True,
 ) -> Vae:
   """A Vae from plain values; the keys of `config.model`.
 
   widths: of the stages, each of which halves rows and columns. latent: how many
   numbers a code has; with `places`, each place of it, as latent diffusion reads
-  them. Raises BadConfig where they cannot go together.
+  them. blocks: residual ones of a stage, and one more on the way back; each
+  stage but the last is then followed by one of half the size. attention: rows
+  of the stages of blocks whose places read each other, besides the middle.
+  groups: of channels that blocks normalise together. scales: whether it tells
+  the scale of each pixel; else the objective has one for all. Raises BadConfig
+  where they cannot go together.
   """
   at_least_1(image_size=image_size, channels=channels, latent=latent)
-  in_halves(image_size, widths)
+  kind = checked_dtype(dtype)
   return Vae(
     image=(image_size, image_size, channels),
-    widths=tuple(widths),
+    stages=nets(
+      image_size=image_size, widths=widths, blocks=blocks, attention=attention,
+      groups=groups, activation=activation, dtype=kind, remat=remat,
+      kernel=kernel, fused=fuse_projections,
+    ),
     latent=latent,
-    activation=activation,
-    dtype=checked_dtype(dtype),
+    dtype=kind,
     places=places,
-  )
+    scales=scales,
+  )  # fmt: skip

@@ -1,6 +1,6 @@
 """VQ-VAE: an image as a small grid of codes, and back.
 
-arXiv:1711.00937, by the stages that the VAE has; FSQ (arXiv:2309.15505) where
+arXiv:1711.00937, by the nets that the VAE has; FSQ (arXiv:2309.15505) where
 codes are a grid of numbers. Codes lie in the order of reading, along the rows.
 """
 
@@ -17,10 +17,12 @@ from flax import struct
 from aigc_jax import errors
 from aigc_jax.layers.einsum import Einsum
 from aigc_jax.layers.quantize import Codebook, Grid
-from aigc_jax.layers.stages import doubled, halved
-from aigc_jax.models.checks import at_least_1, in_halves
+from aigc_jax.layers.residual_stages import ResidualStages
+from aigc_jax.layers.stages import Stages
+from aigc_jax.models.checks import at_least_1
 from aigc_jax.models.decoder import checked_dtype
 from aigc_jax.models.images import check_images, image_example
+from aigc_jax.models.nets import nets
 
 Batch = Mapping[str, jax.Array]
 QUANTIZERS = ("ema", "gradient", "fsq")
@@ -66,14 +68,13 @@ class Coded:
 class Sensor(nn.Module):
   """(B, Y, X, C) -> (B, T, D), what is to be quantised."""
 
-  widths: tuple[int, ...]
+  stages: Stages | ResidualStages
   dim: int
-  activation: str
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x_BYXC: jax.Array) -> jax.Array:
-    x = halved(x_BYXC, self.widths, self.activation, self.dtype)
+    x = self.stages.down(x_BYXC, self.dim)
     project = Einsum(
       "BTF,FD->BTD", (x.shape[-1], self.dim), self.dtype, True, name="code"
     )
@@ -84,20 +85,19 @@ class Painter(nn.Module):
   """Vectors (B, T, D) of codes -> pixels (B, Y, X, C)."""
 
   image: tuple[int, int, int]
-  widths: tuple[int, ...]
+  stages: Stages | ResidualStages
   dim: int
-  activation: str
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     Y, X, C = self.image
-    small, width = 2 ** len(self.widths), self.widths[-1]
+    small, width = 2**self.stages.halvings, self.stages.channels(self.dim)
     x = Einsum("BTD,DF->BTF", (self.dim, width), self.dtype, True, name="code")(
       x_BTD
     )
     x = x.reshape(-1, Y // small, X // small, width)
-    return doubled(x, self.widths, C, self.activation, self.dtype)
+    return self.stages.up(x, C)
 
 
 class Vq(nn.Module):
@@ -108,14 +108,13 @@ class Vq(nn.Module):
   """
 
   image: tuple[int, int, int]  # Y, X, C
-  widths: tuple[int, ...]
+  stages: Stages | ResidualStages
   quantizer: Callable[..., nn.Module]
-  activation: str
   dtype: jnp.dtype
 
   def setup(self):
     self.book = self.quantizer()
-    parts = self.widths, self.book.dim, self.activation, self.dtype
+    parts = self.stages, self.book.dim, self.dtype
     self.encoder = Sensor(*parts)
     self.decoder = Painter(self.image, *parts)
 
@@ -148,7 +147,7 @@ class Vq(nn.Module):
 
   @property
   def places(self) -> tuple[int, int]:
-    small = 2 ** len(self.widths)
+    small = 2**self.stages.halvings
     return self.image[0] // small, self.image[1] // small
 
   @property
@@ -176,8 +175,14 @@ def vq(
   decay: float = 0.99,
   revive: float = 0.1,
   cosine: bool = False,
+  blocks: int = 0,
+  attention: Sequence[int] = (),
+  groups: int = 32,
   activation: str = "silu",
   dtype: str = "float32",
+  remat: str = "none",
+  kernel: str = "auto",
+  fuse_projections: bool = True,
 ) -> Vq:
   """A Vq from plain values; the keys of `config.model`.
 
@@ -186,20 +191,24 @@ def vq(
   one that comes less than `revive` times as often as an even share starts anew
   as a vector of the batch; gradient, the same moved by its loss; fsq, a grid of
   `levels` by channel, whose codes and dim follow. cosine: vectors have length
-  one. Raises BadConfig where they cannot go together.
+  one. blocks, attention, groups: of residual nets, as of a vae. Raises
+  BadConfig where they cannot go together.
   """
   at_least_1(image_size=image_size, channels=channels)
-  in_halves(image_size, widths)
+  kind = checked_dtype(dtype)
   errors.choose(quantizer, dict.fromkeys(QUANTIZERS), "model.quantizer")
   return Vq(
     image=(image_size, image_size, channels),
-    widths=tuple(widths),
+    stages=nets(
+      image_size=image_size, widths=widths, blocks=blocks, attention=attention,
+      groups=groups, activation=activation, dtype=kind, remat=remat,
+      kernel=kernel, fused=fuse_projections,
+    ),
     quantizer=_grid(levels, codes, dim)
     if quantizer == "fsq"
     else _codebook(quantizer, codes, dim, levels, decay, revive, cosine),
-    activation=activation,
-    dtype=checked_dtype(dtype),
-  )
+    dtype=kind,
+  )  # fmt: skip
 
 
 def _grid(levels, codes: int | None, dim: int | None) -> Callable[..., Grid]:

@@ -144,8 +144,14 @@ def vqgan(
   decay: float = 0.99,
   revive: float = 0.1,
   cosine: bool = False,
+  blocks: int = 0,
+  attention: Sequence[int] = (),
+  groups: int = 32,
   activation: str = "silu",
   dtype: str = "float32",
+  remat: str = "none",
+  kernel: str = "auto",
+  fuse_projections: bool = True,
 ) -> Vqgan:
   """A Vqgan from plain values; the keys of `config.model`.
 
@@ -156,7 +162,9 @@ def vqgan(
   made = vq(
     image_size=image_size, channels=channels, widths=widths,
     quantizer=quantizer, codes=codes, dim=dim, levels=levels, decay=decay,
-    revive=revive, cosine=cosine, activation=activation, dtype=dtype,
+    revive=revive, cosine=cosine, blocks=blocks, attention=attention,
+    groups=groups, activation=activation, dtype=dtype, remat=remat,
+    kernel=kernel, fuse_projections=fuse_projections,
   )  # fmt: skip
   errors.choose(judge_norm, dict.fromkeys(NORMS), "model.judge_norm")
   if not 0 < norm_momentum <= 1:

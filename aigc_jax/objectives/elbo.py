@@ -23,15 +23,17 @@ def elbo(
   levels: int = 256,
   low: float = -1.0,
   high: float = 1.0,
+  log_scale: float | None = None,
 ) -> dict[str, Mean]:
   """What a code and the pixels given it cost (arXiv:1312.6114), in nats.
 
-  likelihood: logistic (arXiv:1701.05517) or gaussian. Both are of the whole
-  number that a pixel is: one of `levels` values from `low` to `high`, each with
-  the mass of its interval, the outermost with all beyond it. So "bits_per_dim"
-  bounds the length of a lossless code, whatever `beta`, the weight of the
-  divergence in the loss (beta-VAE). A pixel may stand there as the byte that
-  is next to its level.
+  likelihood: logistic (arXiv:1701.05517), gaussian or laplace. Each is of the
+  whole number that a pixel is: one of `levels` values from `low` to `high`,
+  each with the mass of its interval, the outermost with all beyond it. So
+  "bits_per_dim" bounds the length of a lossless code, whatever `beta`, the
+  weight of the divergence in the loss (beta-VAE). A pixel may stand there as
+  the byte that is next to its level. log_scale: of all pixels, where the model
+  tells none of its own.
 
   Returns per image "distortion" (nats of the pixels) and "kl"; per pixel and
   channel "bits_per_dim" and "loss" (nats, with beta); "off_grid", the share of
@@ -47,7 +49,7 @@ def elbo(
   told, width = predict(batch), (high - low) / (levels - 1)
   level, off = _levels(batch["images"], levels, low, high)
   x = low + width * level
-  log_scale = jnp.maximum(told.log_scale_BYXC, NARROWEST)
+  log_scale = jnp.maximum(_scale_of(told, log_scale), NARROWEST)
   logp = log_mass(
     tails, x, told.pixels_BYXC, log_scale, width=width, low=low, high=high
   )
@@ -64,6 +66,20 @@ def elbo(
     "off_grid": jnp.mean(off.reshape(len(x), -1), axis=-1),
   }
   return {k: Mean.of(v, batch["weights"]) for k, v in found.items()}
+
+
+def _scale_of(told, log_scale: float | None) -> jax.Array | float:
+  """Of each pixel, or of all. Raises BadConfig unless it is one of the two."""
+  if (told.log_scale_BYXC is None) == (log_scale is None):
+    way = "--config.objective.log_scale=None"
+    if log_scale is None:
+      way = "name one for all, --config.objective.log_scale=0.0"
+    raise errors.BadConfig(
+      f"objective.log_scale={log_scale}, and the model "
+      f"(model.scales={log_scale is not None}) tells "
+      f"{'none' if log_scale is None else 'that of each pixel'}: {way}"
+    )
+  return told.log_scale_BYXC if log_scale is None else log_scale
 
 
 def _levels(x: jax.Array, levels: int, low: float, high: float):
@@ -87,17 +103,31 @@ def _logistic(a: jax.Array, b: jax.Array):
   return below, above, below + above + jnp.log(-jnp.expm1(a - b))
 
 
-def _gaussian(a: jax.Array, b: jax.Array):
-  """The same of a normal distribution."""
-  # On the side of the mean where the two tails are small.
-  flip = a + b > 0
-  lower, upper = jnp.where(flip, -b, a), jnp.where(flip, -a, b)
-  small, large = norm.logcdf(lower), norm.logcdf(upper)
-  between = large + jnp.log(-jnp.expm1(small - large))
-  return norm.logcdf(b), norm.logcdf(-a), between
+def _symmetric(log_cdf: Callable) -> Callable:
+  """The same of a distribution around 0, by the log of its mass below x."""
+
+  def tails(a: jax.Array, b: jax.Array):
+    # On the side of the mean where the two tails are small.
+    flip = a + b > 0
+    lower, upper = jnp.where(flip, -b, a), jnp.where(flip, -a, b)
+    small, large = log_cdf(lower), log_cdf(upper)
+    between = large + jnp.log(-jnp.expm1(small - large))
+    return log_cdf(b), log_cdf(-a), between
+
+  return tails
 
 
-LIKELIHOODS = {"logistic": _logistic, "gaussian": _gaussian}
+def _laplace(x: jax.Array) -> jax.Array:
+  """log of the mass below x, without a nan in its gradient at either end."""
+  above = jnp.log1p(-0.5 * jnp.exp(-jnp.maximum(x, 0.0)))
+  return jnp.where(x < 0, x - math.log(2), above)
+
+
+LIKELIHOODS = {
+  "logistic": _logistic,
+  "gaussian": _symmetric(norm.logcdf),
+  "laplace": _symmetric(_laplace),
+}
 
 
 def log_mass(

@@ -20,11 +20,12 @@ from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.layers.parametrization import Factors
 from aigc_jax.signature import check_type
 
-# Norms, biases, embeddings and temperatures do not decay by themselves. A head
-# that is not the embedding is a matrix like others and does.
+# Norms, biases, embeddings, codebooks and temperatures do not decay by
+# themselves, nor what a StyleGAN begins an image with and how strong its noise
+# is. A head that is not the embedding is a matrix like others and does.
 NO_DECAY = (
   "*/scale", "*/bias", "*/log_scale", "*embed*/table", "*position*/table",
-  "*token*/table",
+  "*token*/table", "*book/table", "*/start", "*/strength",
 )  # fmt: skip
 
 KEYS = ("patterns", "weight_decay", "learning_rate_factor")

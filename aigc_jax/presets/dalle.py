@@ -15,6 +15,7 @@ from aigc_jax.presets.captions import captions
 from aigc_jax.presets.dit import brief, generative
 from aigc_jax.presets.images import LABELS, images, of, sized
 from aigc_jax.presets.keys import skeleton
+from aigc_jax.presets.vae import rows_of
 
 # vq: the preset that the codes are of. text: tokens of a caption; None: it is
 # told labels. The rest is of the prior.
@@ -104,7 +105,7 @@ def prior(order: str, codes: dict, told: int, lead: int, size: dict) -> dict:
   told: ids of labels or text; lead: how many of them come before the codes.
   """
   count = codes["codes"]
-  places = (codes["image_size"] // 2 ** len(codes["widths"])) ** 2
+  places = rows_of(codes) ** 2
   if order == "masked":
     return dict(
       kind="encoder",

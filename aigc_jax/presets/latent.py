@@ -1,11 +1,15 @@
 """Latent diffusion (arXiv:2112.10752): a DiT or a U-Net on codes of a VAE.
 
 Presets: b2 and xl2, DiTs at their published widths on the 32 x 32 places of
-configs/vae.py:places; unet, that of DDPM on the same; tiny and tiny_unet on
-those of configs/vae.py:tiny_places. A second word names the dataset (imagenet,
-cifar10, digits). The VAE is a run of one's own: --config.frozen.vae=DIR. The
-first step measures what codes are divided by. The average of the parameters is
-what images are drawn with (--weights=average).
+configs/vae.py:places; unet, that of DDPM on the same; sd, XL/2 on those of
+configs/vae.py:sd, as published; tiny and tiny_unet on those of
+configs/vae.py:tiny_places, tiny_sd on those of its tiny_sd. A second word names
+the dataset (imagenet, cifar10, digits). The VAE is a run of one's own,
+--config.frozen.vae=DIR, or a folder of diffusers' AutoencoderKL,
+--config.frozen.vae=hf:FOLDER, as Stable Diffusion's is (its scaling_factor is
+--config.model.scale=0.18215); otherwise the first step measures what codes are
+divided by. The average of the parameters is what images are drawn with
+(--weights=average).
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +22,10 @@ SIZES = {
   "b2": dict(of="dit:b2", vae="places"),
   "xl2": dict(of="dit:xl2", vae="places"),
   "unet": dict(of="unet:ddpm", vae="places"),
+  "sd": dict(of="dit:xl2", vae="sd"),
   "tiny": dict(of="dit:tiny", vae="tiny_places"),
   "tiny_unet": dict(of="unet:tiny", vae="tiny_places"),
+  "tiny_sd": dict(of="dit:tiny", vae="tiny_sd"),
 }
 
 
@@ -34,7 +40,7 @@ def get_config(preset="b2"):
     codes["image_size"] = 8
   denoiser = own.model.to_dict() | dict(
     classes=LABELS[dataset],
-    image_size=codes["image_size"] // 2 ** len(codes["widths"]),
+    image_size=vae.rows_of(codes),
     channels=codes["latent"],
   )
   if tiny and family == "dit":

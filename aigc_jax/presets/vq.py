@@ -3,13 +3,19 @@
 Presets: small and fsq, the paper's 512 codes, or 1,000 of a grid (arXiv:
 2309.15505), on 8 x 8 places of 32 x 32 pixels; f16, 1,024 codes on 16 x 16
 places of 256 x 256 pixels, as MaskGIT reads them; gan, the same with
-PatchGAN's judge beside it (VQ-GAN, arXiv:2012.09841); tiny and tiny_gan are for
-images of 8 x 8. A second word names the dataset (imagenet, cifar10, digits).
+PatchGAN's judge beside it; vqgan and vqgan_16384, such codes and 16,384 of them
+by the published nets of VQ-GAN (arXiv:2012.09841) with their 72,141,699 and
+76,073,859 parameters beside the judge; tiny and tiny_gan are for images of 8 x
+8. A second word names the dataset (imagenet, cifar10, digits).
 """
 
 from aigc_jax.presets.dit import generative, small
 from aigc_jax.presets.images import images, of, sized
 
+VQGAN = dict(
+  image_size=256, widths=(128, 128, 256, 256, 512), blocks=2, attention=(16,),
+  quantizer="gradient", dim=256, judge_widths=(64, 128, 256, 512),
+)  # fmt: skip
 SIZES = {
   "small": dict(image_size=32, widths=(128, 256), codes=512, dim=64),
   "fsq": dict(
@@ -20,6 +26,8 @@ SIZES = {
     image_size=256, widths=(128, 128, 256, 512), codes=1024, dim=256,
     judge_widths=(64, 128, 256, 512),
   ),
+  "vqgan": VQGAN | dict(codes=1024),
+  "vqgan_16384": VQGAN | dict(codes=16384),
   "tiny": dict(image_size=32, widths=(64,), codes=32, dim=8),
   "tiny_gan": dict(
     image_size=32, widths=(64,), codes=32, dim=8, judge_widths=(32, 64),
@@ -37,7 +45,9 @@ MODEL = dict(
   kind="vq",
   image_size=32,
   channels=3,
-  widths=(128, 256),  # of the stages, each of which halves rows and columns
+  # Of the stages, each of which halves rows and columns; with blocks all but
+  # the last.
+  widths=(128, 256),
   quantizer="ema",  # or gradient, fsq
   codes=None,  # of fsq as many as its levels make
   dim=None,  # of their vectors
@@ -45,6 +55,9 @@ MODEL = dict(
   decay=0.99,  # of the running means that vectors are
   revive=0.1,  # of an even share, below which a code starts anew; 0: never
   cosine=False,  # whether vectors have length one
+  blocks=0,  # residual ones of a stage, one more on the way back; 0: none
+  attention=(),  # rows of stages of blocks whose places read each other
+  groups=32,  # of channels that blocks normalise together
   activation="silu",
 )
 

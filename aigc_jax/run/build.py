@@ -604,6 +604,9 @@ def _with_shardings(
     recent=jax.tree.map(lambda _: replicated, state.recent),
     stats=jax.tree.map(lambda x: x.sharding, stats),
     average=laid if state.average is not None else None,
+    average_stats=None
+    if state.average_stats is None
+    else jax.tree.map(lambda x: x.sharding, stats),
     frozen=jax.tree.map(lambda x: x.sharding, frozen),
   )
   return jax.tree.map(

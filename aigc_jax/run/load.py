@@ -136,6 +136,9 @@ def read_variables(
   trained, still = tree.split(whole, frozen)
   name = WEIGHTS[weights]
   wanted = {name: trained} | ({} if stats is None else {"stats": stats})
+  averaged = stats is not None and name == "average"
+  if averaged:
+    wanted["average_stats"] = stats
   workdir = files.expanded(where)
   saved = history.checkpoints_in(workdir, identity_in(workdir))
   found, content = saved.restore_parts(wanted, step, check)
@@ -143,8 +146,20 @@ def read_variables(
   if frozen:
     values = read_frozen_of(content, config, model, mesh, still)
     params = tree.joined(params, values)
-  fixed = None if stats is None else Fixed(None, found["stats"])
-  return params, fixed, int(content["step"])
+  step = int(content["step"])
+  if averaged and "average_stats" not in found:
+    note_older_average(f"{where}, step {step}")
+  own = found.get("average_stats", found.get("stats"))
+  return params, None if own is None else Fixed(None, own), step
+
+
+def note_older_average(what: str) -> None:
+  """Tells that a checkpoint has an average of the parameters alone."""
+  logging.warning(
+    "%s is from before stats were averaged with the parameters: the average is "
+    "read with those of the last step, such as batch norm's running moments, "
+    "and may be the worse for it", what,
+  )  # fmt: skip
 
 
 def read_frozen(

@@ -63,9 +63,7 @@ def with_parts(config: Config, state: State) -> State:
     )(own, theirs)
     apart, _ = tree.split(params, [name])
     params = tree.joined(apart, nested(name, made))
-  if state.average is not None:
-    state = state.replace(average=jax.tree.map(jnp.copy, params))
-  return state.replace(params=params)
+  return state.replace(params=params).started()
 
 
 def _copied(where: str, own: tree.Tree, theirs: tree.Tree, entry: Mapping):

@@ -26,6 +26,7 @@ from aigc_jax.run.evaluation import (
 )
 from aigc_jax.run.inputs import check_inputs, open_stream
 from aigc_jax.run.load import (
+  note_older_average,
   read_frozen,
   read_frozen_of,
   read_trained,
@@ -268,6 +269,10 @@ class Session:
     if found is not None:
       state, manifest = found
       self.say(f"continuing from step {manifest['step']}")
+      if state.average_stats is None and r.state.average_stats is not None:
+        note_older_average(f"step {manifest['step']}")
+        stats = jax.tree.map(jnp.copy, state.stats)
+        state = state.replace(average_stats=stats)
       note_edited(self.workdir, manifest)
       if r.state.frozen is not None:
         frozen = read_frozen_of(
@@ -291,11 +296,11 @@ class Session:
       for change in changed:
         self.say(f"  of another model there: {change}")
       state = state.replace(params=params, stats=stats)
-      if state.average is not None:
-        state = state.replace(average=jax.tree.map(jnp.copy, params))
     if state.frozen is not None:
       stats = with_frozen_stats(r.config, state.stats, r.state)
       state = state.replace(frozen=self._frozen(), stats=stats)
+    if where or state.frozen is not None:  # it is another than it was begun as
+      state = state.started()
     return Start(with_parts(r.config, state), None, changed)
 
   def _frozen(self):

@@ -157,10 +157,11 @@ class Checkpoints:
     `abstract` is the state as ShapeDtypeStruct with shardings; the devices may
     be others than those that saved. `check` is given the manifest before the
     arrays are read. What is frozen is in no checkpoint, and None in the state
-    that comes back. Steps that fail are renamed aside and told; only the holder
-    of the lock may call this. Raises StorageFailure when there are steps and
-    none is valid, BadConfig when the checkpoint is of another run or of a state
-    of another shape.
+    that comes back, as `average_stats` is of a checkpoint that has none yet.
+    Steps that fail are renamed aside and told; only the holder of the lock may
+    call this. Raises StorageFailure when there are steps and none is valid,
+    BadConfig when the checkpoint is of another run or of a state of another
+    shape.
     """
     self.wait()
     found = restoring.restore(
@@ -179,7 +180,8 @@ class Checkpoints:
   ):
     """(parts, manifest), read only; for any mesh, without the lock.
 
-    abstract: {"params": shapes, ...}, some fields of the state. Raises
+    abstract: {"params": shapes, ...}, some fields of the state;
+    "average_stats" is left out of what comes back where it has none. Raises
     BadConfig when there is no checkpoint.
     """
     found = restoring.restore(

@@ -11,6 +11,9 @@ from aigc_jax import tree
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.trainer import arrays, digests, faults, manifest, together
 from aigc_jax.trainer.retention import Steps
+from aigc_jax.trainer.state import State
+
+LATER = "average_stats"  # the field of a state that came later
 
 
 def restore(
@@ -58,6 +61,8 @@ def _attempt(steps: Steps, step: int, abstract, prefix, check: Callable):
   content, reason = _tried(lambda: _checked(steps, step, abstract, prefix))
   state = None
   if content is not None:
+    abstract = _as_saved(content, abstract)
+  if content is not None:
     check(content)  # apart: what it raises is no damage of the checkpoint
     state, reason = _tried(lambda: _read(steps, step, abstract))
   if together.most(state is None):
@@ -97,7 +102,8 @@ def _checked(steps: Steps, step: int, abstract, prefix) -> dict:
   manifest.digest_version(content)
   if steps.run is not None:
     steps.run.check(content, where)
-  lines = manifest.differences(content, manifest.table(abstract), prefix)
+  wanted = manifest.table(_as_saved(content, abstract))
+  lines = manifest.differences(content, wanted, prefix)
   if lines and not prefix and _params_alone(content):
     raise BadConfig(
       f"{where} holds parameters alone, such as an average of others, and no "
@@ -114,6 +120,17 @@ def _checked(steps: Steps, step: int, abstract, prefix) -> dict:
       + "\nUse the configuration it was made with, or another --workdir"
     )
   return content
+
+
+def _as_saved(content: dict, abstract):
+  """What is asked for, less what checkpoints of before do not have."""
+  if any(leaf["name"].startswith(f"{LATER}/") for leaf in content["leaves"]):
+    return abstract
+  if isinstance(abstract, State):
+    return abstract.replace(average_stats=None)
+  if isinstance(abstract, dict):  # some fields of a state
+    return {name: x for name, x in abstract.items() if name != LATER}
+  return abstract
 
 
 def _params_alone(content: dict) -> bool:

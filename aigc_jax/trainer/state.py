@@ -27,6 +27,7 @@ class State:
   # the model has none, as with the two below.
   stats: Tree = None
   average: Tree = None  # of the parameters, over the steps
+  average_stats: Tree = None  # of the stats, to be read with that
   frozen: Tree = None  # parameters that nothing moves; in no checkpoint
 
   @property
@@ -35,6 +36,19 @@ class State:
     if self.frozen is None and self.stats is None:
       return None
     return Fixed(self.frozen, self.stats)
+
+  def read(self, average: bool) -> tuple[Tree, "Fixed | None"]:
+    """(parameters, what else the model reads): the last, or the averages."""
+    if not average:
+      return self.params, self.fixed
+    return self.average, self.replace(stats=self.average_stats).fixed
+
+  def started(self) -> "State":
+    """With averages, where it has some, that begin as what they are of."""
+    if self.average is None:
+      return self
+    average, stats = jax.tree.map(jnp.copy, (self.params, self.stats))
+    return self.replace(average=average, average_stats=stats)
 
 
 @struct.dataclass
@@ -82,5 +96,6 @@ def fresh(
     recent=Recent(empty, empty) if spike_window else None,
     stats=stats,
     average=jax.tree.map(jnp.copy, params) if average else None,
+    average_stats=jax.tree.map(jnp.copy, stats) if average else None,
     frozen=frozen,
   )

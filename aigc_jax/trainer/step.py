@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from aigc_jax import sharding, tree
-from aigc_jax.layers.report import REPORTS, moved
+from aigc_jax.layers.report import REPORTS, averaged, moved
 from aigc_jax.metrics import Mean
 from aigc_jax.optim import global_norm
 from aigc_jax.trainer.state import Recent, State
@@ -42,7 +42,8 @@ def make_step(
   Where the state has some, `score` is given it as `fixed`, and what layers
   report under REPORTS moves `stats`, once a step, from the sums over the whole
   batch. average: what is kept each step of state.average, the rest is of the
-  new parameters (optax.incremental_update).
+  new parameters (optax.incremental_update), and likewise of the stats that are
+  read with it (layers.report.averaged).
 
   once(params), where given, is computed before the batch is parted, and is one
   more argument of `score`; no gradient flows through it.
@@ -100,6 +101,10 @@ def make_step(
     if mean is not None:
       mean = optax.incremental_update(params, mean, 1 - average)
       mean = _where(ok, mean, state.average)
+    mean_stats = state.average_stats
+    if mean_stats is not None:
+      after = averaged(mean_stats, stats, reports, average)
+      mean_stats = _where(ok, after, mean_stats)
     skipped = state.skipped + jnp.where(ok, 0, 1)
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}
     metrics |= {
@@ -127,6 +132,7 @@ def make_step(
       recent=recent,
       stats=stats,
       average=mean,
+      average_stats=mean_stats,
     )
     return new, metrics
 

@@ -14,7 +14,8 @@ from aigc_jax.layers.cpu import convolutions, onednn
 from aigc_jax.layers.forms import plain_formulas
 from tests.sweep import slow, sweep
 
-# (B, Y, X, C), width, D, stride. Of few places for each channel and of many.
+# (B, Y, X, C), width, D, stride, zeros around if not half of the width. Of few
+# places for each channel and of many.
 SHAPES = {
   "many places": ((2, 8, 6, 3), 3, 4, 1),
   "few places": ((1, 4, 4, 33), 3, 5, 1),
@@ -26,6 +27,8 @@ SHAPES = {
   "an even width": ((1, 8, 8, 5), 4, 3, 2),
   "an even width, few places": ((1, 5, 4, 17), 2, 3, 1),
   "a stride over the width": ((1, 9, 9, 2), 2, 3, 3),
+  "zeros behind alone": ((2, 8, 6, 17), 3, 4, 2, (0, 1)),
+  "zeros before alone": ((2, 4, 4, 33), 3, 5, 1, (2, 0)),
 }
 LIBRARIES = {
   "xla": contextlib.nullcontext,
@@ -63,18 +66,19 @@ def assert_near(found, wanted):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(
-  "name", sweep(SHAPES, "many places", "few places", "a stride")
+  "name",
+  sweep(SHAPES, "many places", "few places", "a stride", "zeros behind alone"),
 )
 def test_a_convolution_and_its_gradients_are_those_of_the_formula(
   name, library
 ):
   if library == "onednn" and not onednn.usable("float32"):
     pytest.skip("this JAX or CPU has no oneDNN")
-  shape, width, D, stride = SHAPES[name]
+  shape, width, D, *how = SHAPES[name]
   args = draw(0, shape), draw(1, (width, width, shape[-1], D))
 
   def f(x, w):
-    return convolution.convolve(x, w, stride)
+    return convolution.convolve(x, w, *how)
 
   with plain_formulas():
     wanted = with_gradients(f, *args)

@@ -6,7 +6,14 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from aigc_jax.layers.report import REPORTS, STATS, report, reporting
+from aigc_jax.layers.report import (
+  REPORTS,
+  STATS,
+  OfLayers,
+  averaged,
+  report,
+  reporting,
+)
 from aigc_jax.metrics import Mean
 
 
@@ -64,3 +71,27 @@ def test_reports_of_several_calls_and_parts_of_a_batch_are_one_sum():
   parted = jax.tree.map(jnp.add, seen(X[::2]), seen(X[1::2]))
   moved = parted["follows"]["seen"].move(stats[STATS]["follows"])
   np.testing.assert_allclose(moved["mean"], X.mean(0) / 2, rtol=1e-5)
+
+
+@struct.dataclass
+class Followed(Seen):
+  averages = True
+
+
+def test_what_says_so_is_averaged_and_the_rest_is_as_it_is():
+  total = Mean(X.sum(0), jnp.asarray(8.0))
+  old, new = jnp.arange(3.0), jnp.arange(3.0) + 4
+  stats = dict(a=dict(mean=new, of=dict(mean=new)), b=dict(mean=new), still=new)
+  before = jax.tree.map(lambda x: old, stats)
+  reports = dict(
+    a=dict(seen=Followed(total, 0.5), of=dict(seen=Seen(total, 0.5))),
+    b=dict(seen=OfLayers(Followed(total, 0.5))),
+    other=dict(seen=Followed(total, 0.5)),
+  )
+  found = averaged(before, stats, reports, 0.75)
+  mixed = 0.75 * old + 0.25 * new
+  assert jax.tree.structure(found) == jax.tree.structure(stats)
+  np.testing.assert_allclose(found["a"]["mean"], mixed)
+  np.testing.assert_allclose(found["b"]["mean"], mixed)
+  for x in (found["a"]["of"]["mean"], found["still"]):
+    np.testing.assert_array_equal(x, new)

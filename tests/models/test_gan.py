@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from aigc_jax import errors, flops, sharding
+from aigc_jax import errors, flops, optim, sharding
 from aigc_jax.layers.convolution import Doubled, convolve, double
 from aigc_jax.layers.report import REPORTS
 from aigc_jax.models.stylegan import Modulated
@@ -27,6 +27,16 @@ def test_counts_are_the_published_ones(name):
   for player, count in PUBLISHED[name].items():
     assert written.count_of(f"gan:{name}", f"{player}/") == count
   assert written.count_of(f"gan:{name}") == sum(PUBLISHED[name].values())
+
+
+@pytest.mark.parametrize("style", STYLES + ["styled"])
+def test_weights_of_products_decay_and_nothing_else(style):
+  """Not what an image begins with, nor how strong its noise is."""
+  model = adversary.build(style)
+  found = jax.eval_shape(model.init, jax.random.key(0), model.example())
+  params = nn.unbox(found)["params"]
+  for name, treated in optim.treatments(params, (), 0.1).items():
+    assert (treated.weight_decay > 0) == name.endswith("/w"), name
 
 
 def test_what_doubles_adds_each_place_to_four_by_four_others():

@@ -8,6 +8,7 @@ import pytest
 
 from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
+from aigc_jax.evaluators.drawn import variables_of
 from aigc_jax.trainer import faults
 from configs import gan
 from tests import commands
@@ -41,17 +42,21 @@ def config_of(objective=None, **compute):
   return run.read(config)
 
 
-def stepped(**changes):
-  """(parameters after two steps, loss), on one device."""
-  mesh = sharding.mesh_of(jax.devices()[0])
-  r = run.build(config_of(**changes), mesh)
+def batch_of(r: run.Run) -> dict:
   draw = np.random.default_rng(0)
-  batch = dict(
+  return dict(
     images=draw.uniform(-1, 1, r.batch["images"].shape).astype(np.float32),
     labels=np.zeros(16, np.int32),
     weights=np.ones(16, np.float32),
     draw=draw.integers(0, 2**32, (16, 2), np.uint32),
   )
+
+
+def stepped(**changes):
+  """(parameters after two steps, loss), on one device."""
+  mesh = sharding.mesh_of(jax.devices()[0])
+  r = run.build(config_of(**changes), mesh)
+  batch = batch_of(r)
   with jax.set_mesh(mesh):
     state, step = r.init(), jax.jit(r.step)
     for _ in range(2):
@@ -97,6 +102,32 @@ def test_a_steps_flops_are_those_of_its_passes():
   passes = 2 * (3 * judge - first) + 2 * judge + 3 * draw - 5 * 4 * 8
   assert each[0] == 2 * 16 * passes
   assert 2 * 16 * 2 * judge < each[1] - each[0] < 2 * 16 * 5 * judge
+
+
+def test_the_average_is_read_with_an_average_of_the_moments():
+  """Those of batch norm are of the parameters of the last steps."""
+  config = config_of()
+  config["model"]["generator_norm"] = "batch"
+  config["optim"]["average"] = 0.75
+  mesh = sharding.mesh_of(jax.devices()[0])
+  r = run.build(config, mesh)
+  with jax.set_mesh(mesh):
+    start = r.init()
+    state, _ = jax.jit(r.step)(start, batch_of(r))
+  jax.tree.map(
+    lambda a, p, q: np.testing.assert_allclose(
+      a, 0.75 * p + 0.25 * q, rtol=1e-5, atol=1e-6
+    ),
+    (state.average, state.average_stats),
+    (start.params, start.stats),
+    (state.params, state.stats),
+  )
+  raw, read = (variables_of(state, average) for average in (False, True))
+  assert read["stats"] is state.average_stats and raw["stats"] is state.stats
+  apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), *(
+    x["stats"]["generator"] for x in (raw, read)
+  ))  # fmt: skip
+  assert min(jax.tree.leaves(apart)) > 0
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from aigc_jax import sharding, tree
+from aigc_jax import optim, sharding, tree
 from aigc_jax.objectives import OBJECTIVES
 from tests import kinds, tiny
 from tests.sweep import sweep
@@ -19,7 +19,9 @@ COUPLED = [
   if hasattr(OBJECTIVES[kind.objective["kind"]], "couples_rows")
 ]
 # Each of these differs from another in its own small part.
-LONG = {"vq by gradient", "fsq", "unet", "unet of captions"}
+LONG = {
+  "vq by gradient", "vq of blocks", "fsq", "unet", "unet of captions",
+}  # fmt: skip
 FEW = [name for name in NAMES if name not in LONG]
 # Laws that cost a program each are held for these; for all of them with the
 # slow tests. What every kind is held to by default costs it two programs.
@@ -48,6 +50,16 @@ def test_its_example_is_enough_to_initialise_it(name):
     for some in (model.example(), batch)
   ]
   assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", sweep(NAMES, "vq by gradient"))
+def test_weights_of_products_and_heads_decay_and_nothing_else(name):
+  model = kinds.build(name)
+  found = jax.eval_shape(model.init, jax.random.key(0), model.example())
+  params = nn.unbox(found)["params"]
+  for path, treated in optim.treatments(params, (), 0.1).items():
+    decays = path.endswith(("/w", "head/table"))
+    assert (treated.weight_decay > 0) == decays, path
 
 
 EACH = [dict(unroll=None), dict(remat="full"), dict(kernel="chunked")]

@@ -13,9 +13,19 @@ from aigc_jax.models.vae import vae
 from aigc_jax.objectives.elbo import elbo
 from aigc_jax.sampling.images import Draws
 from tests import diffusion
+from tests.golden import written
 from tests.tiny import perturbed
 
+# Stable Diffusion's autoencoder, without the loss's own networks.
+PUBLISHED = {"": 83_653_863, "encoder/": 34_163_664, "decoder/": 49_490_199}
 VAE = dict(image_size=6, channels=1, widths=(5,), latent=4)
+
+
+@pytest.mark.parametrize("part", PUBLISHED)
+def test_counts_are_the_published_ones(part):
+  """As diffusers counts its parts, with what makes the code in each."""
+  assert written.count_of("vae:sd", part) == PUBLISHED[part]
+  assert written.count_of("latent:sd", f"vae/{part}") == PUBLISHED[part]
 
 
 @functools.cache
@@ -99,6 +109,12 @@ def test_what_it_draws_are_the_pixels_of_a_code():
     (dict(widths=(0,)), r"widths\[0\]"),
     (dict(latent=0), "latent"),
     (dict(dtype="float16"), "bfloat16"),
+    (dict(attention=(6,)), "model.blocks=2"),
+    (dict(blocks=1, groups=3), r"widths\[0\]=5.*groups=3"),
+    (dict(blocks=1, groups=2, widths=(4, 4, 4)), "a multiple of 4"),
+    (dict(blocks=1, groups=2, widths=(4,), attention=(3,)), "no stage has 3"),
+    (dict(blocks=1, groups=2, widths=(4,), activation="relu"), "have silu"),
+    (dict(remat="some"), "full"),
   ],
 )
 def test_parts_that_cannot_go_together_are_refused(change, word):

@@ -13,10 +13,20 @@ from aigc_jax.models.vae import vae
 from aigc_jax.models.vq import Codes, vq
 from aigc_jax.objectives.vq import vq as objective
 from tests import diffusion, kinds
+from tests.golden import written
 
 MODEL = {k: v for k, v in kinds.VQ.items() if k != "kind"}
+# VQ-GAN's f16 nets with as many codes, and its judge of 70 x 70 pixels.
+PUBLISHED = {"vq:vqgan": 72_141_699, "vq:vqgan_16384": 76_073_859}
+JUDGE = 2_765_633
 BOOK = dict(codes=12, dim=4)
 GRID = dict(quantizer="fsq", levels=(3, 4, 5), codes=None, dim=None)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_counts_are_the_published_ones(name):
+  assert written.count_of(name, "generator/") == PUBLISHED[name]
+  assert written.count_of(name, "discriminator/") == JUDGE
 
 
 @functools.cache

@@ -15,7 +15,10 @@ KINDS = sorted(LIKELIHOODS)
 
 def cdf(kind, x):
   stats = pytest.importorskip("scipy.stats")
-  return {"logistic": stats.logistic, "gaussian": stats.norm}[kind].cdf(x)
+  theirs = dict(
+    logistic=stats.logistic, gaussian=stats.norm, laplace=stats.laplace
+  )
+  return theirs[kind].cdf(x)
 
 
 def grid(levels=256):
@@ -127,6 +130,20 @@ def test_levels_that_are_rounded_to_bytes_are_levels():
   assert float(a["off_grid"].value()) == float(b["off_grid"].value()) == 0
   assert float(other["off_grid"].value()) == 1
   np.testing.assert_allclose(a["distortion"].sum, b["distortion"].sum)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_pixels_have_scales_of_their_own_or_one_of_the_objective(own):
+  x = jnp.linspace(-1, 1, 6).reshape(1, 6, 1, 1)
+  told = Told(jnp.zeros((1, 1)), jnp.zeros((1, 1)), 0.3 * x, 0 * x - 1.5)
+  none = told.replace(log_scale_BYXC=None)
+  batch = dict(images=x, weights=jnp.ones(1))
+  a = elbo(lambda _: told, batch)["loss"].value()
+  b = elbo(lambda _: none, batch, log_scale=-1.5)["loss"].value()
+  assert float(a) == pytest.approx(float(b))
+  given = dict(log_scale=-1.5) if own else {}
+  with pytest.raises(errors.BadConfig, match=f"model.scales={own}"):
+    elbo(lambda _: told if own else none, batch, **given)
 
 
 @pytest.mark.parametrize(

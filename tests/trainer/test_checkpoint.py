@@ -11,6 +11,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from aigc_jax import files, sharding, tree
@@ -24,6 +25,7 @@ from aigc_jax.errors import (
 from aigc_jax.trainer import faults, manifest, replicas, saving
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.identity import Identity
+from aigc_jax.trainer.state import fresh
 from tests.sweep import sweep
 from tests.trainer.golden import make as golden
 
@@ -283,6 +285,26 @@ def test_the_parameters_alone_are_read_on_any_mesh_without_a_trace(copy):
     opened(copy).restore_params(wanted)
   assert "set aside" not in str(error.value)
   assert sorted(p.name for p in copy.iterdir()) == before
+
+
+def test_a_checkpoint_of_before_stats_were_averaged_is_read_without_them(
+  tmp_path,
+):
+  x = jnp.arange(4.0)
+  old = fresh({"w": x}, optax.sgd(0.1), 0, stats={"mean": x}, average=True)
+  saved = opened(tmp_path / "checkpoints")
+  saved.commit(5, old.replace(average_stats=None), {})
+  saved.commit(10, old, {})
+  for step, has in ((10, True), (5, False)):
+    some = dict(
+      average=abstract(old.average), average_stats=abstract(old.stats)
+    )
+    parts, _ = saved.restore_parts(some, step)
+    assert set(parts) == {"average", *(["average_stats"] if has else [])}
+    state, _ = opened(tmp_path / "checkpoints").restore(abstract(old))
+    assert (state.average_stats is not None) == has
+    assert same(state.average, old.average)
+    saved.rewind(5)
 
 
 def test_going_back_sets_the_later_steps_aside(copy):

@@ -14,6 +14,7 @@ import functools
 import json
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,42 +32,52 @@ FEW = 4  # places for each channel; up to so many, all taps are one product
 IMAGE = 16  # channels below which the compiler's own gradient is faster
 
 
-def convolve(
-  formula: Callable, x_BYXC: jax.Array, w_YXCD: jax.Array, stride: int
-) -> jax.Array:
-  """formula(x, w, stride), in float32 with gradients of its own.
+class How(NamedTuple):
+  """around: zeros before and after rows and columns."""
 
-  The formula pads by half of the kernel's width, rounded down, all around.
-  """
+  stride: int
+  around: tuple[int, int]
+
+
+def convolve(
+  formula: Callable,
+  x_BYXC: jax.Array,
+  w_YXCD: jax.Array,
+  stride: int,
+  around: tuple[int, int],
+) -> jax.Array:
+  """formula(x, w, stride, around), in float32 with gradients of its own."""
   if not x_BYXC.dtype == w_YXCD.dtype == jnp.float32:
-    return formula(x_BYXC, w_YXCD, stride)
-  return _convolved(formula, stride, x_BYXC, w_YXCD)
+    return formula(x_BYXC, w_YXCD, stride, around)
+  return _convolved(formula, How(stride, around), x_BYXC, w_YXCD)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolved(formula, stride, x_BYXC, w_YXCD):
+def _convolved(formula, how: How, x_BYXC, w_YXCD):
   if _by_onednn():
-    return called(x_BYXC, w_YXCD, _before(w_YXCD), stride)
-  return formula(x_BYXC, w_YXCD, stride)
+    return called(x_BYXC, w_YXCD, how)
+  return formula(x_BYXC, w_YXCD, *how)
 
 
-def _forward(formula, stride, x, w):
-  return _convolved(formula, stride, x, w), (x, w)
+def _forward(formula, how: How, x, w):
+  return _convolved(formula, how, x, w), (x, w)
 
 
-def _backward(formula, stride, kept, dy):
+def _backward(formula, how: How, kept, dy):
   x, w = kept
-  _, derived = jax.vjp(lambda x, w: formula(x, w, stride), x, w)
-  width, C = w.shape[0], w.shape[2]
-  if stride > 1 or _are_few(dy, C):
-    dx = of_what_is_read(x.shape, w, dy, stride)
+  _, derived = jax.vjp(lambda x, w: formula(x, w, *how), x, w)
+  last, C = w.shape[0] - 1, w.shape[2]
+  if how.stride > 1 or _are_few(dy, C):
+    dx = of_what_is_read(x.shape, w, dy, how)
   elif _by_onednn():
-    dx = called(dy, _reversed(w), width - 1 - _before(w), 1, reads=3)
+    before, after = how.around
+    back = How(1, (last - before, last - after))
+    dx = called(dy, _reversed(w), back, reads=3)
   else:
     dx = derived(dy)[0]
   if C < IMAGE and not onednn.chosen():
     return dx, derived(dy)[1]
-  return dx, of_weights(x, w, dy, stride)
+  return dx, of_weights(x, w, dy, how)
 
 
 _convolved.defvjp(_forward, _backward)
@@ -74,10 +85,6 @@ _convolved.defvjp(_forward, _backward)
 
 def _by_onednn() -> bool:
   return onednn.chosen() and jaxlib.__version__.startswith(VERSIONS)
-
-
-def _before(w_YXCD: jax.Array) -> int:
-  return (w_YXCD.shape[0] - 1) // 2
 
 
 def _are_few(dy_BYXD: jax.Array, channels: int) -> bool:
@@ -90,15 +97,16 @@ def _reversed(w_YXCD: jax.Array) -> jax.Array:
   return jnp.stack(list(taps)[::-1]).reshape(w_YXCD.shape)
 
 
-def of_weights(x_BYXC, w_YXCD, dy_BYXD, stride: int) -> jax.Array:
+def of_weights(x_BYXC, w_YXCD, dy_BYXD, how: How) -> jax.Array:
   """The gradient for the weights.
 
   Of few places all taps are one product, so that there is something to sum
   over. Of many each tap has its own, whose copy of x stays in caches.
   """
   C, D = w_YXCD.shape[2:]
+  stride = how.stride
   corners, (y_end, x_end) = _reach(w_YXCD, dy_BYXD, stride)
-  x_BYXC = _padded(x_BYXC, w_YXCD, (y_end, x_end))
+  x_BYXC = _padded(x_BYXC, w_YXCD, (y_end, x_end), how.around[0])
   taps_MC = [
     x_BYXC[:, y : y + y_end : stride, x : x + x_end : stride].reshape(-1, C)
     for y, x in corners
@@ -116,18 +124,18 @@ def of_weights(x_BYXC, w_YXCD, dy_BYXD, stride: int) -> jax.Array:
   return dw.reshape(w_YXCD.shape)
 
 
-def of_what_is_read(shape, w_YXCD, dy_BYXD, stride: int) -> jax.Array:
+def of_what_is_read(shape, w_YXCD, dy_BYXD, how: How) -> jax.Array:
   """The gradient for x of this shape: what each tap gives, where it read."""
   C, D = w_YXCD.shape[2:]
-  corners, ends = _reach(w_YXCD, dy_BYXD, stride)
+  corners, ends = _reach(w_YXCD, dy_BYXD, how.stride)
   given = _product("MD,CD->MC", dy_BYXD.reshape(-1, D), w_YXCD.reshape(-1, D))
   given = _held(given).reshape(*dy_BYXD.shape[:3], len(corners), C)
   dx = jnp.zeros(shape, jnp.float32)
   for i, corner in enumerate(corners):
     places = [(0, 0, 0)]
     for start, end, size in zip(corner, ends, shape[1:3], strict=True):
-      before = start - _before(w_YXCD)
-      places.append((before, size - before - end, stride - 1))
+      before = start - how.around[0]
+      places.append((before, size - before - end, how.stride - 1))
     dx += lax.pad(given[:, :, :, i], jnp.float32(0), [*places, (0, 0, 0)])
   return dx
 
@@ -139,9 +147,9 @@ def _reach(w_YXCD, dy_BYXD, stride: int):
   return corners, [(n - 1) * stride + 1 for n in dy_BYXD.shape[1:3]]
 
 
-def _padded(x_BYXC, w_YXCD, ends) -> jax.Array:
+def _padded(x_BYXC, w_YXCD, ends, before: int) -> jax.Array:
   """x with zeros around it, as far as the taps reach and no further."""
-  before, width = _before(w_YXCD), w_YXCD.shape[0]
+  width = w_YXCD.shape[0]
   around = [
     (before, end + width - 1 - before - size, 0)
     for end, size in zip(ends, x_BYXC.shape[1:3], strict=True)
@@ -162,15 +170,15 @@ def _held(x: jax.Array) -> jax.Array:
 
 
 def called(
-  x_BYXC: jax.Array, w_YXCD: jax.Array, around: int, stride: int, reads: int = 2
+  x_BYXC: jax.Array, w_YXCD: jax.Array, how: How, reads: int = 2
 ) -> jax.Array:
-  """A convolution by oneDNN of x with `around` zeros on each side.
+  """A convolution by oneDNN.
 
   reads: which axis of w is that of x; 3, and the result has its C.
   """
   makes = 5 - reads
   shape = [
-    (size + 2 * around - w_YXCD.shape[0]) // stride + 1
+    (size + sum(how.around) - w_YXCD.shape[0]) // how.stride + 1
     for size in x_BYXC.shape[1:3]
   ]
   data = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
@@ -179,10 +187,10 @@ def called(
     "spatial_dims": [0, 1],
   }  # fmt: skip
   window = {
-    "pad_left": [around] * 2, "pad_right": [around] * 2,
-    "strides": [stride] * 2, "window_dilations": [1, 1],
+    "pad_left": [how.around[0]] * 2, "pad_right": [how.around[1]] * 2,
+    "strides": [how.stride] * 2, "window_dilations": [1, 1],
   }  # fmt: skip
-  how = {
+  config = {
     "dims": 4, "input": {"data": data}, "kernel": {"filter": kernel},
     "output": {"data": data}, "window": window, "feature_groups": 1,
   }  # fmt: skip
@@ -194,6 +202,6 @@ def called(
     input_layouts=[as_it_lies] * 2,
     output_layouts=as_it_lies,
     custom_call_api_version=1,
-    legacy_backend_config=json.dumps({"onednn_conv_config": how}),
+    legacy_backend_config=json.dumps({"onednn_conv_config": config}),
     vmap_method="sequential",
   )(x_BYXC, w_YXCD)
