@@ -4,7 +4,9 @@ A state is stored flat, one array for each leaf, under the leaf's path with
 dots for slashes. Leaves without elements are not stored.
 """
 
+import glob
 import math
+import os
 from pathlib import Path
 
 import jax
@@ -17,10 +19,39 @@ from aigc_jax.errors import BadConfig
 from aigc_jax.trainer import manifest
 
 NAME = "arrays"  # the folder of them in a checkpoint
+INDEX = "manifest.ocdbt"  # in it, of what all processes wrote
 # What Orbax and the file system raise when a save or a read goes wrong.
 ERRORS = (OSError, ValueError, TimeoutError, KeyError, TypeError)
 # What Orbax stumbles over in descriptions that parse but make no sense.
 STRANGE = (*ERRORS, AttributeError, IndexError, RecursionError)
+
+
+class _Folder(type(epath.Path("/"))):
+  """A folder for Orbax, whose own name is no pattern.
+
+  Orbax asks its paths what is in them, and those take "[" or "*" in the name of
+  a folder for signs of a pattern: in such a one it would find no array to put
+  into its index, and say nothing.
+  """
+
+  def glob(self, pattern: str):
+    whole = os.path.join(glob.escape(os.fspath(self)), pattern)
+    return (self._new(path) for path in glob.glob(whole))
+
+
+def check_place(folder: Path) -> None:
+  """Raises BadConfig for a folder that the library would look for elsewhere."""
+  if "\\" in str(folder):
+    raise BadConfig(
+      f"{folder}: checkpoints cannot have a backslash in their path, which the "
+      "library that writes them takes for a slash: choose another name"
+    )
+
+
+def check_indexed(folder: Path) -> None:
+  """Raises OSError where arrays were written that nobody would find again."""
+  if not (folder / INDEX).is_file():
+    raise OSError(f"{folder}: its arrays were written without an index")
 
 
 def write(folder: Path, state, name: str) -> ocp.AsyncCheckpointer:
@@ -36,7 +67,7 @@ def write(folder: Path, state, name: str) -> ocp.AsyncCheckpointer:
     ),
   )
   full = {leaf: x for leaf, x in tree.flat(state).items() if x.size}
-  writer.save(folder, args=ocp.args.PyTreeSave(_keyed(full)))
+  writer.save(_Folder(folder), args=ocp.args.PyTreeSave(_keyed(full)))
   return writer
 
 
@@ -49,7 +80,7 @@ def read(folder: Path, abstract):
   flat = {name: _placed(x) for name, x in tree.flat(abstract).items()}
   full = {name: x for name, x in flat.items() if math.prod(x.shape)}
   wanted = _keyed(full)
-  handler, path = _handler(), epath.Path(folder)
+  handler, path = _handler(), _Folder(folder)
   _check_storage(handler.metadata(path), wanted)
   arrays = handler.restore(
     path,

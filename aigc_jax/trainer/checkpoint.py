@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.trainer import restoring
+from aigc_jax.trainer import arrays, restoring
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.retention import Steps, quiet
 from aigc_jax.trainer.saving import Saver
@@ -39,7 +39,7 @@ class Checkpoints:
   in a row StorageFailure is raised. A save that finds the previous one still
   under way waits for it `patience_seconds` and is skipped after that, but one
   that is to be kept for good always waits. All processes call each method at
-  the same point.
+  the same point. Raises BadConfig for a folder that cannot hold arrays.
   """
 
   def __init__(
@@ -58,6 +58,7 @@ class Checkpoints:
   ):
     if keep < 1:
       raise BadConfig(f"checkpoint.keep={keep}: expected at least 1")
+    arrays.check_place(Path(folder).absolute())
     self.every_steps = every_steps
     self._steps = Steps(folder, fence=fence, tell=tell, run=run)
     self._saver = Saver(

@@ -206,6 +206,7 @@ class Saver:
   def _commit(self, save: Save) -> None:
     steps = self._steps
     faults.hit("save/manifest", save.step)
+    arrays.check_indexed(save.folder / arrays.NAME)
     save.nbytes = manifest.write(
       save.folder,
       step=save.step,

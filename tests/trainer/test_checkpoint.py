@@ -22,7 +22,7 @@ from aigc_jax.errors import (
   StorageFailure,
   WorkdirInUse,
 )
-from aigc_jax.trainer import faults, manifest, replicas, saving
+from aigc_jax.trainer import arrays, faults, manifest, replicas, saving
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.state import fresh
@@ -101,6 +101,32 @@ def copy(three, tmp_path):
 def largest_file(folder):
   files = [p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"]
   return max(files, key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("name", ["a [b]", "a **", "50%20 #?é{x}"])
+def test_a_folder_may_have_any_name(name, tmp_path):
+  saved = opened(tmp_path / name)
+  saved.save(5, make(5), {})
+  assert saved.wait()
+  found, _ = opened(tmp_path / name).restore(abstract(make(5)))
+  assert same(found, make(5))
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_whose_arrays_would_lie_elsewhere_is_refused(tmp_path):
+  with pytest.raises(BadConfig, match="backslash in their path"):
+    opened(tmp_path / "a\\b")
+  assert not list(tmp_path.iterdir())
+
+
+def test_arrays_that_nobody_would_find_again_are_no_checkpoint(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(arrays._Folder, "glob", lambda folder, pattern: iter(()))
+  saved = opened(tmp_path)
+  saved.save(5, make(5), {})
+  assert not saved.wait() and "without an index" in saved.failure
+  assert not saved.steps()
 
 
 def test_what_is_saved_comes_back_bit_for_bit(three):
