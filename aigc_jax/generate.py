@@ -1,7 +1,7 @@
-"""Continues prompts with a trained model, or draws images with one.
+r"""Continues prompts with a trained model, or draws images with one.
 
   python -m aigc_jax.generate --workdir=DIR --prompt="def main("
-  python -m aigc_jax.generate --workdir=hf:FOLDER --prompts_file=in.jsonl \\
+  python -m aigc_jax.generate --workdir=hf:FOLDER --prompts_file=in.jsonl \
       --num_samples=4 --temperature=0.8 --top_p=0.95 --out=out.jsonl
 
   python -m aigc_jax.generate --workdir=hf:FOLDER --chat --prompt="Hi!"
@@ -51,10 +51,9 @@ from absl import flags
 from aigc_jax import command, data, files, run, tree
 from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, choose
-from aigc_jax.sampling import chat, images, png, speech, transcripts
+from aigc_jax.sampling import chat, images, png, speech, transcripts, uses
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
-from aigc_jax.sampling.decodes import Decodes, Hears
 from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.prompts import prompts_of
 from aigc_jax.sampling.text import generate, reader
@@ -448,32 +447,18 @@ def write_on() -> int:
   return 0
 
 
-# Models that this command uses otherwise, and how.
-USES = (
-  (speech.Speaks, "speaks: name a file for it by --out=x.wav"),
-  (transcripts.Aligns | Hears, "hears sound: give it files by --audio=x.wav"),
-  (
-    images.Draws | images.DrawsByCodes,
-    "draws images: add --grid=4x8 --out=x.png",
-  ),
-  (
-    images.Reconstructs,
-    "makes images of images: add --grid=4x8 --reconstruct --out=x.png",
-  ),
-)
-
-
 def check_writes(model, workdir: str) -> None:
   """BadConfig for a model that writes no text after text; says what it does."""
-  for kind, use in USES:
-    if isinstance(model, kind):
-      raise BadConfig(f"this model {use}")
-  if not isinstance(model, Decodes):
+  use = uses.use_of(model)
+  if use is None:
     raise BadConfig(
       f"a model of the kind {type(model).__name__} writes, draws and says "
       "nothing. What it learnt is measured by: python -m aigc_jax.evaluate "
       f"--workdir={shlex.quote(workdir)}"
     )
+  words = [*use.flags, *([f"--out={use.out}"] if use.out else ())]
+  if words:
+    raise BadConfig(f"this model {use.words}: add {' '.join(words)}")
 
 
 def beams_of() -> Beams | None:

@@ -1,6 +1,6 @@
-"""Runs lm-evaluation-harness on our models.
+r"""Runs lm-evaluation-harness on our models.
 
-  lm_eval --model aigc_jax --model_args workdir=DIR \\
+  lm_eval --model aigc_jax --model_args workdir=DIR \
       --tasks lambada_openai,hellaswag
   python -m aigc_jax.lm_eval ...  the same
 

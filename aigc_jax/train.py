@@ -49,7 +49,7 @@ from absl import flags, logging
 
 from aigc_jax import command, files, hf, run
 from aigc_jax.planning import summary
-from aigc_jax.sampling.decodes import Decodes
+from aigc_jax.sampling.uses import Use, use_of
 from aigc_jax.scaling import repeat
 from aigc_jax.trainer import changes, faults, history
 from aigc_jax.trainer.journal import (
@@ -312,32 +312,51 @@ def _silent(*_) -> None:
 
 
 def _prompt(config: run.Config) -> str:
-  """The flag of a prompt that fits the data: one of the run's own samples.
-
-  Without any, nothing: then the model begins by itself.
-  """
+  """A prompt that fits the data: one of the run's own samples, or ""."""
   for entry in config["evaluate"].values():
     for prompt in entry["prompts"] if "prompts" in entry else ():
       if prompt:
-        return f" --prompt={shlex.quote(prompt)}"
+        return prompt
   return ""
 
 
-def _commands(workdir: str, out: str, config: run.Config) -> list[str]:
+def _commands(workdir: Path, config: run.Config) -> list[str]:
   """The commands that can use this run, whatever its model can do."""
-  model = config["model"]
-  student = model.get("parts", {}).get("student")
-  part = " --part=student" if student else ""
-  kind = (student or model)["kind"]
-  lines = [f"  python -m aigc_jax.evaluate --workdir={workdir}"]
-  if isinstance(run.model_of(config), Decodes):
-    given = f"{workdir}{_prompt(config)}"
-    lines.insert(0, f"  python -m aigc_jax.generate --workdir={given}")
-  if any(family.kind == kind for family in hf.FAMILIES.values()):
-    lines.append(
-      f"  python -m aigc_jax.export --workdir={workdir} --out={out}{part}"
-    )
-  return lines
+  shown = f"--workdir={shlex.quote(str(workdir))}"
+  model = run.model_of(config)
+  lines = [["evaluate", shown]]
+  # A model of several roles is used by those of them that were trained.
+  kinds, learnt = {"": config["model"]["kind"]}, {"": model}
+  if config["model"]["kind"] == "roles":
+    names = [n for n in config["model"]["parts"] if n not in config["frozen"]]
+    kinds = {n: config["model"]["parts"][n]["kind"] for n in names}
+    learnt = {n: model.parts[n].model for n in names}
+  for name, part in learnt.items():
+    if use := use_of(part):
+      words = [f"--part={name}"] * bool(name)
+      lines.insert(
+        0, ["generate", shown, *words, *_flags(use, workdir, config)]
+      )
+      break
+  for name, kind in kinds.items():
+    if any(family.kind == kind for family in hf.FAMILIES.values()):
+      out = shlex.quote(str(workdir / "hf"))
+      words = [f"--part={name}"] * bool(name)
+      lines.append(["export", shown, f"--out={out}", *words])
+      break
+  return [f"  python -m aigc_jax.{' '.join(words)}" for words in lines]
+
+
+def _flags(use: Use, workdir: Path, config: run.Config) -> list[str]:
+  """Those with which `generate` uses a model so."""
+  words = list(use.flags)
+  if use.average and config["optim"]["average"]:
+    words.insert(0, "--weights=average")
+  if prompt := _prompt(config) or use.prompt:
+    words.append(f"--prompt={shlex.quote(prompt)}")
+  if use.out:
+    words.append(f"--out={shlex.quote(str(workdir / use.out))}")
+  return words
 
 
 def _from_here(path: Path) -> Path:
@@ -350,7 +369,6 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
   """Results, where things are, what to try next: as one would type it here."""
   has_samples = (workdir / "samples").is_dir()
   workdir = _from_here(workdir)
-  quoted = shlex.quote(str(workdir))
   lines = ["", "Results"]
   for name, value in result.items():
     if name.startswith("eval/") and isinstance(value, int | float):
@@ -359,10 +377,13 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
     "Files",
     f"  {workdir}/metrics.jsonl          every number",
     f"  {workdir}/checkpoints            {result['step']} is the last step",
-    *([f"  {workdir}/samples                text it wrote"] * has_samples),
+    *(
+      [f"  {workdir}/samples                what it wrote or drew"]
+      * has_samples
+    ),
     "Next",
-    *_commands(quoted, shlex.quote(str(workdir / "hf")), config),
-    f"  tensorboard --logdir={quoted}",
+    *_commands(workdir, config),
+    f"  tensorboard --logdir={shlex.quote(str(workdir))}",
   ]
   return "\n".join(lines)
 

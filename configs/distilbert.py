@@ -1,6 +1,6 @@
-"""DistilBERT (arXiv:1910.01108): a student of half of BERT's layers.
+r"""DistilBERT (arXiv:1910.01108): a student of half of BERT's layers.
 
-  python -m aigc_jax.train --config=configs/distilbert.py:base --workdir=DIR \\
+  python -m aigc_jax.train --config=configs/distilbert.py:base --workdir=DIR \
     --config.frozen.teacher=hf:FOLDER
 
 Presets: base, base_cased. A second word names the dataset: c4, lm1b, or stdlib,

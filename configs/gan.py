@@ -1,7 +1,7 @@
-"""Two players: one draws images, the other tells them from real ones.
+r"""Two players: one draws images, the other tells them from real ones.
 
   python -m aigc_jax.train --config=configs/gan.py:dcgan,cifar10 --workdir=DIR
-  python -m aigc_jax.generate --workdir=DIR --weights=average --grid=4x8 \\
+  python -m aigc_jax.generate --workdir=DIR --weights=average --grid=4x8 \
     --out=x.png
 
 Presets: dcgan, patchgan, style, tiny. A second word names the dataset:

@@ -1,7 +1,7 @@
-"""Images from captions, by a DiT or a U-Net that reads them.
+r"""Images from captions, by a DiT or a U-Net that reads them.
 
   python -m aigc_jax.train --config=configs/prompted.py:digits --workdir=DIR
-  python -m aigc_jax.generate --workdir=DIR --weights=average --grid=2x8 \\
+  python -m aigc_jax.generate --workdir=DIR --weights=average --grid=2x8 \
     --prompt="a seven" --prompt="the digit two" --guidance=2 --out=x.png
 
 Presets: b2, unet; digits and digits_unet need no download.

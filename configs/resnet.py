@@ -1,4 +1,4 @@
-"""ResNet (arXiv:1512.03385), exact in its parameter counts.
+r"""ResNet (arXiv:1512.03385), exact in its parameter counts.
 
   python -m aigc_jax.train --config=configs/resnet.py:r50 --workdir=DIR
 

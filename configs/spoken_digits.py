@@ -1,7 +1,7 @@
-"""Spoken digits, a small run on speech that is made on the spot.
+r"""Spoken digits, a small run on speech that is made on the spot.
 
   python -m experiments.speech.speak --out=digits
-  python -m aigc_jax.train --config=configs/spoken_digits.py:ctc \\
+  python -m aigc_jax.train --config=configs/spoken_digits.py:ctc \
       --config.data.sources[0].path=digits --workdir=DIR
 
 Presets: ctc, whisper. Voices are held out as a whole; experiments/speech has

@@ -1,4 +1,4 @@
-"""A small Llama-like decoder on your own text.
+r"""A small Llama-like decoder on your own text.
 
   python -m aigc_jax.train --config=configs/text_file.py \
     --config.data.path=PATH --workdir=DIR

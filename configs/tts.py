@@ -1,9 +1,9 @@
-"""Speech synthesis: text to a log-mel spectrogram, by flow matching.
+r"""Speech synthesis: text to a log-mel spectrogram, by flow matching.
 
   python experiments/speech/speak.py --out=digits
-  python -m aigc_jax.train --config=configs/tts.py:digits --workdir=DIR \\
+  python -m aigc_jax.train --config=configs/tts.py:digits --workdir=DIR \
       --config.data.sources[0].path=digits
-  python -m aigc_jax.generate --workdir=DIR --weights=average \\
+  python -m aigc_jax.generate --workdir=DIR --weights=average \
       --prompt="three seven" --out=x.wav
 
 Presets: small, base, digits. What they are made of and how they are trained:

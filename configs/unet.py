@@ -1,7 +1,7 @@
-"""U-Nets of diffusion (arXiv:2006.11239, arXiv:2105.05233), at their counts.
+r"""U-Nets of diffusion (arXiv:2006.11239, arXiv:2105.05233), at their counts.
 
   python -m aigc_jax.train --config=configs/unet.py:ddpm,cifar10 --workdir=DIR
-  python -m aigc_jax.generate --workdir=DIR --weights=average --grid=4x8 \\
+  python -m aigc_jax.generate --workdir=DIR --weights=average --grid=4x8 \
     --out=x.png
 
 Presets: ddpm, adm64, tiny. A second word names the dataset: imagenet, cifar10,

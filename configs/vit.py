@@ -1,4 +1,4 @@
-"""ViT (arXiv:2010.11929), exact in its parameter counts.
+r"""ViT (arXiv:2010.11929), exact in its parameter counts.
 
   python -m aigc_jax.train --config=configs/vit.py:s16 --workdir=DIR
 

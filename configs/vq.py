@@ -1,7 +1,7 @@
-"""VQ-VAE (arXiv:1711.00937) or FSQ: images as a small grid of codes.
+r"""VQ-VAE (arXiv:1711.00937) or FSQ: images as a small grid of codes.
 
   python -m aigc_jax.train --config=configs/vq.py:small,cifar10 --workdir=DIR
-  python -m aigc_jax.generate --workdir=DIR --grid=4x8 --reconstruct \\
+  python -m aigc_jax.generate --workdir=DIR --grid=4x8 --reconstruct \
       --out=x.png
 
 Presets: small, fsq, f16, gan, vqgan, vqgan_16384, tiny, tiny_gan; those with

@@ -1,6 +1,6 @@
-"""Whisper (arXiv:2212.04356), exact in its parameter counts.
+r"""Whisper (arXiv:2212.04356), exact in its parameter counts.
 
-  python -m aigc_jax.train --config=configs/whisper.py:tiny --workdir=DIR \\
+  python -m aigc_jax.train --config=configs/whisper.py:tiny --workdir=DIR \
       --config.data.sources[0].path=FOLDER --config.data.tokenizer=hf:WHISPER
 
 Presets: tiny, base, small. What they are made of and how they are trained:

@@ -1,6 +1,7 @@
 """The training command, as typed at a terminal."""
 
 import json
+import re
 import shlex
 import subprocess
 import time
@@ -183,3 +184,38 @@ def test_the_commands_a_run_prints_can_be_typed_as_they_stand():
   assert "--workdir=runs/x " in here and str(Path.cwd()) not in here
   config["evaluate"] = {}  # nothing is known of what the text is like
   assert "--prompt" not in training.footer(workdir, {"step": 3}, config)
+
+
+# By config, what `generate` is told, and whether there is an `export`.
+USES = {
+  "dit.py:tiny,digits": ("--weights=average --grid=4x8 --out=x.png", False),
+  "unet.py:tiny,digits": ("--weights=average --grid=4x8 --out=x.png", False),
+  "gan.py:tiny,digits": ("--weights=average --grid=4x8 --out=x.png", False),
+  "vae.py:tiny,digits": ("--grid=4x8 --out=x.png", False),
+  "dalle.py:tiny,digits": ("--grid=4x8 --out=x.png", False),
+  "vq.py:tiny,digits": ("--grid=4x8 --reconstruct --out=x.png", False),
+  "vq.py:tiny_gan,digits": ("--grid=4x8 --reconstruct --out=x.png", False),
+  "tts.py:digits": ("--weights=average --prompt=hello --out=x.wav", False),
+  "ctc.py:small": ("--audio=FILE.wav", False),
+  "whisper.py:tiny": ("--audio=FILE.wav", True),
+  "transformer.py:base": ("", True),
+  "clip.py:digits": (None, True),
+  "distilbert.py:base": (None, "--part=student"),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_run_prints_the_commands_that_its_model_is_used_by(name):
+  config = run.configured(f"configs/{name}", [])
+  text = training.footer(Path("runs/a"), {"step": 3}, run.read(config))
+  found = re.findall(r"python -m aigc_jax\.(\w+) (.*)", text)
+  told = {command: words.split() for command, words in found}
+  flags, exports = USES[name]
+  if flags is None:
+    assert "generate" not in told
+  else:
+    words = flags.replace("--out=", "--out=runs/a/").split()
+    assert told["generate"] == ["--workdir=runs/a", *words]
+  assert bool(exports) == ("export" in told)
+  if isinstance(exports, str):
+    assert told["export"][-1] == exports

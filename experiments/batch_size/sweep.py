@@ -1,4 +1,4 @@
-"""How many steps does a loss take at each batch size, and how many tokens?
+r"""How many steps does a loss take at each batch size, and how many tokens?
 
   python -m aigc_jax.sweep --sweep=experiments/batch_size/sweep.py \
     --out=runs/batch_size --together=9

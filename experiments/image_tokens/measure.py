@@ -1,6 +1,6 @@
-"""Codes of held-out digits: what they lose, what they cost, what is drawn.
+r"""Codes of held-out digits: what they lose, what they cost, what is drawn.
 
-  python -m experiments.image_tokens.measure VQ_RUN [--prior=RUN ...] \\
+  python -m experiments.image_tokens.measure VQ_RUN [--prior=RUN ...] \
       [--judge=RUN] [--each=50]
 
 Work directories of configs/vq.py:tiny,digits, configs/dalle.py:tiny,digits or

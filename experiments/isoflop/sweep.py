@@ -1,4 +1,4 @@
-"""Where is the best size at a budget of compute, and does a fit foretell it?
+r"""Where is the best size at a budget of compute, and does a fit foretell it?
 
   python -m aigc_jax.sweep --sweep=experiments/isoflop/sweep.py \
     --out=runs/isoflop --together=3

@@ -1,4 +1,4 @@
-"""Does the best learning rate stay where it is when the model gets wider?
+r"""Does the best learning rate stay where it is when the model gets wider?
 
   python -m aigc_jax.sweep --sweep=experiments/mup/sweep.py --out=runs/mup \
     --together=18

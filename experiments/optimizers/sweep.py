@@ -1,4 +1,4 @@
-"""Which optimizer gets furthest in as many steps, each at a rate of its own?
+r"""Which optimizer gets furthest in as many steps, each at a rate of its own?
 
   python -m aigc_jax.sweep --sweep=experiments/optimizers/sweep.py \
     --out=runs/optimizers --together=20

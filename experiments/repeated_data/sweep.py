@@ -1,4 +1,4 @@
-"""What is a token worth that was seen before?
+r"""What is a token worth that was seen before?
 
   python experiments/repeated_data/texts.py runs/texts
   python -m aigc_jax.sweep --sweep=experiments/repeated_data/sweep.py \

@@ -1,4 +1,4 @@
-"""Is a decay from a constant rate as good as a cosine made for the length?
+r"""Is a decay from a constant rate as good as a cosine made for the length?
 
   python -m aigc_jax.sweep --sweep=experiments/schedules/sweep.py \
     --out=runs/schedules --together=8

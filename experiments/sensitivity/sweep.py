@@ -1,4 +1,4 @@
-"""Do qk-norm and z-loss widen the range of learning rates that train well?
+r"""Do qk-norm and z-loss widen the range of learning rates that train well?
 
   python -m aigc_jax.sweep --sweep=experiments/sensitivity/sweep.py \
     --out=runs/sensitivity --together=18

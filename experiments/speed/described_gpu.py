@@ -1,7 +1,7 @@
-"""The step compiled for an H200 by a machine that has no GPU.
+r"""The step compiled for an H200 by a machine that has no GPU.
 
   python -m venv gpu && gpu/bin/pip install -e . "jax[cuda12]==0.10.2"
-  JAX_PLATFORMS=cpu XLA_FLAGS=--xla_gpu_autotune_level=0 \\
+  JAX_PLATFORMS=cpu XLA_FLAGS=--xla_gpu_autotune_level=0 \
     gpu/bin/python -m experiments.speed.described_gpu --sizes=gpt2_124m
 
 The compiler gets a description of the device instead of the device. What it

@@ -1,4 +1,4 @@
-"""Which tokenizer gives a tiny model the fewest bits per byte?
+r"""Which tokenizer gives a tiny model the fewest bits per byte?
 
   python experiments/repeated_data/texts.py runs/texts
   python -m aigc_jax.sweep --sweep=experiments/tokenizers/sweep.py \

@@ -1,6 +1,6 @@
-"""English to French on a few thousand sentences of programs' catalogues.
+r"""English to French on a few thousand sentences of programs' catalogues.
 
-  python -m aigc_jax.train --config=experiments/translation/config.py:OUT \\
+  python -m aigc_jax.train --config=experiments/translation/config.py:OUT \
       --workdir=DIR
 
 OUT is the folder that gather.py wrote.

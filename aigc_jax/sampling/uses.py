@@ -1,0 +1,46 @@
+"""What a trained model may be used for, as one types it after `generate`."""
+
+import dataclasses
+
+from flax import linen as nn
+
+from aigc_jax.sampling.decodes import Decodes, Hears
+from aigc_jax.sampling.images import Draws, DrawsByCodes, Reconstructs
+from aigc_jax.sampling.speech import Speaks
+from aigc_jax.sampling.transcripts import Aligns
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+  """words: what such a model does. flags: those that ask for it.
+
+  out: the file that it writes, "" where all is shown. prompt: a text that is
+  needed beside them. average: whether averaged parameters do it better.
+  """
+
+  words: str
+  flags: tuple[str, ...] = ()
+  out: str = ""
+  prompt: str = ""
+  average: bool = False
+
+
+# The first that fits: a Whisper decodes too, a VAE draws and reconstructs.
+USES = (
+  (Speaks, Use("speaks", out="x.wav", prompt="hello", average=True)),
+  (Aligns | Hears, Use("hears sound", ("--audio=FILE.wav",))),
+  (
+    Draws | DrawsByCodes,
+    Use("draws images", ("--grid=4x8",), out="x.png", average=True),
+  ),
+  (
+    Reconstructs,
+    Use("makes images of images", ("--grid=4x8", "--reconstruct"), "x.png"),
+  ),
+  (Decodes, Use("writes text")),
+)
+
+
+def use_of(model: nn.Module) -> Use | None:
+  """What `generate` does with a model; None for one that only answers."""
+  return next((use for kind, use in USES if isinstance(model, kind)), None)
