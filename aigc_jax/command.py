@@ -1,5 +1,6 @@
 """What all commands share: flags, devices, exit codes."""
 
+import functools
 import itertools
 import os
 import re
@@ -301,7 +302,7 @@ def start_jax(alone: bool = False) -> None:
     0 if alone else values.process,
     heartbeat_seconds=values.heartbeat,
     start_seconds=values.join_limit,
-    beforehand=outages.name_aborts,
+    joining=functools.partial(outages.joining, values.join_limit),
   )
   _tell_of_settings(changed)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -6,7 +6,9 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
@@ -68,14 +70,46 @@ def of_the_machine(error: Exception) -> Refusal | None:
 
 def left_alone(why: str) -> NoReturn:
   """Ends a process of several: there is no good order without the others."""
-  text = (
-    f"aigc_jax: another process of this run is gone ({why}): look there for "
-    "the reason, and start all of them again by the same line\n"
+  _end(
+    f"another process of this run is gone ({why}): look there for the reason, "
+    "and start all of them again by the same line"
   )
+
+
+def _end(text: str) -> NoReturn:
   with contextlib.suppress(OSError):
     sys.stdout.flush()
-    os.write(2, text.encode())
+    os.write(2, f"aigc_jax: {text}\n".encode())
   os._exit(PeerLost.code)
+
+
+@contextlib.contextmanager
+def joining(seconds: int, patience: float = 5.0) -> Iterator[None]:
+  """While processes find each other: who is late was never there.
+
+  A wait of more than `patience` seconds is told; `seconds` are all there are.
+  """
+  global _joining
+  name_aborts()
+
+  def tell() -> None:
+    with contextlib.suppress(OSError):
+      print(
+        "aigc_jax: waits for the other processes of this run, for at most "
+        f"{seconds} seconds (--join_limit)",
+        file=sys.stderr,
+        flush=True,
+      )
+
+  told = threading.Timer(patience, tell)
+  told.daemon = True
+  told.start()
+  _joining = seconds
+  try:
+    yield
+  finally:
+    told.cancel()
+    _joining = None
 
 
 def name_aborts() -> None:
@@ -87,13 +121,23 @@ def name_aborts() -> None:
   """
   global _handler
   kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-  _handler = kind(
-    lambda number: left_alone("JAX has given up on it, see above")
-  )
+  _handler = kind(lambda number: _given_up())
   library = ctypes.CDLL(None)
   library.signal.argtypes = (ctypes.c_int, kind)
   library.signal.restype = ctypes.c_void_p
   library.signal(signal.SIGABRT, _handler)
 
 
+def _given_up() -> NoReturn:
+  if _joining is None:
+    left_alone("JAX has given up on it, see above")
+  _end(
+    "the processes of this run did not find each other within "
+    f"{_joining} seconds (--join_limit): start all of them by the same line, "
+    "each with its own --process, and with an address for --coordinator that "
+    "all can reach"
+  )
+
+
 _handler = None  # must live as long as the process
+_joining: int | None = None  # seconds, while the processes join

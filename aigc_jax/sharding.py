@@ -12,6 +12,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import jax
 import numpy as np
@@ -301,11 +302,11 @@ def start_distributed(
   *,
   heartbeat_seconds: int = 30,
   start_seconds: int = 300,
-  beforehand: Callable[[], None] = lambda: None,
+  joining: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
   """Joins the processes of one run: by arguments, or where a cluster shows.
 
-  `beforehand` is called first, where there is something to join.
+  `joining` is around it, where there is something to join.
 
   JAX itself detects SLURM, Cloud TPU, GKE and Open MPI. The coordinator may
   stand in JAX_COORDINATOR_ADDRESS; processes=1 stays alone wherever it is.
@@ -342,12 +343,10 @@ def start_distributed(
     # One that ends alone waits for the others, who wait for it.
     shutdown_timeout_seconds=heartbeat_seconds,
   )
-  if all(given) or cluster() or _on_a_tpu_vm():
-    beforehand()
-  if all(given):
-    jax.distributed.initialize(coordinator, processes, process, **limits)
-  elif cluster() or _on_a_tpu_vm():
-    jax.distributed.initialize(**limits)
+  where = (coordinator, processes, process) if all(given) else ()
+  if where or cluster() or _on_a_tpu_vm():
+    with joining():
+      jax.distributed.initialize(*where, **limits)
 
 
 def over_batch(f: Callable, mesh, cut: Sequence[bool]) -> Callable:

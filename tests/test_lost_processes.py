@@ -30,6 +30,28 @@ def test_a_process_that_jax_aborts_ends_with_our_status():
   assert "start all of them again" in run.stderr
 
 
+LATE = """
+import os, time
+from aigc_jax import outages
+with outages.joining(7, patience=0.1):
+  time.sleep(0.5)
+  os.abort()
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_never_came_are_waited_for_and_not_called_gone():
+  run = subprocess.run(
+    [sys.executable, "-c", LATE], capture_output=True, text=True,
+    timeout=600, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+  )  # fmt: skip
+  assert run.returncode == PeerLost.code, run.stderr
+  waits, late = run.stderr.splitlines()
+  assert "waits for the other processes" in waits and "7 seconds" in waits
+  assert "did not find each other within 7 seconds (--join_limit)" in late
+  assert "gone" not in late
+
+
 @pytest.mark.parametrize(
   ("error", "lost"),
   [
