@@ -57,6 +57,7 @@ from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.prompts import prompts_of
 from aigc_jax.sampling.text import generate, reader
+from aigc_jax.terminal import counted
 
 FLAGS = flags.FLAGS
 # How a continuation ended, in words.
@@ -305,7 +306,9 @@ def draw() -> int:
     found = drawn(loaded, rows, columns)
   if command.is_first():
     files.write_out(FLAGS.out, png.png(png.grid(found, rows, columns)))
-    print(f"{rows * columns} images of step {loaded.step}: {FLAGS.out}")
+    print(
+      f"{counted(rows * columns, 'image')} of step {loaded.step}: {FLAGS.out}"
+    )
   return 0
 
 
@@ -564,7 +567,10 @@ def report(
       print(c.text if answers else c.prompt + c.text)
   sys.stdout.flush()
   tokens = sum(len(c.tokens) for c in found)
-  speed = f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s"
+  speed = (
+    f"{counted(tokens, 'token')} in {seconds:.2f} s: "
+    f"{tokens / seconds:.1f} tokens/s"
+  )
   if engine and engine.tokens:
     rate = engine.tokens / engine.seconds
     speed += f" ({rate:.1f} without reading the prompt and compiling)"

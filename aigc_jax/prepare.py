@@ -27,6 +27,7 @@ from rich.progress import (
 from aigc_jax import command, data, run, terminal
 from aigc_jax.data.text import Text
 from aigc_jax.errors import BadConfig, BadData, Stopped
+from aigc_jax.terminal import counted
 
 FLAGS = {
   "path": "text: a file, a folder or a glob",
@@ -95,7 +96,7 @@ def describe(store: data.Store, verified: bool = False) -> str:
   m = store.manifest
   lines = [
     f"{m['name']} ({m['split']}): {store.folder}",
-    f"  {m['tokens']:,} tokens, {m['documents']:,} documents, "
+    f"  {m['tokens']:,} tokens, {counted(m['documents'], 'document')}, "
     f"{m['bytes']:,} bytes, {m['bytes_per_token']:.3f} bytes per token",
   ]
   if m["replaced"]:
@@ -212,7 +213,7 @@ def _of_another_kind(found, config: run.Config, how: dict) -> None:
       raise BadConfig(f"--{name} is of text, this is data.kind={kind!r}")
   stream = found.stream(seed=0, model=config["model"])
   for view in stream.views:
-    print(f"{view.name}: {len(view):,} examples are ready for training")
+    print(f"{view.name}: {counted(len(view), 'example')} ready for training")
 
 
 def main() -> int:

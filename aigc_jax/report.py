@@ -58,6 +58,7 @@ from aigc_jax.scaling.ablation import Ablation, ablation
 from aigc_jax.scaling.arms import EACH_RUN, Arm, arms_of
 from aigc_jax.scaling.runs import AXES, open_runs
 from aigc_jax.scaling.sweeps import ledger
+from aigc_jax.terminal import counted
 
 
 def diff(words: list[str]) -> int:
@@ -198,7 +199,7 @@ def soup_(words: list[str]) -> int:
   of = soup.sources(words, _whole_numbers("steps", values.steps), values.last)
   newest = {source.workdir: source for source in of}
   rows = [(str(s), soup.losses(s.workdir, s.step)) for s in newest.values()]
-  print(f"the average of {len(of)} checkpoints:")
+  print(f"the average of {counted(len(of), 'checkpoint')}:")
   for source in of:
     print(f"  {source}")
   for line in soup.notes(of):

@@ -33,6 +33,11 @@ def shown(text: str) -> str:
   return text.translate(_TABLE)
 
 
+def counted(n: int, noun: str) -> str:
+  """ "1 step", "2,000 steps"."""
+  return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 class Shown:
   """A stream to which everything is written as `shown`."""
 

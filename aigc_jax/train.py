@@ -51,6 +51,7 @@ from aigc_jax import command, files, hf, run
 from aigc_jax.planning import summary
 from aigc_jax.sampling.uses import Use, use_of
 from aigc_jax.scaling import repeat
+from aigc_jax.terminal import counted
 from aigc_jax.trainer import changes, faults, history
 from aigc_jax.trainer.journal import (
   CUT,
@@ -233,7 +234,9 @@ def _finished(workdir: Path, config: run.Config, mesh) -> bool:
     missing = history.rows_gone(workdir, done["step"], run.identity_of(workdir))
     if missing:
       logging.warning("%s", missing)
-    print(f"The run in {workdir} is finished ({done['step']} steps).")
+    print(
+      f"The run in {workdir} is finished ({counted(done['step'], 'step')})."
+    )
     for change in filter(changes.moved, found):
       print(f"What lies elsewhere now was not compared: {change}")
     print(footer(workdir, done, config))

@@ -1,11 +1,15 @@
 """Published architectures have the parameter counts that were published."""
 
+import re
+from importlib import import_module
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from aigc_jax import flops, tree
+from aigc_jax import flops, presets, tree
 from aigc_jax.models import MODELS
 from aigc_jax.presets import gemma, gpt2, gpt3, llama, mistral, qwen, skeleton
 from aigc_jax.run import compute
@@ -191,6 +195,33 @@ def test_mistral_sees_its_window_only():
 def test_an_unknown_preset_is_told_what_there_is(config, preset, words):
   with pytest.raises(ValueError, match=words):
     config.get_config(preset)
+
+
+def families() -> list[str]:
+  """The modules of presets that have sizes of their own."""
+  names = [path.stem for path in Path(presets.__file__).parent.glob("*.py")]
+  return sorted(
+    name
+    for name in names
+    if name != "__init__"
+    and hasattr(import_module(f"aigc_jax.presets.{name}"), "get_config")
+  )
+
+
+def test_every_family_of_presets_is_named_where_one_looks_for_them():
+  listed = presets.__doc__.partition("families are")[2].partition(";")[0]
+  assert re.findall(r"\w+", listed) == families()
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_config_names_every_preset_that_it_takes(name):
+  """By itself, or as one between a first and a last: `llama1_7b ...`."""
+  text = import_module(f"configs.{name}").__doc__
+  told = [word.strip(".") for word in re.findall(r"[\w.]+", text)]
+  firsts = re.findall(r"([\w.]+) \.\.\.", text)
+  stems = [word.partition("_")[0] for word in firsts]
+  for preset in import_module(f"aigc_jax.presets.{name}").SIZES:
+    assert preset in told or preset.partition("_")[0] in stems, preset
 
 
 def test_the_second_word_of_a_preset_is_the_dataset():

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from aigc_jax import evaluate, run, terminal
 from aigc_jax.evaluators.choices import Estimate
+from aigc_jax.planning import summary
 from aigc_jax.trainer import console
 
 WICKED = {
@@ -123,3 +124,18 @@ def test_a_closed_stream_and_a_poor_encoding_end_no_command(monkeypatch):
   print("\u00e9\udcff", flush=True)
   print("nobody reads this", file=sys.stderr)
   assert poor.buffer.getvalue() == b"\\xe9\\udcff\n"
+
+
+def test_one_is_no_plural():
+  assert [terminal.counted(n, "step") for n in (0, 1, 2000)] == [
+    "0 steps", "1 step", "2,000 steps",
+  ]  # fmt: skip
+
+
+def test_small_memory_is_not_told_as_zero():
+  sizes = [
+    summary.size(n) for n in (4096, 83_456, 13 * 2**20, 2**28, 3 * 2**30)
+  ]
+  assert sizes == [
+    "4.000 KiB", "81.500 KiB", "13.000 MiB", "0.250 GiB", "3.000 GiB",
+  ]  # fmt: skip

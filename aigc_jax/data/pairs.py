@@ -42,6 +42,7 @@ from aigc_jax.data.stream import EvalSet, Stream, check_batch, digest
 from aigc_jax.data.tasks import Batch, Records
 from aigc_jax.data.tokenizers import load_tokenizer
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
+from aigc_jax.terminal import counted
 
 SPLITS = ("train", "validation", ALL)
 LONG = ("cut", "left_out")
@@ -356,7 +357,8 @@ class PairRows:
     )
     what = "had a side cut" if long == "cut" else "were left out"
     say(
-      f"{name}: {len(self.pairs):,} pairs in {len(self.rows):,} rows of "
+      f"{name}: {counted(len(self.pairs), 'pair')} in "
+      f"{counted(len(self.rows), 'row')} of "
       f"{lengths[0]} and {lengths[1]} tokens; {beyond:,} with a side that is "
       f"longer {what}, {empty:,} with an empty side were left out"
     )

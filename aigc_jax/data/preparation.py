@@ -22,6 +22,7 @@ from aigc_jax.data.tokenizers import load, load_tokenizer, save
 from aigc_jax.data.writer import ELSEWHERE, Progress, write
 from aigc_jax.errors import BadConfig
 from aigc_jax.files import expanded, locked, sha256_json, storage
+from aigc_jax.terminal import counted
 
 SAMPLE = 4 << 20  # bytes of text that a tokenizer is trained on
 LARGE = 64 << 20  # bytes from which several workers are worth a hint
@@ -187,7 +188,7 @@ def _prepare(folder, source, split, tokenizer, workers, say, progress) -> Store:
     )
   say(
     f"{source.name!r} ({split}): {m['tokens']:,} tokens of "
-    f"{m['documents']:,} documents, "
+    f"{counted(m['documents'], 'document')}, "
     f"{m['bytes_per_token']:.2f} bytes per token, {seconds:.1f} s, "
     f"{m['bytes'] / 1e6 / max(seconds, 1e-9):.1f} MB/s: {folder}"
   )

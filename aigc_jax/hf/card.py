@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping
 
+from aigc_jax.terminal import counted
+
 # What of the record of a run goes into its card, and under which words.
 RECORD = {
   "started": "started",
@@ -68,7 +70,7 @@ def write(
     "tags:\n- aigc_jax\n---\n",
     f"# {name}\n",
     f"`{architecture}` with {parameters:,} parameters in {dtype}, exported by "
-    f"aigc_jax after {step:,} steps.\n",
+    f"aigc_jax after {counted(step, 'step')}.\n",
     USES.get(pipeline, ""),
   ]
   if metrics:

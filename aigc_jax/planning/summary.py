@@ -6,8 +6,7 @@ from collections.abc import Iterable
 import jax
 
 from aigc_jax import chips, run, sharding, tree
-
-GIB = 2**30
+from aigc_jax.terminal import counted
 
 
 def headline(r: run.Run) -> str:
@@ -16,7 +15,7 @@ def headline(r: run.Run) -> str:
   device = r.mesh.devices.flat[0].device_kind
   return (
     f"{tree.count(r.state.params):,} parameters, {r.mesh.size} x {device}"
-    f"{f' ({mesh})' if mesh else ''}, {r.steps:,} steps of "
+    f"{f' ({mesh})' if mesh else ''}, {counted(r.steps, 'step')} of "
     f"{r.units_per_step:,} {r.unit}"
   )
 
@@ -114,12 +113,12 @@ def memory(r: run.Run) -> str:
     "frozen": r.state.frozen,
   }
   kinds = {name: part for name, part in kinds.items() if part is not None}
-  rows = [(name, _gib(per_device(part))) for name, part in kinds.items()]
+  rows = [(name, size(per_device(part))) for name, part in kinds.items()]
   total = sum(per_device(part) for part in kinds.values())
-  rows.append(("together", _gib(total)))
+  rows.append(("together", size(total)))
   chip = chips.find(r.mesh.devices.flat[0].device_kind)
   if chip is not None:
-    rows.append((f"a {chip.name} has", _gib(chip.memory)))
+    rows.append((f"a {chip.name} has", size(chip.memory)))
   return table(("memory per device, without activations", ""), rows)
 
 
@@ -176,5 +175,9 @@ def table(header: tuple, rows: list[tuple]) -> str:
   return "\n".join(lines)
 
 
-def _gib(nbytes: float) -> str:
-  return f"{nbytes / GIB:,.3f} GiB"
+def size(nbytes: float) -> str:
+  """In the largest unit of which there is a tenth: 0.125 GiB, 12.500 MiB."""
+  for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+    if nbytes >= unit / 10:
+      return f"{nbytes / unit:,.3f} {name}"
+  return f"{nbytes / 2**10:,.3f} KiB"

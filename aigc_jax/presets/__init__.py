@@ -4,9 +4,10 @@
   from aigc_jax.presets import published         a published architecture
   from aigc_jax.presets import llama             llama.get_config("llama32_1b")
 
-The families are bert, clip, ctc, dalle, dit, gemma, gpt2, gpt3, latent, llama,
-mistral, prompted, qwen, resnet, roberta, siglip, t5, transformer, unet, vae,
-vit, vq, whisper; each has its SIZES and `get_config(preset)`.
+The families are bert, clip, ctc, dalle, distilbert, dit, gan, gemma, gpt2,
+gpt3, latent, llama, mistral, prompted, qwen, resnet, roberta, siglip, t5,
+transformer, tts, unet, vae, vit, vq, whisper; each has its SIZES and
+`get_config(preset)`.
 Nothing here computes or imports JAX.
 """
 

@@ -13,6 +13,7 @@ from absl import logging
 from aigc_jax import data
 from aigc_jax.run.build import Run
 from aigc_jax.run.settings import Config, config_file, config_in
+from aigc_jax.terminal import counted
 from aigc_jax.trainer.consumed import EXAMPLES, Consumed, of_meta
 from aigc_jax.trainer.journal import METRICS, rows
 
@@ -43,7 +44,8 @@ class Standing:
     found = self.stream.epochs(examples)
     named = len(found) > 1
     each = ", ".join(f"{n:.2f}" + f" of {name}" * named for name, n in found)
-    return f"to step {self.run.steps:,}: {examples:,} examples, {each} epochs"
+    seen = counted(examples, "example")
+    return f"to step {self.run.steps:,}: {seen}, {each} epochs"
 
 
 def going_on(

@@ -10,6 +10,7 @@ from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import comparable, statistics
 from aigc_jax.scaling.arms import Arm, baselines_of
 from aigc_jax.scaling.runs import AXES, DIVERGED, FINISHED, Record
+from aigc_jax.terminal import counted
 
 # By which a place common to all runs is looked for, in this order.
 PLACES = ("step", "tokens", "examples", "flops")
@@ -316,7 +317,7 @@ def _pairs(ours, theirs) -> tuple[list[tuple[float, float]], str]:
   if len(shared) < len(matched):
     return [], "runs of one seed saw other batches"
   alone = len(ours) + len(theirs) - 2 * len(shared)
-  why = f"{len(shared)} pairs of one seed and data order"
+  why = f"{counted(len(shared), 'pair')} of one seed and data order"
   if alone:
     why += f"; {alone} run(s) without a partner are not in them"
   return [(v.value, w.value) for v, w in shared], why

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aigc_jax import files, run
 from aigc_jax.errors import BadConfig
+from aigc_jax.terminal import counted
 from aigc_jax.trainer.changes import Change, changes
 from aigc_jax.trainer.journal import rows
 
@@ -123,8 +124,8 @@ def as_text(found: Comparison, limit: int = 40) -> str:
     lines.append("  no step in common")
   elif found.parts_at is None:
     lines.append(
-      f"  equal bit for bit in all {found.steps} common rows, to step "
-      f"{found.bitwise_until}"
+      f"  equal bit for bit in all {counted(found.steps, 'common row')}, "
+      f"to step {found.bitwise_until}"
     )
   else:
     until = found.bitwise_until
@@ -137,7 +138,7 @@ def as_text(found: Comparison, limit: int = 40) -> str:
     lines.append(f"  they part at step {found.parts_at}, in {metrics}")
     lines.append(
       f"  train/loss differs by at most {found.worst:.3g} relative over "
-      f"{found.steps} common rows"
+      f"{counted(found.steps, 'common row')}"
     )
   return "\n".join(lines)
 

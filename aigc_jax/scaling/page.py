@@ -15,6 +15,7 @@ from aigc_jax.scaling import curves, pictures, table
 from aigc_jax.scaling.ablation import Ablation
 from aigc_jax.scaling.arms import Arm, differing, leaves_of
 from aigc_jax.scaling.runs import Record
+from aigc_jax.terminal import counted
 
 STYLE = """
 :root { color-scheme: light; }
@@ -103,7 +104,8 @@ def _opening(arms: Sequence[Arm], runs: Sequence[Record]) -> str:
   for r in runs:
     states[r.status] = states.get(r.status, 0) + 1
   listed = ", ".join(f"{n} {state}" for state, n in states.items())
-  return f"<p>{len(runs)} runs in {len(arms)} arms: {listed}.</p>"
+  whole = f"{counted(len(runs), 'run')} in {counted(len(arms), 'arm')}"
+  return f"<p>{whole}: {listed}.</p>"
 
 
 def _curve(arms: Sequence[Arm], metric: str, style: curves.Style) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from aigc_jax import files, run
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import compare
+from aigc_jax.terminal import counted
 from aigc_jax.trainer import changes, history, provenance
 from aigc_jax.trainer.journal import EVENT, EVENTS, rows
 
@@ -225,8 +226,8 @@ def _rows(found: Outcome) -> str:
     return "none that could be compared"
   if not lines:
     lines.append(
-      f"equal bit for bit at all {found.rows} steps that have any, to step "
-      f"{found.until} (but for seconds and speed/)"
+      f"equal bit for bit at all {counted(found.rows, 'step')} with any, "
+      f"to step {found.until} (but for seconds and speed/)"
     )
   if not found.finished:
     lines.append("the run that is repeated was not finished")

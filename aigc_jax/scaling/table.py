@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aigc_jax.scaling import pictures
 from aigc_jax.scaling.ablation import Ablation, Result
+from aigc_jax.terminal import counted
 
 NONE = "-"
 Rows = list[list[str]]
@@ -58,7 +59,7 @@ def versus_table(found: Ablation) -> tuple[list[str], Rows]:
         _interval(v.interval, places),
         f"{v.method}, n={r.summary.n}"
         if not v.paired
-        else f"{v.paired.n_pairs} pairs",
+        else f"{counted(v.paired.n_pairs, 'pair')}",
         *(_p(p) for p in (v.p, v.holm, v.bh)),
         NONE if v.effect is None else f"{v.effect:.2f} sd",
         _number(v.detectable, places),

@@ -40,6 +40,7 @@ class Console:
     self._every = every_seconds
     self._next = 0.0
     self._start: tuple[int, float] | None = None  # after the first call
+    self._told = 0.0  # seconds of compiling
     self._bar: progress.Progress | None = None
     if sys.stderr.isatty():
       self._bar = progress.Progress(
@@ -87,6 +88,13 @@ class Console:
     self._start = self._start or (step, time.monotonic())
     if self._bar:
       self._bar.update(self._task, completed=step)
+
+  def compiling(self, seconds: float) -> None:
+    """Told after some seconds, and then at each minute; the bar says it too."""
+    due = 60 * (self._told // 60 + 1) if self._told else self._every
+    if self._bar is None and seconds >= due:
+      self._told = seconds
+      self.say(f"compiling the step: {seconds:.0f} s so far")
 
   def say(self, text: str) -> None:
     try:

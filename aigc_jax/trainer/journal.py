@@ -400,6 +400,11 @@ class Journal:
     if self._console:
       self._console.say(text)
 
+  def compiling(self, seconds: float) -> None:
+    """Says on the console that a compilation goes on, where it takes long."""
+    if self._console:
+      self._console.compiling(seconds)
+
   def progress(self, step: int) -> None:
     if self._console:
       self._console.move(step)

@@ -197,6 +197,7 @@ def _compiled(
   thread.start()
   while thread.is_alive():
     thread.join(0.1)
+    journal.compiling(time.monotonic() - began)
     stop.check_alone()
   if "error" in outcome:
     raise outcome["error"]

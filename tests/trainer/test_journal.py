@@ -198,6 +198,15 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
   assert lines[2] == "step 1000: a/loss 2"
 
 
+def test_a_long_compilation_is_told_where_no_bar_does(capsys):
+  plain = Console(4, 0)
+  for seconds in range(0, 130, 3):
+    plain.compiling(float(seconds))
+  assert capsys.readouterr().err.splitlines() == [
+    f"compiling the step: {seconds} s so far" for seconds in (12, 60, 120)
+  ]
+
+
 def test_time_left_counts_no_compilation(monkeypatch, capsys):
   clock = [0.0]
   monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])

@@ -38,6 +38,7 @@ from aigc_jax.data.stream import (
 )
 from aigc_jax.errors import BadConfig, BadData, nearest
 from aigc_jax.signature import call, check_type, expect
+from aigc_jax.terminal import counted
 
 SPLITS = ("train", "validation", "test", "all")
 THREADED = 16 << 10  # bytes of a file from which decoding takes threads
@@ -327,7 +328,7 @@ class Images:
       if m["left_out"]:
         say(f"{source.name!r} ({split}): {told(m['left_out'])}")
       say(
-        f"{source.name!r} ({split}): {m['records']:,} images "
+        f"{source.name!r} ({split}): {counted(m['records'], 'image')} "
         f"{self._kinds_of(m['about'])}: {folder}"
       )
     store.check(say, progress)
@@ -339,7 +340,7 @@ class Images:
 
   def _kinds_of(self, about: Mapping) -> str:
     """What images of a store are of, in words."""
-    return f"of {len(about['labels'])} labels"
+    return f"of {counted(len(about['labels']), 'label')}"
 
   def _checked(
     self, stores: Sequence[Columns], model: Mapping, tokenizer, say=None

@@ -46,6 +46,7 @@ from aigc_jax.data.tasks import Batch, Records
 from aigc_jax.data.tokenizers import load_tokenizer
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
 from aigc_jax.signature import check_type, expect
+from aigc_jax.terminal import counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -346,7 +347,7 @@ class Sound:
         say(f"{source.name!r} ({split}): {told(m['left_out'])}")
       minutes = store.column("samples").sum(dtype=np.int64) / RATE / 60
       say(
-        f"{source.name!r} ({split}): {m['records']:,} utterances, "
+        f"{source.name!r} ({split}): {counted(m['records'], 'utterance')}, "
         f"{minutes:,.1f} minutes: {folder}"
       )
     store.check(say, progress)
