@@ -329,11 +329,11 @@ def _commands(workdir: Path, config: run.Config) -> list[str]:
   model = run.model_of(config)
   lines = [["evaluate", shown]]
   # A model of several roles is used by those of them that were trained.
-  kinds, learnt = {"": config["model"]["kind"]}, {"": model}
+  sections, learnt = {"": config["model"]}, {"": model}
   if config["model"]["kind"] == "roles":
-    names = [n for n in config["model"]["parts"] if n not in config["frozen"]]
-    kinds = {n: config["model"]["parts"][n]["kind"] for n in names}
-    learnt = {n: model.parts[n].model for n in names}
+    parts = config["model"]["parts"]
+    sections = {n: parts[n] for n in parts if n not in config["frozen"]}
+    learnt = {n: model.parts[n].model for n in sections}
   for name, part in learnt.items():
     if use := use_of(part):
       words = [f"--part={name}"] * bool(name)
@@ -341,13 +341,23 @@ def _commands(workdir: Path, config: run.Config) -> list[str]:
         0, ["generate", shown, *words, *_flags(use, workdir, config)]
       )
       break
-  for name, kind in kinds.items():
-    if any(family.kind == kind for family in hf.FAMILIES.values()):
+  for name, section in sections.items():
+    if _has_a_family(config | {"model": section}):
       out = shlex.quote(str(workdir / "hf"))
       words = [f"--part={name}"] * bool(name)
       lines.append(["export", shown, f"--out={out}", *words])
       break
   return [f"  python -m aigc_jax.{' '.join(words)}" for words in lines]
+
+
+def _has_a_family(config: run.Config) -> bool:
+  """Whether the model is one that can be exported."""
+  keywords = run.keywords(config)
+  kind = keywords.pop("kind")
+  try:
+    return bool(hf.choose_family(keywords, kind=kind))
+  except BadConfig:
+    return False
 
 
 def _flags(use: Use, workdir: Path, config: run.Config) -> list[str]:
@@ -370,7 +380,9 @@ def _from_here(path: Path) -> Path:
 
 def footer(workdir: Path, result: dict, config: run.Config) -> str:
   """Results, where things are, what to try next: as one would type it here."""
-  has_samples = (workdir / "samples").is_dir()
+  drawn = any((workdir / "samples").glob("*.png"))
+  made = "images it drew" if drawn else "text it wrote"
+  made = made if (workdir / "samples").is_dir() else ""
   workdir = _from_here(workdir)
   lines = ["", "Results"]
   for name, value in result.items():
@@ -380,10 +392,7 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
     "Files",
     f"  {workdir}/metrics.jsonl          every number",
     f"  {workdir}/checkpoints            {result['step']} is the last step",
-    *(
-      [f"  {workdir}/samples                what it wrote or drew"]
-      * has_samples
-    ),
+    *([f"  {workdir}/samples                {made}"] if made else []),
     "Next",
     *_commands(workdir, config),
     f"  tensorboard --logdir={shlex.quote(str(workdir))}",

@@ -418,7 +418,7 @@ def test_a_file_that_is_no_sound_is_refused_by_name(tmp_path):
   for name, word in (("c", "neither WAV nor FLAC"), ("d", "No such file")):
     with pytest.raises(BadData, match=f"{name}.wav: {word}"):
       generate.clip_of(str(tmp_path / f"{name}.wav"))
-  with pytest.raises(BadConfig, match="--audio=x.wav"):
+  with pytest.raises(BadConfig, match="--audio=FILE.wav"):
     generate.check_writes(Echo(), "DIR")
 
 
@@ -429,8 +429,8 @@ USES = {
   "latent": "--grid=4x8 --out=x.png",
   "image tokens masked": "--grid=4x8 --out=x.png",
   "vq": "--grid=4x8 --reconstruct --out=x.png",
-  "ctc": "--audio=x.wav",
-  "whisper": "--audio=x.wav",
+  "ctc": "--audio=FILE.wav",
+  "whisper": "--audio=FILE.wav",
   "tts": "--out=x.wav",
 }
 

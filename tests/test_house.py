@@ -239,3 +239,11 @@ def test_files_of_tests_may_have_one_name_in_two_folders():
   """pytest tells modules apart by their packages alone."""
   folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
   assert [f for f in folders if not (f / "__init__.py").exists()] == []
+
+
+def test_no_docstring_has_a_backslash_that_a_shell_would_see_twice():
+  """A command line in it is copied from the file: write r\"\"\"...\"\"\"."""
+  folders = (PACKAGE, ROOT / "configs", ROOT / "experiments")
+  for path in (path for folder in folders for path in folder.rglob("*.py")):
+    head = path.read_text().partition('"""')[2].partition('"""')[0]
+    assert "\\\\\n" not in head, path

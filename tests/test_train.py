@@ -186,6 +186,14 @@ def test_the_commands_a_run_prints_can_be_typed_as_they_stand():
   assert "--prompt" not in training.footer(workdir, {"step": 3}, config)
 
 
+def test_a_run_says_whether_it_wrote_or_drew(tmp_path):
+  config = run.read(quickstart.get_config())
+  (tmp_path / "samples").mkdir()
+  assert "text it wrote" in training.footer(tmp_path, {"step": 3}, config)
+  (tmp_path / "samples" / "3.png").touch()
+  assert "images it drew" in training.footer(tmp_path, {"step": 3}, config)
+
+
 # By config, what `generate` is told, and whether there is an `export`.
 USES = {
   "dit.py:tiny,digits": ("--weights=average --grid=4x8 --out=x.png", False),
@@ -198,7 +206,9 @@ USES = {
   "tts.py:digits": ("--weights=average --prompt=hello --out=x.wav", False),
   "ctc.py:small": ("--audio=FILE.wav", False),
   "whisper.py:tiny": ("--audio=FILE.wav", True),
-  "transformer.py:base": ("", True),
+  "transformer.py:base": ("", False),
+  "t5.py:small": ("", True),
+  "vae.py:sd": ("--grid=4x8 --out=x.png", True),
   "clip.py:digits": (None, True),
   "distilbert.py:base": (None, "--part=student"),
 }

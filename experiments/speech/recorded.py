@@ -1,6 +1,6 @@
-"""Recorded prompts of a telephone exchange: a small CTC encoder.
+r"""Recorded prompts of a telephone exchange: a small CTC encoder.
 
-  python -m aigc_jax.train --config=experiments/speech/recorded.py:OUT \\
+  python -m aigc_jax.train --config=experiments/speech/recorded.py:OUT \
       --workdir=DIR
 
 OUT is the folder that prompts.py wrote.
