@@ -242,8 +242,8 @@ def test_files_of_tests_may_have_one_name_in_two_folders():
 
 
 def test_no_docstring_has_a_backslash_that_a_shell_would_see_twice():
-  """A command line in it is copied from the file: write r\"\"\"...\"\"\"."""
+  """A command line in it is copied from the file: a raw string has one."""
   folders = (PACKAGE, ROOT / "configs", ROOT / "experiments")
-  for path in (path for folder in folders for path in folder.rglob("*.py")):
+  for path in (p for folder in folders for p in folder.rglob("*.py")):
     head = path.read_text().partition('"""')[2].partition('"""')[0]
     assert "\\\\\n" not in head, path
