@@ -141,6 +141,17 @@ def example_of(step: int, batches: list[tuple[int, int]]) -> int:
   return example + (step - done) * batch
 
 
+def step_of(example: int, batches: list[tuple[int, int]]) -> int:
+  """The data step that an example is of; `example_of` the other way round."""
+  done = 0
+  for (start, batch), (end, _) in itertools.pairwise(batches):
+    if example < end:
+      return done + (example - start) // batch
+    done += (end - start) // batch
+  start, batch = batches[-1]
+  return done + (example - start) // batch
+
+
 def first_example(step: int, batch: int, skip_steps) -> int:
   """The first example of batch `step`, where all were of one size."""
   skipped = [(a * batch, b * batch) for a, b in intervals(skip_steps)]

@@ -19,6 +19,7 @@ from aigc_jax.data.mixture import (
   intervals,
   order,
   pass_over,
+  step_of,
 )
 from aigc_jax.data.spec import Spec
 from aigc_jax.data.tasks import Batch
@@ -115,6 +116,13 @@ class Stream:
     """The first example, in the order, of batch `step`."""
     since, position = self._origin
     return pass_over(position, (int(step) - since) * self.batch, self._skipped)
+
+  def data_step(self, step: int) -> int:
+    """Which step of the data batch `step` is, as skip_steps counts them.
+
+    Those that are left out before it count, those of the run do not.
+    """
+    return step_of(self.position(step), self.batches)
 
   def epochs(self, examples: int) -> list[tuple[str, float]]:
     """(name, how many times it is gone through) of each source."""

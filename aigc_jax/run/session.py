@@ -234,6 +234,7 @@ class Session:
         watchdog=self.watchdog,
         log_every_steps=config["log"]["every_steps"],
         each=r.each,
+        data_step=stream.data_step,
         peak_flops=chips.peak_flops(self.mesh),
         before=at.before,
       )

@@ -12,7 +12,7 @@ the checkpoints: a run that is killed between two rows writes the same rows.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import jax
@@ -65,7 +65,8 @@ class Log:
   """What a loop says and counts; see the module.
 
   each: what a step takes. before: the meta of the checkpoint that the run goes
-  on from. Raises NonFinite after `most_skipped` skipped steps in a row.
+  on from. data_step(n): which step of the data the batch of step n is. Raises
+  NonFinite after `most_skipped` skipped steps in a row.
   """
 
   def __init__(
@@ -79,6 +80,7 @@ class Log:
     peak_flops: float | None,
     most_skipped: int,
     before: Mapping,
+    data_step: Callable[[int], int] = lambda step: step,
   ):
     self.clock = Clock()
     self.last: dict = dict(journal.last)
@@ -89,6 +91,7 @@ class Log:
     self._began = of_meta(before) or Consumed().after(start, each)
     self._peak = peak_flops
     self._most = most_skipped
+    self._data_step = data_step
     self._in_a_row: int = before.get("skipped_in_a_row", 0)
     self._sums: dict[str, list[float]] = {
       name: list(pair) for name, pair in before.get("means", {}).items()
@@ -175,16 +178,18 @@ class Log:
     }
 
   def _count_skipped(self, step: int, metrics) -> None:
+    # What led to the row of a step is the batch of the one before.
+    batch = self._data_step(step - 1)
     if metrics.get(SPIKED, 0):
       loss, norm = (number(metrics[k]) for k in ("train/loss", "norm/grad"))
-      self._journal.event("spike", step, loss=loss, norm=norm)
+      self._journal.event("spike", step, loss=loss, norm=norm, data_step=batch)
     if not metrics.get(SKIPPED, 0):
       self._in_a_row = 0
       return
     self._in_a_row += 1
     loss = number(metrics.get("train/loss", 0.0))
     self._journal.event(
-      "skip", step, loss=loss, in_a_row=self._in_a_row,
+      "skip", step, loss=loss, in_a_row=self._in_a_row, data_step=batch,
       reason="loss, gradient or update not finite",
     )  # fmt: skip
     logging.warning("step %d: not finite, left without update", step)
@@ -192,11 +197,12 @@ class Log:
       self._row(step, metrics, {})
       self._journal.event("non_finite", step, in_a_row=self._in_a_row)
       self._journal.sync()
+      first = self._data_step(max(step - self._in_a_row, 0))
       raise NonFinite(
         f"step {step}: {self._in_a_row} steps in a row had a loss, gradient "
         "or update that is not finite; nothing of them was kept. Lower "
-        "--config.optim.learning_rate, or pass over the data with "
-        "--config.data.skip_steps"
+        "--config.optim.learning_rate, or pass over their batches, beside what "
+        f'is left out: --config.data.skip_steps="(({first}, {batch + 1}),)"'
       )
 
   def _speed(self, n: int) -> dict[str, float]:

@@ -41,6 +41,7 @@ def fit(
   most_skipped: int = 10,
   before_call: Callable[[int], None] = lambda step: None,
   compiled: Callable[[str], None] = lambda sha256: None,
+  data_step: Callable[[int], int] = lambda step: step,
 ):
   """Trains from step `start` to `steps`; returns (state, result).
 
@@ -65,8 +66,9 @@ def fit(
   evaluator that takes long calls `watchdog.feed` as it goes.
 
   `before_call` is given the step of each call, `compiled` the hash of the
-  program. `each` is what a step takes. The meta of a checkpoint of n is
-  `meta(n)` with what the loop keeps beside the state: what was consumed, the
+  program. `data_step(n)` is which step of the data the batch of n is, where
+  some are left out. `each` is what a step takes. The meta of a checkpoint of n
+  is `meta(n)` with what the loop keeps beside the state: what was consumed, the
   sums of the means under way, the steps skipped in a row. A continued run
   gives the meta of its checkpoint as `before`.
 
@@ -78,6 +80,7 @@ def fit(
   log = Log(
     journal, start=start, steps=steps, every=log_every_steps, each=each,
     peak_flops=peak_flops, most_skipped=most_skipped, before=before,
+    data_step=data_step,
   )  # fmt: skip
   done = together.from_first(journal.evaluated(start))
   n, ready = start, False

@@ -217,6 +217,7 @@ def test_skipped_steps_are_left_out_and_nothing_else_moves(stream, shelf, root):
   skipping = build(shelf, root, skip_steps=((2, 4), 5))
   for step, at in enumerate([0, 1, 4, 6, 7]):
     same(skipping.rows(step, ALL), stream.rows(at, ALL))
+    assert skipping.data_step(step) == at
 
 
 def examples(stream, steps) -> list[bytes]:
@@ -253,6 +254,9 @@ def test_steps_to_skip_are_of_the_batch_they_had(stream, shelf, root):
     7, 30, [(0, 6), (24, 2)]
   )
   assert later.position(7) == 32
+  # Ten data steps of six rows, then of two: those of examples 60 and 64.
+  told = build(shelf, root, batch=2).going_on(9, 60, [(0, 6)])
+  assert [told.data_step(step) for step in (9, 11)] == [10, 12]
   # What lies behind is skipped no second time.
   assert build(shelf, root, **skips).going_on(9, 60, [(0, 6)]).position(9) == 60
 

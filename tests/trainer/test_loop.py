@@ -163,7 +163,7 @@ def test_what_has_no_row_is_read_only_where_a_step_was_skipped(tmp_path):
     "fetch 4", "fetch 6", "fetch 8",
   ]  # fmt: skip
   (skip,) = (r for r in rows(tmp_path / EVENTS, EVENT) if r["event"] == "skip")
-  assert (skip["step"], skip["loss"]) == (6, 6.0)
+  assert (skip["step"], skip["loss"], skip["data_step"]) == (6, 6.0, 5)
   trained = [r for r in rows(tmp_path / METRICS) if "train/loss" in r]
   assert [r["step"] for r in trained] == [4, 8]
 
@@ -274,6 +274,23 @@ def test_what_is_not_finite_is_counted_over_restarts(tmp_path):
   assert saved.meta[2]["skipped_in_a_row"] == 4
   found = [r for r in rows(tmp_path / EVENTS, EVENT) if r["event"] == "skip"]
   assert [r["step"] for r in found] == [1, 2, 3]
+
+
+def test_what_is_not_finite_names_the_batches_to_pass_over(tmp_path):
+  """Three steps of the data are left out already, before step 2."""
+
+  def advance(n, batch):
+    bad = n >= 4
+    loss = np.float32("nan" if bad else 1.0)
+    return n + 1, {"train/loss": loss, "optim/skipped": np.int32(bad)}
+
+  with pytest.raises(NonFinite, match=r'skip_steps="\(\(7, 9\),\)"'):
+    loop(
+      tmp_path, [], steps=8, advance=advance, most_skipped=2, save=9,
+      data_step=lambda n: n + 3 * (n >= 2),
+    )  # fmt: skip
+  found = [r for r in rows(tmp_path / EVENTS, EVENT) if r["event"] == "skip"]
+  assert [(r["step"], r["data_step"]) for r in found] == [(5, 7), (6, 8)]
 
 
 def test_a_stop_in_an_evaluation_saves_once_and_leaves(tmp_path):
