@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.custom_derivatives import SymbolicZero
 
 
 @struct.dataclass
@@ -27,3 +28,30 @@ class Mean:
   def value(self) -> jax.Array:
     """sum / weight; zero when nothing was counted."""
     return self.sum / jnp.where(self.weight == 0, 1.0, self.weight)
+
+
+@jax.custom_vjp
+def measured(x: jax.Array) -> jax.Array:
+  """x, a float of any shape, which is for the record and no part of a loss.
+
+  For what has no gradient although it depends on parameters: where one is asked
+  for, tracing raises TypeError. jax.lax.stop_gradient would train on without a
+  word, by the other terms alone.
+  """
+  return x
+
+
+def _measured_forward(x):
+  return x.value, None
+
+
+def _measured_backward(_, cotangent):
+  if not isinstance(cotangent, SymbolicZero):
+    raise TypeError(
+      "a gradient is asked of a measurement that has none (a Mean beside "
+      "the loss): make the loss of what the objective calls its loss"
+    )
+  return (jnp.zeros(cotangent.shape, cotangent.dtype),)
+
+
+measured.defvjp(_measured_forward, _measured_backward, symbolic_zeros=True)

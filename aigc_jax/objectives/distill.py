@@ -58,7 +58,8 @@ def distill(
     ),
     weight,
   )  # fmt: skip
-  total = soft * means["soft"].sum + hard * means["nll"].sum
+  # The loss of these objectives is nll, and has its gradient.
+  total = soft * means["soft"].sum + hard * means["loss"].sum
   if cosine:
     means["cosine"] = Mean(_turned(student, teacher, batch), weight)
     total = total + cosine * means["cosine"].sum

@@ -18,7 +18,7 @@ from aigc_jax.layers.forms import are_plain
 from aigc_jax.layers.products import multiplied, weight_gradient
 from aigc_jax.layers.readout import readout_of
 from aigc_jax.layers.rounding import rounded
-from aigc_jax.metrics import Mean
+from aigc_jax.metrics import Mean, measured
 
 Batch = Mapping[str, jax.Array]
 
@@ -89,14 +89,17 @@ def tokens(
 def of_readout(readout, batch: Batch, terms: Terms) -> tuple[Sums, jax.Array]:
   """The sums for "targets" under "weights", and the sum of the weights.
 
-  Both are of the shape of the readout's features without their last axis.
+  Both are of the shape of the readout's features without their last axis. Only
+  the sum of the loss has a gradient; of the others none may be asked.
   """
   y_BT, w_BT = batch["targets"], batch["weights"].astype(jnp.float32)
   mesh = jax.sharding.get_abstract_mesh()
   sums = sharding.over_batch(
     functools.partial(summed, terms), mesh, (True, False, True, True)
   )(readout.features_BTD, Table(readout.table_VD, readout.bias_V), y_BT, w_BT)
-  return sums, jnp.sum(w_BT)
+  # The backward pass has the gradient of the loss and of nothing else.
+  beside = jax.tree.map(measured, sums._replace(loss=None))
+  return beside._replace(loss=sums.loss), jnp.sum(w_BT)
 
 
 def summed(terms: Terms, x_BTD, table: Table, y_BT, w_BT) -> Sums:

@@ -7,8 +7,7 @@
   python -m aigc_jax.report table runs/distillation
 
 Two arms start as the teacher's first layer, see the same rows and take the same
-steps; one of them is not told what the teacher says. A third is not told, and
-starts from random numbers.
+steps; one of them is not told what the teacher says.
 """
 
 from aigc_jax.scaling.space import Sweep, arms, repeat

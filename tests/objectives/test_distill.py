@@ -91,6 +91,37 @@ def test_the_loss_is_what_its_definition_says_however_it_is_cut():
     )
 
 
+@pytest.mark.parametrize(
+  "weights", [dict(soft=0.0, hard=1.0), dict(soft=2.0, hard=3.0)]
+)
+def test_each_term_of_the_loss_moves_the_student(weights):
+  both, params = both_and_params(PARTS)
+
+  def defined(student):
+    z = both.apply(
+      {"params": params | {"student": student}}, batch(), "student"
+    )
+    t = both.apply({"params": params}, batch(), "teacher").logits()
+    log_p = jax.nn.log_softmax(z.logits())
+    w, y = batch()["weights"], batch()["targets"]
+    nll = -jnp.take_along_axis(log_p, y[..., None], -1)[..., 0]
+    p, q = jax.nn.log_softmax(z.logits() / 2), jax.nn.log_softmax(t / 2)
+    soft = 4 * (jnp.exp(q) * (q - p)).sum(-1)
+    return jnp.sum((weights["soft"] * soft + weights["hard"] * nll) * w)
+
+  def ours(student):
+    score = scorer(both, lambda predict, b: distill(predict, b, **weights))
+    return score(params | {"student": student}, batch(), None)["loss"].sum
+
+  found = jax.jit(jax.grad(ours))(params["student"])
+  right = jax.jit(jax.grad(defined))(params["student"])
+  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(right)) > 0.1
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    found, right,
+  )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_a_frozen_teacher_drops_nothing_while_its_student_does():
   both, params = both_and_params(
