@@ -16,7 +16,7 @@ ALONE = {"objective.soft": 0.0, "objective.hard": 1.0, "objective.cosine": 0.0}
 
 
 def get_sweep():
-  tried = arms(alone=ALONE, teacher={}, alone_afresh=ALONE | {"init_parts": {}})
+  tried = arms(alone=ALONE, teacher={})
   return Sweep(
     "experiments/distillation/student.py", repeat(tried, seeds=3),
     baseline="alone",
