@@ -26,6 +26,20 @@ LATENT = (
   "--config.model.parts.denoiser.dim=16",
   "--config.model.parts.denoiser.heads=2", *NARROW,
 )  # fmt: skip
+CLIP = (
+  "--config=configs/clip.py:digits", "--config.model.image_layers=1",
+  "--config.model.image_dim=16", "--config.model.image_heads=2",
+  "--config.model.text_layers=1", "--config.model.text_dim=12",
+  "--config.model.text_heads=2", "--config.optim.warmup_steps=0",
+)  # fmt: skip
+TOWER = (
+  "--config=configs/prompted.py:digits_clip",
+  *(flag.replace("model.", "model.parts.text.") for flag in CLIP[1:-1]),
+  "--config.model.parts.denoiser.layers=1",
+  "--config.model.parts.denoiser.dim=16",
+  "--config.model.parts.denoiser.heads=2",
+  "--config.model.parts.denoiser.text_dim=12", *NARROW,
+)  # fmt: skip
 VQGAN = (
   "--config=configs/vq.py:tiny_gan,digits", "--config.model.widths=(6,)",
   "--config.model.codes=9", "--config.model.dim=4",
@@ -69,6 +83,21 @@ def test_a_model_of_captions_draws_what_a_prompt_says(tmp_path):
   )  # fmt: skip
   assert done.returncode == BadConfig.code
   assert "has 30 tokens" in done.stderr and "data.length=24" in done.stderr
+
+
+@pytest.mark.slow
+def test_captions_are_read_by_the_frozen_tower_of_another_run(tmp_path):
+  pytest.importorskip("sklearn")
+  done = train(tmp_path, "clip", *CLIP)
+  assert done.returncode == 0, done.stderr
+  own = f"--config.frozen.text={tmp_path / 'clip'}"
+  twins(tmp_path, *TOWER, own)
+  clip, whole = (run.load(str(tmp_path / name)) for name in ("clip", "whole"))
+  jax.tree.map(np.testing.assert_array_equal, whole.params["text"], clip.params)
+  how = ("--steps=2", "--guidance=2", "--weights=average")
+  first = drawn(tmp_path, "a.png", *how, "--prompt=a two")
+  assert first == drawn(tmp_path, "b.png", *how, "--prompt=a two", "--batch=3")
+  assert first != drawn(tmp_path, "c.png", *how, "--prompt=a six")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from aigc_jax.data import load_tokenizer, save, sentences
 from aigc_jax.errors import BadConfig
 from aigc_jax.hf.settings import LATER
 from aigc_jax.run.alike import differences
+from aigc_jax.run.origin import check_frozen_origins
 from tests import commands, tiny
 
 CHANGES = {
@@ -146,6 +147,34 @@ def test_the_tokenizer_is_that_of_the_run(workdir):
     run.check_origin(continued(workdir, tokenizer="other"), other)
   remedy = str(error.value).rpartition("--config.data.tokenizer=")[2]
   assert load_tokenizer(remedy).kind == "bytes"
+
+
+def taught(workdir, tokenizer="bytes", **data):
+  """A config whose part is the frozen model of a run."""
+  parts = dict(teacher=dict(kind="decoder") | tiny.LLAMA)
+  return dict(
+    model=dict(kind="roles", parts=parts), frozen=dict(teacher=str(workdir)),
+    data=dict(tokenizer=tokenizer, **data), init_from=None,
+  )  # fmt: skip
+
+
+def test_a_frozen_part_is_given_the_tokens_that_it_was_trained_on(workdir):
+  check_frozen_origins(taught(workdir))
+  check_frozen_origins(taught(workdir), load_tokenizer("bytes"))
+  # What is to be trained is not known before it is.
+  check_frozen_origins(taught(workdir, "sentencepiece"))
+  text = "def f(a, aa, ab):\n    return a == aa  # the word\n" * 9
+  other = sentences.train([text], 310, "other")
+  with pytest.raises(BadConfig, match="frozen.teacher") as error:
+    check_frozen_origins(taught(workdir, "sentencepiece"), other)
+  remedy = str(error.value).rpartition("--config.data.tokenizer=")[2]
+  assert load_tokenizer(remedy).kind == "bytes"
+  config = json.loads((workdir / "config.json").read_text())
+  config["data"]["start"] = 7
+  (workdir / "config.json").write_text(json.dumps(config))
+  check_frozen_origins(taught(workdir, start=7))
+  with pytest.raises(BadConfig, match="--config.data.start=7"):
+    check_frozen_origins(taught(workdir, start=None))
 
 
 @pytest.mark.parametrize("key", SAME)

@@ -10,6 +10,7 @@ from aigc_jax.models.encoder_decoder import widths as two_widths
 from aigc_jax.models.gan import gan
 from aigc_jax.models.image_tokens import image_tokens_of
 from aigc_jax.models.latent import latent_of
+from aigc_jax.models.prompted import prompted_of
 from aigc_jax.models.resnet import resnet
 from aigc_jax.models.roles import roles_of
 from aigc_jax.models.stylegan import stylegan
@@ -51,6 +52,7 @@ COMPUTE = (
 # Several of them as one.
 MODELS["roles"] = roles_of(MODELS)
 MODELS["image_tokens"] = image_tokens_of(MODELS)
+MODELS["prompted"] = prompted_of(MODELS)
 MODELS["latent"] = latent_of(MODELS)
 
 # What puts numbers for the widths of a kind that a config leaves None.

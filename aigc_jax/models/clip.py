@@ -57,7 +57,7 @@ class Embedded:
 
 
 class TextTower(nn.Module):
-  """The features (B, D) of texts (B, T).
+  """The features (B, D) of texts (B, T), or `each` token's (B, T, D).
 
   end: the id whose first place in a row is read; None reads the last place.
   Where texts are causal, what stands behind that end is never seen.
@@ -72,7 +72,7 @@ class TextTower(nn.Module):
   dropout: float
 
   @nn.compact
-  def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+  def __call__(self, tokens_BT: jax.Array, each: bool = False) -> jax.Array:
     B, T = tokens_BT.shape
     x_BTD, _ = self.embed(name="embed")(tokens_BT)
     at_1T = jnp.arange(T, dtype=jnp.int32)[None]
@@ -81,11 +81,14 @@ class TextTower(nn.Module):
     x_BTD = Dropout(self.dropout, name="dropout")(x_BTD)
     scene = Scene(Visible(causal=self.causal))
     x_BTD, _ = self.stack(name="stack")(x_BTD, scene)
+    norm = self.norm(name="norm")
+    if each:
+      return norm(x_BTD)
     x_BD = x_BTD[:, -1]
     if self.end is not None:
       last_B = jnp.argmax(tokens_BT == self.end, axis=1)
       x_BD = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
-    return self.norm(name="norm")(x_BD)
+    return norm(x_BD)
 
 
 class Similarity(nn.Module):
@@ -115,6 +118,7 @@ class Clip(nn.Module):
   text_projection: Einsum
   similarity: Similarity
   text_length: int
+  text_dim: int
   limits: Mapping[str, float]  # the most that a parameter may be, by its path
 
   def __call__(self, batch: Batch) -> Embedded:
@@ -133,6 +137,10 @@ class Clip(nn.Module):
   def embed_texts(self, tokens_BT: jax.Array) -> jax.Array:
     """(B, Z), each of length one."""
     return on_sphere(self.text_projection(self.text(tokens_BT)))
+
+  def read_texts(self, tokens_BT: jax.Array) -> jax.Array:
+    """(B, T, D): what the text tower says at each token, as others read it."""
+    return self.text(tokens_BT, each=True)
 
   @property
   def operand_dtype(self) -> jnp.dtype:
@@ -267,6 +275,7 @@ def clip(
     text_projection=projection(text_dim),
     similarity=Similarity(math.log(scale), bias),
     text_length=text_length,
+    text_dim=text_dim,
     limits=limits,
   )
 

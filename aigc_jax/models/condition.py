@@ -1,8 +1,8 @@
 """What an image is to be, and how far it is from noise, as a model is told it.
 
 A time, and beside it a label or a caption, or neither. A caption is read by a
-transformer that is trained with the rest: its tokens are what cross attention
-reads, their mean is a part of the condition.
+transformer that is trained with the rest, or another model has read it: its
+tokens are what cross attention reads, their mean is a part of the condition.
 """
 
 import dataclasses
@@ -65,8 +65,19 @@ def until_end(tokens_BS: jax.Array, end: int) -> jax.Array:
   return jnp.cumsum(ends_BS, axis=1) - ends_BS == 0
 
 
+def real_of(tokens_BS: jax.Array, end: int) -> tuple[jax.Array, jax.Array]:
+  """(which captions are none (B, 1), which tokens are read (B, S)).
+
+  Of none, an id below 0 at its beginning, the first token alone.
+  """
+  none_B1 = tokens_BS[:, :1] < 0
+  first_1S = jnp.arange(tokens_BS.shape[1])[None] == 0
+  real_BS = jnp.where(none_B1, first_1S, until_end(tokens_BS, end))
+  return none_B1, real_BS.astype(jnp.int32)
+
+
 class Reader(nn.Module):
-  """Captions (B, S) as vectors (B, S, D), and which of them are real, (B, S).
+  """Captions "tokens" (B, S) as vectors (B, S, D), and which are real, (B, S).
 
   A caption ends with the first id `end`; what stands behind it is never seen.
   An id below 0 at its beginning says that there is none, which is read as one
@@ -81,18 +92,37 @@ class Reader(nn.Module):
   end: int
 
   @nn.compact
-  def __call__(self, tokens_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def __call__(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    tokens_BS = batch["tokens"]
     B, S = tokens_BS.shape
-    real_BS = until_end(tokens_BS, self.end)
+    none_B1, real_BS = real_of(tokens_BS, self.end)
     at_1S = jnp.arange(S, dtype=jnp.int32)[None]
-    none_B1 = tokens_BS[:, :1] < 0
-    real_BS = jnp.where(none_B1, at_1S == 0, real_BS).astype(jnp.int32)
     ids_BS = jnp.where(none_B1, self.vocab, tokens_BS)
     x_BSD, _ = self.embed(name="embed")(ids_BS)
     place_1SD = self.position(name="position")(at_1S, fixed=True)
     x_BSD = x_BSD + for_rows(place_1SD, B)
     visible = Visible(causal=False, segments_BT=real_BS, segments_BS=real_BS)
     x_BSD, _ = self.stack(name="stack")(x_BSD, Scene(visible))
+    return self.norm(name="norm")(x_BSD), real_BS
+
+
+class Features(nn.Module):
+  """Captions that another model has read, "text" (B, S, D), as a Reader's.
+
+  Normalised; "tokens" (B, S) say which of them are real, and where there is no
+  caption, which is a learned vector.
+  """
+
+  none: Callable[..., Embed]
+  norm: NormFactory
+  end: int
+
+  @nn.compact
+  def __call__(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    none_B1, real_BS = real_of(batch["tokens"], self.end)
+    none_11D, _ = self.none(name="none")(jnp.zeros((1, 1), jnp.int32))
+    text_BSD = batch["text"].astype(none_11D.dtype)
+    x_BSD = jnp.where(none_B1[..., None], none_11D, text_BSD)
     return self.norm(name="norm")(x_BSD), real_BS
 
 
@@ -109,7 +139,7 @@ class Condition(nn.Module):
   std: float = 0.0
   products: str = "plain"
   waves: int = WAVES
-  reader: Callable[..., Reader] | None = None
+  reader: Callable[..., Reader | Features] | None = None
 
   @nn.compact
   def __call__(self, batch: Batch) -> Asked:
@@ -129,7 +159,7 @@ class Condition(nn.Module):
       found_BD = found_BD + embed(labels_B[:, None])[0][:, 0]
     memory_BSD = real_BS = None
     if self.reader is not None:
-      memory_BSD, real_BS = self.reader(name="reader")(batch["tokens"])
+      memory_BSD, real_BS = self.reader(name="reader")(batch)
       mean_BD = _mean(memory_BSD, real_BS)
       found_BD = found_BD + Einsum(
         "BC,CD->BD", (memory_BSD.shape[-1], D), name="caption", **keys
@@ -160,8 +190,10 @@ def reader(
   remat: str,
   kernel: str,
   fused: bool,
-) -> Callable[..., Reader] | None:
+) -> Callable[..., Reader | Features] | None:
   """A Reader of a model whose keys these are; None without a `vocab`.
+
+  With text_layers=0 what takes the Features of another model.
 
   Raises BadConfig where they cannot go together.
   """
@@ -186,19 +218,20 @@ def reader(
       "labels or captions: --config.model.classes=0, or "
       "--config.model.vocab=None and its text_* keys None"
     )
+  norm = functools.partial(Norm, True, norm_eps, 0.0, True)
+  if text_layers == 0:
+    return _of_features(
+      vocab, text_length, text_dim, text_heads, text_mlp_dim, text_end, norm,
+      dtype, std,
+    )  # fmt: skip
   text_mlp_dim = 4 * text_dim if text_dim and not text_mlp_dim else text_mlp_dim
   at_least_1(vocab=vocab, **own, text_mlp_dim=text_mlp_dim)
-  if text_end is None or not 0 <= text_end < vocab:
-    raise errors.BadConfig(
-      f"model.text_end={text_end}: expected the id that ends a text, below "
-      f"model.vocab={vocab}"
-    )
+  _check_end(text_end, vocab)
   if text_dim % text_heads:
     raise errors.BadConfig(
       f"model.text_dim={text_dim} is not divisible by "
       f"model.text_heads={text_heads}"
     )
-  norm = functools.partial(Norm, True, norm_eps, 0.0, True)
   out_factor = 1.0 / math.sqrt(2 * text_layers)
   attention = functools.partial(
     Attention, text_dim, text_heads, text_heads, text_dim // text_heads, dtype,
@@ -226,3 +259,30 @@ def reader(
     norm=norm,
     end=text_end,
   )
+
+
+def _of_features(
+  vocab, text_length, text_dim, text_heads, text_mlp_dim, text_end, norm, dtype,
+  std,
+) -> Callable[..., Features]:  # fmt: skip
+  """Features from the keys of `reader`. Raises BadConfig."""
+  at_least_1(vocab=vocab, text_length=text_length, text_dim=text_dim)
+  for name, value in dict(heads=text_heads, mlp_dim=text_mlp_dim).items():
+    if value is not None:
+      raise errors.BadConfig(
+        f"model.text_{name}={value} and model.text_layers=0: another model "
+        f"reads captions: --config.model.text_{name}=None, or text_layers of "
+        "its own"
+      )
+  _check_end(text_end, vocab)
+  return functools.partial(
+    Features, functools.partial(Embed, 1, text_dim, dtype, std), norm, text_end
+  )
+
+
+def _check_end(text_end: int | None, vocab: int) -> None:
+  if text_end is None or not 0 <= text_end < vocab:
+    raise errors.BadConfig(
+      f"model.text_end={text_end}: expected the id that ends a text, below "
+      f"model.vocab={vocab}"
+    )

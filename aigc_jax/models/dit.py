@@ -57,6 +57,7 @@ class Dit(Denoiser):
   stack: Callable[..., Stack]
   products: str = "plain"
   text_length: int = 0
+  features: int = 0
 
   @nn.compact
   def __call__(self, batch: Batch) -> jax.Array:
@@ -128,8 +129,9 @@ def dit(
   classes: labels that it is told, 0 for none. sigma: whether the variance is
   predicted too. mlp_dim: None is 4 dim. init_std: None is by fan-in;
   projections that begin as zeros do so anyway. vocab, text_*: of the captions
-  that it reads, None for no captions; text_end: the id that ends one. Raises
-  BadConfig where they cannot go together.
+  that it reads, None for no captions; text_end: the id that ends one.
+  text_layers=0: another model reads them (models/prompted.py), whose features
+  have text_dim numbers. Raises BadConfig where they cannot go together.
   """
   at_least_1(
     image_size=image_size, channels=channels, patch=patch, layers=layers,
@@ -191,4 +193,5 @@ def dit(
     ),
     products=products,
     text_length=text_length or 0,
+    features=text_dim if text_layers == 0 else 0,
   )

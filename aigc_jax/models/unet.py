@@ -56,6 +56,7 @@ class Unet(Denoiser):
   attention: Callable[..., Callable[..., PlacesAttention]]  # of a width
   condition: Callable[..., Condition]
   text_length: int = 0
+  features: int = 0
 
   @nn.compact
   def __call__(self, batch: Batch) -> jax.Array:
@@ -220,4 +221,5 @@ def unet(
       reader=reads,
     ),
     text_length=text_length or 0,
+    features=text_dim if text_layers == 0 else 0,
   )  # fmt: skip

@@ -14,6 +14,7 @@ from aigc_jax.objectives.paths import Path
 Batch = Mapping[str, jax.Array]
 QUARTERS = 4  # of the times, whose losses are told apart
 LATENTS = "latents"  # the role that makes what noise is added to
+TEXT = "text"  # the role that reads captions
 STEPS = 1000  # into which the bound on the variance cuts the path
 
 
@@ -28,7 +29,8 @@ def flow(
   """The mean squared error, over pixels, of a prediction at a random time.
 
   Of a model with a role "latents" the pixels are those of what it makes of the
-  images, and the role "denoiser" predicts (arXiv:2112.10752).
+  images, and the role "denoiser" predicts (arXiv:2112.10752); one with a role
+  "text" reads the captions, and "denoiser" is told what it makes of them.
 
   prediction: velocity, epsilon or v, see objectives/paths.py. Time and noise of
   a row come from its key in "draw" (B, 2). label_dropout: the share of rows
@@ -55,8 +57,8 @@ def flow(
       "--config.data.draw=True"
     )
   draw_B2, x = batch["draw"], batch["images"].astype(jnp.float32)
-  latent = LATENTS in getattr(predict, "roles", ())
-  if latent:
+  roles = getattr(predict, "roles", ())
+  if LATENTS in roles:
     x = predict(batch, LATENTS).astype(jnp.float32)
   weights_B = batch["weights"]
   t_B = uniform(draw_B2, "time")
@@ -66,7 +68,9 @@ def flow(
   noisy = dict(batch, images=path.between(x, e, t_B), time=t_B)
   if getattr(predict, "trains", False):
     noisy = without_labels(noisy, label_dropout)
-  found = predict(noisy, "denoiser") if latent else predict(noisy)
+  if TEXT in roles:
+    noisy["text"] = predict(noisy, TEXT)
+  found = predict(noisy, "denoiser") if roles else predict(noisy)
   found, spread = _parted(found, x, variance)
   mse_B = _mean((found - path.target(x, e, t_B)) ** 2)
   loss_B, means = mse_B, {}

@@ -81,14 +81,8 @@ def check_origin(
   changed = _changed_on_purpose(
     where, config["model"], theirs, set(allowed), also
   )
-  if tokenizer is None or words is None:
-    return changed
-  if data.load_tokenizer(words).fingerprint != tokenizer.fingerprint:
-    raise BadConfig(
-      f"init_from={where} has a tokenizer of its own, and data.tokenizer="
-      f"{config['data']['tokenizer']!r} is another: set "
-      f"--config.data.tokenizer={shlex.quote(words)}"
-    )
+  if tokenizer is not None and words is not None:
+    _check_words(config, tokenizer, f"init_from={where}", words)
   return changed
 
 
@@ -139,24 +133,68 @@ def check_frozen_there(part: str, where: str) -> None:
     )
 
 
-def check_frozen_origins(config: Config) -> None:
+def check_frozen_origins(config: Config, tokenizer=None) -> None:
   """Refuses frozen parts that are read from another model than they are.
 
+  And those that read tokens by another tokenizer than the data's, whose ids
+  would mean something else to them. tokenizer: of the run, where it is known.
   Raises BadConfig with what to set instead, BadData for a folder that is none.
   """
-  parts = config["model"].get("parts", {})
   for part, where in config["frozen"].items():
     if not where:
       continue
     check_frozen_there(part, where)
-    theirs, _ = _model_of(where)
-    if part not in parts:
+    theirs, words = _model_of(where)
+    found = _part_of(config["model"], part)
+    if found is None:
       continue  # a piece of one: its shapes are all that is compared
-    lines = differences(parts[part], theirs, f"model.parts.{part}")
+    name, own = found
+    lines = differences(own, theirs, name)
     if lines:
       raise BadConfig(
-        f"frozen.{part}={where} is another model than model.parts.{part}:\n  "
+        f"frozen.{part}={where} is another model than {name}:\n  "
         + "\n  ".join(lines)
+      )
+    if own.get("vocab") and words is not None:
+      _check_words(config, tokenizer, f"frozen.{part}={where}", words)
+      _check_marks(config, f"frozen.{part}={where}", where)
+
+
+def _part_of(model: Mapping, path: str) -> tuple[str, Mapping] | None:
+  """(its name in a config, its keys) of the part at a path such as "a/b"."""
+  name = "model"
+  for key in path.split("/"):
+    name, model = f"{name}.parts.{key}", model.get("parts", {}).get(key)
+    if model is None:
+      return None
+  return name, model
+
+
+def _check_words(config: Config, tokenizer, what: str, words: str) -> None:
+  """Raises BadConfig unless the data's tokenizer is that of `words`."""
+  own = config.get("data", {}).get("tokenizer")
+  if tokenizer is None and own not in (None, "sentencepiece"):
+    tokenizer = data.load_tokenizer(own)
+  if tokenizer is None:
+    return  # one that is to be trained is not known yet
+  if data.load_tokenizer(words).fingerprint != tokenizer.fingerprint:
+    raise BadConfig(
+      f"{what} has a tokenizer of its own, and data.tokenizer={own!r} is "
+      f"another: set --config.data.tokenizer={shlex.quote(words)}"
+    )
+
+
+def _check_marks(config: Config, what: str, where: str) -> None:
+  """Raises BadConfig where texts begin or are filled up in another way."""
+  if hf_folder(where) is not None:
+    return  # which does not say
+  theirs = usable_config_in(where).get("data", {})
+  for key in ("start", "pad"):
+    own = config.get("data", {}).get(key)
+    if key in theirs and theirs[key] != own:
+      raise BadConfig(
+        f"{what} was trained on texts with data.{key}={theirs[key]}, and here "
+        f"data.{key}={own}: set --config.data.{key}={theirs[key]}"
       )
 
 

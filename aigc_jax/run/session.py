@@ -285,6 +285,7 @@ class Session:
     with all_or_none():
       begun = history.check_nothing_lost(self.workdir)
       changed = check_origin(r.config, self.stream.tokenizer, allowed)
+      check_frozen_origins(r.config, self.stream.tokenizer)
     if begun:
       self.say(
         "this run ended before its first checkpoint: it begins again from step "
