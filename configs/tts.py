@@ -1,6 +1,6 @@
 r"""Speech synthesis: text to a log-mel spectrogram, by flow matching.
 
-  python experiments/speech/speak.py --out=digits
+  python -m experiments.speech.speak --out=digits
   python -m aigc_jax.train --config=configs/tts.py:digits --workdir=DIR \
       --config.data.sources[0].path=digits
   python -m aigc_jax.generate --workdir=DIR --weights=average \

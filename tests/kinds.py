@@ -125,10 +125,20 @@ def captions_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
   return found
 
 
+def told_batch(B: int, T: int, seed: int = 0) -> dict[str, jax.Array]:
+  """Captions, and a row that has none."""
+  found = described_batch(B, T, seed)
+  return found | dict(tokens=found["tokens"].at[0].set(-1))
+
+
 READ = dict(
   classes=0, vocab=37, text_length=19, text_layers=2, text_dim=20,
   text_heads=5, text_mlp_dim=28, text_end=36,
 )  # fmt: skip
+TOLD = dict(classes=0, vocab=37, text_length=19, text_end=36)
+FEATURES = TOLD | dict(
+  text_layers=0, text_dim=32, text_heads=None, text_mlp_dim=None
+)
 DIT = dict(diffusion.DIT, kind="dit")
 UNET = dict(
   kind="unet", classes=5, image_size=6, channels=1, widths=(8, 12), blocks=1,
@@ -167,6 +177,12 @@ KINDS = {
   ),
   "dit of captions": Kind(
     DIT | READ, described_batch, dict(kind="flow"), NOISED
+  ),
+  "prompted": Kind(
+    dict(
+      kind="prompted", **TOLD, parts=dict(text=CLIP, denoiser=DIT | FEATURES),
+    ),
+    told_batch, dict(kind="flow"), NOISED, frozen=("text",),
   ),
   "unet": Kind(
     UNET, noised_batch, dict(kind="flow", prediction="epsilon"), NOISED
@@ -235,12 +251,13 @@ KINDS = {
     ),
     captions_batch, TOKENS, PIXELS, frozen=("vq",),
   ),
-  "ctc": Kind(sound.CTC, sound.batch_of, dict(kind="ctc"), sound.LETTERS),
+  "ctc": Kind(sound.CTC, sound.masked_batch, dict(kind="ctc"), sound.LETTERS),
   "tts": Kind(
     sound.TTS, sound.spoken_batch, dict(kind="speech", bins=20), sound.SPOKEN
   ),
   "whisper": Kind(
-    sound.WHISPER, sound.batch_of, dict(kind="tokens", z_loss=1e-3, chunk=5),
+    sound.WHISPER, sound.masked_batch,
+    dict(kind="tokens", z_loss=1e-3, chunk=5),
     sound.LETTERS,
   ),
 }  # fmt: skip

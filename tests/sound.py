@@ -29,8 +29,9 @@ TTS = dict(
   dtype="float32", remat="none", unroll=1, kernel="xla",
 )  # fmt: skip
 STYLES = {"whisper": WHISPER, "ctc": CTC, "tts": TTS}
-LETTERS = dict(audio="B.", audio_lengths="B")
-SPOKEN = LETTERS | dict(
+HEARD = dict(audio="B.", audio_lengths="B")
+LETTERS = HEARD | dict(masks="B..")
+SPOKEN = HEARD | dict(
   speakers="B", draw="B.", mel="B..", mel_lengths="B", time="B"
 )
 
@@ -51,6 +52,15 @@ def batch_of(B: int = 2, T: int = 7, seed: int = 0) -> dict[str, jax.Array]:
     "targets": jnp.asarray(ids[1]),
     "weights": jnp.asarray(weights_BT, jnp.float32),
   }
+
+
+def masked_batch(B: int = 2, T: int = 7, seed: int = 0) -> dict[str, jax.Array]:
+  """The same, with a part of each spectrogram hidden, of none the same."""
+  masks = np.zeros((B, 2, 4), np.int32)
+  masks[:, 0, 0] = np.arange(B) % 5
+  masks[:, 0, 1:] = (6, 0, 20)
+  masks[:, 1] = (0, 20, 4, 3)
+  return batch_of(B, T, seed) | {"masks": jnp.asarray(masks)}
 
 
 def spoken_batch(B: int = 2, T: int = 7, seed: int = 0) -> dict[str, jax.Array]:

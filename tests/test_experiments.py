@@ -14,6 +14,7 @@ from experiments import optimum
 from experiments.batch_size import critical
 from experiments.repeated_data import worth
 from experiments.schedules import lengths
+from experiments.speech import prompts
 
 FOLDER = Path(optimum.__file__).parent
 SWEEPS = sorted(path.parent.name for path in FOLDER.glob("*/sweep.py"))
@@ -210,3 +211,21 @@ def test_schedules_are_compared_at_rates_that_other_seeds_chose():
   made.append(scheduled("constant", 0.1, 0, 3.0))
   said = lengths.spent(lengths.cells_of(made))
   assert "9 with cosines, 11 with a trunk of 9" in said
+
+
+def test_a_prompt_is_written_as_it_sounds_and_its_notes_are_left_out():
+  lines = [
+    "; a comment: of the file",
+    "vm-onefor: Press 1 for",
+    "letters/at: at [@]",
+    "beep: [this is a simple beep tone]",
+    "silence/2: (2 seconds of silence)",
+    "help: press * to pause, # to exit...",
+    'menu: Dial 4 for a polite "don\'t call" menu; De-activated.',
+  ]
+  assert prompts.transcripts(lines) == {
+    "vm-onefor": "press one for",
+    "letters/at": "at",
+    "help": "press star to pause pound to exit",
+    "menu": "dial four for a polite don't call menu de activated",
+  }

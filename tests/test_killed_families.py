@@ -23,7 +23,9 @@ FAMILIES = {
     evaluate=dict(recall__every_steps=3, zero_shot__every_steps=None),
   ),
   "spoken_digits.py:ctc": dict(
-    data=OF_SOUND, model=SMALL | dict(layers=1, bins=8, stride=1)
+    data=OF_SOUND
+    | dict(augment__speed=10, augment__times=1, augment__time_width=3),
+    model=SMALL | dict(layers=1, bins=8, stride=1)
   ),
   "spoken_digits.py:whisper": dict(
     data=OF_SOUND,

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
-from aigc_jax.presets import skeleton, t5, transformer
+from aigc_jax.presets import skeleton, t5, transformer, tts
 from tests import tiny
 
 SMALL = dict(
@@ -70,6 +70,10 @@ def test_a_step_learns_from_what_the_spec_says(config):
     (lambda: denoising(first_sentinel=300), "model.vocab=301"),
     (lambda: mixed(skeleton().model, translating()), "would not read"),
     (lambda: mixed(translating().model, skeleton()), "takes encoder_tokens"),
+    (
+      lambda: speaking(times=1),
+      "data.augment.times and bands .* set both to 0",
+    ),
   ],
 )
 def test_a_model_and_data_that_do_not_belong_together_are_refused(
@@ -82,4 +86,11 @@ def test_a_model_and_data_that_do_not_belong_together_are_refused(
 def mixed(model: ConfigDict, config: ConfigDict) -> ConfigDict:
   """A config with the model of another."""
   config.model = model
+  return config
+
+
+def speaking(**augment) -> ConfigDict:
+  """A model that makes spectrograms, of which data hides something."""
+  config = tts.get_config("digits")
+  config.data.augment.update(augment)
   return config

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from aigc_jax import sharding
 from aigc_jax.layers.einsum import Einsum
-from aigc_jax.layers.mel import log_mel
+from aigc_jax.layers.mel import hidden, log_mel
 from aigc_jax.layers.mlp import activate
 
 WIDTH = 3  # frames that a convolution sees
@@ -53,9 +53,19 @@ class Ear(nn.Module):
   dim: int
 
   @nn.compact
-  def __call__(self, audio_BA: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """(B, T, D) of whole steps of samples (B, A), silent behind `lengths`."""
+  def __call__(
+    self,
+    audio_BA: jax.Array,
+    lengths_B: jax.Array,
+    masks_BM4: jax.Array | None = None,
+  ) -> jax.Array:
+    """(B, T, D) of whole steps of samples (B, A), silent behind `lengths`.
+
+    masks: what is hidden of spectrograms, as `mel.hidden` takes it.
+    """
     x_BTC = log_mel(audio_BA, lengths_B, self.bins)
+    if masks_BM4 is not None:
+      x_BTC = hidden(x_BTC, lengths_B, masks_BM4)
     for i, stride in enumerate(self.strides, 1):
       convolve = self.convolution(
         channels=x_BTC.shape[-1], dim=self.dim, stride=stride,

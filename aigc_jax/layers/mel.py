@@ -44,6 +44,27 @@ def log_mel(audio_BA: jax.Array, lengths_B: jax.Array, bins: int) -> jax.Array:
   return (jnp.maximum(log_BTC, loudest_B11 - DECADES) + 4.0) / 4.0
 
 
+def hidden(
+  x_BTC: jax.Array, lengths_B: jax.Array, masks_BM4: jax.Array
+) -> jax.Array:
+  """Spectrograms whose rectangles are of their own mean (arXiv:1904.08779).
+
+  A rectangle is its first frame, how many frames, its first band, how many
+  bands. The mean is over the frames of an utterance of so many samples, not
+  over the silence behind it.
+  """
+  T, C = x_BTC.shape[1:]
+  frames_B1 = -(lengths_B[:, None] // -HOP)
+  real_BT1 = (jnp.arange(T) < frames_B1)[..., None]
+  sum_B11 = jnp.sum(jnp.where(real_BT1, x_BTC, 0.0), (1, 2), keepdims=True)
+  mean_B11 = sum_B11 / (C * jnp.maximum(frames_B1, 1))[..., None]
+  first, long, low, high = jnp.moveaxis(masks_BM4[..., None], 2, 0)
+  in_BMT = (jnp.arange(T) >= first) & (jnp.arange(T) < first + long)
+  in_BMC = (jnp.arange(C) >= low) & (jnp.arange(C) < low + high)
+  in_BTC = jnp.any(in_BMT[..., None] & in_BMC[:, :, None], axis=1)
+  return jnp.where(in_BTC, mean_B11, x_BTC)
+
+
 def frames(x_BA: jax.Array) -> jax.Array:
   """(B, A / HOP, WINDOW): windows around every HOP-th sample."""
   T = x_BA.shape[1] // HOP

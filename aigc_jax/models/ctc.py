@@ -36,6 +36,8 @@ Batch = Mapping[str, jax.Array]
 class Ctc(nn.Module):
   """Aligned predictions for "audio" (B, A) of "audio_lengths" (B,).
 
+  With "masks" (B, M, 4) rectangles of the spectrogram are hidden (layers/mel).
+
   A step is `stride` frames, 10 ms each, of the spectrogram. What lies behind an
   utterance is silence, and its steps are seen by none that is heard: a row says
   the same however far it is padded.
@@ -52,6 +54,8 @@ class Ctc(nn.Module):
   dropout: float
   products: str = "plain"
 
+  may_read = ("masks",)  # of a batch, beside what `example` has
+
   @nn.compact
   def __call__(self, batch: Batch) -> Aligned:
     audio_BA, lengths_B = batch["audio"], batch["audio_lengths"]
@@ -59,7 +63,8 @@ class Ctc(nn.Module):
     # One step more than there are, so that sound always ends in silence.
     lacking = step + -audio_BA.shape[1] % step
     audio_BA = jnp.pad(audio_BA, ((0, 0), (0, lacking)))
-    x_BTD = self.ear(name="ear")(audio_BA, lengths_B)[:, :-1]
+    heard = self.ear(name="ear")(audio_BA, lengths_B, batch.get("masks"))
+    x_BTD = heard[:, :-1]
     T, D = x_BTD.shape[1:]
     steps_B = -(lengths_B // -step)
     at_1T = jnp.arange(T, dtype=jnp.int32)[None]

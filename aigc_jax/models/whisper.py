@@ -36,8 +36,11 @@ class Whisper(EncoderDecoder, kw_only=True):
 
   audio: 16-bit samples at RATE. Every utterance is heard as one of `samples`,
   silent behind its end, as published models are trained to: nothing masks what
-  is not there.
+  is not there. With "masks" (B, M, 4) rectangles of the spectrogram are hidden
+  (layers/mel).
   """
+
+  may_read = ("masks",)  # of a batch, beside what `example` has
 
   samples: int
   make_ear: Callable[..., Ear]
@@ -58,7 +61,7 @@ class Whisper(EncoderDecoder, kw_only=True):
         f"{self.samples}: lower data.seconds, or raise model.seconds"
       )
     audio_BA = jnp.pad(audio_BA, ((0, 0), (0, lacking)))
-    x_BSD = self.ear(audio_BA, batch["audio_lengths"])
+    x_BSD = self.ear(audio_BA, batch["audio_lengths"], batch.get("masks"))
     at_1S = jnp.arange(x_BSD.shape[1], dtype=jnp.int32)[None]
     x_BSD = x_BSD + sinusoids(at_1S, x_BSD.shape[-1], x_BSD.dtype)
     return self.encoder(x_BSD)[0]

@@ -23,6 +23,15 @@ def sound() -> ConfigDict:
     seconds=30.0,  # of a row; longer utterances are left out
     target_length=448,  # tokens of a row; longer texts are left out
     channels="mix",  # of several their mean; refuse: such files are left out
+    augment=dict(
+      speed=0,  # percent that an utterance is faster or slower, at most
+      gain=0.0,  # decibels that it is louder or softer, at most
+      times=0,  # SpecAugment's masks over time, and their frames of 10 ms
+      time_width=100,
+      time_share=1.0,  # of the utterance that one of them has at most
+      bands=0,  # those over bands of the spectrogram
+      band_width=27,
+    ),
     shuffle=True,  # whether utterances come in a random order, new each epoch
     validation=0.02,  # share held out
     split_by="file",  # by whose hash: of its file's name, its folder, its text

@@ -299,6 +299,11 @@ def check_reads(config: Config, model: nn.Module, batch: Mapping) -> None:
       f"{', '.join(batch)}: choose data or a task for this model"
     )
   spec = data_of(config).spec
+  if "masks" in spec and "masks" not in getattr(model, "may_read", ()):
+    raise BadConfig(
+      "data.augment.times and bands hide parts of a spectrogram, which "
+      f"model.kind={config['model']['kind']!r} would not read: set both to 0"
+    )
   source = [name for name, array in spec.items() if "S" in array.letters]
   if source and not set(source) & set(model.example()):
     raise BadConfig(

@@ -1,10 +1,11 @@
 """What a recogniser must beat: the text of the training clip that is nearest.
 
   python -m experiments.speech.baseline --folder=digits
+  python -m experiments.speech.baseline --prompts=prompts
 
 Nearest by the mean square between log-mel spectrograms of 40 bands, each
 stretched to 64 frames. Clips, split and word errors are those of
-configs/spoken_digits.py.
+configs/spoken_digits.py, or of recorded.py beside this file.
 """
 
 import json
@@ -17,8 +18,10 @@ from aigc_jax import run
 from aigc_jax.evaluators.word_errors import word_errors
 from aigc_jax.layers.mel import HOP, log_mel
 from configs import spoken_digits
+from experiments.speech import recorded
 
 FOLDER = flags.DEFINE_string("folder", "digits", "made by speak.py")
+PROMPTS = flags.DEFINE_string("prompts", None, "written by prompts.py, instead")
 ROOT = flags.DEFINE_string("root", "~/.cache/aigc_jax", "data.root")
 FRAMES = 64
 
@@ -26,8 +29,11 @@ FRAMES = 64
 def main(argv) -> None:
   """Prints the errors as JSON."""
   del argv
-  config = spoken_digits.get_config("ctc")
-  config.data.sources = (dict(kind="folder", path=FOLDER.value, weight=1.0),)
+  if PROMPTS.value:
+    config = recorded.get_config(PROMPTS.value)
+  else:
+    config = spoken_digits.get_config("ctc")
+    config.data.sources = (dict(kind="folder", path=FOLDER.value, weight=1.0),)
   config.data.root = ROOT.value
   config = run.read(config)
   data, spectrogram = run.data_of(config), jax.jit(log_mel, static_argnums=2)

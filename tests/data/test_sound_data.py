@@ -1,6 +1,7 @@
 """Laws of utterances as data: files, stores, batches, held-out sets."""
 
 import json
+import math
 import struct
 import sys
 import wave
@@ -8,7 +9,9 @@ import wave
 import numpy as np
 import pytest
 
+from aigc_jax.data.draw import Draw
 from aigc_jax.data.sound import Sound
+from aigc_jax.data.sound.augmenting import Augment, at_speed
 from aigc_jax.data.sound.decoding import RATE, Unusable, decoded, wav
 from aigc_jax.errors import BadConfig, BadData
 
@@ -358,6 +361,8 @@ def test_what_does_not_fit_a_row_is_left_out_and_told(folder, root):
     (dict(target_length=9), dict(MODEL, position_length=8), "target_length=8"),
     ({}, dict(vocab=200), "model.vocab=257"),
     ({}, dict(vocab=257, blank=0), "model.blank=256"),
+    (dict(augment=dict(times=1)), MODEL, "the model makes none"),
+    (dict(augment=dict(bands=1)), MODEL | dict(bins=20), "band_width=6"),
   ],
 )
 def test_a_model_that_cannot_take_it_is_refused(
@@ -376,6 +381,9 @@ def test_a_model_that_cannot_take_it_is_refused(
     (dict(validation=1.0), "validation"),
     (dict(sources=[dict(kind="folder", file="x")]), "path"),
     (dict(sources=[dict(kind="floder", path="x")]), "did you mean 'folder'"),
+    (dict(augment=dict(speed=51)), "data.augment.speed=51"),
+    (dict(augment=dict(time_share=0.0)), "data.augment.time_share=0.0"),
+    (dict(augment=dict(tempo=5)), "tempo"),
   ],
 )
 def test_settings_that_no_data_could_mend_are_refused(change, word, root):
@@ -445,3 +453,89 @@ def test_speakers_that_cannot_be_told_apart_are_refused(folder, root):
     kind_of(folder, root).check_model(MODEL | dict(speakers=2))
   with pytest.raises(BadConfig, match="have no numbers"):
     sound.check_heldout("x", dict(split="all", sources=[source]))
+
+
+AUGMENT = dict(speed=10, gain=6.0, times=2, time_width=9, bands=1, band_width=5)
+
+
+def test_an_utterance_is_changed_by_its_place_and_the_seed_alone(folder, root):
+  model = MODEL | dict(bins=20)
+
+  def stream(seed=3, **augment):
+    kind = kind_of(folder, root, augment=AUGMENT | augment)
+    return kind, kind.stream(seed=seed, model=model, say=silent)
+
+  kind, one = stream()
+  whole = one.rows(5, slice(None))
+  assert {k: (x.shape, x.dtype) for k, x in whole.items()} == {
+    k: (a.shape, a.dtype) for k, a in kind.spec.items()
+  }
+  for rows in ([1], [3, 0]):
+    part = stream()[1].rows(5, np.array(rows))
+    for key, x in part.items():
+      np.testing.assert_array_equal(x, whole[key][rows])
+  plain = kind_of(folder, root).stream(seed=3, model=model, say=silent)
+  as_is = plain.rows(5, slice(None))
+  np.testing.assert_array_equal(as_is["targets"], whole["targets"])
+  assert (as_is["audio_lengths"] != whole["audio_lengths"]).any()
+  assert (as_is["audio"] != whole["audio"]).any()
+  # Another time, another change; another setting, another run.
+  again = stream(seed=4)[1].rows(5, slice(None))
+  assert (again["masks"] != whole["masks"]).any()
+  prints = {
+    s.fingerprint for s in (one, plain, stream(gain=5.0)[1], stream(times=1)[1])
+  }
+  assert len(prints) == 4
+  # What is set but not used decides nothing.
+  still = kind_of(folder, root, augment=dict(time_width=7))
+  assert (
+    still.stream(seed=3, model=model, say=silent).fingerprint
+    == plain.fingerprint
+  )
+
+
+def test_held_out_utterances_are_heard_as_they_are(folder, root):
+  model = MODEL | dict(bins=20)
+  found = [
+    kind_of(folder, root, augment=augment).heldout(
+      split="all", model=model, say=silent
+    )
+    for augment in ({}, AUGMENT)
+  ]
+  assert found[0].fingerprint == found[1].fingerprint
+  plain, other = (one.rows(0, slice(None)) for one in found)
+  assert not other.pop("masks").any()
+  for key, x in plain.items():
+    np.testing.assert_array_equal(other[key], x)
+
+
+def test_masks_lie_within_the_utterance_and_have_all_sizes():
+  how = Augment(times=3, time_width=40, time_share=0.5, bands=2, band_width=8)
+  lengths = np.arange(1, 4001) * 7
+  draw = Draw(0, np.arange(4000), np.arange(4000))
+  masks = how.masks(lengths, 30, draw)
+  assert masks.shape == (4000, 5, 4)
+  frames = -(-lengths[:, None] // 160)
+  first, wide, low, high = np.moveaxis(masks, -1, 0)
+  assert (first >= 0).all() and (first + wide <= frames).all()
+  assert (low >= 0).all() and (low + high <= 30).all()
+  times, bands = masks[:, :3], masks[:, 3:]
+  assert (times[..., 1] <= np.minimum(40, frames // 2)).all()
+  assert (times[..., 2:] == (0, 30)).all()
+  assert (bands[..., :2] == np.stack([0 * frames, frames], -1)).all()
+  assert set(bands[..., 3].ravel()) == set(range(9))
+  long = times[frames[:, 0] >= 80]
+  assert set(long[..., 1].ravel()) == set(range(41))
+
+
+@pytest.mark.parametrize("percent", [-10, 10])
+def test_faster_is_shorter_and_higher_and_nothing_outgrows_its_row(percent):
+  at = np.arange(16_000)
+  clip = (9000 * np.sin(2 * np.pi * 440 * at / RATE)).astype(np.int16)
+  found = at_speed(clip, percent, 20_000)
+  assert len(found) == math.ceil(16_000 * 100 / (100 + percent))
+  peak = np.abs(np.fft.rfft(found.astype(float))).argmax() * RATE / len(found)
+  assert peak == pytest.approx(440 * (1 + percent / 100), rel=5e-3)
+  assert np.abs(found).max() == pytest.approx(9000, rel=0.05)
+  assert len(at_speed(clip, -10, 17_000)) <= 17_000
+  np.testing.assert_array_equal(at_speed(clip, -10, 16_000), clip)

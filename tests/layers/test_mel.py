@@ -89,3 +89,17 @@ def test_its_range_is_eight_decades_below_the_loudest_place():
     assert row.max() - row.min() <= 2.0 + 1e-6
   # Silence is the least there is, not nan.
   np.testing.assert_array_equal(found[3], np.full((30, 80), -1.5, np.float32))
+
+
+def test_what_is_hidden_of_a_spectrogram_is_its_mean_and_nothing_else():
+  draw = np.random.default_rng(0)
+  x = jnp.asarray(draw.normal(size=(2, 9, 5)), jnp.float32)
+  lengths = jnp.asarray([9 * 160, 5 * 160 - 3])
+  masks = np.zeros((2, 3, 4), np.int32)
+  masks[0, 0], masks[0, 1] = (2, 3, 0, 5), (0, 9, 3, 1)
+  masks[1, 2] = (1, 2, 1, 2)
+  found = np.asarray(mel.hidden(x, lengths, jnp.asarray(masks)))
+  wanted = np.array(x)
+  wanted[0, 2:5] = wanted[0, :, 3] = np.mean(x[0])
+  wanted[1, 1:3, 1:3] = np.mean(x[1, :5])
+  np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)

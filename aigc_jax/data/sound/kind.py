@@ -10,6 +10,9 @@ has, T how many tokens. A text ends with the tokenizer's end of text.
   weights        (B, T) float32  1, and 0 in the padding
   speakers       (B,) int32      with speakers=True: who says it
   draw           (B, 2) uint32   with draw=True: a key for noise in a loss
+  masks          (B, M, 4) int32 with masks in augment: what is hidden of a
+                                 spectrogram (augmenting.py); of M of no size
+                                 nothing, as in held-out sets
 
 A speaker is the first folder of a file's name; their numbers are from 0 in the
 order of the names of all that the source has, in whichever split.
@@ -32,6 +35,7 @@ from aigc_jax.data.entries import check_source
 from aigc_jax.data.listing import check_apart, check_local
 from aigc_jax.data.pairs import check_ids_of, start_of, trained_on
 from aigc_jax.data.sound import sources
+from aigc_jax.data.sound.augmenting import Augment
 from aigc_jax.data.sound.decoding import CHANNELS, RATE
 from aigc_jax.data.sound.sources import How
 from aigc_jax.data.sound.utterances import HOP, Utterances, to_batch
@@ -45,7 +49,7 @@ from aigc_jax.data.stream import (
 from aigc_jax.data.tasks import Batch, Records
 from aigc_jax.data.tokenizers import load_tokenizer
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
-from aigc_jax.signature import check_type, expect
+from aigc_jax.signature import call, check_type, expect
 from aigc_jax.terminal import counted
 
 
@@ -72,8 +76,10 @@ class Sound:
   skip_steps: Sequence[Sequence[int] | int]
   speakers: bool = False  # whether a batch says who speaks
   draw: bool = False  # whether a batch has a key for each row
+  augment: Mapping = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
+    _ = self.augmentation
     check_batch(batch=self.batch, target_length=self.target_length)
     choose(self.channels, dict.fromkeys(CHANNELS), "data.channels")
     choose(self.split_by, dict.fromkeys(sources.SPLIT_BY), "data.split_by")
@@ -96,6 +102,10 @@ class Sound:
       )
 
   @property
+  def augmentation(self) -> Augment:
+    return call(Augment, "data.augment", dict(self.augment))
+
+  @property
   def samples(self) -> int:
     """How many a row has."""
     return round(self.seconds * RATE)
@@ -116,6 +126,8 @@ class Sound:
       found["speakers"] = Array("B", (B,), integer)
     if self.draw:
       found["draw"] = Array("B.", (B, 2), np.dtype("u4"))
+    if self.augmentation.hidden:
+      found["masks"] = Array("B..", (B, self.augmentation.hidden, 4), integer)
     return found
 
   @property
@@ -156,6 +168,18 @@ class Sound:
         f"data.target_length={self.target_length}, but the model writes "
         f"model.position_length={positions} tokens at most: "
         f"--config.data.target_length={positions}"
+      )
+    how, bins = self.augmentation, model.get("bins")
+    if how.hidden and not bins:
+      raise BadConfig(
+        "data.augment.times and bands hide parts of a spectrogram, and the "
+        "model makes none: set both to 0"
+      )
+    if how.bands and how.band_width > bins:
+      raise BadConfig(
+        f"data.augment.band_width={how.band_width}, but the model hears "
+        f"model.bins={bins} bands: --config.data.augment.band_width="
+        f"{max(bins // 3, 1)}"
       )
     if model.get("speakers") and not self.speakers:
       raise BadConfig(
@@ -222,11 +246,12 @@ class Sound:
     start = start_of(model, tokenizer)
     weights = [source.get("weight", 1.0) for source in used]
     return Stream(
-      views, weights, self._maker(start), spec=self.spec, batch=self.batch,
-      shuffle=self.shuffle, skip_steps=self.skip_steps, seed=seed,
+      views, weights, self._maker(start, model), spec=self.spec,
+      batch=self.batch, shuffle=self.shuffle, skip_steps=self.skip_steps,
+      seed=seed,
       fingerprint=digest(
         "sound 1", [view.fingerprint for view in views], weights, start,
-        self.batch, bool(self.shuffle), *self._drawn,
+        self.batch, bool(self.shuffle), *self._drawn, *self._augmented(model),
       ),
       tokenizer=tokenizer,
     )  # fmt: skip
@@ -353,10 +378,34 @@ class Sound:
     store.check(say, progress)
     return store
 
-  def _maker(self, start: int) -> Callable[[Records, Draw], Batch]:
+  def _augmented(self, model: Mapping) -> list:
+    """What decides how training utterances are changed; nothing if none is."""
+    how = self.augmentation
+    if how == dataclasses.replace(how, speed=0, gain=0.0, times=0, bands=0):
+      return []
+    bins = model["bins"] if how.bands else None
+    return [dataclasses.asdict(how), bins]
+
+  def _maker(
+    self, start: int, model: Mapping | None = None
+  ) -> Callable[[Records, Draw], Batch]:
+    """Of training with a model, or of held-out sets, which stay as they are."""
+    how = self.augmentation
+
     def make(records: Records, draw: Draw) -> Batch:
+      if model is not None:
+        clips = [np.frombuffer(data, "<i2") for data in records["audio"]]
+        records = records | {"audio": how.heard(clips, self.samples, draw)}
       batch = to_batch(records, start, self.samples)
-      return batch | ({"draw": draw.keys("draw")} if self.draw else {})
+      if self.draw:
+        batch["draw"] = draw.keys("draw")
+      if how.hidden:
+        n = len(batch["audio_lengths"])
+        masks = np.zeros((n, how.hidden, 4), np.int32)
+        if model is not None:
+          masks = how.masks(batch["audio_lengths"], model["bins"], draw)
+        batch["masks"] = masks
+      return batch
 
     return make
 
