@@ -6,8 +6,9 @@ r"""Images by codes of a frozen VQ: DALL-E's order (arXiv:2102.12092) or none.
   python -m aigc_jax.generate --workdir=DIR --grid=10x8 --guidance=2 --out=x.png
 
 Told labels: small, maskgit (arXiv:2202.04200), tiny, tiny_masked. A second word
-names the dataset: imagenet, cifar10, or digits, which needs no download. Told
-captions: text, and tiny_text and tiny_text_masked for the captioned digits:
+names the dataset: imagenet, cifar10, digits, which needs no download, or one's
+own: folder or parquet (aigc_jax/data/README.md). Told captions: text, and
+tiny_text and tiny_text_masked for the captioned digits:
 
   python -m aigc_jax.train --config=configs/dalle.py:tiny_text \
       --config.frozen.vq=VQ --workdir=DIR

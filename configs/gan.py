@@ -5,7 +5,8 @@ r"""Two players: one draws images, the other tells them from real ones.
     --out=x.png
 
 Presets: dcgan, patchgan, style, tiny. A second word names the dataset:
-imagenet, cifar10, or digits, which needs no download (tiny,digits).
+imagenet, cifar10, digits, which needs no download (tiny,digits), or one's own:
+folder or parquet (aigc_jax/data/README.md).
 What they are made of and how they are trained: aigc_jax/presets/gan.py.
 """
 

@@ -8,7 +8,8 @@ r"""Latent diffusion (arXiv:2112.10752): a DiT or a U-Net on codes of a VAE.
       --guidance=2 --out=x.png
 
 Presets: b2, xl2, unet, sd, tiny, tiny_unet, tiny_sd. A second word names the
-dataset: imagenet, cifar10, or digits, which needs no download.
+dataset: imagenet, cifar10, digits, which needs no download, or one's own:
+folder or parquet (aigc_jax/data/README.md).
 What they are made of and how they are trained: aigc_jax/presets/latent.py.
 """
 

@@ -5,7 +5,8 @@ r"""U-Nets of diffusion (arXiv:2006.11239, arXiv:2105.05233), at their counts.
     --out=x.png
 
 Presets: ddpm, adm64, tiny. A second word names the dataset: imagenet, cifar10,
-or digits, which needs no download (tiny,digits).
+digits, which needs no download (tiny,digits), or one's own: folder or parquet
+(aigc_jax/data/README.md).
 What they are made of and how they are trained: aigc_jax/presets/unet.py.
 """
 

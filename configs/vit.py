@@ -4,7 +4,8 @@ r"""ViT (arXiv:2010.11929), exact in its parameter counts.
 
 Presets: s16, b16, l16.
 A second word names the dataset: imagenet, cifar10, or digits, which needs no
-download; or one's own, with a folder of images for each label:
+download; or one's own: parquet, or folder, with a folder of images for each
+label (aigc_jax/data/README.md):
 
   --config=configs/vit.py:s16,folder --config.data.sources[0].path=PICTURES \
     --config.model.classes=10

@@ -11,7 +11,16 @@ from flax import linen as nn
 
 from aigc_jax import flops, presets, tree
 from aigc_jax.models import MODELS
-from aigc_jax.presets import gemma, gpt2, gpt3, llama, mistral, qwen, skeleton
+from aigc_jax.presets import (
+  gemma,
+  gpt2,
+  gpt3,
+  images,
+  llama,
+  mistral,
+  qwen,
+  skeleton,
+)
 from aigc_jax.run import compute
 from configs import text_file
 from tests.sweep import sweep
@@ -220,8 +229,13 @@ def test_a_config_names_every_preset_that_it_takes(name):
   told = [word.strip(".") for word in re.findall(r"[\w.]+", text)]
   firsts = re.findall(r"([\w.]+) \.\.\.", text)
   stems = [word.partition("_")[0] for word in firsts]
-  for preset in import_module(f"aigc_jax.presets.{name}").SIZES:
+  family = import_module(f"aigc_jax.presets.{name}")
+  for preset in family.SIZES:
     assert preset in told or preset.partition("_")[0] in stems, preset
+  if getattr(family, "sized", None) is images.sized:
+    assert {*images.DATASETS} <= {*told}
+  elif hasattr(family, "published"):
+    assert {"c4", "lm1b", "stdlib"} <= {*told}
 
 
 def test_the_second_word_of_a_preset_is_the_dataset():
