@@ -8,6 +8,8 @@ The parts in import order; each may import itself and those before it:
   files       read within bounds, written whole or not at all
   records     what a JSON value must be
   terminal    what is shown does nothing but appear
+  memory      what a step on a CPU frees is kept for the next one
+  outages     devices, memory, disks and processes that fail
   tree        pytrees by path: names, match, mask, count, cast, digest
   metrics     Mean(sum, weight) and merge
   chips       peaks of known devices; unknown is unknown
@@ -25,10 +27,11 @@ The parts in import order; each may import itself and those before it:
   run         config to Run; the only file that reads a config
   planning    what a run needs, before it is paid for
   scaling     sweeps, fits, reports
+  command     what all commands share: flags, devices, exit codes
   timing      steps in turns, the machine, the program
 
-and the commands: prepare train evaluate generate export bench report sweep
-fit lm_eval.
+and the commands: prepare train evaluate generate export bench report sweep fit
+coordinates lm_eval.
 """
 
 import os

@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import re
 
 import pytest
 
@@ -48,6 +49,17 @@ def imported(path: pathlib.Path):
 def order(part: str) -> int:
   """Where a part stands; the commands stand last, all in one place."""
   return PARTS.index(part) if part in PARTS else len(PARTS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "aigc_jax/__init__.py"])
+def test_the_map_of_the_package_has_every_part_in_order(page):
+  text = (ROOT / page).read_text()
+  listed = re.findall(r"^  (\w+) {2,}\w", text, re.MULTILINE)
+  assert listed[: len(PARTS)] == PARTS
+  told = text.partition("  timing ")[2].partition("commands")[2].lstrip(": ")
+  commands = re.split(r"\.|```", told)[0].split()
+  there = {path.stem for path in PACKAGE.iterdir() if path.stem.isidentifier()}
+  assert sorted(commands) == sorted(there - {*PARTS, "__init__", "__pycache__"})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
