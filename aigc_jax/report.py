@@ -37,6 +37,7 @@ several of one model, as a new work directory; held-out losses before and after.
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 from absl import flags
@@ -140,9 +141,11 @@ def reference_(words: list[str]) -> int:
   command.check_out(out)
   if len(arms) > 1:
     names = ", ".join(repr(arm.name) for arm in arms)
+    first = " ".join(shlex.quote(str(run.path)) for run in arms[0].runs)
     raise BadConfig(
       f"a reference is of runs that differ in their seed only; these are "
-      f"{len(arms)} arms: {names}"
+      f"{len(arms)} arms: {names}. Name the runs of one of them: python -m "
+      f"aigc_jax.report reference {first} --out={shlex.quote(out)}"
     )
   made = reference.reference_of(arms[0].runs, flags.FLAGS.metrics)
   files.write_out(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -168,8 +169,10 @@ def test_what_is_no_reference_is_refused(call, two, tmp_path):
     call("compare", str(two / "qk0"), str(tmp_path / "x.json"))
   with pytest.raises(BadConfig, match="no such file"):
     call("compare", str(two / "qk0"), str(tmp_path / "y.json"))
-  with pytest.raises(BadConfig, match="2 arms"):
+  with pytest.raises(BadConfig, match="2 arms") as told:
     call("reference", str(two), f"--out={tmp_path / 'r.json'}")
+  way_out = shlex.split(str(told.value).partition("aigc_jax.report ")[2])
+  assert call(*way_out) == 0 and (tmp_path / "r.json").is_file()
   with pytest.raises(BadConfig, match="different seeds"):
     reference_of(open_runs([str(two / "qk0")]), ["train/loss"])
 
