@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from aigc_jax.models import COMPUTE, decoder
 from aigc_jax.objectives import tokens
+from aigc_jax.trainer.state import State
 
 LLAMA = dict(
   vocab=37, layers=3, dim=24, heads=6, kv_heads=2, head_dim=8, mlp_dim=44,
@@ -150,3 +151,9 @@ def distance(a, b) -> float:
   """The largest absolute difference between two trees."""
   parts = jax.tree.map(lambda x, y: float(jnp.max(jnp.abs(x - y))), a, b)
   return max(jax.tree.leaves(parts))
+
+
+def state_of(params, **fields) -> State:
+  """A state that is evaluated: no step will be taken from it."""
+  rest = dict.fromkeys(("step", "seed", "skipped", "opt_state"))
+  return State(params=params, **rest | fields)

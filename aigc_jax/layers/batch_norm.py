@@ -28,7 +28,7 @@ class Moments:
   square: Mean
   momentum: float = struct.field(pytree_node=False)
 
-  averages = True  # other parameters give other moments
+  averages = True  # an average of the parameters gives other moments
 
   def move(self, old: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The running mean and variance, a share `momentum` of the way here.

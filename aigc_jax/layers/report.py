@@ -25,8 +25,8 @@ STATS = "stats"  # the collection of what reports move
 class Moves(Protocol):
   """A pytree of Means that moves the stats of the layer that reported it.
 
-  One with `averages = True` says that these stats are means of what the
-  parameters give: an average of the parameters goes with an average of them.
+  One with `averages = True` says that these stats follow from the parameters:
+  an average of the parameters has some of its own.
   """
 
   def move(self, old: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -73,21 +73,29 @@ def moved(stats: Tree, reports: Mapping) -> Tree:
   return new
 
 
-def averaged(average: Tree, stats: Tree, reports: Mapping, kept: float) -> Tree:
-  """The stats that go with an average of the parameters, after a step.
+def averaged(average: Tree, stats: Tree, reports: Mapping) -> Tree:
+  """The stats that are read with an average of the parameters, after a step.
 
-  Of those whose report `averages`, `kept` of `average` and the rest of `stats`;
-  others are `stats`.
+  reports: of the model with those parameters and `average`, the stats so far.
+  Where one `averages` it moves them; all others are `stats`.
   """
   new = dict(stats)
   for name, value in reports.items():
     if isinstance(value, Mapping):
       if name in new:
-        new[name] = averaged(average[name], stats[name], value, kept)
+        new[name] = averaged(average[name], stats[name], value)
     elif getattr(value, "averages", False):
-      own = [k for k, x in stats.items() if not isinstance(x, Mapping)]
-      new |= {k: kept * average[k] + (1 - kept) * stats[k] for k in own}
+      own = {k: x for k, x in average.items() if not isinstance(x, Mapping)}
+      new |= value.move(own)
   return new
+
+
+def are_averaged(reports: Mapping) -> bool:
+  """Whether any of them `averages`."""
+  return any(
+    are_averaged(x) if isinstance(x, Mapping) else getattr(x, "averages", False)
+    for x in reports.values()
+  )
 
 
 def told(reports: Mapping, prefix: str = "") -> dict[str, Mean]:

@@ -109,7 +109,7 @@ def memory(r: run.Run) -> str:
     "gradients": r.state.params,
     "average": r.state.average,
     "stats": r.state.stats,
-    "average of the stats": r.state.average_stats,
+    "stats of the average": r.state.average_stats,
     "frozen": r.state.frozen,
   }
   kinds = {name: part for name, part in kinds.items() if part is not None}

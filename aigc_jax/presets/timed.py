@@ -104,6 +104,12 @@ FAMILIES = {
       "data.image_size": 32, "model.image_size": 32, "data.batch": 16,
     },
   ),
+  "vae_sd_small": (
+    "vae:tiny_sd,cifar10",
+    {
+      "data.image_size": 32, "model.image_size": 32, "data.batch": 8,
+    },
+  ),
   "vq_small": (
     "vq:tiny,cifar10",
     {

@@ -154,11 +154,11 @@ def read_variables(
 
 
 def note_older_average(what: str) -> None:
-  """Tells that a checkpoint has an average of the parameters alone."""
+  """Tells that a checkpoint has an average without stats of its own."""
   logging.warning(
-    "%s is from before stats were averaged with the parameters: the average is "
-    "read with those of the last step, such as batch norm's running moments, "
-    "and may be the worse for it", what,
+    "%s is from before an average of the parameters had stats of its own: it "
+    "is read with those of the last parameters, such as batch norm's running "
+    "moments, and may be the worse for it", what,
   )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class State:
   # the model has none, as with the two below.
   stats: Tree = None
   average: Tree = None  # of the parameters, over the steps
-  average_stats: Tree = None  # of the stats, to be read with that
+  average_stats: Tree = None  # the stats that are read with that
   frozen: Tree = None  # parameters that nothing moves; in no checkpoint
 
   @property

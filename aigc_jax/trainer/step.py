@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from aigc_jax import sharding, tree
-from aigc_jax.layers.report import REPORTS, averaged, moved
+from aigc_jax.layers.report import REPORTS, are_averaged, averaged, moved
 from aigc_jax.metrics import Mean
 from aigc_jax.optim import global_norm
 from aigc_jax.trainer.state import Recent, State
@@ -42,8 +42,10 @@ def make_step(
   Where the state has some, `score` is given it as `fixed`, and what layers
   report under REPORTS moves `stats`, once a step, from the sums over the whole
   batch. average: what is kept each step of state.average, the rest is of the
-  new parameters (optax.incremental_update), and likewise of the stats that are
-  read with it (layers.report.averaged).
+  new parameters (optax.incremental_update). Where stats follow from parameters,
+  as batch norm's moments do, the average predicts the batch too, and what its
+  layers report moves state.average_stats: neither the moments of the last
+  parameters nor means of those are its own.
 
   once(params), where given, is computed before the batch is parted, and is one
   more argument of `score`; no gradient flows through it.
@@ -59,6 +61,16 @@ def make_step(
     known = {} if fixed is None else {"fixed": fixed}
     means = score(params, batch, key, *more, **known)
     return means["loss"].sum, means
+
+  def heard(state: State, batch, key):
+    """What layers report of the average; no other result of it is computed."""
+    params, fixed = state.read(average=True)
+    more = (once(params),) if once else ()
+
+    def measure(part, key):
+      return score(params, part, key, *more, fixed=fixed)[REPORTS]
+
+    return sum_over(measure, batch, key, microbatches)
 
   def step(state: State, batch) -> tuple[State, Metrics]:
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
@@ -103,7 +115,9 @@ def make_step(
       mean = _where(ok, mean, state.average)
     mean_stats = state.average_stats
     if mean_stats is not None:
-      after = averaged(mean_stats, stats, reports, average)
+      after = stats
+      if are_averaged(reports):
+        after = averaged(mean_stats, stats, heard(state, batch, key))
       mean_stats = _where(ok, after, mean_stats)
     skipped = state.skipped + jnp.where(ok, 0, 1)
     metrics = {f"train/{name}": mean.value() for name, mean in means.items()}

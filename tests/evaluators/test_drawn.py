@@ -20,7 +20,7 @@ from aigc_jax.run import record
 from aigc_jax.sampling.images import NotDrawn, Sampler
 from aigc_jax.trainer import changes
 from aigc_jax.trainer.journal import Journal, Picture
-from tests import adversary
+from tests import adversary, tiny
 from tests import images as nets
 
 HALF = dict(mean=[0.5] * 3, std=[0.5] * 3)
@@ -81,8 +81,6 @@ def test_a_network_without_features_is_refused_by_name(model):
 
 
 def nets_of_text():
-  from tests import tiny
-
   return tiny.build("llama")
 
 
@@ -136,10 +134,10 @@ def sampler():
 def state_of(scale=1.0):
   variables = adversary.variables_of("batch norm")
   average = jax.tree.map(lambda x: scale * x, variables["params"])
-  return types.SimpleNamespace(
-    params=variables["params"], average=average, frozen=None,
-    stats=variables["stats"],
-  )  # fmt: skip
+  stats = variables["stats"]
+  return tiny.state_of(
+    variables["params"], average=average, stats=stats, average_stats=stats
+  )
 
 
 def grid(mesh, folder, **how):

@@ -1,7 +1,6 @@
 """Held-out loss: each target once, whatever the batch and the mesh."""
 
 import math
-import types
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +62,7 @@ def mesh_of(**sizes):
 def measure(model, found, mesh, poll=None):
   built, params = model
   loss = Loss(tiny.score_of(built), found, mesh, name="held", poll=poll)
-  return loss(3, types.SimpleNamespace(params=params, fixed=None))
+  return loss(3, tiny.state_of(params))
 
 
 def reference(model, found):
@@ -152,7 +151,7 @@ def test_every_mean_of_the_objective_is_given(model, eval_set):
 
   found = eval_set(4, 16)
   loss = Loss(with_more, found, mesh_of(), name="held")
-  values = loss(3, types.SimpleNamespace(params=model[1], fixed=None))
+  values = loss(3, tiny.state_of(model[1]))
   right = total = 0.0
   for index in range(found.batches):
     batch = found.rows(index, slice(None))

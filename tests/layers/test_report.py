@@ -10,6 +10,7 @@ from aigc_jax.layers.report import (
   REPORTS,
   STATS,
   OfLayers,
+  are_averaged,
   averaged,
   report,
   reporting,
@@ -78,20 +79,24 @@ class Followed(Seen):
   averages = True
 
 
-def test_what_says_so_is_averaged_and_the_rest_is_as_it_is():
+def test_what_says_so_is_moved_for_itself_and_the_rest_is_as_it_is():
   total = Mean(X.sum(0), jnp.asarray(8.0))
   old, new = jnp.arange(3.0), jnp.arange(3.0) + 4
-  stats = dict(a=dict(mean=new, of=dict(mean=new)), b=dict(mean=new), still=new)
-  before = jax.tree.map(lambda x: old, stats)
+  stats = dict(
+    a=dict(mean=new, of=dict(mean=new)), b=dict(mean=new[None]), still=new
+  )
+  before = jax.tree.map(lambda x: x - 4, stats)
+  layers = jax.tree.map(lambda x: x[None], Followed(total, 0.5))
   reports = dict(
     a=dict(seen=Followed(total, 0.5), of=dict(seen=Seen(total, 0.5))),
-    b=dict(seen=OfLayers(Followed(total, 0.5))),
+    b=dict(seen=OfLayers(layers)),
     other=dict(seen=Followed(total, 0.5)),
   )
-  found = averaged(before, stats, reports, 0.75)
-  mixed = 0.75 * old + 0.25 * new
+  assert are_averaged(reports) and not are_averaged(reports["a"]["of"])
+  found = averaged(before, stats, reports)
+  moved = (old + X.mean(0)) / 2
   assert jax.tree.structure(found) == jax.tree.structure(stats)
-  np.testing.assert_allclose(found["a"]["mean"], mixed)
-  np.testing.assert_allclose(found["b"]["mean"], mixed)
+  np.testing.assert_allclose(found["a"]["mean"], moved, rtol=1e-5)
+  np.testing.assert_allclose(found["b"]["mean"], moved[None], rtol=1e-5)
   for x in (found["a"]["of"]["mean"], found["still"]):
     np.testing.assert_array_equal(x, new)

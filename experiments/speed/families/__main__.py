@@ -1,12 +1,17 @@
-"""Training steps of the families beside transformers on PyTorch, in turns.
+"""Training steps of the families beside their peers on PyTorch, in turns.
 
   python -m experiments.speed.families [NAME ...] [--turns=5] [--bf16]
       [--out=x.json]
 
+Peers are models of transformers, of diffusers (dit, unet, vae_sd) and of timm
+(vit_timm), which are not among what this project installs:
+
+  pip install diffusers timm
+
 Each in a process of its own that works when it is its turn, in an order that is
 turned round each time: ours by XLA and by oneDNN, the peer's eager and by
 torch.compile. Prints the medians of their milliseconds a step, and how many
-parameters each has: they must be the same model.
+parameters both have: another number is refused, for it is another model.
 """
 
 import argparse
@@ -14,7 +19,7 @@ import json
 import statistics
 from pathlib import Path
 
-from experiments.speed.families.sizes import FAMILIES
+from experiments.speed.families.sizes import OURS
 from experiments.speed.on_gpu.turns import Worker
 
 HERE = "experiments.speed.families"
@@ -64,9 +69,11 @@ def line(name: str, found: dict) -> str:
     return f"{min(own) / ms[what]:.2f}" if own and ms[what] else "-"
 
   counts = {n.get("parameters") for n in found.values() if "ms" in n}
+  if len(counts) > 1:
+    raise ValueError(f"{name}: these are not the same model: {counts}")
   cells = [f"{x:,.0f}" if x else "failed" for x in ms.values()]
   cells += [share("eager"), share("compiled")]
-  cells.append(" or ".join(f"{n:,}" for n in sorted(counts)))
+  cells += [f"{n:,}" for n in counts]
   return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -82,7 +89,7 @@ def main() -> None:
     "| ours / compiled | parameters |"
   )
   everything = {}
-  for name in args.names or FAMILIES:
+  for name in args.names or OURS:
     everything[name] = compare(name, args.turns, args.bf16)
     print(line(name, everything[name]), flush=True)
     if args.out:

@@ -21,18 +21,18 @@ import jax
 from aigc_jax import run, sharding, tree
 from aigc_jax.timing import program, stepping, switches
 from configs import bench
-from experiments.speed.families.sizes import FAMILIES
+from experiments.speed.families.sizes import OURS
 
 
 def config_of(name: str, library: str, products: str) -> run.Config:
   """The small model, in float32."""
   how = {"compute.library": library, "compute.products": products}
-  return switches.changed(run.read(bench.get_config(f"{name}_small")), how)
+  return switches.changed(run.read(bench.get_config(OURS[name])), how)
 
 
 def main() -> None:
   parser = argparse.ArgumentParser()
-  parser.add_argument("name", choices=FAMILIES)
+  parser.add_argument("name", choices=OURS)
   parser.add_argument("--library", default="xla")
   parser.add_argument("--products", default="plain")
   args = parser.parse_args()

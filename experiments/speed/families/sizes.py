@@ -1,8 +1,15 @@
 """The peers' models that are ours of aigc_jax/presets/timed.py.
 
 Of each the class of its configuration, that of the model, and the keywords that
-make it the same one: as many parameters, batches of the same shapes.
+make it the same one: as many parameters, batches of the same shapes. Those of
+diffusers and timm are in `pictures`.
 """
+
+# What is compared, and ours of aigc_jax/presets/timed.py that it is.
+OURS = {
+  "dit": "dit_small", "unet": "unet_small", "vae_sd": "vae_sd_small",
+  "vit_timm": "vit_small",
+}  # fmt: skip
 
 TOKENS = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
@@ -65,3 +72,5 @@ FAMILIES = {
     ),
   ),
 }  # fmt: skip
+
+OURS |= {name: f"{name}_small" for name in FAMILIES}

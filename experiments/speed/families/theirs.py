@@ -1,4 +1,4 @@
-"""The peer's step of a family: transformers on PyTorch, eager or compiled.
+"""The peer's step of a family: a model on PyTorch, eager or compiled.
 
   python -m experiments.speed.families.theirs NAME [--compile] [--autocast]
 
@@ -14,10 +14,23 @@ import time
 import numpy as np
 import torch
 import transformers
+from torch import nn
 
 from aigc_jax.presets import timed
 from aigc_jax.presets.timed import ADAMW, CLIP
-from experiments.speed.families.sizes import FAMILIES
+from experiments.speed.families.sizes import FAMILIES, OURS
+
+
+def made(name: str) -> tuple[nn.Module, list[dict]]:
+  """(a model whose output has a loss, four batches for it)."""
+  if name not in FAMILIES:
+    from experiments.speed.families import pictures
+
+    return pictures.PEERS[name](timed.small(OURS[name]))
+  settings, kind, keywords = FAMILIES[name]
+  config = getattr(transformers, settings)(**keywords)
+  model = getattr(transformers, kind)(config)
+  return model, batches(name, model)
 
 
 def batches(name: str, model) -> list[dict]:
@@ -62,21 +75,20 @@ def batches(name: str, model) -> list[dict]:
 
 def main() -> None:
   parser = argparse.ArgumentParser()
-  parser.add_argument("name", choices=FAMILIES)
+  parser.add_argument("name", choices=OURS)
   parser.add_argument("--compile", action="store_true")
   parser.add_argument("--autocast", action="store_true")
   args = parser.parse_args()
   transformers.logging.set_verbosity_error()
   torch.manual_seed(0)
-  settings, kind, keywords = FAMILIES[args.name]
-  config = getattr(transformers, settings)(**keywords)
-  model = getattr(transformers, kind)(config).train()
+  model, pool = made(args.name)
+  model.train()
   optimizer = torch.optim.AdamW(
     model.parameters(), lr=ADAMW["learning_rate"], fused=True,
     betas=(ADAMW["b1"], ADAMW["b2"]), weight_decay=ADAMW["weight_decay"],
   )  # fmt: skip
   called = torch.compile(model) if args.compile else model
-  pool, done = batches(args.name, model), 0
+  done = 0
 
   def step():
     nonlocal done
