@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from aigc_jax import hf
 from aigc_jax.evaluators import formats
 from aigc_jax.presets import skeleton
 from aigc_jax.run import overrides
@@ -60,3 +61,12 @@ def test_the_readme_leads_to_every_page():
             "experiments/launch/README.md"}  # fmt: skip
   assert wanted <= linked
   assert all((pages.ROOT / page).is_file() for page in linked)
+
+
+def test_the_readme_names_every_architecture_that_is_written():
+  """Those of decoders by their models: Llama, Qwen, Gemma, ..."""
+  text = (pages.ROOT / "README.md").read_text()
+  table = text.partition("## Families")[2].partition("\n## ")[0]
+  for family in hf.FAMILIES.values():
+    name = re.split("For|MTModel|Model", family.architecture)[0]
+    assert family.kind == "decoder" or name in table, family.architecture
