@@ -1,5 +1,6 @@
 """What all commands share: flags, devices, exit codes."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -26,6 +27,7 @@ from aigc_jax.trainer.loop import COMPILING
 
 # The flags of several processes.
 TOGETHER = ("coordinator", "processes", "process", "heartbeat", "join_limit")
+HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 COMPILED = "~/.cache/aigc_jax/compiled"
 
 
@@ -176,7 +178,15 @@ def settings_given() -> list[tuple[str, str | None]]:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """absl's parsing, its errors as one line and exit status 78."""
+  """absl's parsing, its errors as one line and exit status 78.
+
+  Help that was asked for is no failure, which absl takes it for.
+  """
+  asked = [word for word in argv[1:] if HELP.fullmatch(word)]
+  if asked:
+    with contextlib.suppress(SystemExit):
+      flags.FLAGS([argv[0], asked[0]])
+    _leave(0)
   try:
     for word in argv[1:]:
       files.check_text(word, "the argument")

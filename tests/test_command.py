@@ -196,3 +196,11 @@ def test_a_warning_is_said_once():
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert done.stderr.count("never leaves the warm-up") == 1, done.stderr
+
+
+def test_help_that_was_asked_for_is_no_failure():
+  for words in (["--help"], ["--batch=x", "--helpfull"]):
+    done = commands.run("aigc_jax.generate", *words)
+    assert done.returncode == 0, done.stderr
+    assert "--prompt:" in done.stdout and "--grid=4x8" in done.stdout
+  assert commands.run("aigc_jax.generate", "--halp").returncode == 78

@@ -50,8 +50,8 @@ def template_of(tokenizer) -> tuple[str, dict[str, str]]:
     found = default[-1].get("template") if default else None
   if not isinstance(found, str):
     raise BadConfig(
-      f"{tokenizer.name} has no chat template: leave --chat out and write the "
-      "prompt as the model was trained to read it"
+      f"the tokenizer {tokenizer.name} has no chat template: leave --chat "
+      "out and write the prompt as the model was trained to read it"
     )
   return found, words
 
