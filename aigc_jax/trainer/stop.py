@@ -99,19 +99,20 @@ class Stop:
     if self._count > 1:
       shout(f"second signal ({name}): leaving at once; run again to go on")
       os._exit(Stopped.code)
-    self.request(name)
+    self.request(name, " (once more to leave at once)")
 
   def _look(self) -> None:
     while not self._done.wait(self._poll_seconds):
       if not self._flag.is_set() and self.file.exists():
         self.request(f"file {self.file}")
 
-  def request(self, reason: str) -> None:
-    """Asks for a stop."""
-    if not self._flag.is_set():
+  def request(self, reason: str, hint: str = "") -> None:
+    """Asks for a stop; `hint` is said with it."""
+    again = "still " if self._flag.is_set() else ""
+    if not again:
       self.reason = reason
       self._flag.set()
-      shout(f"{reason}: saving and stopping (once more to leave at once)")
+    shout(f"{reason}: {again}saving and stopping{hint}")
 
   @property
   def requested(self) -> bool:

@@ -211,6 +211,15 @@ def test_nothing_is_begun_after_a_signal_that_is_heard_late(
       stop.check_alone()
 
 
+def test_only_a_signal_says_that_another_one_leaves_at_once(tmp_path, capsys):
+  with Stop(tmp_path) as stop:
+    stop.request("file STOP")
+    stop.heard(signal.SIGINT)
+  asked, again = capsys.readouterr().err.splitlines()
+  assert asked.endswith("file STOP: saving and stopping")
+  assert "SIGINT: still saving and stopping (once more to leave" in again
+
+
 def test_a_file_named_stop_does_the_same_and_is_gone_afterwards(tmp_path):
   with Stop(tmp_path, poll_seconds=0.01) as stop:
     (tmp_path / "STOP").touch()
