@@ -325,6 +325,22 @@ def test_rates_of_before_the_branch_are_those_of_the_trunk(
     check()
 
 
+def test_a_shorter_branch_of_a_cosine_is_told_the_decay_that_it_needs(tmp_path):
+  change = {
+    "steps": 40, "optim.schedule": "cosine", "optim.warmup_steps": 4,
+    "optim.decay_steps": None, "optim.warmup_fraction": None,
+  }  # fmt: skip
+  trunk = switches.changed(run.read(bench.get_config("tiny")), change)
+  (tmp_path / "config.json").write_text(json.dumps(trunk))
+  mesh = sharding.mesh_of(jax.devices()[0])
+  whole = branch.Trunk(tmp_path, 20, {}, ((0, "config.json"),))
+  shorter = switches.changed(trunk, {"steps": 30})
+  with pytest.raises(BadConfig, match=r"--config.optim.decay_steps=36\)"):
+    branch.check_schedule(shorter, mesh, whole)
+  way_out = switches.changed(shorter, {"optim.decay_steps": 36})
+  branch.check_schedule(way_out, mesh, whole)
+
+
 @pytest.mark.slow
 def test_a_branch_is_the_run_its_config_would_have_been(train):
   done = branched(train, "decay", 4, *DECAY)

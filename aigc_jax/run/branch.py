@@ -348,7 +348,30 @@ def check_schedule(config: Config, mesh, trunk: Trunk) -> None:
     before = usable_config_in(path, name) | {"mesh": config["mesh"]}
     theirs[since:] = rates(before)[since:]
   saved = history.checkpoints_in(path, identity_in(path)).steps()
-  check_rates(theirs, ours, path, saved)
+  try:
+    check_rates(theirs, ours, path, saved)
+  except BadConfig as refusal:
+    n = _decay(usable_config_in(path, trunk.configs[-1][1]))
+    if n is None or config["optim"]["schedule"] not in FALLING:
+      raise
+    kept = config | {"optim": config["optim"] | {"decay_steps": n}}
+    if (rates(kept)[:step] != theirs[:step]).any():
+      raise
+    raise BadConfig(
+      f"{refusal} (here --config.optim.decay_steps={n})"
+    ) from None
+
+
+# Schedules that fall from the warm-up on.
+FALLING = ("cosine", "linear")
+
+
+def _decay(config: Config) -> int | None:
+  """Steps in which the rate falls; None where only a run knows."""
+  optim, steps = config["optim"], config["steps"]
+  if optim["decay_steps"] or steps is None or optim["warmup_fraction"]:
+    return optim["decay_steps"]
+  return steps - (optim["warmup_steps"] or 0)
 
 
 def _earlier(rates: np.ndarray, at: int, saved: Sequence[int] | None) -> str:
