@@ -1,5 +1,6 @@
 """Saving a step in the background, whole or not at all."""
 
+import copy
 import os
 import secrets
 import shutil
@@ -103,7 +104,9 @@ class Saver:
     leaves = manifest.table(state)
     for leaf, digest in zip(leaves, sums, strict=True):
       leaf["digest"] = [int(word) for word in digest]
-    save = Save(step, self._aside(step), leaves, dict(meta), began)
+    # As it is now: the run goes on, and with it what the meta was made of.
+    meta = copy.deepcopy(dict(meta))
+    save = Save(step, self._aside(step), leaves, meta, began)
     self._save = save
     try:
       self._begin(save, state)

@@ -150,6 +150,17 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
   assert same(saved.restore(abstract(state))[0], expected)
 
 
+def test_a_save_in_the_background_holds_the_meta_of_its_moment(tmp_path):
+  with_sums = {"means": {"train/loss": [1.5, 2.0]}}
+  checkpoints = opened(tmp_path)
+  assert checkpoints.save(5, make(5), with_sums)
+  with_sums["means"]["train/loss"][0] += 1.0  # the next step has been taken
+  with_sums["means"]["train/nll"] = [1.0, 1.0]
+  assert checkpoints.wait()
+  content = manifest.read(tmp_path / "5")
+  assert content["meta"]["means"] == {"train/loss": [1.5, 2.0]}
+
+
 SIZES = [(4, 2), (1, 1), (2, 3)]
 
 
