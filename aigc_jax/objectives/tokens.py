@@ -14,7 +14,7 @@ from jax import lax
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers import sums
-from aigc_jax.layers.forms import are_plain
+from aigc_jax.layers.forms import are_counted, are_plain
 from aigc_jax.layers.products import multiplied, weight_gradient
 from aigc_jax.layers.readout import readout_of
 from aigc_jax.layers.rounding import rounded
@@ -284,7 +284,8 @@ def _pieces(rows: int | None, x_BTD, y_BT, w_BT):
   D = x_BTD.shape[-1]
   x, y, w = x_BTD.reshape(-1, D), y_BT.reshape(-1), w_BT.reshape(-1)
   count = y.shape[0]
-  rows = min(rows or count, count)
+  # Counted is what tokens cost, and not what fills the last piece.
+  rows = count if are_counted() else min(rows or count, count)
   lacking = -count % rows
   if lacking:
     x = jnp.pad(x, ((0, lacking), (0, 0)))
