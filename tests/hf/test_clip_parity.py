@@ -16,10 +16,11 @@ REASON = "needs torch and transformers: pip install -e '.[parity]'"
 torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
-from aigc_jax import export, hf  # noqa: E402
+from aigc_jax import export, hf, run, sharding  # noqa: E402
 from aigc_jax.data.tokenizers import load_tokenizer  # noqa: E402
 from aigc_jax.errors import BadConfig, BadData  # noqa: E402
 from aigc_jax.models import MODELS  # noqa: E402
+from aigc_jax.run.origin import check_frozen_origins  # noqa: E402
 from tests import kinds  # noqa: E402
 from tests.sweep import sweep  # noqa: E402
 
@@ -104,6 +105,44 @@ def test_embeddings_and_logits_are_those_of_transformers(made, name):
   parts = (found.images_BZ, found.texts_BZ, found.logits())
   for a, b in zip(parts, said(theirs, batch), strict=True):
     np.testing.assert_allclose(a, b, **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_tower_says_at_each_token_what_that_of_transformers_does(made, name):
+  theirs, ours, params, _ = made(name)
+  tokens = batch_of(name)["tokens"]
+  with torch.no_grad():
+    read = theirs.text_model(torch.tensor(np.array(tokens), dtype=torch.long))
+  found = ours.apply({"params": params}, tokens, method="read_texts")
+  np.testing.assert_allclose(found, read.last_hidden_state.numpy(), **CLOSE)
+
+
+@pytest.mark.slow
+def test_a_folder_may_be_the_frozen_tower_of_what_draws(made):
+  _, _, params, found = made("clip")
+  where = f"hf:{found.folder}"
+  told = dict(classes=0, vocab=257, text_length=12, text_end=256)
+  features = told | dict(
+    text_layers=0, text_dim=32, text_heads=None, text_mlp_dim=None
+  )
+  parts = dict(
+    text=dict(kind="clip", **found.kwargs), denoiser=kinds.DIT | features
+  )
+  model = dict(kind="prompted", **told, parts=parts)
+  config = dict(
+    model=model, frozen=dict(text=where), init_from=None,
+    data=dict(tokenizer="bytes"),
+  )  # fmt: skip
+  check_frozen_origins(config)
+  built = MODELS["prompted"](**{k: model[k] for k in model if k != "kind"})
+  mesh = sharding.mesh_of(jax.devices()[0])
+  whole = run.abstract_params(built, mesh)
+  read = run.read_frozen(config, built, mesh, whole)
+  jax.tree.map(np.testing.assert_array_equal, read["text"], params)
+  parts["text"]["text_causal"] = False
+  with pytest.raises(BadConfig, match=r"parts\.text\.text_causal"):
+    check_frozen_origins(config)
 
 
 @pytest.mark.slow
