@@ -42,6 +42,9 @@ BEFORE = {
   "model/parallel": False, "model/shared_norm": False,
   "model/head_bias": False, "model/rotary_layers": [],
   "model/parametrization": "standard",
+  "data/augment/speed": 0, "data/augment/gain": 0.0, "data/augment/times": 0,
+  "data/augment/time_width": 100, "data/augment/time_share": 1.0,
+  "data/augment/bands": 0, "data/augment/band_width": 27,
 }  # fmt: skip
 
 

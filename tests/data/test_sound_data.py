@@ -14,6 +14,8 @@ from aigc_jax.data.sound import Sound
 from aigc_jax.data.sound.augmenting import Augment, at_speed
 from aigc_jax.data.sound.decoding import RATE, Unusable, decoded, wav
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.presets import ctc
+from aigc_jax.trainer import changes
 
 MODEL = dict(vocab=257, start_token=None)
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
@@ -539,3 +541,13 @@ def test_faster_is_shorter_and_higher_and_nothing_outgrows_its_row(percent):
   assert np.abs(found).max() == pytest.approx(9000, rel=0.05)
   assert len(at_speed(clip, -10, 17_000)) <= 17_000
   np.testing.assert_array_equal(at_speed(clip, -10, 16_000), clip)
+
+
+def test_a_run_of_before_augmentations_goes_on_as_one_without():
+  config = ctc.get_config("small").to_dict()
+  old = config | dict(data={k: config["data"][k] for k in config["data"]})
+  del old["data"]["augment"]
+  assert not changes.changes(old, config)
+  config["data"]["augment"]["speed"] = 10
+  (change,) = changes.changes(old, config)
+  assert (change.key, change.old, change.new) == ("data.augment.speed", 0, 10)
