@@ -367,8 +367,9 @@ def reconstructed(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
         break
     if len(found) < count:
       raise BadConfig(
-        f"--grid={FLAGS.grid} shows {count} images, and {len(found)} are held "
-        "out: expected a smaller one"
+        f"--grid={FLAGS.grid} shows {counted(count, 'image')}, and the run was "
+        f"measured on {len(found)} held out: take a smaller one, such as "
+        f"--grid=2x{min(len(found), 8)}"
       )
     pairs = loaded.reconstructed(np.stack(found[:count]))
   in_rows = [x.reshape(-1, 1, columns, *x.shape[1:]) for x in pairs]

@@ -1,6 +1,8 @@
 """The command: prompts from anywhere, refusals before anything is read."""
 
+import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -444,6 +446,20 @@ def test_of_each_kind_that_writes_nothing_it_is_told_what_is_of_use():
     with pytest.raises(BadConfig) as told:
       generate.check_writes(model, "a run")
     assert USES.get(name, "") in str(told.value), name
+
+
+def test_a_grid_that_shows_more_than_is_held_out_names_one_that_fits(
+  loaded, monkeypatch
+):
+  held = types.SimpleNamespace(batches=1)
+  batch = {"weights": np.ones(4), "images": np.zeros((4, 8, 8, 1))}
+  monkeypatch.setattr(run, "heldout_sets", lambda *_, **__: iter([("", held)]))
+  monkeypatch.setattr(generate.data, "batches", lambda *_: [(0, batch)])
+  asked = types.SimpleNamespace(grid="4x8", workdir="DIR", part="")
+  monkeypatch.setattr(generate, "FLAGS", asked)
+  draws = dataclasses.replace(loaded, model=kinds.build("vq"))
+  with pytest.raises(BadConfig, match="measured on 4 held out.*--grid=2x4$"):
+    generate.reconstructed(draws, 4, 8)
 
 
 @pytest.mark.parametrize("flag", ["--prompt=a", "--seed=1", "--top_k=2"])
