@@ -60,8 +60,10 @@ def test_parts_that_were_computed_otherwise_still_are():
   old = of_before(today)
   old["model"]["parts"]["prior"] |= {"dtype": "bfloat16", "remat": "full"}
   found = run.read(old)
-  # The VQ takes no remat, so that all who do have the same.
-  assert found["compute"]["remat"] == "full"
+  # What not all parts have alike stays with the part that has it otherwise.
+  kept = found["model"]["parts"]["prior"]
+  assert (kept["remat"], kept["dtype"]) == ("full", "bfloat16")
+  assert found["compute"]["remat"] == "none"
   assert found["compute"]["dtype"] == "float32"
   parts = run.model_of(found).parts
   assert parts["prior"].model.operand_dtype == "bfloat16"

@@ -255,6 +255,7 @@ def test_the_card_tells_where_the_weights_come_from():
   text = card.write(
     name="a model",
     architecture="LlamaForCausalLM",
+    library="transformers",
     pipeline="text-generation",
     dtype="float32",
     parameters=1234567,

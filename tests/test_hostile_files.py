@@ -263,9 +263,8 @@ def read_result(folder: Path) -> None:
 def read_record(folder: Path) -> None:
   found = run.provenance_in(folder / "one")
   card.write(
-    name="x", architecture="y", pipeline="z", parameters=3, dtype="float32",
-    step=6,
-    metrics={}, record=found, config={},
+    name="x", architecture="y", library="l", pipeline="z", parameters=3,
+    dtype="float32", step=6, metrics={}, record=found, config={},
   )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from aigc_jax.models import MODELS
 from aigc_jax.models.vae import vae
 from aigc_jax.run import alike, origin
 from tests.hf.make_autoencoder_golden import GOLDEN, images, weight
+from tests.sweep import sweep
 
 NAME = "diffusion_pytorch_model.safetensors"
 BEFORE = {
@@ -56,7 +57,7 @@ def of_before(name: str) -> str:
   return name
 
 
-@pytest.mark.parametrize("rename", [str, of_before])
+@pytest.mark.parametrize("rename", sweep([str, of_before], str))
 def test_codes_and_images_are_those_of_diffusers(tmp_path, rename):
   """With the same weights, by their names of today and of before."""
   model, params = read(written(tmp_path / "theirs", rename))

@@ -17,7 +17,7 @@ from aigc_jax.models import decoder
 from tests.sweep import sweep
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-NAMES = sorted(p.name for p in GOLDEN.iterdir())
+NAMES = sorted(p.name for p in GOLDEN.iterdir() if p.is_dir())
 TOKENS = (np.arange(11)[None] * 5 % 17).astype(np.int32)
 
 

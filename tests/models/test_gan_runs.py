@@ -104,6 +104,7 @@ def test_a_steps_flops_are_those_of_its_passes():
   assert 2 * 16 * 2 * judge < each[1] - each[0] < 2 * 16 * 5 * judge
 
 
+@pytest.mark.slow
 def test_the_average_has_moments_of_its_own():
   """Those of batch norm that a run with its parameters would have."""
   config = config_of()

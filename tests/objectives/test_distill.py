@@ -15,6 +15,7 @@ from aigc_jax.run import scorer
 from aigc_jax.run.parts import check_parts, with_parts
 from aigc_jax.trainer.state import Fixed, State
 from tests import tiny
+from tests.sweep import sweep
 
 distill = OBJECTIVES["distill"]
 PART = {"kind": "decoder"} | tiny.LLAMA | dict(layers=1)
@@ -91,9 +92,10 @@ def test_the_loss_is_what_its_definition_says_however_it_is_cut():
     )
 
 
-@pytest.mark.parametrize(
-  "weights", [dict(soft=0.0, hard=1.0), dict(soft=2.0, hard=3.0)]
-)
+WEIGHTS = [dict(soft=0.0, hard=1.0), dict(soft=2.0, hard=3.0)]
+
+
+@pytest.mark.parametrize("weights", sweep(WEIGHTS, WEIGHTS[1]))
 def test_each_term_of_the_loss_moves_the_student(weights):
   both, params = both_and_params(PARTS)
 
