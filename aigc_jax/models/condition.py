@@ -120,7 +120,7 @@ class Features(nn.Module):
   @nn.compact
   def __call__(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
     none_B1, real_BS = real_of(batch["tokens"], self.end)
-    none_11D, _ = self.none(name="none")(jnp.zeros((1, 1), jnp.int32))
+    none_11D, _ = self.none(name="embed_none")(jnp.zeros((1, 1), jnp.int32))
     text_BSD = batch["text"].astype(none_11D.dtype)
     x_BSD = jnp.where(none_B1[..., None], none_11D, text_BSD)
     return self.norm(name="norm")(x_BSD), real_BS
