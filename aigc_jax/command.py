@@ -196,9 +196,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
   except flags.UnrecognizedFlagError as error:
     message, status = f"{error}{_as_key(error)}", BadConfig.code
   except (flags.Error, OSError) as error:
-    message, status = " ".join(str(error).split()), BadConfig.code
+    message, status = _plainly(" ".join(str(error).split())), BadConfig.code
   print(f"aigc_jax: {message}", file=sys.stderr)
   sys.exit(status)
+
+
+# What Python says of a word that is no number, and what is said instead.
+NO_NUMBER = (
+  (r"invalid literal for int\(\).*", "expected a whole number"),
+  (r"could not convert string to float.*", "expected a number"),
+)
+
+
+def _plainly(message: str) -> str:
+  for pattern, words in NO_NUMBER:
+    message = re.sub(pattern, words, message)
+  return message
 
 
 def parsed(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:

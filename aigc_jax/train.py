@@ -284,7 +284,7 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   )  # fmt: skip
   origin = repeat.origin(FLAGS.repeat) if FLAGS.repeat else None
   if origin is not None:
-    say(repeat.differences(origin, config))
+    say(repeat.differences(origin, config, mesh.shape))
   say(summary.headline(session.plan()))
   prints = session.open_data()
   if origin is not None:

@@ -204,3 +204,13 @@ def test_help_that_was_asked_for_is_no_failure():
     assert done.returncode == 0, done.stderr
     assert "--prompt:" in done.stdout and "--grid=4x8" in done.stdout
   assert commands.run("aigc_jax.generate", "--halp").returncode == 78
+
+
+def test_a_word_that_is_no_number_is_told_without_pythons_words():
+  for word, what in (
+    ("--batch=x", "a whole number"),
+    ("--guidance=x", "a num"),
+  ):
+    done = commands.run("aigc_jax.evaluate", word)
+    assert done.returncode == 78 and f"{word}: expected {what}" in done.stderr
+    assert "literal" not in done.stderr and "convert" not in done.stderr

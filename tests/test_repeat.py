@@ -91,11 +91,29 @@ def test_what_is_not_as_it_was_is_said(tmp_path):
   packages = provenance.packages() | {"jax": "0.0.1"}
   where = repeat.origin(write(tmp_path / "run", ROWS, packages=packages))
   config = where.config | {"seed": 5}
-  text = repeat.differences(where, config)
+  text = repeat.differences(where, config, {"data": 1})
   assert "packages.jax: '0.0.1' -> " in text and "seed: " in text
   assert "code: not the same" in text
   assert "machine and settings: not recorded" in text
-  assert "config: the same" in repeat.differences(where, where.config)
+  assert "devices: not recorded" in text
+  same = repeat.differences(where, where.config, {"data": 1})
+  assert "config: the same" in same
+
+
+def test_other_devices_are_said(tmp_path):
+  there = write(tmp_path / "run", ROWS)
+  about = json.loads((there / "run.json").read_text())
+  about["jax"] = provenance.devices({"fsdp": 2}) | {"processes": 2}
+  (there / "run.json").write_text(json.dumps(about))
+  where = repeat.origin(there)
+  text = repeat.differences(where, where.config, {"fsdp": 1})
+  assert "devices: " in text and "processes: 2 -> 1" in text
+  assert "mesh.fsdp: 2 -> 1" in text
+  about["jax"] = provenance.devices({"fsdp": 1})
+  (there / "run.json").write_text(json.dumps(about))
+  where = repeat.origin(there)
+  text = repeat.differences(where, where.config, {"fsdp": 1})
+  assert "devices: the same" in text
 
 
 @pytest.mark.parametrize("what", ["data", "evaluate.heldout", "tokenizer"])
@@ -240,7 +258,7 @@ def test_a_run_is_repeated_from_its_work_directory_alone(tmp_path):
   done = train(*line, cwd=there)
   assert done.returncode == 0, done.stdout + done.stderr
   for words in ("code: the same", "packages: the same",
-                "machine and settings: the same",
+                "machine and settings: the same", "devices: the same",
                 "equal bit for bit at all 4 steps",
                 "state: equal digests at step 4"):  # fmt: skip
     assert words in done.stdout, done.stdout

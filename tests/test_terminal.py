@@ -114,6 +114,16 @@ def test_the_live_bar_says_what_it_is_told(monkeypatch):
   assert "[/x] \u241b]0;title\u2407" in text and "\x1b]0" not in text
 
 
+def test_the_live_bar_says_compiling_until_a_step_is_done(monkeypatch):
+  screens_of(monkeypatch)
+  bar = console.Console(10, 0)
+  texts = [task.fields["text"] for task in bar._bar.tasks]
+  bar.move(1)
+  texts += [task.fields["text"] for task in bar._bar.tasks]
+  bar.close()
+  assert texts == ["compiling", ""]
+
+
 def test_a_closed_stream_and_a_poor_encoding_end_no_command(monkeypatch):
   handler = logging.get_absl_handler().python_handler
   monkeypatch.setattr(handler, "stream", handler.stream)

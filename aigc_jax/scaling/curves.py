@@ -296,11 +296,13 @@ def _inset(left, sides, read, lines, metrics, style: Style) -> None:
     start = high * (low / high) ** style.zoom
   else:
     start = high - style.zoom * (high - low)
-  tails = [
-    curve.mean[(curve.x >= start) & np.isfinite(curve.mean)]
-    for *_, curve in shown
-  ]
-  tails = [t for t in tails if len(t) > 1]
+  tails = []
+  for *_, curve in shown:
+    at = (curve.x >= start) & np.isfinite(curve.mean)
+    if at.sum() < 2:
+      continue
+    sd = 0.0 if curve.sd is None else np.nan_to_num(curve.sd[at])
+    tails += [curve.mean[at] - sd, curve.mean[at] + sd]
   if not tails:
     raise BadConfig(
       f"--zoom={style.zoom}: no curve has two points in that part of the axis"

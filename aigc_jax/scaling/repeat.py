@@ -80,8 +80,10 @@ def check_place(where: Origin, workdir: Path) -> None:
     )
 
 
-def differences(where: Origin, config: run.Config) -> str:
-  """What is not as it was, in lines; `config` is that of the repetition."""
+def differences(
+  where: Origin, config: run.Config, mesh: Mapping[str, int]
+) -> str:
+  """What is not as it was, in lines; `config` and `mesh` are those of now."""
   here = provenance.code(Path(provenance.__file__).parents[1])
   now = {
     "packages": provenance.packages(),
@@ -94,6 +96,14 @@ def differences(where: Origin, config: run.Config) -> str:
       found[key] = None
     else:
       found[key] = changes.changes({key: where.then[key]}, {key: now[key]})
+  then = where.about.get("jax", {})
+  devices = provenance.devices(mesh)
+  known = {key: then[key] for key in devices if key in then}
+  found["devices"] = (
+    changes.changes(known, {key: devices[key] for key in known})
+    if known
+    else None
+  )
   commits = (where.about.get("code", {}).get("commit"), here["commit"])
   lines = [f"Repeating {where.path}"]
   for key, differing in found.items():

@@ -85,9 +85,11 @@ class Console:
 
   def move(self, step: int) -> None:
     # The first call is left out of the pace: its program was compiled for it.
+    first = self._start is None
     self._start = self._start or (step, time.monotonic())
     if self._bar:
-      self._bar.update(self._task, completed=step)
+      started = {"text": ""} if first else {}
+      self._bar.update(self._task, completed=step, **started)
 
   def compiling(self, seconds: float) -> None:
     """Told after some seconds, and then at each minute; the bar says it too."""

@@ -62,7 +62,7 @@ def describe(*, argv: Sequence[str], mesh: Mapping[str, int], **more) -> dict:
   `more` goes in as it is, redacted: config hash, fingerprints, hash of the
   compiled step, the configuration.
   """
-  devices = jax.devices()
+  first = jax.devices()[0]
   return redact(
     {
       "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -82,11 +82,8 @@ def describe(*, argv: Sequence[str], mesh: Mapping[str, int], **more) -> dict:
       },
       "jax": {
         "backend": jax.default_backend(),
-        "platform_version": devices[0].client.platform_version,
-        "device_kind": devices[0].device_kind,
-        "devices": len(devices),
-        "processes": jax.process_count(),
-        "mesh": dict(mesh),
+        "platform_version": first.client.platform_version,
+        **devices(mesh),
         "config": {
           name: value
           for name, value in sorted(jax.config.values.items())
@@ -134,6 +131,16 @@ def _cores() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 0
+
+
+def devices(mesh: Mapping[str, int]) -> dict:
+  """What a run computes on: the kind and number of devices, their mesh."""
+  return {
+    "device_kind": jax.devices()[0].device_kind,
+    "devices": len(jax.devices()),
+    "processes": jax.process_count(),
+    "mesh": dict(mesh),
+  }
 
 
 def packages() -> dict[str, str]:

@@ -159,6 +159,24 @@ def test_an_inset_of_the_end_lies_where_no_curve_is(twelve, tmp_path):
     assert low >= 0.7 * high
 
 
+def test_an_inset_holds_the_bands_of_its_curves(tmp_path):
+  for seed, scale in enumerate((1.0, 3.0, 5.0)):
+    made_run(
+      tmp_path / f"s{seed}", seed=seed, loss=lambda s, k=scale: k + 0.001 * s
+    )
+  line = curves.Line("arm", tuple(open_runs([str(tmp_path)])))
+  figure = curves.picture(
+    [line], metrics=("train/loss",), style=curves.Style(zoom=0.25)
+  )
+  figure.canvas.draw()
+  (inset,) = figure.axes[0].child_axes
+  (bottom, top), (start, _) = inset.get_ylim(), inset.get_xlim()
+  (band,) = inset.collections
+  points = np.concatenate([path.vertices for path in band.get_paths()])
+  shown = points[points[:, 0] >= start][:, 1]
+  assert len(shown) and bottom <= shown.min() and shown.max() <= top
+
+
 def test_where_a_run_broke_off_stands_a_cross_and_null_is_a_gap(tmp_path):
   path = made_run(
     tmp_path / "a", loss=lambda s: power_loss(s) if s < 20 and s != 7 else None
