@@ -238,12 +238,7 @@ def image_tokens_of(
     """
     captions = _captions(classes, vocab, text_length, text_end)
     kind = errors.choose(order, ORDERS, "model.order")
-    if sorted(parts) != sorted(PARTS):
-      raise errors.BadConfig(
-        f"model.parts has {', '.join(parts) or 'nothing'}: expected "
-        f"{' and '.join(PARTS)}"
-      )
-    made = parts_of(parts, models)
+    made = parts_of(parts, models, PARTS)
     if not isinstance(made["vq"].model, Codes):
       raise errors.BadConfig(
         f"model.parts.vq.kind={parts['vq']['kind']!r} makes no codes of "

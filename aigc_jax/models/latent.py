@@ -17,7 +17,7 @@ from aigc_jax.layers.noise import normal
 from aigc_jax.layers.parametrization import Factors
 from aigc_jax.layers.report import STATS, report
 from aigc_jax.metrics import Mean
-from aigc_jax.models.roles import Part, factors_of_part, parts_of
+from aigc_jax.models.roles import Part, check_told, factors_of_part, parts_of
 
 Batch = Mapping[str, jax.Array]
 PARTS = ("vae", "denoiser")
@@ -184,27 +184,16 @@ def latent_of(models: Mapping[str, Callable]) -> Callable[..., Latent]:
     vocab, text_length, text_end: those of the denoiser, for the data. Raises
     BadConfig where they cannot go together.
     """
-    if sorted(parts) != sorted(PARTS):
-      raise errors.BadConfig(
-        f"model.parts has {', '.join(parts) or 'nothing'}: expected "
-        f"{' and '.join(PARTS)}"
-      )
     if scale is not None and not scale > 0:
       raise errors.BadConfig(
         f"model.scale={scale}: expected above 0, or None to measure it"
       )
-    made = parts_of(parts, models)
+    made = parts_of(parts, models, PARTS)
     _check(made, parts)
-    own = dict(
+    told = dict(
       classes=classes, vocab=vocab, text_length=text_length, text_end=text_end
     )
-    for name, value in own.items():
-      theirs = parts["denoiser"].get(name)
-      if value != theirs:
-        raise errors.BadConfig(
-          f"model.{name}={value}, and model.parts.denoiser.{name}={theirs}: "
-          f"the data is held to both: --config.model.{name}={theirs}"
-        )
+    check_told(parts, "denoiser", told)
     return Latent(made, scale, sample)
 
   return latent

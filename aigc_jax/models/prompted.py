@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from aigc_jax import errors
 from aigc_jax.layers.parametrization import Factors
-from aigc_jax.models.roles import Part, factors_of_part, parts_of
+from aigc_jax.models.roles import Part, check_told, factors_of_part, parts_of
 
 Batch = Mapping[str, jax.Array]
 PARTS = ("text", "denoiser")
@@ -128,23 +128,12 @@ def prompted_of(models: Mapping[str, Callable]) -> Callable[..., Prompted]:
     text_layers=0. vocab, text_length, text_end, classes: those of the denoiser,
     for the data. Raises BadConfig where they cannot go together.
     """
-    if sorted(parts) != sorted(PARTS):
-      raise errors.BadConfig(
-        f"model.parts has {', '.join(parts) or 'nothing'}: expected "
-        f"{' and '.join(PARTS)}"
-      )
-    made = parts_of(parts, models)
+    made = parts_of(parts, models, PARTS)
     _check(made, parts)
-    own = dict(
+    told = dict(
       classes=classes, vocab=vocab, text_length=text_length, text_end=text_end
     )
-    for name, value in own.items():
-      theirs = parts["denoiser"].get(name)
-      if value != theirs:
-        raise errors.BadConfig(
-          f"model.{name}={value}, and model.parts.denoiser.{name}={theirs}: "
-          f"the data is held to both: --config.model.{name}={theirs}"
-        )
+    check_told(parts, "denoiser", told)
     return Prompted(made)
 
   return prompted

@@ -5,7 +5,7 @@ Which of them are trained is the config's `frozen`, not the model's.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -85,11 +85,19 @@ def factors_of_part(
   return Factors() if said is None else said(own, optimizer)
 
 
-def parts_of(parts: Mapping, models: Mapping[str, Callable]) -> dict[str, Part]:
+def parts_of(
+  parts: Mapping, models: Mapping[str, Callable], names: Sequence[str] = ()
+) -> dict[str, Part]:
   """The models of model.parts, each section a config.model of its own.
 
-  Raises BadConfig for a part that is none.
+  names: those that there must be, and no others; () is any. Raises BadConfig
+  for a part that is none.
   """
+  if names and sorted(parts) != sorted(names):
+    raise errors.BadConfig(
+      f"model.parts has {', '.join(parts) or 'nothing'}: expected "
+      f"{' and '.join(names)}"
+    )
   made = {}
   for name, section in parts.items():
     where = f"model.parts.{name}"
@@ -98,6 +106,20 @@ def parts_of(parts: Mapping, models: Mapping[str, Callable]) -> dict[str, Part]:
     make, rest = kind_of(where, section, models)
     made[name] = Part(call(make, where, rest))
   return made
+
+
+def check_told(parts: Mapping, name: str, told: Mapping) -> None:
+  """Raises BadConfig unless keys of the whole are those of the part `name`.
+
+  The data is held to the former, and the part to the latter.
+  """
+  for key, value in told.items():
+    theirs = parts[name].get(key)
+    if value != theirs:
+      raise errors.BadConfig(
+        f"model.{key}={value}, and model.parts.{name}.{key}={theirs}: "
+        f"the data is held to both: --config.model.{key}={theirs}"
+      )
 
 
 def roles_of(models: Mapping[str, Callable]) -> Callable[..., Roles]:

@@ -16,7 +16,7 @@ from aigc_jax.terminal import counted
 from aigc_jax.trainer import changes, history, provenance
 from aigc_jax.trainer.journal import EVENT, EVENTS, rows
 
-PROGRAM = ("packages", "code_sha256", "numerics")
+WORDS = {"code_sha256": "code", "numerics": "machine and settings"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,34 +89,30 @@ def differences(
     "packages": provenance.packages(),
     "code_sha256": here["sha256"],
     "numerics": provenance.numerics(),
+    "devices": provenance.devices(mesh),
   }
+  recorded = where.about.get("jax", {})
+  then = dict(where.then)
+  then["devices"] = {k: recorded[k] for k in now["devices"] if k in recorded}
   found = {"config": changes.changes(where.config, config)}
-  for key in PROGRAM:
-    if where.then.get(key) is None:
-      found[key] = None
+  for key in now:
+    if then.get(key):
+      found[key] = changes.changes({key: then[key]}, {key: now[key]})
     else:
-      found[key] = changes.changes({key: where.then[key]}, {key: now[key]})
-  then = where.about.get("jax", {})
-  devices = provenance.devices(mesh)
-  known = {key: then[key] for key in devices if key in then}
-  found["devices"] = (
-    changes.changes(known, {key: devices[key] for key in known})
-    if known
-    else None
-  )
+      found[key] = None
   commits = (where.about.get("code", {}).get("commit"), here["commit"])
   lines = [f"Repeating {where.path}"]
   for key, differing in found.items():
-    what = {"code_sha256": "code", "numerics": "machine and settings"}.get(key)
+    what = WORDS.get(key, key)
     if differing is None:
-      lines.append(f"  {what or key}: not recorded")
+      lines.append(f"  {what}: not recorded")
     elif not differing:
-      lines.append(f"  {what or key}: the same")
+      lines.append(f"  {what}: the same")
     elif key == "code_sha256":
       old, new = (str(commit)[:12] for commit in commits)
       lines.append(f"  code: not the same (commit {old}, here {new})")
     else:
-      lines.append(f"  {what or key}: " + "; ".join(map(str, differing[:20])))
+      lines.append(f"  {what}: " + "; ".join(map(str, differing[:20])))
   if where.changed:
     lines.append(
       "  it was changed while it ran, so rows from before may differ: "

@@ -8,6 +8,7 @@ It starts as the teacher's first layer of two, with its embeddings and head.
 
 from ml_collections import ConfigDict
 
+from aigc_jax.presets import distilbert
 from experiments.bert import small
 
 
@@ -24,12 +25,7 @@ def get_config():
   config.init_parts = ConfigDict(
     dict(student=dict(part="teacher", layers=(0,)))
   )
-  config.objective = ConfigDict(
-    dict(
-      kind="distill", temperature=2.0, soft=5.0, hard=2.0, cosine=1.0,
-      chunk=None,
-    )
-  )  # fmt: skip
+  config.objective = distilbert.get_config().objective  # as published
   config.steps = 800
   config.evaluate.heldout.every_steps = 200
   return config
