@@ -32,6 +32,7 @@ LIMIT = 16 * 2**20  # bytes of a header, an index or a config
 MOST = 1_000_000  # lists and objects: each takes many times its two bytes
 DIGITS = 300  # of a whole number: the largest float has 309
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # may be half a character
+ENDS = re.compile(r"\r\n|\n|\r")  # of lines
 SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 KINDS = {
   stat.S_IFLNK: "a link",
@@ -223,6 +224,16 @@ def parse_json(
   if not isinstance(found, dict):
     raise error(f"{where}: expected a JSON object, got {type(found).__name__}")
   return found
+
+
+def lines_of(text: str) -> list[str]:
+  """The lines of a text, which a line feed, a carriage return or both end.
+
+  str.splitlines parts it as well at what stands within a line, and within a
+  text in JSON: U+0085, U+2028, a form feed.
+  """
+  found = ENDS.split(text)
+  return found if found[-1] else found[:-1]
 
 
 class Line(NamedTuple):

@@ -10,6 +10,7 @@ import re
 import struct
 from pathlib import Path
 
+from aigc_jax import files
 from aigc_jax.errors import BadData
 
 LARGEST = 64 << 20  # bytes of a catalogue
@@ -36,7 +37,7 @@ def read_catalogue(path: Path) -> list[tuple[str, str]]:
 def _decoded(data: bytes, charset: str, path: Path) -> str:
   try:
     return data.decode(charset)
-  except (LookupError, UnicodeDecodeError) as e:
+  except (LookupError, UnicodeError) as e:
     raise BadData(f"{path}: not a catalogue in {charset}: {e}") from None
 
 
@@ -75,7 +76,7 @@ def _text(data: bytes, path: Path) -> list[tuple[str, str]]:
   """Of a .po file, whose entries are parted by empty lines or comments."""
   named = CHARSET.search(data[:4096].decode("ascii", "replace"))
   charset = named[1] if named and named[1] != "CHARSET" else "utf-8"
-  lines = _decoded(data, charset, path).removeprefix("\ufeff").splitlines()
+  text = _decoded(data, charset, path).removeprefix("\ufeff")
   pairs: list[tuple[str, str]] = []
   entry: dict[str, str] = {}
   fuzzy, last = False, ""
@@ -86,7 +87,7 @@ def _text(data: bytes, path: Path) -> list[tuple[str, str]]:
       pairs.append((entry.get("msgid", ""), text))
     entry.clear()
 
-  for number, line in enumerate(lines, 1):
+  for number, line in enumerate(files.lines_of(text), 1):
     line = line.strip()
     if line.startswith("#") or not line:
       if entry and last.startswith("msgstr"):

@@ -148,6 +148,25 @@ def _walk(top: str, root: str, left_out) -> Iterator[str]:
     yield from (os.path.join(folder, n) for n in sorted(names) if n[0] != ".")
 
 
+def below(top: str | Path, hidden: bool = False) -> Iterator[Path]:
+  """All files below a folder in the order of their names, folder by folder.
+
+  hidden: those too whose name, or whose folder's, begins with a dot. Raises
+  BadData for a folder that cannot be read, and for a link to one: what is in it
+  would be missing, and nobody told.
+  """
+  for place, folders, names in os.walk(top, onerror=_unreadable):
+    folders[:] = sorted(x for x in folders if hidden or x[0] != ".")
+    for inner in (os.path.join(place, name) for name in folders):
+      if os.path.islink(inner):
+        raise BadData(
+          f"{inner} is a link to {os.path.realpath(inner)}, a folder "
+          "elsewhere: copy the folder with its links resolved (cp -rL), or "
+          "name what it leads to as a source of its own"
+        )
+    yield from (Path(place, x) for x in sorted(names) if hidden or x[0] != ".")
+
+
 def _unreadable(error: OSError) -> None:
   raise BadData(f"{error.filename}: cannot be read: {error.strerror}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aigc_jax import files
 from aigc_jax.data.gettext import read_catalogue
-from aigc_jax.data.listing import LONGEST_ROW, check_local
+from aigc_jax.data.listing import LONGEST_ROW, below, check_local
 from aigc_jax.data.rows import parquet_rows
 from aigc_jax.data.sources import Tfds
 from aigc_jax.data.tfds_folders import INFO
@@ -73,7 +73,7 @@ def _files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
   if not suffixes:
     return [given]
   if given.is_dir():
-    found = [p for p in given.rglob("*") if p.suffix in suffixes]
+    found = [p for p in below(given, hidden=True) if p.suffix in suffixes]
   elif given.is_file():
     found = [given]
   else:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aigc_jax import files
@@ -24,16 +24,31 @@ def rows(path: Path) -> Iterator[tuple[int, dict]]:
     yield from _objects(path, content)
     return
   tabs = dict(delimiter="\t", quoting=csv.QUOTE_NONE)
-  how = tabs if suffix == ".tsv" else {}
+  # Not strict, a quote that nothing closes would take the rows behind it in.
+  how = tabs if suffix == ".tsv" else dict(strict=True)
   found = csv.DictReader(io.StringIO(content), **how)
   try:
-    yield from enumerate(found, 1)
+    _check_head(path, found.fieldnames or ())
+    for number, row in enumerate(found, 1):
+      if any(row.pop(None, ())):
+        raise BadData(
+          f"{path} row {number}: more cells than the head has names: what "
+          "stands behind them belongs to one of them, or has no name"
+        )
+      yield number, row
   except csv.Error as e:
     raise BadData(f"{path} line {found.line_num + 1}: {e}") from None
 
 
+def _check_head(path: Path, names: Sequence[str]) -> None:
+  """Raises BadData for a name that stands there twice."""
+  twice = [name for name in names if names.count(name) > 1 and name]
+  if twice:
+    raise BadData(f"{path}: the column {twice[0][:80]!r} is there twice")
+
+
 def _objects(path: Path, content: str) -> Iterator[tuple[int, dict]]:
-  for number, line in enumerate(content.splitlines(), 1):
+  for number, line in enumerate(files.lines_of(content), 1):
     if line.strip():
       yield number, files.parse_json(line.encode(), f"{path} row {number}")
 

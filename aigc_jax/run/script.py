@@ -163,7 +163,7 @@ def place_of(given: str, key: str) -> str:
   """
   path, name = parted(given)[0], key.rpartition(".")[2]
   text = files.expanded(path).read_text(errors="replace")
-  lines = text.splitlines()
+  lines = files.lines_of(text)
   if path.endswith(".json"):
     found = [i for i, x in enumerate(lines, 1) if f'"{name}"' in x]
   else:

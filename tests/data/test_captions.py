@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("PIL", reason="needs aigc_jax[images]")
 
 from aigc_jax.data.captions import Captions  # noqa: E402
+from aigc_jax.data.captions.kind import captions_of as captions_in  # noqa: E402
 from aigc_jax.data.images.augmenting import Augment  # noqa: E402
 from aigc_jax.data.images.sources import netpbm  # noqa: E402
 from aigc_jax.data.tokenizers import load_tokenizer  # noqa: E402
@@ -208,6 +209,8 @@ def broken(folder, tmp_path, name: str):
     rows[4]["image"] = "nowhere.ppm"
   if name == "number":
     rows[4]["caption"] = 4
+  if name == "twice":
+    rows[4]["image"] = "./3.ppm"
   if name == "key":
     rows = [{"file": r["image"], "caption": r["caption"]} for r in rows]
   path = top / "t.jsonl"
@@ -221,6 +224,7 @@ def broken(folder, tmp_path, name: str):
     ("folder", r"2 image\(s\) without a caption: 2.ppm, 5.ppm; write"),
     ("empty", r"2 row\(s\) without a caption: row 3 \(2.ppm\), row 6 \(5.ppm"),
     ("gone", r"1 row\(s\) whose image is not there: row 5 \(nowhere.ppm\)"),
+    ("twice", r"row 5: './3.ppm' and '3.ppm' are one file"),
     ("number", "row 5: a caption is int, expected a text"),
     ("key", "row 1: no 'image'.*it has: file, caption.*image=NAME"),
   ],
@@ -272,3 +276,14 @@ def test_a_model_of_other_sizes_is_refused(tmp_path, model, words):
   data = captions_of(dict(kind="package", name="digits"), tmp_path)
   with pytest.raises(BadConfig, match=words):
     data.check_model(MODEL | model)
+
+
+def test_a_caption_is_whole_whatever_characters_are_in_it(tmp_path):
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in/1.ppm").write_bytes(shade(1))
+  (tmp_path / "in/1.txt").write_text("so\u2028it\x85goes\nand on\r\n")
+  source = dict(kind="folder", path=str(tmp_path / "in"))
+  held = captions_of(source, tmp_path).heldout(
+    split="all", model=MODEL, say=silent
+  )
+  assert captions_in(held.views[0]) == [["so\u2028it\x85goes", "and on"]]

@@ -347,6 +347,52 @@ def test_a_store_that_was_begun_is_finished_to_the_same_bytes(folder, tmp_path):
   assert again.manifest == whole.manifest
 
 
+def parquet_at(path, images) -> dict:
+  parquet = pytest.importorskip("pyarrow.parquet")
+  rows = [dict(image=data, label=i % 2) for i, data in enumerate(images)]
+  parquet.write_table(pyarrow_table(rows), path)
+  return dict(
+    kind="parquet", path=str(path), split="all", image="image", label="label"
+  )
+
+
+def pyarrow_table(rows):
+  from pyarrow import Table
+
+  return Table.from_pylist(rows)
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_images_that_change_while_they_are_read_are_no_store(kind, tmp_path):
+  images = [netpbm(np.full((4, 4, 3), i, np.uint8)) for i in range(4)]
+  if kind == "folder":
+    path, spec = (
+      tmp_path / "top/a/0.ppm",
+      dict(kind="folder", path=str(tmp_path / "top"), split="all"),
+    )
+    path.parent.mkdir(parents=True)
+    for i, data in enumerate(images):
+      (path.parent / f"{i}.ppm").write_bytes(data)
+  else:
+    path = tmp_path / "x.parquet"
+    spec = parquet_at(path, images)
+
+  def changing(done, total):
+    if kind == "folder":
+      path.write_bytes(images[1] + b" ")
+    else:
+      parquet_at(path, images[::-1])
+
+  with pytest.raises(BadData, match="changed while it was read; run again"):
+    write(
+      tmp_path / "store", open_source(spec, 0.0, 0.0), "all", say=silent,
+      progress=changing,
+    )  # fmt: skip
+  assert not (tmp_path / "store").exists()
+  again = open_source(spec, 0.0, 0.0)
+  assert len(write(tmp_path / "store", again, "all", say=silent)) == 4
+
+
 @pytest.mark.parametrize(
   ("change", "word"),
   [

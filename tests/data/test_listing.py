@@ -3,7 +3,9 @@
 Every way out that a message names is tried here.
 """
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +14,10 @@ import numpy as np
 import pytest
 
 from aigc_jax import data
+from aigc_jax.data import listing, pair_sources
+from aigc_jax.data.captions import sources as captioned
+from aigc_jax.data.images import sources as pictured
+from aigc_jax.data.sound import sources as spoken
 from aigc_jax.data.sources import open_source
 from aigc_jax.errors import BadConfig, BadData
 from tests.data.texts import SHAPE, prose, settings, text_source
@@ -244,3 +250,76 @@ def test_held_out_text_of_which_nothing_is_held_out(tmp_path):
   assert whole.counts["bytes"] == path.stat().st_size
   assert set(whole.yardsticks) == {"gzip", "xz"}
   assert np.isfinite(whole.counts["tokens"])
+
+
+WALKED = {
+  "sound": lambda top: spoken.open_source(
+    dict(kind="folder", path=top), spoken.How(0.0, "file", 0.0, "mix")
+  ),
+  "librispeech": lambda top: spoken.open_source(
+    dict(kind="librispeech", path=top), spoken.How(0.0, "file", 0.0, "mix")
+  ),
+  "captions": lambda top: pictured.open_source(
+    dict(kind="folder", path=top, split="all"), 0.0, 0.0, captioned.SOURCES
+  ),
+  "images": lambda top: pictured.open_source(
+    dict(kind="folder", path=top, split="all"), 0.0, 0.0
+  ),
+}
+
+
+def tree_at(top) -> str:
+  """A label, and in it two folders, of which one has a file of each kind."""
+  (top / "a" / "in").mkdir(parents=True)
+  (top / "a" / "other").mkdir()
+  for name in ("x.wav", "x.txt", "x.ppm", "x.jsonl"):
+    (top / "a" / "in" / name).write_text("{}")
+  return str(top)
+
+
+def read(kind: str, top: str) -> None:
+  if kind == "pairs":
+    list(pair_sources.read_pairs(
+      dict(kind="json", path=top, source="a", target="b")
+    ))  # fmt: skip
+  else:
+    _ = WALKED[kind](top).fingerprint
+
+
+@pytest.mark.parametrize("kind", [*WALKED, "pairs"])
+def test_a_folder_that_cannot_be_read_is_named_not_passed_over(
+  kind, tmp_path, monkeypatch
+):
+  top = tree_at(tmp_path / "data")
+  closed = os.path.join(top, "a", "other")
+  scan = os.scandir
+
+  def refusing(path):
+    if os.fspath(path) == closed:
+      raise PermissionError(errno.EACCES, "Permission denied", closed)
+    return scan(path)
+
+  monkeypatch.setattr(os, "scandir", refusing)
+  with pytest.raises(BadData, match="other: cannot be read: Permission denied"):
+    read(kind, top)
+
+
+@pytest.mark.parametrize("kind", [*WALKED, "pairs"])
+def test_a_link_to_a_folder_is_named_not_passed_over(kind, tmp_path):
+  top = tree_at(tmp_path / "data")
+  (tmp_path / "data" / "a" / "link").symlink_to(tmp_path)
+  with pytest.raises(BadData, match="link is a link to .*a folder elsewhere"):
+    read(kind, top)
+
+
+def test_files_below_come_in_order_and_hidden_ones_when_asked_for(tmp_path):
+  for name in ("b/1", "a/2", "a/.3", ".c/4", "5"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+
+  def found(**how) -> list[str]:
+    paths = listing.below(tmp_path, **how)
+    return [path.relative_to(tmp_path).as_posix() for path in paths]
+
+  assert found() == ["5", "a/2", "b/1"]
+  assert found(hidden=True) == ["5", ".c/4", "a/.3", "a/2", "b/1"]

@@ -100,6 +100,13 @@ def test_a_catalogue_is_read_as_text_and_compiled(tmp_path):
   assert sorted(read_catalogue(mo)) == sorted(FOUND)
 
 
+def test_a_message_may_hold_what_ends_a_line_elsewhere(tmp_path):
+  text = "a\u2028b\x85c"
+  po = tmp_path / "a.po"
+  po.write_text(f'msgid "{text}"\nmsgstr "{text}"\n', encoding="utf-8")
+  assert read_catalogue(po) == [(text, text)]
+
+
 def compiled(messages) -> bytes:
   sides = [
     [text.encode() for text in side] for side in zip(*messages, strict=True)
@@ -122,6 +129,7 @@ def compiled(messages) -> bytes:
     ("a.po", b'msgid "a"\nmsgstr unquoted\n'), ("a.po", b"hello\n"),
     ("a.po", b'msgid "\xff"\nmsgstr "b"\n'),
     ("a.po", b'"charset=none-such\\n"\n'),
+    ("a.po", b'"charset=undefined\\n"\n'),
   ],
 )  # fmt: skip
 def test_a_damaged_catalogue_is_named(tmp_path, name, content):

@@ -227,6 +227,62 @@ def test_a_missing_or_empty_transcript_and_missing_sound_are_told(tmp_path):
     )
 
 
+def of_table(top, rows, **keys) -> Sound:
+  table = top / "all.jsonl"
+  table.write_text(
+    "".join(json.dumps(dict(audio=a, text=t)) + "\n" for a, t in rows)
+  )
+  source = dict(kind="table", path=str(table), audio="audio", text="text")
+  return kind_of(top, top / "root", sources=[source], validation=0.0, **keys)
+
+
+@pytest.mark.parametrize("other", ["./ann/a.wav", "ann//a.wav", "{}/ann/a.wav"])
+def test_a_file_that_two_rows_name_otherwise_is_there_twice(other, tmp_path):
+  (tmp_path / "ann").mkdir()
+  (tmp_path / "ann" / "a.wav").write_bytes(GOOD)
+  rows = [("ann/a.wav", "one"), (other.format(tmp_path), "two")]
+  with pytest.raises(BadData, match=r"is there twice, as 'ann/a.wav' too"):
+    of_table(tmp_path, rows).stream(seed=0, model=MODEL, say=silent)
+
+
+@pytest.mark.parametrize("name", ["./ann/a.wav", "{}/ann/a.wav"])
+def test_a_name_that_tells_no_speaker_is_refused(name, tmp_path):
+  (tmp_path / "ann").mkdir()
+  (tmp_path / "ann" / "a.wav").write_bytes(GOOD)
+  keys = dict(speakers=True, batch=1)
+  rows = [(name.format(tmp_path), "one")]
+  with pytest.raises(BadData, match="tells none: write names from the table's"):
+    of_table(tmp_path, rows, **keys).stream(seed=0, model=MODEL, say=silent)
+  made = of_table(tmp_path, [("ann/a.wav", "one")], **keys)
+  view = made.stream(seed=0, model=MODEL, say=silent).views[0]
+  assert view.store.about["speakers"] == ["ann"]
+
+
+def librispeech(top, text: str) -> Sound:
+  (top / "1").mkdir(exist_ok=True)
+  (top / "1" / "a.wav").write_bytes(GOOD)
+  (top / "1" / "1.trans.txt").write_text(text)
+  source = dict(kind="librispeech", path=str(top))
+  return kind_of(
+    top, top / "root", sources=[source], validation=0.0, batch=1,
+    target_length=64,
+  )  # fmt: skip
+
+
+def test_a_transcript_is_whole_whatever_characters_are_in_it(tmp_path):
+  made = librispeech(tmp_path, "a one\u2028two\x85three\x0cfour\n")
+  stream = made.stream(seed=0, model=MODEL, say=silent)
+  assert stream.views[0].utterance(0)[1] == "one two three four"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "/", "../../x"])
+def test_a_transcript_of_what_lies_elsewhere_is_refused(name, tmp_path):
+  with pytest.raises(BadData, match=r"trans.txt line 2: .* leads out of"):
+    librispeech(tmp_path, f"a one\n{name} two\n").stream(
+      seed=0, model=MODEL, say=silent
+    )
+
+
 def everything(found) -> dict[bytes, str]:
   """{its samples: its text} of the rows of a set."""
   seen = {}

@@ -177,19 +177,16 @@ class Folder(OfFiles):
     if not self.path.is_dir():
       raise BadData(f"{self.path}: expected a folder of images")
     found, lacking = [], []
-    for place, folders, names in os.walk(self.path):
-      folders[:] = sorted(name for name in folders if name[0] != ".")
-      for name in sorted(names):
-        path = Path(place, name)
-        if name[0] == "." or path.suffix.lower() not in SUFFIXES:
-          continue
-        beside = path.with_suffix(".txt")
-        text = (
-          tables.text_of(beside, LARGEST_TEXT) if files.is_there(beside) else ""
-        )
-        captions = cleaned(text.splitlines(), str(beside))
-        entry = Entry(path.relative_to(self.path).as_posix(), path, captions)
-        (found if captions else lacking).append(entry)
+    for path in listing.below(self.path):
+      if path.suffix.lower() not in SUFFIXES:
+        continue
+      beside = path.with_suffix(".txt")
+      text = (
+        tables.text_of(beside, LARGEST_TEXT) if files.is_there(beside) else ""
+      )
+      captions = cleaned(files.lines_of(text), str(beside))
+      entry = Entry(path.relative_to(self.path).as_posix(), path, captions)
+      (found if captions else lacking).append(entry)
     refuse(
       str(self.path), "image(s) without a caption", [e.name for e in lacking],
       "write what is on NAME.jpg into NAME.txt beside it, or move it away",
@@ -208,6 +205,7 @@ class Table(OfFiles):
 
   def _listed(self) -> list[Entry]:
     found, lacking, gone = [], [], []
+    names: dict[str, str] = {}  # of a file; by it an image is held out
     for number, row in tables.rows(self.path):
       where = f"row {number}"
       name, value = (
@@ -220,6 +218,12 @@ class Table(OfFiles):
           f"{self.path} {where}: {self._image!r} names no file: {name!r}"
         )
       path = self.path.parent / name
+      other = names.setdefault(os.path.normpath(path), name)
+      if other != name:
+        raise BadData(
+          f"{self.path} {where}: {name!r} and {other!r} are one file, and what "
+          "is held out goes by the name: write one of them in all rows"
+        )
       if not captions:
         lacking.append(f"{where} ({name})")
       elif not files.is_there(path):
@@ -250,6 +254,9 @@ class Parquet(Captioned):
   @functools.cached_property
   def fingerprint(self) -> str:
     return self._rows.stamp("captions of Parquet 1")
+
+  def unchanged(self) -> bool:
+    return self._rows.unchanged()
 
   @functools.cached_property
   def _captions(self) -> dict[str, list[list[str]]]:

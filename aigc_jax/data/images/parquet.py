@@ -30,6 +30,19 @@ class ParquetFiles:
     ]
     if not self.files:
       raise BadData(f"{str(path)!r}: no .parquet file there")
+    self._before = self._states()
+
+  def _states(self) -> list[tuple[int, ...]]:
+    """What changes with a file, without reading all of it once more."""
+    try:
+      found = [os.stat(path) for _, path in self.files]
+    except OSError:  # gone
+      return []
+    return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in found]
+
+  def unchanged(self) -> bool:
+    """Whether the files are those that there were at first."""
+    return self._states() == self._before
 
   def stamp(self, what: str) -> str:
     """A sha256 of the files, the columns, and what is made of them."""

@@ -51,7 +51,8 @@ class Pictured(abc.ABC):
     self.validation, self._damaged = validation, damaged
 
   def unchanged(self) -> bool:
-    return True
+    """Whether all is as it was when the fingerprint was taken."""
+    return True  # arrays of a package, a prepared dataset
 
   def usable(self, name: str, data: bytes, drop: Drop) -> bool:
     """Whether bytes are an image; `drop` is told what there is to tell."""
@@ -192,13 +193,10 @@ class Folder(Labelled):
           f"{top / label}: no such label in the training split "
           f"({len(self.labels)} labels, such as {self.labels[0]!r})"
         )
-      for place, folders, names in os.walk(top / label):
-        folders.sort()
-        for name in sorted(names):
-          path = Path(place, name)
-          if name[0] != "." and path.suffix.lower() in SUFFIXES:
-            size = files.regular(path).st_size
-            found.append((path.relative_to(top).as_posix(), size))
+      for path in listing.below(top / label):
+        if path.suffix.lower() in SUFFIXES:
+          size = files.regular(path).st_size
+          found.append((path.relative_to(top).as_posix(), size))
     return sorted(found)
 
   @functools.cached_property
@@ -212,6 +210,10 @@ class Folder(Labelled):
         line = f"\n{split} {name} {size} {stamp}"
         digest.update(os.fsencode(line))  # names are bytes
     return digest.hexdigest()
+
+  def unchanged(self) -> bool:
+    again = Folder(self.path, self.split, self.validation, self._damaged)
+    return again.fingerprint == self.fingerprint
 
   def jobs(self, split: str) -> list[Job]:
     _ = self.labels  # a folder without any is told so
@@ -246,6 +248,9 @@ class Parquet(Labelled):
   @functools.cached_property
   def fingerprint(self) -> str:
     return self._rows.stamp("images of Parquet 1")
+
+  def unchanged(self) -> bool:
+    return self._rows.unchanged()
 
   @functools.cached_property
   def labels(self) -> tuple[str, ...]:

@@ -78,10 +78,15 @@ class Spoken(abc.ABC):
   @functools.cached_property
   def _entries(self) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
+    places: dict[str, str] = {}
     for entry in self._listed():
-      if entry.name in found:
-        raise BadData(f"{self.path}: {entry.name!r} is there twice")
+      place = os.path.normpath(entry.path)
+      if place in places or entry.name in found:
+        other = places.get(place, entry.name)
+        also = f", as {other!r} too" * (other != entry.name)
+        raise BadData(f"{self.path}: {entry.name!r} is there twice{also}")
       found[entry.name] = entry
+      places[place] = entry.name
     return {name: found[name] for name in sorted(found)}
 
   def about(self, split: str) -> dict:
@@ -93,6 +98,13 @@ class Spoken(abc.ABC):
   @functools.cached_property
   def _speakers(self) -> dict[str, int]:
     """{name: number} of all who speak, in whichever split."""
+    for name in self._entries:
+      if name[0] == "/" or {".", ".."} & set(name.split("/")):
+        raise BadData(
+          f"{self.path}: data.speakers=True takes the first folder of a "
+          f"file's name for who speaks, and {name!r} tells none: write names "
+          "from the table's folder on, such as ann/1.wav"
+        )
     names = sorted({speaker_of(name) for name in self._entries})
     return {name: number for number, name in enumerate(names)}
 
@@ -201,7 +213,7 @@ class Folder(Spoken):
   def _listed(self) -> Iterator[Entry]:
     if not self.path.is_dir():
       raise BadData(f"{self.path}: expected a folder of sound files")
-    for path in _walk(self.path):
+    for path in listing.below(self.path):
       if path.suffix.lower() in (*SUFFIXES, *OTHERS):
         beside = path.with_suffix(".txt")
         text = (
@@ -218,15 +230,20 @@ class Librispeech(Spoken):
   def _listed(self) -> Iterator[Entry]:
     if not self.path.is_dir():
       raise BadData(f"{self.path}: expected a folder with *.trans.txt in it")
-    for path in _walk(self.path):
+    for path in listing.below(self.path):
       if not path.name.endswith(".trans.txt"):
         continue
-      for line in tables.text_of(path, tables.LARGEST).splitlines():
+      lines = files.lines_of(tables.text_of(path, tables.LARGEST))
+      for number, line in enumerate(lines, 1):
         if line.strip():
           name, _, text = line.strip().partition(" ")
-          sound = _sound(path.parent / name)
+          if name[0] == "/" or ".." in name.split("/"):
+            raise BadData(
+              f"{path} line {number}: {name[:200]!r} leads out of this folder: "
+              "expected a NAME, of NAME.flac beside it"
+            )
           where = (path.parent / name).relative_to(self.path).as_posix()
-          yield Entry(where, sound, text)
+          yield Entry(where, _sound(path.parent / name), text)
 
 
 class Table(Spoken):
@@ -257,13 +274,6 @@ class Table(Spoken):
 def speaker_of(name: str) -> str:
   """Who says it: the first folder of its name, "" where it is in none."""
   return name.split("/")[0] if "/" in name else ""
-
-
-def _walk(top: Path) -> Iterator[Path]:
-  """All files below, but hidden ones, in the order of their names."""
-  for place, folders, names in os.walk(top):
-    folders[:] = sorted(name for name in folders if name[0] != ".")
-    yield from (Path(place, name) for name in sorted(names) if name[0] != ".")
 
 
 def _sound(stem: Path) -> Path:
