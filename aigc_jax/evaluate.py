@@ -537,27 +537,34 @@ def default_out(loaded: run.Loaded, weights: str = RAW) -> str:
 def save(
   path: Path, loaded: run.Loaded, scores: dict[str, Scores], weights: str = RAW
 ) -> None:
-  """The scores as JSON; those of other sets in the file stay."""
+  """The scores as JSON; those of other sets in the file stay.
+
+  Also those that another process has put there since.
+  """
   content = {"model": loaded.name, "step": loaded.step, "weights": weights}
-  content["scores"] = {}
-  if path == Path(default_out(loaded, weights)):
+  own = path == Path(default_out(loaded, weights))
+  if own:
     files.own_folder(path.parent)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise StorageFailure(f"--out={path}: {error.strerror}") from None
-  if path.is_file():
-    content["scores"] = _kept(path, content)
-  for name, values in scores.items():
-    content["scores"][name] = {k: as_json(e) for k, e in values.items()}
-  files.write_out(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+  with contextlib.ExitStack() as held:
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      held.enter_context(files.alone_in(path.parent))
+    except OSError as error:
+      raise StorageFailure(f"--out={path}: {error.strerror}") from None
+    kept = _kept(path, content, own) if path.is_file() else {}
+    for name, values in scores.items():
+      kept[name] = {k: as_json(e) for k, e in values.items()}
+    text = json.dumps(content | {"scores": kept}, indent=1, allow_nan=False)
+    files.write_out(path, f"{text}\n")
   print(f"written to {path}")
 
 
-def _kept(path: Path, content: dict) -> dict:
+def _kept(path: Path, content: dict, own: bool) -> dict:
   """The scores in a file of the same model and step.
 
-  A file that holds no scores is set aside: it is not ours to overwrite.
+  own: whether it lies in the work directory of the model, which may be called
+  by another name each time. A file that holds no scores is set aside: it is not
+  ours to overwrite.
   """
   path = Path(os.path.realpath(path))  # a link is what the user chose
   try:
@@ -571,8 +578,17 @@ def _kept(path: Path, content: dict) -> dict:
     print(f"note: {error}; it is {aside} now", file=sys.stderr)
     return {}
   old = {"weights": RAW} | old  # files of before say of no other
-  same = all(old[key] == content[key] for key in ("model", "step", "weights"))
-  return old["scores"] if same else {}
+  same = all(old[key] == content[key] for key in ("step", "weights"))
+  one = own or _place(old["model"]) == _place(content["model"])
+  return old["scores"] if same and one else {}
+
+
+def _place(model: str) -> str:
+  """A work directory or hf:FOLDER, in full."""
+  folder = model.removeprefix("hf:")
+  return model[: len(model) - len(folder)] + os.path.realpath(
+    os.path.expanduser(folder)
+  )
 
 
 def as_json(e: Estimate) -> dict:

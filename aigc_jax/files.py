@@ -501,6 +501,22 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+  """Holds a folder, for what is read, added to and written again in it.
+
+  Another holder is waited for; nothing is left behind. Where a file system has
+  no locks nobody is kept out. Raises OSError.
+  """
+  fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+  try:
+    with contextlib.suppress(OSError):
+      fcntl.flock(fd, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(fd)
+
+
+@contextlib.contextmanager
 def storage(folder: Path, way_out: str) -> Iterator[None]:
   """Turns what the file system refuses into a StorageFailure.
 

@@ -1,9 +1,11 @@
 """The command: texts and tasks to a table and a JSON file."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import math
+import threading
 import types
 from pathlib import Path
 
@@ -116,6 +118,60 @@ def test_a_link_below_a_work_directory_named_by_its_home_is_not_followed(
   with pytest.raises(StorageFailure, match="is a link to"):
     evaluate.save(path, loaded, {"a": {"acc": Estimate(0.5, 0.1, 4)}})
   assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_scores_stay_however_the_run_is_called(
+  loaded,  # noqa: F811
+  tmp_path,
+  monkeypatch,
+):
+  (tmp_path / "run").mkdir()
+  monkeypatch.chdir(tmp_path)
+  estimate = {"acc": Estimate(0.5, 0.1, 4)}
+  names = ("run", "run/", "./run", str(tmp_path / "run"))
+  for i, name in enumerate(names):
+    own = dataclasses.replace(loaded, name=name, step=7)
+    evaluate.save(Path(evaluate.default_out(own)), own, {f"s{i}": estimate})
+    evaluate.save(tmp_path / "all.json", own, {f"s{i}": estimate})
+  monkeypatch.chdir("/")  # and from elsewhere, as a name that was relative
+  evaluate.save(Path(evaluate.default_out(own)), own, {"s4": estimate})
+  for path, count in ((tmp_path / "run/evaluate/7.json", 5),
+                      (tmp_path / "all.json", 4)):  # fmt: skip
+    assert len(json.loads(path.read_text())["scores"]) == count
+  other = dataclasses.replace(loaded, name=str(tmp_path / "other"), step=7)
+  evaluate.save(tmp_path / "all.json", other, {"a": estimate})
+  found = json.loads((tmp_path / "all.json").read_text())["scores"]
+  assert set(found) == {"a"}  # of another model
+
+
+def test_scores_that_two_commands_add_at_once_are_all_there(
+  loaded,  # noqa: F811
+  tmp_path,
+  monkeypatch,
+):
+  estimate = {"acc": Estimate(0.5, 0.1, 4)}
+  path = tmp_path / "x.json"
+  kept, met = evaluate._kept, threading.Barrier(2)
+
+  def slowly(*args):
+    found = kept(*args)
+    with contextlib.suppress(threading.BrokenBarrierError):
+      met.wait(0.2)  # whoever else has read the same by now
+    return found
+
+  evaluate.save(path, loaded, {"first": estimate})
+  monkeypatch.setattr(evaluate, "_kept", slowly)
+  ends = [
+    threading.Thread(target=evaluate.save, args=(path, loaded, {n: estimate}))
+    for n in ("one", "two")
+  ]
+  for end in ends:
+    end.start()
+  for end in ends:
+    end.join()
+  found = json.loads(path.read_text())["scores"]
+  assert set(found) == {"first", "one", "two"}
+  assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_files_that_hold_no_scores_are_set_aside_one_beside_the_other(

@@ -4,6 +4,7 @@ Nothing in it is executed, and no name in it leads out of it.
 """
 
 import re
+import shlex
 from pathlib import Path
 
 from aigc_jax import files
@@ -46,11 +47,12 @@ def weights(folder: Path) -> dict[str, safetensors.Tensor]:
     n for n in present if n.endswith(PICKLED) and n != "training_args.bin"
   )
   if pickled:
-    paths = " ".join(str(folder / name) for name in pickled)
+    # Their names are a stranger's, and a line that is pasted is run.
+    made, *paths = (str(folder / name) for name in (SINGLE, *pickled))
     raise BadData(
-      f"{folder} holds pickled weights ({pickled[0]}), and opening a pickle "
+      f"{folder} holds pickled weights ({pickled[0]!r}), and opening a pickle "
       f"can run any code. Convert them safely:\n{CONVERT}"
-      f"{folder / SINGLE} {paths}"
+      f"{shlex.join([made, *paths])}"
     )
   raise BadData(f"{folder} holds neither {SINGLE} nor {INDEX}")
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import jax
@@ -39,7 +39,7 @@ from aigc_jax.run.settings import (
   usable_config_in,
 )
 from aigc_jax.trainer import history
-from aigc_jax.trainer.state import Fixed, State
+from aigc_jax.trainer.state import Fixed
 
 # The data kinds that have a tokenizer.
 TEXTS = ("text", "pairs", "sound", "captions")
@@ -174,20 +174,61 @@ def read_frozen(
   Those of None are of the start: of init_from, or fresh ones of the seed.
   steps: of the runs that are read, {work directory: step}; of others the last.
   """
+  return read_frozen_parts(config, model, mesh, abstract, None, steps)[0]
+
+
+def read_frozen_parts(
+  config: Config,
+  model: nn.Module,
+  mesh,
+  abstract,
+  stats,
+  steps: Mapping[str, int] = MappingProxyType({}),
+  say: Callable[[str], None] = lambda text: None,
+) -> tuple[tree.Tree, tree.Tree]:
+  """`read_frozen`, and the stats of those parts that are read from a place.
+
+  stats: abstract, of the whole run, or None where they are not wanted. What is
+  read of a run is of one step of it: it may save another at any moment, or have
+  a last one that is damaged in a part. say: is told that step.
+  """
   found: tree.Tree = {}
+  moved: tree.Tree = {}
   for part, where in config["frozen"].items():
     own, wanted = below(abstract, part), where or config["init_from"]
     step = steps.get(wanted)
     if where:
       check_frozen_there(part, where)
-      values, _ = read_params(where, own, step)
+      has = stats is not None and _has(stats, part)
+      values, beside, step = _read_part(
+        where, own, below(stats, part) if has else None, step
+      )
+      if has:
+        moved = tree.joined(moved, nested(part, beside))
+      if hf_folder(where) is None:
+        say(f"frozen {part} from {where}, step {step}")
     elif wanted:
       whole, _ = read_params(wanted, abstract_params(model, mesh), step)
       values = below(whole, part)
     else:
       values = below(fresh_params(config, model, mesh), part)
     found = tree.joined(found, nested(part, values))
-  return found
+  return found, moved
+
+
+def _read_part(where: str, params, stats, step: int | None):
+  """(parameters, stats or None, step) of a run or "hf:FOLDER", of one step."""
+  if stats is None:
+    values, step = read_params(where, params, step)
+    return values, None, step
+  if hf_folder(where) is not None:
+    both, step = read_params(where, params | {STATS: stats})
+    return both, both.pop(STATS), step
+  saved, check = _saved_in(where)
+  found, content = saved.restore_parts(
+    {"params": params, "stats": stats}, step, check
+  )
+  return found["params"], found["stats"], int(content["step"])
 
 
 def read_frozen_of(
@@ -233,33 +274,19 @@ def _beside(content: Mapping, frozen: tree.Tree) -> bool:
   return saved is None or frozen_digest(frozen) == list(saved)
 
 
-def with_frozen_stats(config: Config, stats, abstract: State) -> tree.Tree:
+def with_stats(stats, moved: tree.Tree) -> tree.Tree:
   """The stats of a run that begins, with those of what its parts are read from.
 
-  Those of frozen parts that the config reads from nowhere stay.
+  moved: as `read_frozen_parts` has them. Those of frozen parts that the config
+  reads from nowhere stay.
   """
-  for part, where in config["frozen"].items():
-    if not where or not _has(abstract.stats, part):
-      continue
-    values = _read_stats(
-      where, below(abstract.frozen, part), below(abstract.stats, part)
-    )
-    apart, _ = tree.split(stats, [part])
-    stats = tree.joined(apart, nested(part, values))
-  return stats
+  if not moved:
+    return stats
+  return tree.joined(tree.split(stats, tree.names(moved))[0], moved)
 
 
 def _has(whole: tree.Tree, part: str) -> bool:
   return any(name.startswith(f"{part}/") for name in tree.names(whole))
-
-
-def _read_stats(where: str, params, stats) -> tree.Tree:
-  """The stats of a model in a work directory or "hf:FOLDER"."""
-  if hf_folder(where) is not None:
-    return read_params(where, params | {STATS: stats})[0][STATS]
-  workdir = files.expanded(where)
-  saved = history.checkpoints_in(workdir, identity_in(workdir))
-  return saved.restore_parts({"stats": stats})[0]["stats"]
 
 
 def read_trained(where: str, r: Run):
@@ -306,13 +333,21 @@ def read_params(where: str, abstract, step: int | None = None, check=None):
   if folder is not None:
     laid = jax.tree.map(lambda x: x.sharding, abstract)
     return hf.read_params(folder, abstract, laid), 0
+  saved, own = _saved_in(where, check)
+  params, content = saved.restore_params(abstract, step, own)
+  return params, int(content["step"])
+
+
+def _saved_in(where: str, check: Callable | None = None):
+  """(the checkpoints of a work directory, the check of what is read of them).
+
+  check: another one than `check_saved`.
+  """
   workdir = files.expanded(where)
   if check is None:
     tokenizer = tokenizer_in(where, missing=True)
     check = functools.partial(check_saved, where, config_in(where), tokenizer)
-  saved = history.checkpoints_in(workdir, identity_in(workdir))
-  params, content = saved.restore_params(abstract, step, check)
-  return params, int(content["step"])
+  return history.checkpoints_in(workdir, identity_in(workdir)), check
 
 
 def heldout_prints(where: str, step: int) -> dict[str, list[str]]:

@@ -27,10 +27,10 @@ from aigc_jax.run.evaluation import (
 from aigc_jax.run.inputs import check_inputs, open_stream
 from aigc_jax.run.load import (
   note_older_average,
-  read_frozen,
   read_frozen_of,
+  read_frozen_parts,
   read_trained,
-  with_frozen_stats,
+  with_stats,
 )
 from aigc_jax.run.origin import (
   check_frozen_origins,
@@ -291,24 +291,23 @@ class Session:
         "this run ended before its first checkpoint: it begins again from step "
         f"0 ({begun} rows are kept in {CUT})"
       )
-    state = r.init()
+    state, steps = r.init(), {}
     if where:
       params, stats, step = read_trained(where, r)
       self.say(f"parameters from {where}" + (f", step {step}" if step else ""))
       for change in changed:
         self.say(f"  of another model there: {change}")
-      state = state.replace(params=params, stats=stats)
+      state, steps = state.replace(params=params, stats=stats), {where: step}
     if state.frozen is not None:
-      stats = with_frozen_stats(r.config, state.stats, r.state)
-      state = state.replace(frozen=self._frozen(), stats=stats)
+      frozen, moved = read_frozen_parts(
+        r.config, r.model, r.mesh, r.state.frozen, r.state.stats, steps,
+        self.say,
+      )  # fmt: skip
+      stats = with_stats(state.stats, moved)
+      state = state.replace(frozen=frozen, stats=stats)
     if where or state.frozen is not None:  # it is another than it was begun as
       state = state.started()
     return Start(with_parts(r.config, state), None, changed)
-
-  def _frozen(self):
-    """The frozen parts, from where the config has them."""
-    r = self.run
-    return read_frozen(r.config, r.model, r.mesh, r.state.frozen)
 
   def _told_before(self, manifest) -> tuple[dict | None, str]:
     """(what was recorded of the data, since when).

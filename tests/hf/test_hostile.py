@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import resource
+import shlex
 import shutil
 import struct
 import subprocess
@@ -376,6 +377,23 @@ def test_pickled_weights_are_refused_with_what_converts_them(copy, name):
   with pytest.raises(BadData, match="pickle"):
     hf.load(copy)
   assert not canary.exists()
+
+
+def test_a_name_in_a_folder_is_no_command_in_what_is_to_be_pasted(copy):
+  (copy / "model.safetensors").unlink()
+  names = (
+    "a;touch canary;.bin",
+    "$(touch canary).pt",
+    "x y'`touch canary`.bin",
+  )
+  for name in names:
+    (copy / name).touch()
+  with pytest.raises(BadData, match="weights_only=True") as fault:
+    hf.load(copy)
+  *_, line = str(fault.value).split("sys.argv[1], ")
+  words = shlex.split(line.partition('" ')[2])
+  wanted = [copy / "model.safetensors", *(copy / n for n in sorted(names))]
+  assert words == [str(path) for path in wanted]
 
 
 @pytest.mark.parametrize(
