@@ -8,6 +8,8 @@ The parts in import order; each may import itself and those before it:
   files       read within bounds, written whole or not at all
   records     what a JSON value must be
   terminal    what is shown does nothing but appear
+  early       the first word and Ctrl-C, before the imports
+  native      what C++ writes to the terminal, after our own words
   memory      what a step on a CPU frees is kept for the next one
   outages     devices, memory, disks and processes that fail
   tree        pytrees by path: names, match, mask, count, cast, digest
@@ -48,3 +50,6 @@ if sys.argv[:1] == ["-m"]:
       file=sys.stderr,
     )
     sys.exit(74)
+  from aigc_jax import early
+
+  early.begin(sys.orig_argv, sys.argv[1:])

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from aigc_jax import files, outages, run, sharding, terminal
+from aigc_jax import early, files, outages, run, sharding, terminal
 from aigc_jax.errors import (
   BadConfig,
   BadKey,
@@ -61,6 +61,7 @@ def main(
   speak_once()
 
   def guarded(argv):
+    early.hear_again()
     try:
       if argv[1:] and not words:
         raise BadConfig(f"unexpected {argv[1]!r}: flags look like --name=value")
@@ -83,7 +84,7 @@ def main(
       status = refusal.code
     except KeyboardInterrupt:
       print("aigc_jax: interrupted", file=sys.stderr)
-      status = 130
+      status = early.INTERRUPTED
     _leave(status or 0)
 
   app.run(guarded, flags_parser=_parse)

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import jax
 
+from aigc_jax import early, native
 from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
 
 # What JAX says where a process does not hear from another one any more.
@@ -79,7 +80,7 @@ def left_alone(why: str) -> NoReturn:
 def _end(text: str) -> NoReturn:
   with contextlib.suppress(OSError):
     sys.stdout.flush()
-    os.write(2, f"aigc_jax: {text}\n".encode())
+  early.say(f"aigc_jax: {text}")
   os._exit(PeerLost.code)
 
 
@@ -90,6 +91,7 @@ def joining(seconds: int, patience: float = 5.0) -> Iterator[None]:
   A wait of more than `patience` seconds is told; `seconds` are all there are.
   """
   global _joining
+  native.begin()
   name_aborts()
 
   def tell() -> None:
@@ -130,7 +132,7 @@ def name_aborts() -> None:
 
 def _given_up() -> NoReturn:
   if _joining is None:
-    left_alone("JAX has given up on it, see above")
+    left_alone(native.why() or "JAX has given up on it, see above")
   _end(
     "the processes of this run did not find each other within "
     f"{_joining} seconds (--join_limit): start all of them by the same line, "

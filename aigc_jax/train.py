@@ -22,7 +22,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from aigc_jax import memory
+from aigc_jax import early, memory
 from aigc_jax.errors import BadConfig, NotRepeated, Stopped, StorageFailure
 
 if __name__ == "__main__":
@@ -33,8 +33,7 @@ if __name__ == "__main__":
   # processes to join.
   def leave() -> None:
     os.read(ear, 1)
-    with contextlib.suppress(OSError):
-      os.write(2, b"aigc_jax: stopped; run the same line again\n")
+    early.say("aigc_jax: stopped; run the same line again")
     os._exit(Stopped.code)
 
   ear, mouth = os.pipe()

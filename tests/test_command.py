@@ -214,3 +214,33 @@ def test_a_word_that_is_no_number_is_told_without_pythons_words():
     done = commands.run("aigc_jax.evaluate", word)
     assert done.returncode == 78 and f"{word}: expected {what}" in done.stderr
     assert "literal" not in done.stderr and "convert" not in done.stderr
+
+
+EARLY = """
+import os, sys
+sys.argv[0] = "-m"
+sys.orig_argv = ["python", "-m", "aigc_jax.{}", *sys.argv[1:]]
+import aigc_jax
+assert not {{"jax", "numpy", "absl"}} & set(sys.modules)
+os.kill(os.getpid(), 2)
+"""
+
+
+@pytest.mark.parametrize(
+  ("name", "words", "told"),
+  [
+    ("export", ["--out=x", "--workdir=runs/a"], ["reading runs/a ..."]),
+    ("generate", ["--workdir", "hf:\x1b[2J"], ["reading hf:\\x1b[2J ..."]),
+    ("evaluate", ["--workdir=a", "--help"], []),
+    ("report", ["curve", "runs/a"], []),
+  ],
+)
+def test_the_first_word_comes_and_ctrl_c_is_heard_before_anything_is_imported(
+  name, words, told
+):
+  run = subprocess.run(
+    [sys.executable, "-c", EARLY.format(name), *words], capture_output=True,
+    text=True, timeout=600,
+  )  # fmt: skip
+  assert run.stderr.splitlines() == [*told, "aigc_jax: interrupted"]
+  assert run.returncode == 130

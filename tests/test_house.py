@@ -10,9 +10,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "aigc_jax"
 PARTS = (
-  "errors signature presets files records terminal memory outages tree metrics "
-  "chips sharding layers models flops objectives data optim trainer sampling "
-  "evaluators hf run planning scaling command timing"
+  "errors signature presets files records terminal early native memory outages "
+  "tree metrics chips sharding layers models flops objectives data optim "
+  "trainer sampling evaluators hf run planning scaling command timing"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 MESH_WORDS = {"fsdp", "tensor", "pipeline"}

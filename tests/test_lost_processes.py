@@ -68,3 +68,46 @@ def test_errors_of_lost_processes_are_told_from_others(
   assert not outages.of_another_process(error)
   monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
   assert outages.of_another_process(error) == lost
+
+
+GAVE_UP = b"""E1128 23:11:25.692718   11586 coordination_service.cc:1549] Use
+1
+F1128 23:11:25.716211   11597 client.h:80] Terminating process because the JAX \
+distributed service detected fatal errors. absl::Status: UNAVAILABLE: The \
+following tasks are unhealthy (stopped sending heartbeats):
+1
+0
+The tasks have crashed. Check the task logs for an earlier error
+
+*** Check failure stack trace: ***
+    @     0x7f7346240634  absl::lts_20260107::log_internal::LogMessage::Flush()
+"""
+SIFTED = f"""
+import os, sys
+from aigc_jax import early, native
+sys.stdout.write("ours first")
+native.begin()
+print(", then this", flush=True)
+os.write(1, b"[Gloo] Rank 0 is connected to 1 peer ranks.\\n")
+os.write(1, b"of another library\\n")
+os.write(2, {GAVE_UP!r})
+os.write(2, b"W1128 23:11:26.000000  11597 cuda.cc:1] a warning\\n")
+print(native.why(), file=sys.stderr, flush=True)
+early.say("the end")
+os._exit(0)
+"""
+
+
+def test_words_of_a_library_about_lost_processes_make_one_line_of_ours():
+  run = subprocess.run(
+    [sys.executable, "-c", SIFTED], capture_output=True, text=True, timeout=600
+  )
+  assert run.stdout.splitlines() == [
+    "ours first, then this", "of another library"
+  ]  # fmt: skip
+  assert run.stderr.splitlines() == [
+    "W1128 23:11:26.000000  11597 cuda.cc:1] a warning",
+    "UNAVAILABLE: The following tasks are unhealthy (stopped sending "
+    "heartbeats): 1 0",
+    "the end",
+  ]

@@ -1,0 +1,63 @@
+"""What a command says and hears while it is still importing.
+
+JAX and the rest take seconds to import, on a busy machine many, and then a
+work directory is read: the first word comes before all that, and Ctrl-C ends
+it as it ends everything later. `aigc_jax/__init__.py` calls this first of all;
+so nothing is imported here that takes time (`terminal` would).
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+INTERRUPTED = 130  # as shells have it
+terminal = 2  # the descriptor that what is said here goes to
+READERS = ("evaluate", "export", "generate")
+HELP = ("help", "helpfull", "helpshort", "helpxml", "?")
+
+
+def begin(line: Sequence[str], words: Sequence[str]) -> None:
+  """Of `python -m aigc_jax.COMMAND WORDS...`, before anything is imported.
+
+  line: all of it; words: what comes after the command.
+  """
+  command = line[len(line) - len(words) - 1].rpartition(".")[2]
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
+  where = workdir_of(words) if command in READERS else ""
+  if where and sys.stderr is not None:
+    seen = (c if c.isprintable() else ascii(c)[1:-1] for c in where)
+    print(f"reading {''.join(seen)} ...", file=sys.stderr, flush=True)
+
+
+def hear_again() -> None:
+  """From here on Ctrl-C is an exception, as ever: all is imported."""
+  if signal.getsignal(signal.SIGINT) is _leave:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def say(text: str) -> None:
+  """Writes a line to the terminal, whatever state Python is in."""
+  with contextlib.suppress(OSError):
+    os.write(terminal, f"{text}\n".encode())
+
+
+def _leave(number: int, _) -> None:
+  say("aigc_jax: interrupted")
+  os._exit(INTERRUPTED)
+
+
+def workdir_of(words: Sequence[str]) -> str:
+  """What --workdir names; "" where nothing does, or where help is asked for."""
+  found = ""
+  for i, word in enumerate(words):
+    name, _, value = word.lstrip("-").partition("=")
+    if not word.startswith("-") or word == "--":
+      continue
+    if name in HELP:
+      return ""
+    if name == "workdir":
+      found = value if "=" in word else "".join(words[i + 1 : i + 2])
+  return found
