@@ -258,10 +258,15 @@ def _without_keys(argv: Sequence[str]) -> tuple[list[str], list]:
   return left, settings
 
 
+SECTIONS = tuple(skeleton())  # of any config
+
+
 def _as_key(error: flags.UnrecognizedFlagError) -> str:
   """Where a flag that is none is the name of a key of the config: that key."""
   name = error.flagname.strip("-")
   key = run.section_of(name, skeleton()) if "config" in flags.FLAGS else None
+  if key is None and "config" in flags.FLAGS and name.split(".")[0] in SECTIONS:
+    key = name  # with its section; whether there is such is told by that flag
   if key is None:
     return ""
   value = error.flagvalue.partition("=")[2] or "VALUE"

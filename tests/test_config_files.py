@@ -39,6 +39,8 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
     ("def get_config():\n  return 3\n", "returns 3 instead of a config"),
     ("def get_config()\n  return {}\n", r"line 1: expected ':'"),
     ("\ndef get_config():\n  return 1 / 0\n", r"line 3: ZeroDivisionError"),
+    ("import sys\nsys.exit(0)\n", r"line 2: SystemExit: 0: it ends the com"),
+    ("def get_config():\n  raise SystemExit\n", r"line 2: SystemExit: "),
     ("import nowhere_at_all\n", "imports what is not here.*nowhere_at_all"),
     (OWN.replace("config.model.dim", "config.modl.dim"), r"line 6: Attrib"),
     (OWN.replace("model.dim", "dimm"), "config key dimm is unknown"),

@@ -131,6 +131,12 @@ def test_a_folder_without_a_template_is_not_talked_to(call):
     call("--workdir=x", "--prompt=hello", "--chat")
 
 
+def test_a_message_without_words_is_asked_for(call):
+  for words in ([], ["--prompt="]):
+    with pytest.raises(BadConfig, match="add --prompt='Hi!'"):
+      call("--workdir=x", "--chat", *words)
+
+
 def test_conversations_of_files(tmp_path):
   path = tmp_path / "c.jsonl"
   talk = [{"role": "user", "content": "a"}]

@@ -1,11 +1,12 @@
 """Held-out text: of one's own, a share of the sources, or none at all."""
 
 import json
+import re
 
 import pytest
 
 from aigc_jax import run
-from aigc_jax.errors import BadConfig
+from aigc_jax.errors import BadConfig, BadData
 from configs import text_file
 from tests import commands
 
@@ -43,6 +44,24 @@ def test_held_out_text_of_ones_own_is_read_whole_and_nothing_else_is(texts):
     assert text_of(found) == texts[1].read_bytes()
     assert found.counts["bytes"] == texts[1].stat().st_size
     assert {"gzip", "xz"} == found.yardsticks.keys()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_held_out_text_that_is_not_there_is_told_before_anything_is_prepared(
+  texts, own
+):
+  gone = str(texts[0].parent / "gone.txt")
+  config = config_of(texts, validation_path=gone if own else None)
+  key = "data.validation_path"
+  if not own:
+    source = dict(kind="text", path=gone, field="text", weight=1.0)
+    data = dict(split="all", sources=[source])
+    config["evaluate"]["other"] = config["evaluate"]["heldout"] | dict(
+      data=data
+    )
+    key = "evaluate.other.data.sources[0].path"
+  with pytest.raises(BadData, match=rf"{re.escape(key)}='.*gone.txt': no such"):
+    run.check_evaluators(config)
 
 
 def test_a_tokenizer_is_never_trained_on_held_out_text(texts):

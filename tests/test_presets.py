@@ -245,6 +245,18 @@ def test_the_second_word_of_a_preset_is_the_dataset():
   assert source["name"] == "lm1b"
 
 
+@pytest.mark.parametrize("name", [
+  "vit", "resnet", "dit", "unet", "vae", "vq", "gan", "latent", "dalle",
+])  # fmt: skip
+def test_every_size_of_a_model_of_images_takes_ones_own_folder(name):
+  module = import_module(f"aigc_jax.presets.{name}")
+  for size in module.SIZES:
+    if "text" not in size:  # that is told captions
+      for dataset in images.DATASETS:
+        config = module.get_config(f"{size},{dataset}")
+        assert config.data.sources[0] == images.DATASETS[dataset]
+
+
 def test_presets_do_not_leak_into_each_other():
   first = llama.get_config("llama32_1b")
   first.model.rotary_scaling.factor = 99.0

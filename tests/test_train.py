@@ -109,6 +109,11 @@ def test_another_config_in_its_work_directory_is_refused(finished, folder):
       ["--config=configs/quickstart.py", "--config.data.bach=3"],
       "did you mean 'batch'",
     ),
+    (["--config=configs/quickstart.py", "--b1=1"], "--config.optim.b1=1"),
+    (
+      ["--config=configs/quickstart.py", "--data.path=x"],
+      "--config.data.path=x",
+    ),
     (["--config=configs/quickstart.py", "--workdir=/x/\udcff"], "is not UTF-8"),
   ],
 )

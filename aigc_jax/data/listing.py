@@ -76,6 +76,15 @@ def check_local(path: str, what: str) -> None:
   )
 
 
+def check_there(path: str, key: str) -> None:
+  """Raises BadData where a path or glob that `key` names leads to nothing."""
+  check_local(path, key)
+  place = str(files.expanded(path))
+  if not os.path.exists(place) and not glob.glob(place, recursive=True):
+    what = "no file matches" if glob.has_magic(place) else "no such file"
+    raise BadData(f"{key}={path!r}: {what} ({os.path.abspath(place)})")
+
+
 def check_apart(
   workdir: str, paths: Iterable[str], what: str, why: str = ""
 ) -> None:

@@ -172,7 +172,7 @@ class Pairs:
     pairs = _read(sources[0], "train", self.validation)
     return trained_on(
       [side for pair in pairs for side in pair], "pairs", self.root,
-      self.tokenizer_vocab, say,
+      self.tokenizer_vocab, say, called=f"the pairs of {sources[0]['path']!r}",
     )  # fmt: skip
 
   def stream(self, *, seed: int, model: Mapping, say=print, progress=None):
@@ -251,10 +251,19 @@ class Pairs:
     ]  # fmt: skip
 
 
-def trained_on(texts: Iterable[str], name: str, root: str, pieces: int, say):
+def trained_on(
+  texts: Iterable[str],
+  name: str,
+  root: str,
+  pieces: int,
+  say,
+  *,
+  called: str = "",
+):
   """The SentencePiece of so many pieces for texts, trained where it is missing.
 
-  The texts are kept below root, in the folder `name`.
+  The texts are kept below root, in the folder `name`; `called` is what a user
+  calls them.
   """
   # A zero byte in one of them would make the file of all no text.
   lines = [" ".join(text.replace("\0", " ").split()) for text in texts]
@@ -268,7 +277,7 @@ def trained_on(texts: Iterable[str], name: str, root: str, pieces: int, say):
   return find_tokenizer(
     sources=[dict(kind="text", path=str(path), split="train", field="text")],
     tokenizer="sentencepiece", tokenizer_vocab=pieces, validation=0.0,
-    root=root, say=say,
+    root=root, called=called, say=say,
   )  # fmt: skip
 
 

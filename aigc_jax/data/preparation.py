@@ -53,11 +53,13 @@ def find_tokenizer(
   validation: float,
   root: str,
   special: Sequence[str] = (),
+  called: str = "",
   say: Callable[[str], None] = print,
 ):
   """The tokenizer of a run; "sentencepiece" is trained on the first source.
 
-  special: words for ids that one trained here has besides those of texts.
+  called: what that is, where its own name says nothing to a user. special:
+  words for ids that one trained here has besides those of texts.
   Raises BadConfig and BadData; see tokenizers.py and sentences.py.
   """
   check_local(root, "data.root")
@@ -73,9 +75,9 @@ def find_tokenizer(
       if not (folder / "manifest.json").is_file():
         started = time.perf_counter()
         say(f"training a SentencePiece tokenizer of {tokenizer_vocab} pieces "
-            f"on {source.name!r}")  # fmt: skip
+            f"on {called or repr(source.name)}")  # fmt: skip
         texts = _sample(source, sources[0]["split"])
-        name = f"sentencepiece-{tokenizer_vocab} of {source.name}"
+        name = f"sentencepiece-{tokenizer_vocab} of {called or source.name}"
         made = sentences.train(texts, tokenizer_vocab, name, special)
         save(made, folder)
         say(f"tokenizer: {folder} ({time.perf_counter() - started:.1f} s)")

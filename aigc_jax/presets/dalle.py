@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from aigc_jax.presets import vq
 from aigc_jax.presets.captions import captions
 from aigc_jax.presets.dit import brief, generative
-from aigc_jax.presets.images import LABELS, images, of, sized
+from aigc_jax.presets.images import images, labels_of, of, sized
 from aigc_jax.presets.keys import skeleton
 from aigc_jax.presets.vae import rows_of
 
@@ -58,11 +58,11 @@ def get_config(preset="small"):
     text_weight=0.125 if text and order == "causal" else 0.0,
   )
   words = _told_captions(config, text, tiny) if text else {}
-  ids = words.get("vocab") or LABELS[dataset]
+  ids = words.get("vocab") or labels_of(dataset)
   config.model = ConfigDict(
     dict(
       kind="image_tokens",
-      classes=0 if text else LABELS[dataset],
+      classes=0 if text else labels_of(dataset),
       order=order,  # of codes: causal, or masked, in none
       **words,
       parts=dict(vq=codes, prior=prior(order, codes, ids, text or 1, size)),

@@ -27,6 +27,11 @@ DATASETS = dict(
 LABELS = dict(imagenet=1000, cifar10=10, digits=10)
 
 
+def labels_of(dataset: str) -> int:
+  """How many labels it has; of one's own images as many as imagenet's."""
+  return LABELS.get(dataset, LABELS["imagenet"])
+
+
 def images() -> ConfigDict:
   """The skeleton for labelled images: its sections data and objective.
 

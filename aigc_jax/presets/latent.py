@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from aigc_jax.presets import dit, unet, vae
 from aigc_jax.presets.dit import brief, generative
-from aigc_jax.presets.images import LABELS, images, of, sized
+from aigc_jax.presets.images import images, labels_of, of, sized
 
 SIZES = {
   "b2": dict(of="dit:b2", vae="places"),
@@ -39,7 +39,7 @@ def get_config(preset="b2"):
   if tiny:
     codes["image_size"] = 8
   denoiser = own.model.to_dict() | dict(
-    classes=LABELS[dataset],
+    classes=labels_of(dataset),
     image_size=vae.rows_of(codes),
     channels=codes["latent"],
   )
@@ -54,7 +54,7 @@ def get_config(preset="b2"):
   config.model = ConfigDict(
     dict(
       kind="latent",
-      classes=LABELS[dataset],
+      classes=labels_of(dataset),
       scale=None,  # of codes; None: one over the deviation of the first batch
       sample=True,  # whether codes are drawn, or the means of what they may be
       parts=dict(vae=codes, denoiser=denoiser),

@@ -14,7 +14,7 @@ from aigc_jax.evaluators.spoken import Spoken, SpokenScores
 from aigc_jax.run import compute, embedded
 from aigc_jax.run.build import Run, model_of
 from aigc_jax.run.drawing import check_told, sampler_of, told_rows
-from aigc_jax.run.inputs import open_eval
+from aigc_jax.run.inputs import check_heldout_paths, open_eval
 from aigc_jax.run.load import load
 from aigc_jax.run.settings import (
   Config,
@@ -74,7 +74,10 @@ def evaluations(config: Config) -> dict[str, Mapping]:
 
 
 def check_evaluators(config: Config) -> None:
-  """Raises BadConfig for an entry that no evaluator could be made of."""
+  """Raises BadConfig for an entry that no evaluator could be made of.
+
+  BadData where its files are not there.
+  """
   for name, entry in config["evaluate"].items():
     section, make, rest = _parts(name, entry)
     check_call(make, section, rest, "place")
@@ -95,6 +98,7 @@ def check_evaluators(config: Config) -> None:
     elif make is _spoken:
       check_speaks(model_of(config), section)
       _check_drawn(name, rest, config)
+  check_heldout_paths(config)
 
 
 def _parts(name: str, entry: Mapping) -> tuple[str, Callable, dict]:

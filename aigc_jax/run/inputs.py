@@ -1,8 +1,8 @@
 """The data a config names: training stream, held-out sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from aigc_jax.data.listing import check_local
+from aigc_jax.data.listing import check_local, check_there
 from aigc_jax.run.settings import Config, data_of
 
 
@@ -18,6 +18,22 @@ def check_workdir(config: Config, workdir: str) -> None:
 def check_inputs(config: Config) -> None:
   """Raises BadConfig for what no data could mend; nothing is prepared."""
   data_of(config).check_model(config["model"])
+
+
+def check_heldout_paths(config: Config) -> None:
+  """Raises BadData where held-out data of one's own is not there.
+
+  It is opened last, when the training data has been prepared.
+  """
+  found = [("data.validation_path", config["data"].get("validation_path"))]
+  for name, entry in config["evaluate"].items():
+    data = entry["data"] if isinstance(entry.get("data"), Mapping) else {}
+    for i, source in enumerate(data.get("sources") or ()):
+      key = f"evaluate.{name}.data.sources[{i}].path"
+      found.append((key, source.get("path")))
+  for key, path in found:
+    if path:
+      check_there(path, key)
 
 
 def open_stream(config: Config, say=print, progress=None):

@@ -123,7 +123,7 @@ def _made(given: str, kind: Kind) -> Any:
     )
   try:
     return make(preset) if colon else make()
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise _refusal(error, path, where) from error
 
 
@@ -150,7 +150,7 @@ def module(
     spec.loader.exec_module(found)
   except ImportError as error:
     raise BadConfig(f"{where} imports what is not here: {error}") from error
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise _refusal(error, path, where) from error
   return found
 
@@ -191,7 +191,7 @@ def _let_import(file: Path) -> None:
   sys.path.append(str(file.absolute().parent))
 
 
-def _refusal(error: Exception, path: str, where: str) -> BadConfig:
+def _refusal(error: BaseException, path: str, where: str) -> BadConfig:
   """What went wrong in a config file, in a line, with its place in the file."""
   if isinstance(error, Refusal):
     return BadConfig(f"{where}: {error}")
@@ -208,4 +208,6 @@ def _refusal(error: Exception, path: str, where: str) -> BadConfig:
   ]
   place = f", line {frames[-1].lineno}" if frames else ""
   line = f" ({frames[-1].line})" if frames and frames[-1].line else ""
+  if isinstance(error, SystemExit):  # 0 would look like work that is done
+    text += ": it ends the command while it is only read; leave that out"
   return BadConfig(f"{where}{place}: {type(error).__name__}: {text}{line}")

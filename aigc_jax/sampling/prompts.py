@@ -17,6 +17,10 @@ def prompts_of(given: list[str], file: str, chats: bool = False) -> list:
   found = _given(given, file, chats)
   if not chats:
     return found
+  if not file and "" in found:
+    raise BadConfig(
+      "--chat answers a message, and there is none: add --prompt='Hi!'"
+    )
   return [
     [{"role": "user", "content": p}] if isinstance(p, str) else p for p in found
   ]

@@ -287,7 +287,9 @@ def test_a_tokenizer_is_trained_on_both_sides(tmp_path):
     tmp_path, rows, tokenizer="sentencepiece", tokenizer_vocab=300,
     source_length=32,
   )  # fmt: skip
-  tokenizer = data.find_tokenizer(quiet)
+  said = []
+  tokenizer = data.find_tokenizer(said.append)
+  assert "300 pieces on the pairs of " in said[0] and ".jsonl'" in said[0]
   for word in ("the house", "das Haus"):
     assert len(tokenizer.encode(word)) < len(word) // 2
   assert data.find_tokenizer(quiet).fingerprint == tokenizer.fingerprint

@@ -119,7 +119,10 @@ class Captions(Images):
     source = self.sources[0]
     store = self._store(source, source["split"], say, None)
     texts = [text for some in captions_of(store) for text in some]
-    return trained_on(texts, self.place, self.root, self.tokenizer_vocab, say)
+    return trained_on(
+      texts, self.place, self.root, self.tokenizer_vocab, say,
+      called="the captions",
+    )  # fmt: skip
 
   def labelled(self, sources: Sequence[Mapping]) -> Images:
     """Labelled images that are made as those of the captions are."""

@@ -229,7 +229,14 @@ class Sound:
       return load_tokenizer(self.tokenizer)
     store = self._store(self.used_sources()[0], "train", say, None)
     texts = [text.decode() for text in store.column("text")]
-    return trained_on(texts, "sound", self.root, self.tokenizer_vocab, say)
+    return trained_on(
+      texts,
+      "sound",
+      self.root,
+      self.tokenizer_vocab,
+      say,
+      called="what is said",
+    )
 
   def stream(self, *, seed: int, model: Mapping, say=print, progress=None):
     """The training data, prepared where it is missing; model: config.model."""
