@@ -37,9 +37,9 @@ def image_tokens(
   loss of a causal prior, whose codes have the rest; DALL-E's is 1/8.
 
   Returns "nll" in nats per code, "bits" the same in bits, "accuracy" (share of
-  codes than which no other is likelier), "loss", and with a text_weight
-  "text_nll" in nats per token of captions. Raises BadConfig for options out of
-  range.
+  codes that are the likeliest, of equal ones the first), "loss", and with a
+  text_weight "text_nll" in nats per token of captions. Raises BadConfig for
+  options out of range.
   """
   check_dropout(label_dropout)
   if not 0 <= text_weight < 1:

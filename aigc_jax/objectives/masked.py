@@ -23,7 +23,7 @@ def masked(
 
   The batch says at which positions the model predicts, "at" (B, M), so that no
   others have logits. Returns "nll" (nats per token), "accuracy" (share of the
-  tokens than which no other is likelier) and "loss" = nll.
+  tokens that are the likeliest, of equal ones the first) and "loss" = nll.
 
   next_sentence: the loss has that of "follows" (B,) too, 0 where the second
   text of a row follows the first. A pair counts as M tokens do, so that loss =

@@ -49,7 +49,7 @@ class Sums(NamedTuple):
 
   loss: jax.Array
   nll: jax.Array
-  hits: jax.Array | None = None  # where no other token is likelier
+  hits: jax.Array | None = None  # where the target is the first guess
 
 
 def tokens(
@@ -142,12 +142,25 @@ def _losses(terms: Terms, x, table: Table, y):
   logz = _log_sum_exp(z)
   at_targets = _at_targets(z, y)[:, 0]
   nll = logz - at_targets
-  hits = (at_targets >= jnp.max(z, axis=-1)) if terms.hits else None
+  hits = _is_first(z, at_targets, y) if terms.hits else None
   loss = nll + terms.z_loss * logz**2
   if terms.smoothing:
     mean = sums.total(lambda z: z, z)[:, 0] / z.shape[-1]
     loss = loss + terms.smoothing * (at_targets - mean)
   return Sums(loss, nll, hits), (z, logz)
+
+
+def _is_first(z, at_targets, y):
+  """Whether the targets (T,) are the argmax of the logits (T, V).
+
+  Of equal ones that is the first. Were all of them right, a model that says
+  nothing would always be, and one whose logits are rounded more often than not.
+  """
+  own = at_targets[:, None]
+  earlier = lax.broadcasted_iota(y.dtype, z.shape, 1) < y[:, None]
+  # What is no number is before all others, or it would be said to be right.
+  before = ~(z <= own) | ((z == own) & earlier)
+  return ~jnp.any(before, axis=-1) & jnp.isfinite(at_targets)
 
 
 def _logits(dtype, x, table: Table):

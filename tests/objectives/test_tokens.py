@@ -10,7 +10,7 @@ import pytest
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.layers.readout import Readout
-from aigc_jax.objectives import tokens
+from aigc_jax.objectives import masked, tokens
 from tests.sweep import slow
 
 
@@ -61,3 +61,23 @@ def test_smoothed_labels_are_those_of_the_dense_loss(
 def test_what_is_no_probability_is_refused(smoothing):
   with pytest.raises(BadConfig, match="label_smoothing"):
     tokens(None, {}, z_loss=0.0, chunk=None, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_guess_among_equals_is_the_first_of_them(value, chunk):
+  """Else a model that says nothing is always right; nan is right nowhere."""
+  readout = Readout(jnp.full((2, 2, 1), value), jnp.ones((7, 1)))
+  batch = dict(
+    targets=jnp.array([[1, 0], [6, 0]]), weights=jnp.array([[1, 1.0], [1, 1]])
+  )
+  found = masked(lambda _: readout, batch, chunk=chunk)
+  assert float(found["accuracy"].value()) == (0.5 if value == 0 else 0.0)
+
+
+def test_rounded_logits_make_no_guess_right():
+  """256 and 257 are one number in bfloat16."""
+  readout = Readout(jnp.ones((1, 2, 1)), jnp.array([[1.0], [257.0], [256.0]]))
+  batch = dict(targets=jnp.array([[1, 2]]), weights=jnp.ones((1, 2)))
+  found = masked(lambda _: readout, batch, logits="bfloat16")
+  assert float(found["accuracy"].value()) == 0.5
