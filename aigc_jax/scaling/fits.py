@@ -56,7 +56,7 @@ def parametric(
     "law": law.name,
     "form": law.form,
     "source": law.source,
-    "constants": _constants(free, best.z, samples, errors, doubts),
+    "constants": _constants(free, best.z, samples, errors, doubts, n - p),
     "not_identified": doubts,
     "objective": {
       "kind": kind,
@@ -110,7 +110,8 @@ def _usable(points: Points, free: laws.Free) -> dict:
   return x
 
 
-def _constants(free, z, samples, errors, doubts: Mapping) -> dict:
+def _constants(free, z, samples, errors, doubts: Mapping, df: int) -> dict:
+  """Each with its interval: of the bootstrap, else by t of `df` of freedom."""
   law = free.law
   theta = free.full(z)
   values = law.constants(theta)
@@ -130,7 +131,7 @@ def _constants(free, z, samples, errors, doubts: Mapping) -> dict:
       stderr = float(np.std(drawn[name], ddof=1))
     else:
       stderr = float(moved[k] * (value if name in law.logs else 1.0))
-      reach = isoflop.t_reach(max(len(errors), 1) * 10) * moved[k]
+      reach = isoflop.t_reach(df) * moved[k]
       low, high = (
         (value * math.exp(-min(reach, 700)), value * math.exp(min(reach, 700)))
         if name in law.logs

@@ -2,11 +2,12 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import fits, fitting, frontier, isoflop, laws
@@ -350,6 +351,24 @@ def test_a_power_has_its_floor_and_kaplans_has_none():
     points_of(params=flops / 1e11, loss=loss), laws.free(kaplan), resamples=0
   )
   assert found["constants"]["alpha_N"]["value"] == pytest.approx(0.076)
+
+
+def test_without_a_bootstrap_intervals_are_those_of_few_points():
+  """By t of as many degrees of freedom as points leave beside constants."""
+  flops = np.array([1e17, 1e18, 1e19, 1e20])
+  law = laws.kaplan_of("params")
+  loss = loss_of(law, dict(alpha_N=0.076, N_c=8.8e13), params=flops / 1e11)
+  noise = np.array([1.001, 0.999, 1.002, 0.998])
+  points = points_of(params=flops / 1e11, loss=loss * noise)
+  found = fits.parametric(points, laws.free(law), resamples=0, holdout="0")
+  reach = stats.t.isf(0.025, 4 - 2)
+  alpha, scale = (found["constants"][k] for k in ("alpha_N", "N_c"))
+  half = (alpha["high"] - alpha["low"]) / 2
+  assert half == pytest.approx(reach * alpha["stderr"])
+  of_log = scale["stderr"] / scale["value"]
+  assert math.log(scale["high"] / scale["value"]) == pytest.approx(
+    reach * of_log
+  )
 
 
 @pytest.mark.slow
