@@ -330,8 +330,10 @@ def report_use(module: nn.Module, counts_V: jax.Array, weight) -> None:
   """What the running counts say of the codebook's use, for the record.
 
   perplexity: exp of their entropy, from 1 to V; used: the share of codes that
-  come at least a tenth as often as if all came alike.
+  come at least a tenth as often as if all came alike. Before the first step
+  they say nothing, which counts in no mean.
   """
+  weight = jnp.where(jnp.sum(counts_V) > 0, weight, 0.0)
   shares_V = counts_V / jnp.maximum(jnp.sum(counts_V), NOTHING)
   found = {
     "perplexity": perplexity(counts_V),
