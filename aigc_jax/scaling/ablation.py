@@ -103,7 +103,7 @@ class Ablation:
   notes: tuple[str, ...]
 
   @property
-  def higher_is_better(self) -> bool:
+  def higher_is_better(self) -> bool | None:
     return comparable.higher_is_better(self.metric)
 
 
@@ -325,7 +325,8 @@ def _pairs(ours, theirs) -> tuple[list[tuple[float, float]], str]:
 
 def _equivalent(ours, theirs, metric: str, place: Place) -> Equivalent:
   """Where the baseline's mean curve first is as good as the arm's mean."""
-  if not ours or not theirs:
+  up = comparable.higher_is_better(metric)
+  if not ours or not theirs or up is None:
     return UNKNOWN
   goal = float(np.mean([v.value for v in ours]))
   curves = [v.run.series(metric, place.axis) for v in theirs]
@@ -337,7 +338,7 @@ def _equivalent(ours, theirs, metric: str, place: Place) -> Equivalent:
   if len(grid) < 2:
     return Equivalent(None, None, "unknown: the baseline has no curve of it")
   y = np.mean([np.interp(grid, *_sorted(x, y)) for x, y in curves], axis=0)
-  if comparable.higher_is_better(metric):
+  if up:
     y, goal = -y, -goal
   reached = np.flatnonzero(y <= goal)
   unit = "steps" if place.axis == "step" else place.axis
@@ -390,8 +391,10 @@ def _verdict(v: Versus, metric: str, margin: float | None) -> str:
   if v.equivalence and v.equivalence.p < statistics.ALPHA:
     return f"equivalent within {margin:g}"
   if v.holm < statistics.ALPHA:
-    good = (v.difference > 0) == comparable.higher_is_better(metric)
-    return "better" if good else "worse"
+    up = comparable.higher_is_better(metric)
+    if up is None:
+      return "more" if v.difference > 0 else "less"
+    return "better" if (v.difference > 0) == up else "worse"
   return f"no difference found (one of {v.detectable:.2g} would be, 4 in 5)"
 
 

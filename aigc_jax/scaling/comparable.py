@@ -12,18 +12,32 @@ YARDSTICKS = ("gzip_bits_per_byte", "xz_bits_per_byte")
 # Of a token; they mean nothing between tokenizers.
 PER_TOKEN = ("loss", "nll", "perplexity", "accuracy")
 PER_BYTE = "bits_per_byte"
-# More is better for these alone.
+# Words of the names of which more is better, and of which less is. Of others
+# (a scale, a norm, what a player of a game loses) nothing says which.
 HIGHER = (
   "accuracy", "acc", "bleu", "rouge", "chrf", "f1", "exact_match", "meteor",
   "precision", "recall", "top1", "top5",
 )  # fmt: skip
+LOWER = (
+  "loss", "nll", "perplexity", "bits", "mse", "mae", "mel", "db", "wer", "cer",
+  "fid", "kid", "error", "errors", "bound", "commitment", "codebook", "soft",
+  "cosine", "duration", "too_short", "off_grid",
+)  # fmt: skip
+# Shares of images that are told their text, and of texts their image.
+TOLD = ("image_to_text", "text_to_image")
 
 
-def higher_is_better(metric: str) -> bool:
-  """Whether a larger value of the metric is the better one."""
+def higher_is_better(metric: str) -> bool | None:
+  """Whether a larger value of the metric is the better one; None: unknown."""
+  part = metric.partition("/")[0]
   last = metric.rpartition("/")[2].lower()
+  words = {last, *last.split("_")}
   # rouge1 and rougeL are kinds of rouge
-  return any(w in last.split("_") for w in HIGHER) or last.startswith("rouge")
+  if part == "speed" or words & {*HIGHER, *TOLD} or last.startswith("rouge"):
+    return True
+  # In training that of the codes of a codebook, and not of a text.
+  of_codes = part == "train" and last == "perplexity"
+  return False if words & {*LOWER} and not of_codes else None
 
 
 def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:

@@ -104,10 +104,9 @@ def evidence_table(found: Ablation) -> tuple[list[str], Rows]:
 def sections(found: Ablation) -> list[tuple[str, tuple[list[str], Rows]]]:
   """(heading, table) of all there is to show."""
   place = f"{found.place.axis} {found.place.value:,.6g}"
-  better = "more" if found.higher_is_better else "less"
-  parts = [
-    (f"{found.metric} at {place} ({better} is better)", arms_table(found))
-  ]
+  better = {True: " (more is better)", False: " (less is better)", None: ""}
+  heading = f"{found.metric} at {place}{better[found.higher_is_better]}"
+  parts = [(heading, arms_table(found))]
   if len(found.results) > 1:
     parts.append((f"Against {found.baseline}", versus_table(found)))
     if evidence_table(found)[1]:
@@ -284,7 +283,7 @@ def _differences_panel(axes, found: Ablation, shown: Sequence[Result]) -> None:
         i, 2 * v.detectable, left=-v.detectable, height=0.6, color="0.88",
         zorder=0,
       )  # fmt: skip
-    good = v.verdict in ("better", "worse")
+    good = v.verdict in ("better", "worse", "more", "less")
     colour = pictures.PALETTE[0] if good else "0.35"
     if v.interval:
       axes.plot(v.interval, [i, i], color=colour, linewidth=2)
@@ -294,8 +293,10 @@ def _differences_panel(axes, found: Ablation, shown: Sequence[Result]) -> None:
     )  # fmt: skip
   axes.set_yticks(range(len(shown)), [_wrapped(r.arm.name) for r in shown])
   axes.set_ylim(len(shown) - 0.4, -0.6)
-  better = "right" if found.higher_is_better else "left"
-  axes.set_xlabel(f"difference from {found.baseline} (better to the {better})")
+  sides = {True: "right", False: "left"}
+  better = sides.get(found.higher_is_better)
+  more = f" (better to the {better})" if better else ""
+  axes.set_xlabel(f"difference from {found.baseline}{more}")
   axes.set_title(
     "Differences, 95 % interval (grey: not detectable; filled: p < .05)",
     loc="left",

@@ -219,10 +219,36 @@ def test_scores_by_the_features_of_two_networks_are_not_compared(tmp_path):
     ("recall", True), ("precision", True), ("image_recall_at_1", True),
     ("top5", True), ("accuracy", True), ("fid", False), ("loss", False),
     ("wer", False), ("rouge1", True), ("rougeL", True),
+    ("image_to_text", True), ("text_to_image", True), ("perplexity", False),
+    ("loss_quarter1", False), ("scale", None), ("real", None), ("used", None),
   ],
 )  # fmt: skip
 def test_which_of_two_values_is_the_better_one(name, more):
-  assert comparable.higher_is_better(f"eval/drawn/{name}") == more
+  assert comparable.higher_is_better(f"eval/drawn/{name}") is more
+
+
+@pytest.mark.parametrize(
+  "metric, more",
+  [
+    ("speed/tokens_per_second", True), ("norm/grad", None), ("loss", False),
+    ("train/quantizer/perplexity", None), ("train/loss", False),
+  ],
+)  # fmt: skip
+def test_pace_is_better_and_codes_in_use_are_no_perplexity_of_a_text(
+  metric, more
+):
+  assert comparable.higher_is_better(metric) is more
+
+
+def test_no_verdict_says_better_of_what_nobody_says_that_of(tmp_path):
+  metric = "eval/heldout/scale"
+  for name, values in (("base", (3, 4, 5)), ("other", (7, 8, 9.01))):
+    for i, value in enumerate(values):
+      arm(tmp_path, name, [1.0], final={metric: value}, first_seed=i)
+      (tmp_path / f"{name}0").rename(tmp_path / f"{name} {i}")
+  found = made(tmp_path, metric=metric)
+  assert found.results[1].versus.verdict == "more"
+  assert "better" not in table.sections(found)[0][0]
 
 
 def test_other_held_out_data_is_refused_with_the_sets(tmp_path):

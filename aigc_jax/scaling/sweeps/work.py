@@ -276,12 +276,16 @@ def value_of(entry: Entry, metric: str) -> float | None:
 def best_of(
   entries: Sequence[Entry], metric: str
 ) -> tuple[Entry, float] | None:
-  """The point with the best value among those that have one."""
+  """The point with the best value among those that have one.
+
+  None where nothing says whether more or less of the metric is better.
+  """
+  up = comparable.higher_is_better(metric)
   known = [(e, value_of(e, metric)) for e in entries]
   known = [(e, v) for e, v in known if v is not None]
-  if not known:
+  if not known or up is None:
     return None
-  choose = max if comparable.higher_is_better(metric) else min
+  choose = max if up else min
   return choose(known, key=lambda pair: pair[1])
 
 
