@@ -209,8 +209,10 @@ def _set_axes(sides: dict, read: Sequence, style: Style) -> None:
   left = next(iter(sides.values()))
   left.set_xlabel(pictures.AXIS_LABELS[style.against])
   smoothed = {quantity(m) for _, m, _, curve in read if curve.smoothed}
+  plain = {quantity(m) for _, m, _, curve in read if not curve.smoothed}
   for name, axes in sides.items():
-    more = f" (running mean of {style.smooth} rows)"
+    which = "of training a " * (name in plain)  # what is held out is as it is
+    more = f" ({which}running mean of {style.smooth} rows)"
     axes.set_ylabel(name + more * (name in smoothed))
   for i, scale in (("x", "set_xscale"), ("y", "set_yscale")):
     if i not in style.log:

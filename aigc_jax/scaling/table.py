@@ -298,7 +298,7 @@ def _differences_panel(axes, found: Ablation, shown: Sequence[Result]) -> None:
   more = f" (better to the {better})" if better else ""
   axes.set_xlabel(f"difference from {found.baseline}{more}")
   axes.set_title(
-    "Differences, 95 % interval (grey: not detectable; filled: p < .05)",
+    "Differences, 95 % interval (grey: not detectable; filled: Holm's p < .05)",
     loc="left",
   )
   axes.margins(x=0.06)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling import comparable, results, statistics, table
+from aigc_jax.scaling import comparable, pictures, results, statistics, table
 from aigc_jax.scaling.ablation import ablation
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.compare import compare
@@ -249,6 +249,11 @@ def test_no_verdict_says_better_of_what_nobody_says_that_of(tmp_path):
   found = made(tmp_path, metric=metric)
   assert found.results[1].versus.verdict == "more"
   assert "better" not in table.sections(found)[0][0]
+  figure = table.forest_picture(found)
+  below = figure.axes[1]
+  pictures.plots().close(figure)
+  assert "better" not in below.get_xlabel()
+  assert "filled: Holm's p" in below.get_title(loc="left")
 
 
 def test_other_held_out_data_is_refused_with_the_sets(tmp_path):

@@ -135,6 +135,12 @@ def test_a_title_logarithms_and_a_running_mean(twelve):
   assert "running mean of 5 rows" in axes.get_ylabel()
 
 
+def test_what_is_held_out_is_not_said_to_be_smoothed(twelve):
+  figure = figure_of(twelve[:1], "train/loss", "eval/heldout/loss", smooth=5)
+  label = figure.axes[0].get_ylabel()
+  assert label == "loss (of training a running mean of 5 rows)"
+
+
 def test_a_running_mean_keeps_straight_lines_and_gaps():
   y = np.arange(20.0)
   assert np.allclose(curves.running_mean(y, 7), y)
