@@ -6,6 +6,7 @@ import pytest
 
 from aigc_jax import run, tree
 from aigc_jax.errors import BadConfig
+from aigc_jax.planning import summary
 from aigc_jax.presets import distilbert
 from aigc_jax.trainer import faults
 from tests import commands
@@ -48,6 +49,10 @@ def test_the_student_has_the_published_size_and_the_teacher_no_moments():
   assert tree.count(r.state.params) == 66_985_530
   assert set(r.state.frozen) == {"teacher"}
   assert tree.count(r.state.opt_state) < 2.01 * tree.count(r.state.params)
+  # Embeddings are told apart in a part of a model too.
+  last = summary.parameters(r).splitlines()[-1].split()
+  embeddings = (30_522 + 512) * 768
+  assert last == ["all", "but", "embeddings", f"{66_985_530 - embeddings:,}"]
 
 
 @pytest.mark.slow

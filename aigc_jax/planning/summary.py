@@ -8,6 +8,9 @@ import jax
 from aigc_jax import chips, run, sharding, tree
 from aigc_jax.terminal import counted
 
+# In parts of a model too: of ids, types, labels, positions and class tokens.
+EMBEDDINGS = ("*embed*/table", "*position*/table", "*token*/table")
+
 
 def headline(r: run.Run) -> str:
   """One line: the model, the mesh, the length of the run."""
@@ -67,7 +70,7 @@ def parameters(r: run.Run) -> str:
   embed = sum(
     math.prod(x.shape)
     for name, x in tree.flat(params).items()
-    if name.startswith(("embed/", "position/"))
+    if tree.match(EMBEDDINGS, name)
   )
   header = (
     "parameter", "shape", "mesh axes", "deviation", "rate", "decay",
