@@ -25,6 +25,7 @@ from rich.progress import (
 )
 
 from aigc_jax import command, data, run, terminal
+from aigc_jax.data.listing import check_there
 from aigc_jax.data.text import Text
 from aigc_jax.errors import BadConfig, BadData, Stopped
 from aigc_jax.terminal import counted
@@ -153,6 +154,8 @@ def define_flags() -> None:
 def _by_flags(values, how: dict) -> None:
   names = ("path", "corpus", "tfds", "field")
   own = values.validation_path
+  if own:  # it is read last
+    check_there(own, "--validation_path")
   share = 0.0 if own else values.validation
   settings = {
     "sources": [source_of(**{name: values[name].value for name in names})],
@@ -192,6 +195,7 @@ def _check_alone(values) -> None:
 
 
 def _by_config(config: run.Config, how: dict) -> None:
+  run.check_heldout_paths(config)
   found = run.data_of(config)
   if not isinstance(found, Text):
     _of_another_kind(found, config, how)

@@ -66,6 +66,31 @@ def test_a_refusal_is_one_line_and_an_exit_status(tmp_path):
   assert "no such file" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+  ("own", "key"),
+  [
+    (["--path={}"], "--validation_path"),
+    (
+      ["--config=configs/text_file.py", "--config.data.path={}"],
+      "--config.data.validation_path",
+    ),
+  ],
+)
+def test_held_out_text_that_is_not_there_is_told_before_the_rest_is_made(
+  tmp_path, own, key
+):
+  path = tmp_path / "x.txt"
+  path.write_text("some lines of text\n" * 400)
+  root = "--config.data.root" if len(own) > 1 else "--root"
+  done = command(
+    *(word.format(path) for word in own), f"{key}=/nowhere.txt",
+    f"{root}={tmp_path}/root",
+  )  # fmt: skip
+  assert done.returncode == 65
+  assert "validation_path='/nowhere.txt': no such file" in done.stderr
+  assert not (tmp_path / "root").exists()
+
+
 def test_one_source_must_be_named():
   for given in (dict(), dict(path="x", corpus="stdlib")):
     with pytest.raises(BadConfig, match="name one source"):

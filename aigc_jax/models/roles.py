@@ -118,7 +118,8 @@ def check_told(parts: Mapping, name: str, told: Mapping) -> None:
     if value != theirs:
       raise errors.BadConfig(
         f"model.{key}={value}, and model.parts.{name}.{key}={theirs}: "
-        f"the data is held to both: --config.model.{key}={theirs}"
+        f"the data is held to both: --config.model.{key}={theirs}, or "
+        f"--config.model.parts.{name}.{key}={value}"
       )
 
 

@@ -37,6 +37,7 @@ from aigc_jax.run.evaluation import (
 )
 from aigc_jax.run.extension import extend
 from aigc_jax.run.inputs import (
+  check_heldout_paths,
   check_inputs,
   check_workdir,
   find_eval,
@@ -92,6 +93,7 @@ __all__ = [
   "changed_since",
   "check_data",
   "check_evaluators",
+  "check_heldout_paths",
   "check_inputs",
   "check_origin",
   "check_resumed",
