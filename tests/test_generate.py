@@ -436,7 +436,7 @@ USES = {
   "unet": "--grid=4x8 --out=x.png",
   "latent": "--grid=4x8 --out=x.png",
   "image tokens masked": "--grid=4x8 --out=x.png",
-  "vq": "--grid=4x8 --reconstruct --out=x.png",
+  "vq": "--grid=2x4 --reconstruct --out=x.png",
   "ctc": "--audio=FILE.wav",
   "whisper": "--audio=FILE.wav",
   "tts": "--out=x.wav",

@@ -120,3 +120,10 @@ def test_the_tokenizer_of_a_run_lies_in_its_work_directory(tokenizer, tmp_path):
 def test_an_empty_name_is_no_folder_of_hugging_face():
   with pytest.raises(BadConfig, match="names no folder: expected hf:FOLDER"):
     run.load("hf:")
+
+
+@pytest.mark.parametrize("key", ["model_type", "_class_name"])
+def test_a_folder_of_hugging_face_that_lacks_its_word_is_told_so(tmp_path, key):
+  (tmp_path / "config.json").write_text(json.dumps({key: "llama"}))
+  with pytest.raises(BadConfig, match=f"write it as hf:{tmp_path}"):
+    run.load(str(tmp_path))

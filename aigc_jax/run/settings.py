@@ -374,4 +374,9 @@ def _json_in(workdir: str | Path, name: str, form: Mapping) -> dict:
       "(expected the --workdir that training was given)"
     )
   found = files.read_json(path, error=BadConfig)
+  if "model" not in found and {"model_type", "_class_name"} & {*found}:
+    raise BadConfig(
+      f"{workdir} holds no run, but a model as Hugging Face has them: write it "
+      f"as hf:{workdir}"
+    )
   return records.check(found, form, str(path), BadConfig)
