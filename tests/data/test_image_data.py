@@ -421,6 +421,15 @@ def test_labels_beyond_the_model_are_refused_by_number(folder, root):
     kind_of(folder, root).check_model(MODEL | dict(image_size=16))
 
 
+def test_labels_that_the_data_lacks_are_said_by_number(folder, root):
+  images, said = kind_of(folder, root), []
+  for classes in (3, 5):
+    model = MODEL | dict(classes=classes)
+    images.stream(seed=0, model=model, say=said.append)
+  (note,) = [text for text in said if "classes" in text]
+  assert "model.classes=5, and the data has 3 labels" in note
+
+
 def test_a_folder_without_labels_is_told_what_is_expected(tmp_path):
   (tmp_path / "in").mkdir()
   with pytest.raises(BadData, match="for each label"):

@@ -366,6 +366,12 @@ class Images:
         f"model.classes={classes}, but the data has {len(labels[0])} labels: "
         f"--config.model.classes={len(labels[0])}"
       )
+    if classes > len(labels[0]) and say:
+      say(
+        f"note: model.classes={classes}, and the data has "
+        f"{counted(len(labels[0]), 'label')}: those beyond are never trained "
+        f"(--config.model.classes={len(labels[0])} has none)"
+      )
     return {"labels": labels[0]}
 
   def _make_training(self, tokenizer, records: Mapping, draw: Draw) -> dict:
