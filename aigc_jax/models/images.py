@@ -21,6 +21,8 @@ def check_images(images_BYXC: jax.Array, image: tuple[int, int, int]) -> None:
     )
     raise errors.BadConfig(
       f"the model takes images of {wanted} (rows, columns, channels), the data "
-      f"gives {given}: set data.image_size and data.channels, or "
-      "model.image_size and model.channels"
+      f"gives {given}: --config.data.image_size={image[0]} "
+      f"--config.data.channels={image[-1]}, or set model.image_size and "
+      "model.channels; a model of parts has them by part "
+      "(model.parts.NAME.image_size)"
     )

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from aigc_jax import errors, flops, sharding
+from aigc_jax.errors import BadConfig
 from aigc_jax.layers.batch_norm import BatchNorm
 from aigc_jax.layers.classifier import Scores
 from aigc_jax.layers.report import REPORTS, STATS, moved
+from aigc_jax.models.images import check_images
 from aigc_jax.objectives.labels import labels
 from configs import resnet as resnet_presets
 from configs import vit as vit_presets
@@ -249,3 +251,14 @@ def test_few_labels_have_no_five_likeliest():
   means = means_of(np.eye(3), batch_of_labels([0, 1, 1]))
   assert set(means) == {"loss", "nll", "top1"}
   assert means["top1"] == pytest.approx(2 / 3)
+
+
+def test_images_of_another_size_are_told_the_keys_also_of_a_model_of_parts():
+  images_BYXC = jnp.zeros((2, 16, 16, 1))
+  with pytest.raises(BadConfig) as told:
+    check_images(images_BYXC, (8, 8, 3))
+  for words in (
+    "--config.data.image_size=8 --config.data.channels=3",
+    "model.parts.NAME.image_size",
+  ):
+    assert words in str(told.value)
