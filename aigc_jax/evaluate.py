@@ -594,9 +594,10 @@ def _kept(path: Path, content: dict, own: bool) -> dict:
 def _place(model: str) -> str:
   """A work directory or hf:FOLDER, in full."""
   folder = model.removeprefix("hf:")
-  return model[: len(model) - len(folder)] + os.path.realpath(
-    os.path.expanduser(folder)
-  )
+  with contextlib.suppress(BadConfig):  # of a user who is gone
+    where = os.path.realpath(files.expanded(folder))
+    return model[: len(model) - len(folder)] + where
+  return model
 
 
 def as_json(e: Estimate) -> dict:

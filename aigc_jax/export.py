@@ -13,8 +13,6 @@ import functools
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +73,7 @@ def export(
     )
   if tokenizer is not None:
     _check_padding(tokenizer, family, kwargs)
-  if out.exists():
+  if os.path.lexists(out):
     raise BadConfig(
       f"--out={out} exists: name a folder that does not, or delete it"
     )
@@ -85,43 +83,40 @@ def export(
   else:
     made = {}
   made |= image_files((config or {}).get("data") or {}, family)
-  aside = _aside(out)
   try:
-    hf.write(
-      aside, params, kwargs, family=family, dtype=dtype,
-      shard_bytes=shard_bytes,
-      special={} if tokenizer is None else tokenizer.special,
-    )  # fmt: skip
-    made["README.md"] = card.write(
-      name=out.name,
-      architecture=_architecture(family, kwargs),
-      library=family.library,
-      pipeline=family.pipeline,
-      dtype=dtype,
-      parameters=tree.count(kinds.parted(params)["params"]),
-      step=step,
-      config=config or {},
-      record=record or {},
-      metrics=metrics or {},
-    )
-    for name, text in made.items():
-      files.write_text(aside / name, text)
-    if tokenizer is not None and not vocabulary.verify(tokenizer, made):
-      say("the tokenizer files are not compared: pip install 'aigc_jax[hf]'")
-    found = compare(aside, params, kwargs, dtype, kind)
-    if tokenizer is not None:
-      settle_class(tokenizer, aside, made, family, out, say)
-    found |= dict(
-      family=family.model_type,
-      bytes=sum(f.stat().st_size for f in aside.iterdir()),
-    )
-    _settle(aside, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with files.folder_aside(out) as aside:
+      hf.write(
+        aside, params, kwargs, family=family, dtype=dtype,
+        shard_bytes=shard_bytes,
+        special={} if tokenizer is None else tokenizer.special,
+      )  # fmt: skip
+      made["README.md"] = card.write(
+        name=out.name,
+        architecture=_architecture(family, kwargs),
+        library=family.library,
+        pipeline=family.pipeline,
+        dtype=dtype,
+        parameters=tree.count(kinds.parted(params)["params"]),
+        step=step,
+        config=config or {},
+        record=record or {},
+        metrics=metrics or {},
+      )
+      for name, text in made.items():
+        files.write_text(aside / name, text)
+      if tokenizer is not None and not vocabulary.verify(tokenizer, made):
+        say("the tokenizer files are not compared: pip install 'aigc_jax[hf]'")
+      found = compare(aside, params, kwargs, dtype, kind)
+      if tokenizer is not None:
+        settle_class(tokenizer, aside, made, family, out, say)
+      found |= dict(
+        family=family.model_type,
+        bytes=sum(f.stat().st_size for f in aside.iterdir()),
+      )
+      _settle(aside, out)
   except OSError as error:
-    shutil.rmtree(aside, ignore_errors=True)
     raise StorageFailure(f"--out={out} cannot be written: {error}") from error
-  except BaseException:
-    shutil.rmtree(aside, ignore_errors=True)
-    raise
   return found
 
 
@@ -238,21 +233,10 @@ def settle_class(tokenizer, folder: Path, made, family, out, say) -> None:
     )
 
 
-def _aside(out: Path) -> Path:
-  try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-  except OSError as error:
-    raise StorageFailure(f"--out={out} cannot be written: {error}") from error
-
-
 def _settle(aside: Path, out: Path) -> None:
   """Everything on the disk, then the name."""
   for path in [*aside.iterdir(), aside]:
     files.sync(path)
-  umask = os.umask(0)
-  os.umask(umask)
-  os.chmod(aside, 0o777 & ~umask)
   os.rename(aside, out)
   files.sync(out.parent)
 

@@ -19,6 +19,8 @@ import json
 import math
 import os
 import re
+import secrets
+import shutil
 import socket
 import stat
 import threading
@@ -34,6 +36,7 @@ DIGITS = 300  # of a whole number: the largest float has 309
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # may be half a character
 ENDS = re.compile(r"\r\n|\n|\r")  # of lines
 SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FILLING = ".filling"  # of the name of a folder that is not whole yet
 KINDS = {
   stat.S_IFLNK: "a link",
   stat.S_IFDIR: "a folder",
@@ -474,6 +477,42 @@ def append_to(fd: int, data: bytes) -> None:
     if written:
       os.ftruncate(fd, start)
     raise
+
+
+@contextlib.contextmanager
+def folder_aside(out: Path) -> Iterator[Path]:
+  """A new folder beside `out`, to be filled and renamed to that.
+
+  It is gone at the end where it was not. A process that is killed leaves one:
+  those of `out` that nobody on this machine holds are removed first. Raises
+  OSError.
+  """
+  start = f".{out.name}.{socket.gethostname()}."
+  with contextlib.suppress(OSError):
+    for name in os.listdir(out.parent):
+      if name.startswith(start) and name.endswith(FILLING):
+        _remove_left(out.with_name(name))
+  aside = out.with_name(f"{start}{secrets.token_hex(4)}{FILLING}")
+  aside.mkdir()
+  fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+  try:
+    with contextlib.suppress(OSError):
+      fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    yield aside
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
+    os.close(fd)
+
+
+def _remove_left(folder: Path) -> None:
+  """Removes a folder whose writer is gone; not one that is held."""
+  with contextlib.suppress(OSError):
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | SAFE)
+    try:
+      fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(folder, ignore_errors=True)
+    finally:
+      os.close(fd)
 
 
 def sync(path: Path) -> None:

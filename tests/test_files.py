@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -215,3 +217,43 @@ def test_what_a_user_names_is_read_to_a_bound(tmp_path):
   for endless in (tmp_path / "a", "/dev/zero"):
     with pytest.raises(BadData, match="^--x=.*more than"):
       files.given(endless, 4, "--x")
+
+
+def folders(place) -> set[str]:
+  return {path.name for path in place.iterdir()}
+
+
+def test_a_folder_is_filled_aside_and_gone_where_it_was_not_renamed(tmp_path):
+  out = tmp_path / "out[1]"
+  with files.folder_aside(out) as aside:
+    (aside / "x").touch()
+    with files.folder_aside(out) as other:  # of another writer, who is held
+      assert aside.is_dir() and other != aside
+    assert folders(tmp_path) == {aside.name}
+    aside.rename(out)
+  assert folders(tmp_path) == {out.name} and folders(out) == {"x"}
+  with pytest.raises(KeyError), files.folder_aside(tmp_path / "no") as aside:
+    raise KeyError
+  assert folders(tmp_path) == {out.name}
+
+
+def test_what_a_killed_writer_left_of_a_folder_is_removed_and_no_more(tmp_path):
+  out, kept = tmp_path / "out", tmp_path / "kept"
+  kept.mkdir()
+  (kept / "x").touch()
+  others = (".out.elsewhere.0123.filling", ".output.here.0123.filling", ".out")
+  for name in others:
+    (tmp_path / name).mkdir()
+  code = (
+    "import os, sys; from pathlib import Path; from aigc_jax import files\n"
+    "with files.folder_aside(Path(sys.argv[1])) as aside:\n"
+    "  (aside / 'large').touch()\n"
+    "  os.kill(os.getpid(), 9)\n"
+  )
+  subprocess.run([sys.executable, "-c", code, str(out)])
+  (left,) = folders(tmp_path) - {"kept", *others}
+  linked = left.replace("filling", "0.filling")
+  (tmp_path / linked).symlink_to(kept)
+  with files.folder_aside(out) as aside:
+    assert folders(tmp_path) == {"kept", *others, linked, aside.name}
+  assert folders(kept) == {"x"}

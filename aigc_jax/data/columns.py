@@ -23,7 +23,12 @@ from aigc_jax import files, records
 from aigc_jax.data.arrays import AGAIN, HEADER
 from aigc_jax.data.documents import Job
 from aigc_jax.data.store import seal
-from aigc_jax.data.verified import Expected, Verified, beside
+from aigc_jax.data.verified import (
+  Expected,
+  Verified,
+  beside,
+  check_manifest,
+)
 from aigc_jax.data.writer import (
   ELSEWHERE,
   ArrayWriter,
@@ -348,9 +353,8 @@ class Columns(Verified):
 def read_manifest(folder: Path) -> dict:
   """The manifest of a store of records, sealed and free of contradictions."""
   path = folder / "manifest.json"
+  check_manifest(path, "store of records")
   try:
-    if not path.exists():
-      raise BadData(f"{path}: there is no store of records here")
     found = files.read_json(path, LARGEST_MANIFEST)
     if found.get("format") != FORMAT:
       version = records.shown(found.get("format"))

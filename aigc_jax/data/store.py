@@ -21,7 +21,7 @@ import numpy as np
 
 from aigc_jax import files, records
 from aigc_jax.data.arrays import AGAIN
-from aigc_jax.data.verified import Expected, Verified
+from aigc_jax.data.verified import Expected, Verified, check_manifest
 from aigc_jax.errors import BadData
 from aigc_jax.records import COUNT, SHA256
 
@@ -190,8 +190,7 @@ class Store(Verified):
 def read_manifest(folder: Path) -> dict:
   """The manifest of a store, sealed, whole and free of contradictions."""
   path = folder / "manifest.json"
-  if not path.exists():
-    raise BadData(f"{path}: there is no token store here")
+  check_manifest(path, "token store")
   try:
     found = files.read_json(path, LARGEST_MANIFEST)
     version = found.get("format")

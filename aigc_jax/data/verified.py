@@ -40,6 +40,19 @@ def beside(folder: Path, suffix: str) -> Path:
   return folder.with_name(folder.name + suffix)
 
 
+def check_manifest(path: Path, what: str) -> None:
+  """Raises BadData where there is none; `what`: of what, in words.
+
+  Also where it may not be looked at, as in a folder of somebody else.
+  """
+  try:
+    os.stat(path)
+  except FileNotFoundError:
+    raise BadData(f"{path}: there is no {what} here; {AGAIN}") from None
+  except OSError as e:
+    raise BadData(f"{path}: cannot be read: {e.strerror}") from None
+
+
 class Expected(NamedTuple):
   """What a file must be: `count` numbers from `least` to `most`."""
 

@@ -10,9 +10,7 @@ of an optimizer from which it could go on itself.
 
 import dataclasses
 import os
-import secrets
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -168,16 +166,14 @@ def write(out: str | Path, of: Sequence[Source]) -> Path:
   out = files.expanded(out).absolute()
   check_new(out)
   values, loaded = mean(of)
-  aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.saving")
-  try:
-    with files.storage(out.parent, "choose another --out, or make room"):
-      aside.mkdir()
-      _fill(aside, of, values, loaded)
-      files.sync(aside)
-      os.rename(aside, out)
-      files.sync(out.parent)
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
+  with (
+    files.storage(out.parent, "choose another --out, or make room"),
+    files.folder_aside(out) as aside,
+  ):
+    _fill(aside, of, values, loaded)
+    files.sync(aside)
+    os.rename(aside, out)
+    files.sync(out.parent)
   return out
 
 

@@ -1,5 +1,6 @@
 """The token store: the same bytes however made, and damage is refused."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -13,7 +14,9 @@ import pytest
 from aigc_jax import data
 from aigc_jax.data import writer
 from aigc_jax.data.arrays import ArrayFile
+from aigc_jax.data.columns import read_manifest as columns_manifest
 from aigc_jax.data.sources import open_source
+from aigc_jax.data.store import read_manifest as store_manifest
 from aigc_jax.data.store import seal
 from aigc_jax.data.tokenizers import Bytes
 from aigc_jax.errors import BadData, StorageFailure
@@ -494,3 +497,22 @@ def test_a_bad_source_in_a_worker_is_the_same_error(tmp_path, many_jobs):
   source = source_of(tmp_path / "x.jsonl", tmp_path)
   with pytest.raises(BadData, match="line 901: not JSON"):
     write(tmp_path / "s", source, workers=2)
+
+
+@pytest.mark.parametrize("read", [store_manifest, columns_manifest])
+def test_a_store_of_somebody_else_is_none_that_can_be_read(
+  read, tmp_path, monkeypatch
+):
+  """Others below the same root are looked through all the same."""
+  with pytest.raises(BadData, match="there is no .*store.* here"):
+    read(tmp_path)
+  stat, path = os.stat, tmp_path / "manifest.json"
+
+  def refusing(where, **how):
+    if os.fspath(where) == str(path):
+      raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return stat(where, **how)
+
+  monkeypatch.setattr(os, "stat", refusing)
+  with pytest.raises(BadData, match="cannot be read: Permission denied"):
+    read(tmp_path)
