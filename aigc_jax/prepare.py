@@ -11,7 +11,7 @@ and the same root finds the stores.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
 from rich.console import Console
@@ -26,6 +26,7 @@ from rich.progress import (
 
 from aigc_jax import command, data, run, terminal
 from aigc_jax.data.listing import check_there
+from aigc_jax.data.pairs import Pairs
 from aigc_jax.data.text import Text
 from aigc_jax.errors import BadConfig, BadData, Stopped
 from aigc_jax.terminal import counted
@@ -210,7 +211,10 @@ def _by_config(config: run.Config, how: dict) -> None:
 
 
 def _of_another_kind(found, config: run.Config, how: dict) -> None:
-  """Reads all of it once, as training does: what that keeps is made here."""
+  """Reads all of it once, as training does: what that keeps is made here.
+
+  Of what it is measured on too.
+  """
   kind = config["data"]["kind"]
   for name, value in how.items():
     if value:
@@ -218,6 +222,19 @@ def _of_another_kind(found, config: run.Config, how: dict) -> None:
   stream = found.stream(seed=0, model=config["model"])
   for view in stream.views:
     print(f"{view.name}: {counted(len(view), 'example')} ready for training")
+  if isinstance(found, Pairs):
+    return  # they are read at each start; what is kept is their tokenizer
+  for name, entry in run.evaluations(config).items():
+    if "data" in entry:
+      held = _held_out(config, entry, stream.tokenizer)
+      print(f"evaluate.{name}: {counted(len(held), 'example')} held out")
+
+
+def _held_out(config: run.Config, entry: Mapping, tokenizer) -> data.EvalSet:
+  """What an entry of config.evaluate is measured on."""
+  if entry["kind"] in run.EMBEDDED:
+    return run.open_embedded(config, entry, tokenizer, print)
+  return run.open_eval(config, tokenizer=tokenizer, **entry["data"])
 
 
 def main() -> int:

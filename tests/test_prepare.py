@@ -60,6 +60,23 @@ def test_every_kind_of_data_is_prepared_by_its_config(name, tmp_path):
   assert re.search(r"[1-9][\d,]* (tokens|examples)", done.stdout)
 
 
+def test_what_training_is_measured_on_is_prepared_with_it(tmp_path):
+  pytest.importorskip("sklearn")
+  done = command(
+    "--config=configs/clip.py:digits", f"--config.data.root={tmp_path}/root"
+  )
+  assert done.returncode == 0, done.stderr
+  stores = {
+    f"{path.parent.name}/{path.name.rpartition('-')[0]}"
+    for path in (tmp_path / "root").glob("*/*") if path.is_dir()
+  }  # fmt: skip
+  assert stores == {
+    "captions/digits-train", "captions/digits-validation",
+    "images/digits-validation",
+  }  # fmt: skip
+  assert "evaluate.zero_shot: 360 examples held out" in done.stdout
+
+
 def test_a_refusal_is_one_line_and_an_exit_status(tmp_path):
   done = command("--path=/nowhere/x.txt", f"--root={tmp_path}")
   assert done.returncode == 65
