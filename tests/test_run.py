@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import errors, run, tree
+from aigc_jax.planning import summary
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer.consumed import Consumed
 from tests.sweep import sweep
@@ -195,6 +196,8 @@ def test_what_is_left_is_settled_from_what_was_consumed():
   goes_on = r.going_on(6, done)
   assert goes_on.steps == 8  # two of 128
   assert r.going_on(9, Consumed({"examples": 99, "tokens": 999}, 1)).steps == 9
+  # What is told before that is known names what ends the run, and no steps.
+  assert summary.headline(r).endswith("up to 640 tokens by steps of 128 tokens")
   # The schedule ends where the run does.
   assert float(goes_on.schedule(8)) == pytest.approx(1e-3)
   assert float(goes_on.schedule(6)) > 1.5e-3

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import jax
 
 from aigc_jax import chips, run, sharding, tree
+from aigc_jax.run import budget
 from aigc_jax.terminal import counted
 
 # In parts of a model too: of ids, types, labels, positions and class tokens.
@@ -18,9 +19,23 @@ def headline(r: run.Run) -> str:
   device = r.mesh.devices.flat[0].device_kind
   return (
     f"{tree.count(r.state.params):,} parameters, {r.mesh.size} x {device}"
-    f"{f' ({mesh})' if mesh else ''}, {counted(r.steps, 'step')} of "
+    f"{f' ({mesh})' if mesh else ''}, {_extent(r)} of "
     f"{r.units_per_step:,} {r.unit}"
   )
+
+
+def _extent(r: run.Run) -> str:
+  """How many steps, or what ends the run: how many those are depends on it.
+
+  A run that goes on may have consumed a part of a total by steps of other size.
+  """
+  found = budget.total(r.config, tree.count(r.state.params))
+  if found is None:
+    return counted(r.steps, "step")
+  unit, amount = found
+  if unit == "flops":
+    return f"up to {amount:.6g} FLOPs by steps"
+  return f"up to {amount:,} {unit} by steps"
 
 
 def describe(
