@@ -117,8 +117,9 @@ def sections(found: Ablation) -> list[tuple[str, tuple[list[str], Rows]]]:
 LEGEND = (
   "Intervals are t intervals of 95 %; p is two-sided, by pairs of a seed where "
   "these saw the same batches, else by Welch; Holm and BH are p adjusted for "
-  "all arms. detectable: the difference that this n would find 4 times in 5. "
-  "baseline is there: how much earlier or later its mean curve reaches the "
+  "all arms. effect: in deviations of the differences where by pairs, else of "
+  "the two arms pooled. detectable: the difference that this n would find 4 "
+  "times in 5. baseline is there: how much earlier or later its mean curve reaches the "
   "arm's mean."
 )
 
