@@ -119,8 +119,8 @@ LEGEND = (
   "these saw the same batches, else by Welch; Holm and BH are p adjusted for "
   "all arms. effect: in deviations of the differences where by pairs, else of "
   "the two arms pooled. detectable: the difference that this n would find 4 "
-  "times in 5. baseline is there: how much earlier or later its mean curve reaches the "
-  "arm's mean."
+  "times in 5. baseline is there: how much earlier or later its mean curve "
+  "reaches the arm's mean."
 )
 
 
