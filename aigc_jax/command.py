@@ -303,6 +303,17 @@ def settle_jax() -> list[str]:
   return found
 
 
+def _tell_who_speaks() -> None:
+  """Says in the terminals of the other processes why they stay silent."""
+  if jax.distributed.is_initialized() and not is_first():
+    print(
+      f"aigc_jax: process {jax.process_index()} of {jax.process_count()} has "
+      "joined; process 0 speaks for all",
+      file=sys.stderr,
+      flush=True,
+    )
+
+
 def _tell_of_settings(names: Sequence[str]) -> None:
   if names and is_first():
     shown = ", ".join(f"{name.upper()}={SETTINGS[name]}" for name in names)
@@ -333,6 +344,7 @@ def start_jax(alone: bool = False) -> None:
     start_seconds=values.join_limit,
     joining=functools.partial(outages.joining, values.join_limit),
   )
+  _tell_who_speaks()
   _tell_of_settings(changed)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = files.expanded(COMPILED)

@@ -7,12 +7,12 @@ import sys
 import jax
 import pytest
 
-from aigc_jax import outages
+from aigc_jax import command, outages
 from aigc_jax.errors import PeerLost
 
 ABORTED = """
 import os, threading
-from aigc_jax import outages
+from aigc_jax import command, outages
 outages.name_aborts()
 threading.Thread(target=os.abort).start()
 threading.Event().wait()
@@ -32,7 +32,7 @@ def test_a_process_that_jax_aborts_ends_with_our_status():
 
 LATE = """
 import os, time
-from aigc_jax import outages
+from aigc_jax import command, outages
 with outages.joining(7, patience=0.1):
   time.sleep(0.5)
   os.abort()
@@ -111,3 +111,13 @@ def test_words_of_a_library_about_lost_processes_make_one_line_of_ours():
     "heartbeats): 1 0",
     "the end",
   ]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_other_processes_say_who_speaks(monkeypatch, capsys, which):
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  monkeypatch.setattr(jax, "process_index", lambda: which)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  command._tell_who_speaks()
+  told = "aigc_jax: process 1 of 2 has joined; process 0 speaks for all\n"
+  assert capsys.readouterr().err == told * which

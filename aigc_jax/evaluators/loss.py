@@ -84,7 +84,8 @@ class Loss:
       del sums["nll"]
       if "tokens" in counts and weight:
         found = results(total, weight, counts.get("bytes", 0))
-    others = {name: s / w if w else math.nan for name, (s, w) in sums.items()}
+    # A quarter of the noise that no image drew has no mean, which is no fault.
+    others = {name: s / w for name, (s, w) in sums.items() if w}
     return (
       found
       | others

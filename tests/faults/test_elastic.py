@@ -205,7 +205,9 @@ def test_a_process_that_never_comes(start, workdir, record, which):
     workdir, where, "--processes=2", f"--process={which}", "--join_limit=5"
   )
   run.done(PeerLost.code)
-  assert "another process of this run is gone" in run.err
+  waits, late = run.err.splitlines()  # and no stack of C++
+  assert "waits for the other processes" in waits
+  assert "did not find each other within 5 seconds (--join_limit)" in late
   assert not workdir.exists()
   record(
     "one of 2 processes never comes", f"only process {which} is started",
