@@ -1,5 +1,6 @@
 """What may differ when a run is continued, and what must not."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -28,7 +29,16 @@ IMPOSSIBLE = (
   "model/pre_norm", "model/qk_norm_joint", "model/shared_norm",
   "model/head_bias",
   "model/position_length", "model/tied", "optim/kind", "optim/mu_dtype",
+  # Of encoders, of pairs of towers, of images and of sound.
+  "model/types", "model/pooler", "model/token_head", "model/next_sentence",
+  "model/encoder_layers", "model/decoder_layers", "model/embed_dim",
+  "model/text_layers", "model/text_dim", "model/text_mlp_dim",
+  "model/image_layers", "model/image_dim", "model/image_mlp_dim",
+  "model/classes", "model/channels", "model/patch", "model/widths",
+  "model/blocks", "model/bottleneck", "model/stem", "model/stem_dim",
+  "model/sigma", "model/latent", "model/codes", "model/bins",
 )  # fmt: skip
+PART = re.compile(r"model/parts/[^/]+/")  # one has the keys of a model
 DATA = ("data/*",)
 # Places: what lies there is compared by what it holds, not by its name.
 PLACES = ("data/path", "data/validation_path", "data/tokenizer", "frozen/*")
@@ -151,7 +161,8 @@ def harmless(change: Change) -> bool:
 
 def fits_never(key: str) -> bool:
   """Whether a state is of another shape or meaning once this key differs."""
-  return tree.match(IMPOSSIBLE, key.replace(".", "/"))
+  path = PART.sub("model/", key.replace(".", "/"))
+  return tree.match(IMPOSSIBLE, path)
 
 
 def moved(change: Change) -> bool:

@@ -1,11 +1,14 @@
 """Keys that say how a step is computed may change, or be new, on resume."""
 
+import jax
 import pytest
+from flax import linen as nn
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.hf.settings import LATER
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer import changes
+from tests import kinds
 
 OLD = {"steps": 9, "model": {"dim": 8}, "optim": {"b1": 0.9}}
 NEW = OLD | {"compute": {"cast_once": True, "fuse_projections": True}}
@@ -80,3 +83,27 @@ def test_data_that_lies_elsewhere_is_compared_and_not_refused():
     found = changes.changes(old, new | {"data": new["data"] | other})
     with pytest.raises(BadConfig, match="--allow_data_change"):
       changes.check(found, (), allow_data=False)
+
+
+FAMILIES = [
+  ("dit of captions", "channels", 3), ("vq", "codes", 13),
+  ("vq", "widths", (12,)), ("whisper", "bins", 24),
+  ("clip", "image_layers", 3), ("clip", "text_mlp_dim", 48),
+  ("clip", "embed_dim", 24), ("encoder", "types", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key", "value"), FAMILIES)
+def test_a_key_with_which_a_state_does_not_fit_is_no_matter_of_allowing(
+  name, key, value
+):
+  def state(**other):
+    model = kinds.build(name, **other)
+    made = jax.eval_shape(model.init, jax.random.key(0), model.example())
+    return jax.tree.map(lambda x: x.shape, nn.unbox(made))
+
+  assert state() != state(**{key: value})
+  for where in ("model", "model.parts.part"):
+    change = changes.Change(f"{where}.{key}", "old", "new")
+    with pytest.raises(BadConfig, match="state does not fit"):
+      changes.check([change], (change.key,), allow_data=False)
