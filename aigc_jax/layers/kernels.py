@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax import errors, sharding
-from aigc_jax.layers import splash
+from aigc_jax.layers import splash, sums
 from aigc_jax.layers.cpu import blocks
 from aigc_jax.layers.forms import are_counted, are_plain
 from aigc_jax.layers.products import product
@@ -40,7 +40,7 @@ def attend(
   if are_counted():
     return counted(q_BTNH, k_BSKH, v_BSKH, visible)
   if kernel == "auto" or are_plain():
-    kernel = resolve(q_BTNH, k_BSKH, visible, softcap, bias_BNTS is not None)
+    kernel = resolve(q_BTNH, k_BSKH, visible, softcap, bias_BNTS)
   run = errors.choose(kernel, KERNELS, "compute.kernel")
   more = {}
   if bias_BNTS is not None:
@@ -91,24 +91,29 @@ def resolve(
   k_BSKH: jax.Array,
   visible: Visible,
   softcap: float,
-  biased: bool = False,
+  bias_BNTS: jax.Array | None = None,
 ) -> str:
   """The kernel that "auto" means for these queries on this platform."""
   if are_plain():
     return "xla"
-  if biased:
-    return "chunked" if q_BTNH.shape[1] > 2048 else "xla"
-  if sharding.platform() == "gpu" and not _cudnn_lacks(
-    q_BTNH, k_BSKH, visible, softcap
+  platform = sharding.platform()
+  if (
+    platform == "gpu"
+    and bias_BNTS is None
+    and not _cudnn_lacks(q_BTNH, k_BSKH, visible, softcap)
   ):
     return "cudnn"
-  if sharding.platform() == "tpu" and not splash.lacks(q_BTNH, k_BSKH, visible):
+  if (
+    platform == "tpu"
+    and bias_BNTS is None
+    and not splash.lacks(q_BTNH, k_BSKH, visible)
+  ):
     return "splash"
   fits = visible.causal or sharding.alone()
   if (
-    sharding.platform() == "cpu"
+    platform == "cpu"
     and fits
-    and not _blocks_lacks(q_BTNH, k_BSKH, visible)
+    and not _blocks_lacks(q_BTNH, k_BSKH, visible, bias_BNTS)
   ):
     return "blocks"
   # Beyond this the scores of one head outgrow any cache: take them in pieces.
@@ -135,8 +140,9 @@ def soften(scores_BKGTS, seen_BTS, bias_BNTS=None, *, scale, softcap):
   if softcap:
     scores = softcap * jnp.tanh(scores / softcap)
   if bias_BNTS is not None:
-    K, G = scores.shape[1:3]
-    B, _, T, S = bias_BNTS.shape
+    B, K, G, T, S = scores.shape
+    if len(bias_BNTS) == 1:
+      bias_BNTS = sums.for_rows(bias_BNTS[0], B)
     scores = scores + bias_BNTS.reshape(B, K, G, T, S)
   if seen_BTS is not None:
     scores = jnp.where(seen_BTS[:, None, None], scores, HIDDEN)
@@ -208,26 +214,31 @@ def _gpu_lacks(head_dim: int) -> str:
   return ""
 
 
-def _blocks_lacks(q_BTNH, k_BSKH, visible: Visible) -> str:
+def _blocks_lacks(
+  q_BTNH, k_BSKH, visible: Visible, bias_BNTS: jax.Array | None = None
+) -> str:
   """What of this `blocks` cannot do, or nothing."""
-  if q_BTNH.shape[1] != k_BSKH.shape[1]:
+  if visible.causal and q_BTNH.shape[1] != k_BSKH.shape[1]:
     return "queries that are not all the positions"
   if visible.positions_BT is not None or visible.positions_BS is not None:
     return "explicit positions, as of a cache"
+  if bias_BNTS is not None and len(bias_BNTS) > 1:
+    return "a bias of the scores that rows do not share"
   return ""
 
 
-def blocked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
+def blocked(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap, bias_BNTS=None):
   """Blocks of queries, each with the keys that it may see."""
-  lacks = _blocks_lacks(q_BTNH, k_BSKH, visible)
+  lacks = _blocks_lacks(q_BTNH, k_BSKH, visible, bias_BNTS)
   if lacks:
     raise errors.BadConfig(
       f"compute.kernel='blocks' cannot do {lacks} "
       "(--config.compute.kernel=auto)"
     )
   return blocks.attend(
-    q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, softcap=softcap
-  )
+    q_BTNH, k_BSKH, v_BSKH, visible,
+    scale=scale, softcap=softcap, bias_1NTS=bias_BNTS,
+  )  # fmt: skip
 
 
 def cudnn(q_BTNH, k_BSKH, v_BSKH, visible, *, scale, softcap):
@@ -270,4 +281,4 @@ KERNELS = {
   "cudnn": cudnn,
   "splash": splashed,
 }
-BIASED = ("xla", "chunked")
+BIASED = ("xla", "chunked", "blocks")

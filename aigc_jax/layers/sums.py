@@ -1,11 +1,12 @@
 """Sums and maxima over the last axis of terms made of several arrays."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from aigc_jax.layers.forms import form
+from aigc_jax.layers.forms import are_plain, form
 
 # Slices of the last axis in which a CPU adds up. Of more, what x itself is made
 # of would be written out: its compiler makes nothing as often as 16 times in
@@ -40,3 +41,26 @@ def over_all(terms: Callable, x: jax.Array) -> jax.Array:
   if x.ndim == 0:
     return terms(x)
   return jnp.sum(total(terms, x, slices=FEW))
+
+
+def over_rows(x: jax.Array) -> jax.Array:
+  """Sum over the first axis, which goes."""
+  return form("over_rows", lambda x: jnp.sum(x, axis=0))(x)
+
+
+def for_rows(x: jax.Array, rows: int) -> jax.Array:
+  """x for each of so many rows, a new first axis: its gradient is theirs."""
+  if are_plain():
+    return jnp.broadcast_to(x, (rows, *x.shape))
+  return _for_rows(rows, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _for_rows(rows: int, x):
+  return jnp.broadcast_to(x, (rows, *x.shape))
+
+
+_for_rows.defvjp(
+  lambda rows, x: (_for_rows(rows, x), None),
+  lambda rows, _, dy: (over_rows(dy),),
+)

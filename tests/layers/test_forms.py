@@ -57,6 +57,7 @@ ASKED = {
   "multiplied": (
     functools.partial(products.multiplied, "BTD,BSD->BTS"), (x, y),
   ),
+  "over_rows": (sums.over_rows, (x,)),
   "packed": (lambda a: rounding.unpacked(rounding.packed(a), a.dtype), (x,)),
   "rounded": (
     lambda a: rounding.rounded(a, jnp.bfloat16).astype(jnp.float32), (x,),

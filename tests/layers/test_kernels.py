@@ -11,7 +11,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax._src.mesh import AbstractDevice
 from jax.sharding import AbstractMesh, use_abstract_mesh
 
-from aigc_jax import errors
+from aigc_jax import errors, sharding
 from aigc_jax.layers import kernels, splash
 from aigc_jax.layers.cpu import blocks
 from aigc_jax.layers.visible import Visible
@@ -71,6 +71,58 @@ def test_blocks_are_dense_attention(size, seen, softcap):
 
   a, b = jax.jit(both)(*inputs())
   same(a, b, **CLOSE)
+
+
+def of_bias(kernel, visible, name, q, k, v, dy, bias):
+  """As value_and_gradients, and the gradient of a bias of the scores."""
+
+  def f(q, k, v, bias):
+    return kernel(q, k, v, visible, scale=0.3, softcap=0.0, **{name: bias})
+
+  y, back = jax.vjp(f, q, k, v, bias)
+  return y, *back(dy)
+
+
+@pytest.mark.parametrize("rows", [6, 1], ids=["rows at once", "by row"])
+@pytest.mark.parametrize("seen", ["causal", "segments", "all"])
+def test_a_bias_of_the_scores_in_blocks_is_that_of_dense_attention(
+  monkeypatch, seen, rows
+):
+  args = inputs(B=2)
+  bias_1NTS = jax.random.normal(jax.random.key(9), (1, 6, 11, 11))
+  dense = of_bias(kernels.dense, SEEN[seen], "bias_BNTS", *args, bias_1NTS)
+  monkeypatch.setattr(sharding, "alone", lambda: True)
+  monkeypatch.setattr(blocks, "CACHED", rows * 6 * 4 * 16 * 4)
+  kernel = functools.partial(blocks.attend, size=4)
+
+  def f(*args):
+    return of_bias(kernel, SEEN[seen], "bias_1NTS", *args)
+
+  made = jax.jit(f)
+  text = made.lower(*args, bias_1NTS).as_text()
+  assert ("while" in text) == (rows == 1)
+  same(made(*args, bias_1NTS), dense, **CLOSE)
+
+
+@pytest.mark.parametrize("inner", ["all", "segments"])
+def test_a_memory_of_another_length_in_blocks_is_as_dense_attention_reads_it(
+  inner,
+):
+  q, k, v, dy = inputs()
+  k, v = k[:, :7], v[:, :7]
+  visible = Visible(causal=False)
+  if inner == "segments":
+    visible = Visible(
+      causal=False, segments_BT=SEGMENTS_BT,
+      segments_BS=jnp.array([[1] * 3 + [2] * 4, [1] * 6 + [0]]),
+    )  # fmt: skip
+
+  @jax.jit
+  def both(*args):
+    kinds = functools.partial(blocks.attend, size=4), kernels.dense
+    return [value_and_gradients(f, visible, *args) for f in kinds]
+
+  same(*both(q, k, v, dy), **CLOSE)
 
 
 @pytest.mark.slow
@@ -177,8 +229,10 @@ def test_a_cpu_by_itself_has_blocks_where_all_positions_see_each_other_too():
   seen = Visible(causal=False)
   with described("a device", "cpu"):
     assert kernels.resolve(q, k, seen, 0.0) == "blocks"
-    assert kernels.resolve(q, k[:, :5], seen, 0.0) == "xla"  # a memory
-    assert kernels.resolve(q, k, seen, 0.0, biased=True) == "xla"
+    assert kernels.resolve(q, k[:, :5], seen, 0.0) == "blocks"  # a memory
+    one, two = (jnp.zeros((rows, 6, 11, 11)) for rows in (1, 2))
+    assert kernels.resolve(q, k, seen, 0.0, one) == "blocks"
+    assert kernels.resolve(q, k, seen, 0.0, two) == "xla"  # each row its own
 
 
 @pytest.mark.parametrize("kernel", ["cudnn", "splash", "blocks"])
@@ -187,3 +241,16 @@ def test_a_kernel_asked_for_by_name_is_used_or_refused(kernel):
   visible = Visible(positions_BT=jnp.arange(11)[None])
   with pytest.raises(errors.BadConfig, match="auto"):
     kernels.attend(q, k, v, visible, scale=1.0, softcap=0.0, kernel=kernel)
+
+
+@pytest.mark.parametrize(
+  ("kernel", "rows"), [("cudnn", 1), ("splash", 1), ("blocks", 2)]
+)
+def test_a_kernel_that_cannot_do_a_bias_of_the_scores_refuses_it(kernel, rows):
+  q, k, v, _ = inputs()
+  bias_BNTS = jnp.zeros((rows, 6, 11, 11))
+  with pytest.raises(errors.BadConfig, match="a bias of the scores.*auto"):
+    kernels.attend(
+      q, k, v, Visible(), scale=1.0, softcap=0.0, kernel=kernel,
+      bias_BNTS=bias_BNTS,
+    )  # fmt: skip

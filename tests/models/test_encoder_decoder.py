@@ -202,7 +202,6 @@ def test_fresh_scores_do_not_depend_on_what_multiplies_them():
     (dict(norm_place="both"), "before"),
     (dict(tied=False), "tied=True"),
     (dict(start_token=37), "start_token"),
-    (dict(kernel="blocks"), "bias of the scores"),
     (dict(dropout=1.0), "dropout"),
   ],
 )

@@ -7,7 +7,8 @@ instead, which are smaller, and gives its result transposed; oneDNN takes
 anything as it lies, the heads of one position beside each other too. A few rows
 of the batch at a time, the scores stay in caches; with oneDNN more rows, where
 fewer calls count for more, and of short rows the softmax is kept instead of
-made again.
+made again. A bias of the scores is the same for all rows of the batch, and so
+its gradient is added up as they are taken.
 """
 
 import functools
@@ -54,111 +55,146 @@ TOGETHER = ("tkgh", "skh")  # as projections write them
 
 
 def attend(
-  q_BTNH, k_BTKH, v_BTKH, visible: Visible, *, scale, softcap, size: int = 0
+  q_BTNH,
+  k_BSKH,
+  v_BSKH,
+  visible: Visible,
+  *,
+  scale,
+  softcap,
+  bias_1NTS=None,
+  size: int = 0,
 ):
-  """softmax(cap(scale q k) where visible) v for queries of all the keys.
+  """softmax(cap(scale q k) + bias where visible) v, for all the queries.
 
-  Positions are implicit; segments may be given. size: positions of a block,
-  0 for a size that suits the length.
+  They are those of the keys' positions (T = S) where they are causal. Positions
+  are implicit; segments may be given. size: positions of a block, 0 for a size
+  that suits the length.
   """
   B, T, N, H = q_BTNH.shape
-  K = k_BTKH.shape[2]
-  segments_BT, whole = visible.segments_BT, T
+  S, K = k_BSKH.shape[1:3]
+  segments, whole = None, S
+  if visible.segments_BT is not None:
+    segments = (visible.segments_BT, visible.segments_BS)
   if not visible.causal:
     # Rows of scores are whole vectors: a maximum in slices, and no odd ends.
-    whole = -(-T // LANES) * LANES
-    more = [(0, 0), (0, whole - T), (0, 0), (0, 0)]
-    k_BTKH, v_BTKH = (jnp.pad(x, more) for x in (k_BTKH, v_BTKH))
-    if segments_BT is not None:
-      segments_BT = jnp.pad(segments_BT, more[:2])
+    whole = -(-S // LANES) * LANES
+    more = [(0, 0), (0, whole - S), (0, 0), (0, 0)]
+    k_BSKH, v_BSKH = (jnp.pad(x, more) for x in (k_BSKH, v_BSKH))
+    if segments is not None:
+      segments = (segments[0], jnp.pad(segments[1], more[:2]))
+    if bias_1NTS is not None:
+      bias_1NTS = jnp.pad(bias_1NTS, [(0, 0)] * 3 + more[1:2])
     size = size or LARGEST
   size = size or max(SMALLEST, -(-T // BLOCKS))
   # The queries of a group meet its keys as one matrix, and have to lie as one.
   lie = TOGETHER if onednn.chosen() and N == K else APART
   # The softmax of a row of T is T / H times the size of its queries: up to KEPT
   # times, keeping it costs less time than making it again (experiments/speed).
-  keep = onednn.chosen() and not softcap and T <= KEPT * H
+  keep = onednn.chosen() and not softcap and S <= KEPT * H
   how = How(
-    scale, softcap, visible.window, min(size, T), visible.causal, T, whole,
+    scale, softcap, visible.window, min(size, T), visible.causal, S, whole,
     *lie, keep,
   )  # fmt: skip
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+  bias_KGTS = None
+  if bias_1NTS is not None:
+    bias_KGTS = bias_1NTS.reshape(K, N // K, *bias_1NTS.shape[2:])
   if lie is TOGETHER:
-    y_BTKGH = _attend(how, q_BTKGH, k_BTKH, v_BTKH, segments_BT)
+    y_BTKGH = _attend(how, q_BTKGH, k_BSKH, v_BSKH, segments, bias_KGTS)
     return y_BTKGH.reshape(B, T, N, H)
   q_BKGTH = q_BTKGH.transpose(0, 2, 3, 1, 4)
-  k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
-  q_BKGTH, k_BKTH, v_BKTH = map(_in_one_pass, (q_BKGTH, k_BKTH, v_BKTH))
-  y_BKGTH = _attend(how, q_BKGTH, k_BKTH, v_BKTH, segments_BT)
+  k_BKSH, v_BKSH = (x.transpose(0, 2, 1, 3) for x in (k_BSKH, v_BSKH))
+  q_BKGTH, k_BKSH, v_BKSH = map(_in_one_pass, (q_BKGTH, k_BKSH, v_BKSH))
+  y_BKGTH = _attend(how, q_BKGTH, k_BKSH, v_BKSH, segments, bias_KGTS)
   return y_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(how: How, q_BKGTH, k_BKTH, v_BKTH, segments_BT):
-  return _attend_forward(how, q_BKGTH, k_BKTH, v_BKTH, segments_BT)[0]
+def _attend(how: How, q, k, v, segments, bias_KGTS):
+  """As How.q and How.k lie, with B before; segments: (B, T) and (B, S)."""
+  return _attend_forward(how, q, k, v, segments, bias_KGTS)[0]
 
 
-def _attend_forward(how, q, k, v, segments):
-  forward = functools.partial(_forward, how)
-  y, *softmax = _each(how, forward, q, k, v, segments)
-  return y, (q, k, v, segments, y, *softmax)
+def _attend_forward(how, q, k, v, segments, bias):
+  forward = functools.partial(_forward, how, bias)
+  (y, *softmax), _ = _each(how, forward, q, k, v, segments)
+  return y, (bias, q, k, v, segments, y, *softmax)
 
 
 def _attend_backward(how, kept, dy):
-  backward = functools.partial(_backward, how)
+  bias, *kept = kept
+  backward = functools.partial(_backward, how, bias)
   if how.q == APART[0]:
     dy = _in_one_pass(dy)
-  dq, dk, dv = _each(how, backward, *kept, dy)
+  (dq, dk, dv), dbias = _each(how, backward, *kept, dy)
   if not onednn.chosen():
     # Turned round here, all at once: the loop writes rows as they are made.
     dk, dv = dk.swapaxes(2, 3), dv.swapaxes(2, 3)
-  return dq, dk, dv, None
+  return dq, dk, dv, None, dbias
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _each(how: How, f: Callable, *args):
-  """f of each row of the batch: a few at a time, on a single device.
+  """What f gives for each row of the batch, and the sum of what it adds up.
 
-  The loop holds bfloat16 `packed`, or whole arrays would be converted at each
-  turn to write one row.
+  f: (row) -> (what is kept of it, what is added up). A few rows at a time, on a
+  single device. The loop holds bfloat16 `packed`, or whole arrays would be
+  converted at each turn to write one row.
   """
   B, *shape = args[0].shape
   size = dict(zip(how.q, shape, strict=True))
   most = CALLED if onednn.chosen() else CACHED
   heads = size["k"] * size["g"]
-  few = max(1, most // (heads * how.size * size["t"] * 4))
+  few = max(1, most // (heads * how.size * how.whole * 4))
   if few >= B or not sharding.alone():
-    return jax.vmap(f)(*args)
+    found, added = jax.vmap(f)(*args)
+    return found, jax.tree.map(sums.over_rows, added)
   few = next(n for n in range(few, 0, -1) if B % n == 0)
-  kinds = []
-
-  def row(args):
-    found = f(*jax.tree.map(unpacked, args, given))
-    kinds[:] = [jax.tree.map(lambda x: x.dtype, found)]
-    return jax.tree.map(packed, found)
-
   given = jax.tree.map(lambda x: x.dtype, args)
-  found = jax.lax.map(
-    row, jax.tree.map(packed, args), batch_size=few if few > 1 else None
+  one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), args)
+  kept, zeros = jax.eval_shape(f, *one)
+
+  many = few > 1
+
+  def rows(so_far, args):
+    args = jax.tree.map(unpacked, args, given)
+    found, added = jax.vmap(f)(*args) if many else f(*args)
+    if many:
+      added = jax.tree.map(sums.over_rows, added)
+    return jax.tree.map(jnp.add, so_far, added), jax.tree.map(packed, found)
+
+  def parted(x):
+    x = packed(x)
+    return x.reshape(B // few, few, *x.shape[1:]) if many else x
+
+  added, found = jax.lax.scan(
+    rows,
+    jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros),
+    jax.tree.map(parted, args),
   )
-  return jax.tree.map(unpacked, found, kinds[0])
+  if many:
+    found = jax.tree.map(lambda x: x.reshape(B, *x.shape[2:]), found)
+  kinds = jax.tree.map(lambda x: x.dtype, kept)
+  return jax.tree.map(unpacked, found, kinds), added
 
 
-def _forward(how: How, q, k, v, segments_T):
+def _forward(how: How, bias_KGTS, q, k, v, segments):
   """Of one row of the batch: y, and the softmax as the backward pass has it.
 
   That is z (K, G, T) and a list: the denominators and each block's numerators
-  if they are kept; otherwise log sum exp of all scores, and nothing.
+  if they are kept; otherwise log sum exp of all scores, and nothing. Nothing is
+  added up.
   """
   ys, zs, numerators = [], [], []
   at = how.q.index("t")
   for rows, keys in _by_queries(how, q.shape[at]):
     products = _products(how, _queries(how, q, rows), _keys(how, k, keys))
-    seen_TS = _seen(how, rows, keys, segments_T)
-    hidden = functools.partial(_hidden, how)
-    terms = (products,) if seen_TS is None else (products, seen_TS)
+    more = _beside(how, bias_KGTS, rows, keys, segments)
+    hidden = functools.partial(_of_terms, how, tuple(more))
+    terms = (products, *more.values())
     top = sums.largest(hidden, *terms)
     weights = jnp.exp(hidden(*terms) - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -168,13 +204,14 @@ def _forward(how: How, q, k, v, segments_T):
     zs.append((total if how.keep else top + jnp.log(total))[..., 0])
     if how.keep:
       numerators.append(weights)
-  return jnp.concatenate(ys, axis=at), jnp.concatenate(zs, axis=2), numerators
+  y, z = jnp.concatenate(ys, axis=at), jnp.concatenate(zs, axis=2)
+  return (y, z, numerators), None
 
 
-def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
-  """Gradients for q, k and v of one row of the batch.
+def _backward(how: How, bias_KGTS, q, k, v, segments, y, z, numerators, dy):
+  """Gradients for q, k and v of one row of the batch, and for the bias.
 
-  The last two as they are made: as k lies by oneDNN, KHT otherwise.
+  Those for k and v as they are made: as k lies by oneDNN, KHS otherwise.
   """
   at = how.q.index("t")
   T = q.shape[at]
@@ -186,7 +223,7 @@ def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
   turned = not onednn.chosen()
   if turned:
     q_KHGT, dy_KHGT = (_copied(x.transpose(0, 3, 1, 2)) for x in (q, dy))
-  dqs, dks, dvs = [], [], []
+  dqs, dks, dvs, dbiases = [], [], [], []
   for i, (rows, keys) in enumerate(_by_queries(how, T)):
     some_q, some_dy = (_queries(how, x, rows) for x in (q, dy))
     some_k, some_v = (_keys(how, x, keys) for x in (k, v))
@@ -194,10 +231,15 @@ def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
       weights = numerators[i]
     else:
       products = _products(how, some_q, some_k)
-      hidden = _hidden(how, products, _seen(how, rows, keys, segments))
+      more = _beside(how, bias_KGTS, rows, keys, segments)
+      hidden = _hidden(how, products, **more)
       weights = jnp.exp(hidden - z[:, :, rows, None])
     dweights = multiplied(f"{how.q},{how.k}->kgts", some_dy, some_v)
-    dscores = weights * (dweights - lost[:, :, rows, None]) * how.scale
+    dscores = weights * (dweights - lost[:, :, rows, None])
+    if bias_KGTS is not None:
+      rest = (keys.start, how.whole - keys.stop)
+      dbiases.append(jnp.pad(dscores, [(0, 0)] * 3 + [rest]))
+    dscores = dscores * how.scale
     if how.softcap:
       scores = _scores(how, products)
       dscores = dscores * (1 - (scores / how.softcap) ** 2)
@@ -219,7 +261,20 @@ def _backward(how: How, q, k, v, segments, y, z, numerators, dy):
   dk, dv = sum(dks), sum(dvs)
   if turned:
     dk, dv = _copied(dk), _copied(dv)
-  return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+  dbias = jnp.concatenate(dbiases, axis=2) if dbiases else None
+  return (dq, dk.astype(k.dtype), dv.astype(v.dtype)), dbias
+
+
+def _beside(how: How, bias_KGTS, rows: slice, keys: slice, segments) -> dict:
+  """What `_hidden` takes beside products, where there is such a thing."""
+  some = None if bias_KGTS is None else bias_KGTS[:, :, rows, keys]
+  found = dict(seen_TS=_seen(how, rows, keys, segments), bias_KGTS=some)
+  return {name: x for name, x in found.items() if x is not None}
+
+
+def _of_terms(how: How, names: tuple[str, ...], products, *more):
+  """`_hidden` of arrays alone, as sums take their terms."""
+  return _hidden(how, products, **dict(zip(names, more, strict=True)))
 
 
 def _queries(how: How, x, rows: slice):
@@ -276,18 +331,19 @@ def _scores(how: How, products):
   return how.softcap * jnp.tanh(scores / how.softcap) if how.softcap else scores
 
 
-def _hidden(how: How, products, seen_TS=None):
-  """The scores, HIDDEN wherever a query may not see a key."""
-  if seen_TS is None:
-    return _scores(how, products)
-  return jnp.where(seen_TS, _scores(how, products), HIDDEN)
+def _hidden(how: How, products, seen_TS=None, bias_KGTS=None):
+  """The scores with their bias, HIDDEN where a query may not see a key."""
+  scores = _scores(how, products)
+  if bias_KGTS is not None:
+    scores = scores + bias_KGTS
+  return scores if seen_TS is None else jnp.where(seen_TS, scores, HIDDEN)
 
 
-def _seen(how: How, rows, keys, segments_T):
+def _seen(how: How, rows, keys, segments):
   """Whether queries of `rows` may see keys of `keys`; None if all may."""
   asking = asked = None
-  if segments_T is not None:
-    asking, asked = segments_T[None, rows], segments_T[None, keys]
+  if segments is not None:
+    asking, asked = segments[0][None, rows], segments[1][None, keys]
   seen_BTS = Visible(
     how.causal, how.window, segments_BT=asking, segments_BS=asked
   ).mask(
