@@ -13,42 +13,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax import sharding
+from aigc_jax.layers import sums
 from aigc_jax.layers.attention import Attention
 from aigc_jax.layers.block import Dropout
 from aigc_jax.layers.einsum import Einsum
 from aigc_jax.layers.forms import are_counted
+from aigc_jax.layers.group_norm import GroupNorm
 from aigc_jax.layers.mlp import activate
 from aigc_jax.layers.rounding import rounded
 from aigc_jax.layers.stack import REMAT
 from aigc_jax.layers.stages import Convolved
 from aigc_jax.layers.visible import Visible
-
-
-class GroupNorm(nn.Module):
-  """scale * normalised x + bias, arXiv:1803.08494.
-
-  Mean zero and mean square one over all places and the channels of a group;
-  statistics in float32.
-  """
-
-  groups: int
-  eps: float
-
-  @nn.compact
-  def __call__(self, x_BYXD: jax.Array) -> jax.Array:
-    B, Y, X, D = x_BYXD.shape
-    start = nn.initializers.ones, nn.initializers.zeros
-    scale_D, bias_D = (
-      self.param(name, sharding.named(init, "D"), (D,))
-      for name, init in zip(("scale", "bias"), start, strict=True)
-    )
-    x = x_BYXD.astype(jnp.float32)
-    x = x.reshape(B, Y, X, self.groups, D // self.groups)
-    over = dict(axis=(1, 2, 4), keepdims=True)
-    x = x - jnp.mean(x, **over)
-    x = x * jax.lax.rsqrt(jnp.mean(x**2, **over) + self.eps)
-    y_BYXD = x.reshape(B, Y, X, D) * scale_D + bias_D
-    return rounded(y_BYXD, x_BYXD.dtype)
 
 
 def smaller(x_BYXD: jax.Array) -> jax.Array:
@@ -124,7 +99,7 @@ class ResidualBlock(nn.Module):
     told_BJD = Einsum(
       "BC,CJD->BJD", shape, self.dtype, True, self.std, name="condition"
     )(activate("silu", condition_BC))
-    told = [told_BJD[:, j, None, None] for j in range(parts)]
+    told = [sums.for_places(told_BJD[:, j], h_BYXD) for j in range(parts)]
     if not self.scale_shift:
       return norm(h_BYXD + told[0])
     scale, shift = (a.astype(jnp.float32) for a in told)

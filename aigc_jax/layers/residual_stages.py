@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from aigc_jax.layers.group_norm import GroupNorm
 from aigc_jax.layers.mlp import activate
 from aigc_jax.layers.residual import (
-  GroupNorm,
   PlacesAttention,
   ResidualBlock,
   Resized,

@@ -64,3 +64,40 @@ _for_rows.defvjp(
   lambda rows, x: (_for_rows(rows, x), None),
   lambda rows, _, dy: (over_rows(dy),),
 )
+
+
+def over_places(terms: Callable, *xs: jax.Array) -> jax.Array:
+  """Sum of terms(*xs), float32, over axes 1 and 2 of (B, Y, X, D), which stay.
+
+  terms: takes each number of its own from all of xs, whose rows and columns are
+  those of the first or 1.
+  """
+
+  def formula(terms, *xs):
+    return jnp.sum(terms(*xs), axis=(1, 2), keepdims=True)
+
+  return form("over_places", formula)(terms, *xs)
+
+
+def for_places(x_BD: jax.Array, like_BYXD: jax.Array) -> jax.Array:
+  """x at each place of the other: its gradient is the sum of theirs."""
+  shape = like_BYXD.shape
+  if are_plain():
+    return jnp.broadcast_to(x_BD[:, None, None], shape)
+  return _for_places(shape, x_BD)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _for_places(shape: tuple[int, ...], x_BD):
+  return jnp.broadcast_to(x_BD[:, None, None], shape)
+
+
+def _for_places_backward(_, like, dy):
+  total = over_places(lambda dy: dy.astype(jnp.float32), dy)
+  return (total[:, 0, 0].astype(like.dtype),)
+
+
+_for_places.defvjp(
+  lambda shape, x: (_for_places(shape, x), jnp.zeros((0,), x.dtype)),
+  _for_places_backward,
+)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from aigc_jax import errors
 from aigc_jax.layers.attention import Attention
-from aigc_jax.layers.residual import GroupNorm, PlacesAttention
+from aigc_jax.layers.group_norm import GroupNorm
+from aigc_jax.layers.residual import PlacesAttention
 from aigc_jax.layers.residual_stages import ResidualStages
 from aigc_jax.layers.stack import REMAT
 from aigc_jax.layers.stages import Stages

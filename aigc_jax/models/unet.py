@@ -14,9 +14,9 @@ from flax import linen as nn
 
 from aigc_jax import errors, sharding
 from aigc_jax.layers.attention import Attention
+from aigc_jax.layers.group_norm import GroupNorm
 from aigc_jax.layers.mlp import activate
 from aigc_jax.layers.residual import (
-  GroupNorm,
   PlacesAttention,
   ResidualBlock,
   Resized,

@@ -57,6 +57,10 @@ ASKED = {
   "multiplied": (
     functools.partial(products.multiplied, "BTD,BSD->BTS"), (x, y),
   ),
+  "over_places": (
+    functools.partial(sums.over_places, lambda a, b: a * b),
+    (draw(4, 2, 6, 5, 3), draw(5, 2, 1, 1, 3)),
+  ),
   "over_rows": (sums.over_rows, (x,)),
   "packed": (lambda a: rounding.unpacked(rounding.packed(a), a.dtype), (x,)),
   "rounded": (

@@ -36,6 +36,7 @@ FORMS = {
   "largest": Form(sums.largest, alone=True),
   "largest_of_neighbours": Form(neighbours.largest, alone=True),
   "multiplied": Form(products.multiplied, alone=False),
+  "over_places": Form(sums.over_places, alone=True),
   "over_rows": Form(sums.over_rows, alone=True),
   "packed": Form(rounding.packed, alone=False),
   "rounded": Form(rounding.rounded, alone=False),

@@ -29,6 +29,9 @@ CALL = "__onednn$convolution"
 # process.
 VERSIONS = ("0.10.",)
 FEW = 4  # places for each channel; up to so many, all taps are one product
+NARROW = (
+  128  # channels of either side; up to so many, taps are products by rows
+)
 IMAGE = 16  # channels below which the compiler's own gradient is faster
 
 
@@ -101,10 +104,14 @@ def of_weights(x_BYXC, w_YXCD, dy_BYXD, how: How) -> jax.Array:
   """The gradient for the weights.
 
   Of few places all taps are one product, so that there is something to sum
-  over. Of many each tap has its own, whose copy of x stays in caches.
+  over. Of many each tap has its own, whose copy of x stays in caches; between
+  few channels copies would take longer than products, and have fewer.
   """
   C, D = w_YXCD.shape[2:]
   stride = how.stride
+  few = _are_few(dy_BYXD, C)
+  if stride == 1 and min(C, D) <= NARROW and len(w_YXCD) > 1 and not few:
+    return _of_narrow_weights(x_BYXC, w_YXCD, dy_BYXD, how)
   corners, (y_end, x_end) = _reach(w_YXCD, dy_BYXD, stride)
   x_BYXC = _padded(x_BYXC, w_YXCD, (y_end, x_end), how.around[0])
   taps_MC = [
@@ -112,7 +119,7 @@ def of_weights(x_BYXC, w_YXCD, dy_BYXD, how: How) -> jax.Array:
     for y, x in corners
   ]
   dy_MD = dy_BYXD.reshape(-1, D)
-  if _are_few(dy_BYXD, C):
+  if few:
     joined_MC = _held(jnp.concatenate(taps_MC, axis=1))
     dw = weight_gradient("MC,CD->MD", joined_MC, dy_MD)
   elif onednn.chosen():
@@ -122,6 +129,39 @@ def of_weights(x_BYXC, w_YXCD, dy_BYXD, how: How) -> jax.Array:
     dw_DYC = jnp.stack([dy_DM @ _held(x) for x in taps_MC], axis=1)
     dw = turned(dw_DYC.reshape(D, -1))
   return dw.reshape(w_YXCD.shape)
+
+
+def _of_narrow_weights(x_BYXC, w_YXCD, dy_BYXD, how: How) -> jax.Array:
+  """The same from a copy of x for each column of taps, of dy for each row.
+
+  Beside a copy of x moved along its columns, copies of dy moved along its rows
+  give all taps of that column: each has zeros where the other reaches beyond.
+  """
+  K, _, C, D = w_YXCD.shape
+  X, (before, after), none = dy_BYXD.shape[2], how.around, (0, 0, 0)
+  zero = jnp.float32(0)
+
+  def moved(j: int):
+    columns = (before - j, X + j - before - x_BYXC.shape[2], 0)
+    return lax.pad(x_BYXC, zero, [none, (before, after, 0), columns, none])
+
+  rows = [
+    lax.pad(dy_BYXD, zero, [none, (i, K - 1 - i, 0), none, none])
+    for i in range(K)
+  ]
+  dy_ME = _held(jnp.concatenate(rows, axis=-1)).reshape(-1, K * D)
+  if onednn.chosen():
+    found = [
+      _product("MC,ME->CE", _held(moved(j)).reshape(-1, C), dy_ME)
+      for j in range(K)
+    ]
+    dw_XCE = jnp.stack(found)
+  else:
+    # As one product: the compiler's library has a copy of one side turned.
+    x_MB = _held(jnp.concatenate([moved(j) for j in range(K)], axis=-1))
+    dw_XCE = weight_gradient("MB,BE->ME", x_MB.reshape(-1, K * C), dy_ME)
+  dw_XCYD = dw_XCE.reshape(K, C, K, D)
+  return dw_XCYD.transpose(2, 0, 1, 3)
 
 
 def of_what_is_read(shape, w_YXCD, dy_BYXD, how: How) -> jax.Array:
