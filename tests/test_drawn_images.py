@@ -2,11 +2,16 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import linen as nn
 
-from aigc_jax import run
+from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
-from configs import gan
+from aigc_jax.layers.cpu import onednn
+from configs import dit, gan
 from tests import commands
 
 CONFIG = """
@@ -136,3 +141,29 @@ def test_grids_of_a_model_that_draws_nothing_are_refused():
   )  # fmt: skip
   with pytest.raises(BadConfig, match="evaluate.grid makes images.*Vit"):
     run.check_evaluators(run.read(config))
+
+
+@pytest.mark.parametrize("library", ["onednn", "xla"])
+def test_images_are_drawn_by_the_library_that_the_run_multiplies_by(
+  library, monkeypatch
+):
+  if not onednn.usable("float32"):
+    pytest.skip("this JAX or CPU has no oneDNN")
+  config = dit.get_config("tiny,digits")
+  config.model.update(layers=1, dim=16, heads=2, mlp_dim=24)
+  config.compute.library = library
+  config = run.read(config)
+  with jax.set_mesh(sharding.mesh_of(jax.devices()[0])):
+    model = run.model_of(config)
+    example = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), model.example()
+    )
+    variables = jax.jit(model.init)(jax.random.key(0), example)
+    draws = run.drawing.sampler_of(
+      config, model, nn.unbox(variables), sampler="euler", steps=1,
+      guidance=1.0, seed=0,
+    )  # fmt: skip
+    traced = []
+    monkeypatch.setattr(onednn, "einsum", lambda *a: traced.append(a) or None)
+    assert draws(np.arange(2), np.zeros(2), 2).shape == (2, 8, 8, 1)
+  assert bool(traced) == (library == "onednn")

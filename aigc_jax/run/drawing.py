@@ -1,15 +1,18 @@
 """What a run says of the images that its model draws or looks at."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
 
-from aigc_jax import files, records
+from aigc_jax import files, records, sharding
 from aigc_jax.data.captions import Captions
 from aigc_jax.data.images.decoding import MODES
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.layers.cpu import onednn
 from aigc_jax.objectives.paths import Path as ImagePath
 from aigc_jax.run.build import objective_of
 from aigc_jax.run.settings import Config, check_data, data_of
@@ -57,11 +60,15 @@ def sampler_of(
   guidance: float,
   seed: int,
 ) -> Batches:
-  """What draws images with a model of a run. Raises BadConfig."""
-  scale = {key: config["data"][key] for key in ("mean", "std")}
+  """What draws images with a model of a run, by the library of its products.
+
+  Raises BadConfig.
+  """
+  how = {key: config["data"][key] for key in ("mean", "std")}
+  how["library"] = _library(config, model)
   if isinstance(model, DrawsByCodes):
     return CodeSampler(
-      model, variables, **scale, steps=steps, guidance=guidance, seed=seed
+      model, variables, **how, steps=steps, guidance=guidance, seed=seed
     )
   path = path_of(config) if model.gradual else None
   if path is None and guidance != 1.0:
@@ -75,9 +82,21 @@ def sampler_of(
       "told neither: leave it out"
     )
   return Sampler(
-    model, variables, path, **scale, sampler=sampler, steps=steps,
+    model, variables, path, **how, sampler=sampler, steps=steps,
     guidance=guidance, seed=seed,
   )  # fmt: skip
+
+
+def _library(config: Config, model: nn.Module) -> Callable:
+  """The context in which the products of a run are traced, where it can be."""
+  if (
+    config["compute"]["library"] == "onednn"
+    and sharding.platform() == "cpu"
+    and sharding.alone()
+    and onednn.usable(jnp.dtype(model.operand_dtype).name)
+  ):
+    return onednn.preferred
+  return contextlib.nullcontext
 
 
 def told_rows(

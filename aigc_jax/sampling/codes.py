@@ -7,7 +7,9 @@ steps (MaskGIT, arXiv:2202.04200). Codes follow from the seed, an image's number
 and its label or caption alone.
 """
 
+import contextlib
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,8 @@ class CodeSampler(Batches):
   """Images of a model that DrawsByCodes, and its variables.
 
   guidance: of logits, as images.guided has it of images. steps: of a masked
-  prior, at most as many as an image has codes. mean, std: as of `Batches`.
+  prior, at most as many as an image has codes. mean, std, library: as of
+  `Batches`.
   """
 
   def __init__(
@@ -39,6 +42,7 @@ class CodeSampler(Batches):
     steps: int,
     guidance: float,
     seed: int,
+    library: Callable = contextlib.nullcontext,
   ):
     self.model = model
 
@@ -52,7 +56,7 @@ class CodeSampler(Batches):
         codes_BT = one_by_one(model, prior, keys_B, told, **how)
       return model.vq.apply(vq, codes_BT, method="decode")
 
-    super().__init__(variables, draw, mean, std)
+    super().__init__(variables, draw, mean, std, library)
 
 
 def _below(variables: Tree, name: str) -> Tree:

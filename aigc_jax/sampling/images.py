@@ -6,6 +6,7 @@ sampling/codes.py does it. Each sample's noise is a
 function of (seed, number), so a grid is the same however often it is made.
 """
 
+import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -263,11 +264,18 @@ class Batches:
 
   draw(variables, numbers_B, labels_B): what images are in the units of the
   data, of whose pixels from 0 to 1 `mean` (C,) was taken, and which were
-  divided by `std` (C,).
+  divided by `std` (C,). library: the context in which `draw` is traced.
   """
 
-  def __init__(self, variables, draw: Callable, mean, std):
-    self._variables = variables
+  def __init__(
+    self,
+    variables,
+    draw: Callable,
+    mean,
+    std,
+    library: Callable = contextlib.nullcontext,
+  ):
+    self._variables, self._library = variables, library
     self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))
     # Whole on each device, of which other processes have some.
     self._draw = jax.jit(
@@ -304,7 +312,9 @@ class Batches:
     )
     for some, told in zip(numbers, labels, strict=True):
       poll()
-      found.append(np.asarray(self._draw(self._variables, some, told)))
+      with self._library():
+        images = self._draw(self._variables, some, told)
+      found.append(np.asarray(images))
     images = np.concatenate(found)[:count]
     if not np.isfinite(images).all():
       raise NotDrawn(
@@ -323,7 +333,7 @@ def pixels_of(images: np.ndarray, mean, std) -> np.ndarray:
 class Sampler(Batches):
   """Images of a model that Draws, and its variables.
 
-  path: None of a model that draws at once. mean, std: as of `Batches`.
+  path: None of a model that draws at once. mean, std, library: as of `Batches`.
   """
 
   def __init__(
@@ -338,6 +348,7 @@ class Sampler(Batches):
     steps: int,
     guidance: float,
     seed: int,
+    library: Callable = contextlib.nullcontext,
   ):
     check_draws(model, "a grid of images")
     self.model = model
@@ -364,4 +375,4 @@ class Sampler(Batches):
         return found
       return model.apply(variables, found, method="finish")
 
-    super().__init__(variables, draw, mean, std)
+    super().__init__(variables, draw, mean, std, library)
