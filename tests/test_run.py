@@ -203,6 +203,20 @@ def test_what_is_left_is_settled_from_what_was_consumed():
   assert float(goes_on.schedule(6)) > 1.5e-3
 
 
+def test_epochs_of_several_sources_go_by_their_weights():
+  manifests = [dict(name=n, tokens=t) for n, t in (("a", 600), ("b", 40))]
+  sources = [dict(weight=3.0), dict(weight=1.0)]
+  rows = dict(summary.epochs(800, "tokens", manifests, sources))
+  assert rows == {
+    "tokens of the data": "640", "epochs of a": "1.000", "epochs of b": "5.000",
+  }  # fmt: skip
+  sources[1]["weight"] = 0.0  # it is not read
+  rows = dict(summary.epochs(900, "tokens", manifests, sources))
+  assert rows == {"tokens of the data": "600", "epochs": "1.500"}
+  alone = dict(summary.epochs(80, "tokens", manifests[1:], None))
+  assert alone == {"tokens of the data": "40", "epochs": "2.000"}
+
+
 def test_a_total_is_reached_by_what_was_consumed_and_not_by_steps():
   plain = run.read(config(steps=0, total_tokens=768))
   mesh = run.make_mesh(plain)

@@ -160,9 +160,7 @@ def length(r: run.Run, manifests: list[dict] | None) -> str:
   if manifests is None:
     rows.append(("epochs", "unknown: the data is not prepared yet"))
   else:
-    whole = sum(m[unit] for m in manifests)
-    rows.append((f"{unit} of the data", f"{whole:,}"))
-    rows.append(("epochs", f"{units / max(whole, 1):.3f}"))
+    rows += epochs(units, unit, manifests, r.config["data"].get("sources"))
   count = tree.count(r.state.params)
   rows += [
     (f"{unit} per parameter", f"{units / max(count, 1):.2f}"),
@@ -178,6 +176,26 @@ def length(r: run.Run, manifests: list[dict] | None) -> str:
     hours = r.flops_per_step * steps / (0.4 * peak) / 3600
     rows.append(("hours at 40 % of the peak", f"{hours:.2f}"))
   return table(("the run", ""), rows)
+
+
+def epochs(
+  units: int, unit: str, manifests: list[dict], sources: list[dict] | None
+) -> list[tuple]:
+  """Rows: how much data there is, how often each source is gone through.
+
+  That goes by the weights of the sources, of which those of 0 are not read.
+  """
+  weights = [1.0]
+  if len(manifests) > 1:
+    weights = [source.get("weight", 1.0) for source in sources]
+  used = [x for x in zip(manifests, weights, strict=True) if x[1] > 0]
+  whole, total = sum(m[unit] for m, _ in used), sum(w for _, w in used)
+  rows = [(f"{unit} of the data", f"{whole:,}")]
+  for i, (manifest, weight) in enumerate(used):
+    name = f" of {manifest.get('name', f'source {i}')}" * (len(used) > 1)
+    times = units * weight / total / max(manifest[unit], 1)
+    rows.append((f"epochs{name}", f"{times:.3f}"))
+  return rows
 
 
 def table(header: tuple, rows: list[tuple]) -> str:
