@@ -322,8 +322,8 @@ def _prompt(config: run.Config) -> str:
   return ""
 
 
-def _commands(workdir: Path, config: run.Config) -> list[str]:
-  """The commands that can use this run, whatever its model can do."""
+def _commands(workdir: Path, config: run.Config, step: int) -> list[str]:
+  """The commands that can use a run of so many steps, whatever it is of."""
   shown = f"--workdir={shlex.quote(str(workdir))}"
   model = run.model_of(config)
   lines = [["evaluate", shown]]
@@ -337,7 +337,7 @@ def _commands(workdir: Path, config: run.Config) -> list[str]:
     if use := use_of(part):
       words = [f"--part={name}"] * bool(name)
       lines.insert(
-        0, ["generate", shown, *words, *_flags(use, workdir, config)]
+        0, ["generate", shown, *words, *_flags(use, workdir, config, step)]
       )
       break
   for name, section in sections.items():
@@ -359,10 +359,13 @@ def _has_a_family(config: run.Config) -> bool:
     return False
 
 
-def _flags(use: Use, workdir: Path, config: run.Config) -> list[str]:
-  """Those with which `generate` uses a model so."""
-  words = list(use.flags)
-  if use.average and config["optim"]["average"]:
+def _flags(use: Use, workdir: Path, config: run.Config, step: int) -> list[str]:
+  """Those with which `generate` uses a model of so many steps so.
+
+  An average of fewer steps than it reaches back is mostly of the start.
+  """
+  words, average = list(use.flags), config["optim"]["average"]
+  if use.average and average and step * (1 - average) >= 1:
     words.insert(0, "--weights=average")
   if prompt := _prompt(config) or use.prompt:
     words.append(f"--prompt={shlex.quote(prompt)}")
@@ -393,7 +396,7 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
     f"  {workdir}/checkpoints            {result['step']} is the last step",
     *([f"  {workdir}/samples                {made}"] if made else []),
     "Next",
-    *_commands(workdir, config),
+    *_commands(workdir, config, result["step"]),
     f"  tensorboard --logdir={shlex.quote(str(workdir))}",
   ]
   return "\n".join(lines)

@@ -222,7 +222,10 @@ USES = {
 @pytest.mark.parametrize("name", USES)
 def test_a_run_prints_the_commands_that_its_model_is_used_by(name):
   config = run.configured(f"configs/{name}", [])
-  text = training.footer(Path("runs/a"), {"step": 3}, run.read(config))
+  config = run.read(config)
+  text = training.footer(Path("runs/a"), {"step": config["steps"]}, config)
+  short = training.footer(Path("runs/a"), {"step": 60}, config)
+  assert "--weights=average" not in short
   found = re.findall(r"python -m aigc_jax\.(\w+) (.*)", text)
   told = {command: words.split() for command, words in found}
   flags, exports = USES[name]
