@@ -25,6 +25,7 @@ LOWER = (
 )  # fmt: skip
 # Shares of images that are told their text, and of texts their image.
 TOLD = ("image_to_text", "text_to_image")
+CONTRASTIVE = "contrastive"  # the objective whose rows are each other's rivals
 
 
 def higher_is_better(metric: str) -> bool | None:
@@ -48,6 +49,7 @@ def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
   of theirs may be averaged.
   """
   part, _, rest = metric.partition("/")
+  _check_rivals(runs, metric)
   if part != "eval":
     return metric, _same_training_data(runs, metric)
   name = rest.rpartition("/")[0]
@@ -71,6 +73,26 @@ def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
   if len(tokenizers) > 1 and rest.rpartition("/")[2] in PER_TOKEN:
     return _per_byte(runs, name, metric, notes)
   return metric, notes
+
+
+def _check_rivals(runs: Sequence[Record], metric: str) -> None:
+  """Raises BadConfig where pairs are told from more others in one run.
+
+  The loss of CLIP goes as the logarithm of the batch, held-out pairs too.
+  """
+  if metric.rpartition("/")[2] not in ("loss", "last_loss", *TOLD):
+    return
+  sizes: dict[int, list] = {}
+  for r in runs:
+    if (r.config.get("objective") or {}).get("kind") == CONTRASTIVE:
+      sizes.setdefault(r.config["data"]["batch"], []).append(r)
+  if len(sizes) > 1:
+    each = (f"{n}: {_names(some)}" for n, some in sorted(sizes.items()))
+    raise BadConfig(
+      f"{metric} tells pairs from all others of a batch, and data.batch is not "
+      f"the same ({'; '.join(each)}): compare what does not depend on it, as "
+      "evaluate.NAME.kind='recall' or 'zero_shot' measures"
+    )
 
 
 def _prints(runs: Sequence[Record], name: str) -> dict[str | None, list]:

@@ -256,6 +256,15 @@ def test_no_verdict_says_better_of_what_nobody_says_that_of(tmp_path):
   assert "filled: Holm's p" in below.get_title(loc="left")
 
 
+@pytest.mark.parametrize("metric", [LOSS, "train/loss"])
+def test_pairs_told_from_more_others_are_not_compared(tmp_path, metric):
+  told = {"objective": {"kind": "contrastive"}}
+  arm(tmp_path, "base", [3.0, 3.1], config=told | {"data.batch": 8})
+  arm(tmp_path, "other", [2.0, 2.1], config=told | {"data.batch": 4})
+  with pytest.raises(BadConfig, match="all others of a batch.*4: other.*8: b"):
+    made(tmp_path, metric=metric)
+
+
 def test_other_held_out_data_is_refused_with_the_sets(tmp_path):
   arm(tmp_path, "base", [3.0, 3.1])
   arm(tmp_path, "other", [2.0, 2.1], about=other_text("h1"))
