@@ -84,7 +84,7 @@ def _check_rivals(runs: Sequence[Record], metric: str) -> None:
     return
   sizes: dict[int, list] = {}
   for r in runs:
-    if (r.config.get("objective") or {}).get("kind") == CONTRASTIVE:
+    if r.objective == CONTRASTIVE:
       sizes.setdefault(r.config["data"]["batch"], []).append(r)
   if len(sizes) > 1:
     each = (f"{n}: {_names(some)}" for n, some in sorted(sizes.items()))

@@ -107,7 +107,8 @@ class Record:
     )
 
   @property
-  def _objective(self) -> str:
+  def objective(self) -> str:
+    """Its kind; "" where nothing says it."""
     found = self.config["objective"] if "objective" in self.config else {}
     return found.get("kind", "")
 
@@ -125,7 +126,7 @@ class Record:
     losses = [r["train/loss"] for r in self.rows if "train/loss" in r]
     if losses and not _finite(losses[-1]):
       return DIVERGED
-    if self._objective not in GAMES and _grown(losses):
+    if self.objective not in GAMES and _grown(losses):
       return DIVERGED
     events = rows(self.path / EVENTS, EVENT)
     if events and events[-1].get("event") == "non_finite":
