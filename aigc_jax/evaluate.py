@@ -501,9 +501,13 @@ def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
     table.add_column(name, justify=justify, overflow="fold")
   for name, values in scores.items():
     for score, e in values.items():
-      error = "" if math.isnan(e.error) else shown(e.error)
+      error = "" if math.isnan(e.error) else terminal.score(e.error)
       table.add_row(
-        _text(name), _text(score), shown(e.value), error, f"{e.items:,}"
+        _text(name),
+        _text(score),
+        terminal.score(e.value),
+        error,
+        f"{e.items:,}",
       )
       name = ""
   signed: dict[str, list[str]] = {}
@@ -515,14 +519,6 @@ def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
   if captions:
     table.caption = _text("\n".join(captions))
   return table
-
-
-def shown(value: float) -> str:
-  """Four digits after the point, and of what they would hide three that count.
-
-  A kernel distance of 0.0003 is nothing rare, and 0.0000 would say none.
-  """
-  return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.4f}"
 
 
 def _text(text: str) -> Text:

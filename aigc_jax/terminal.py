@@ -82,3 +82,11 @@ def plain(stream: TextIO) -> TextIO:
   and to rich as Text or with markup=False.
   """
   return stream.plain if isinstance(stream, Shown) else stream
+
+
+def score(value: float) -> str:
+  """Four digits after the point, and of what they would hide three that count.
+
+  A kernel distance of 0.0003 is nothing rare, and 0.0000 would say none.
+  """
+  return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.4f}"

@@ -46,7 +46,7 @@ if __name__ == "__main__":
 import jax
 from absl import flags, logging
 
-from aigc_jax import command, files, hf, run
+from aigc_jax import command, files, hf, run, terminal
 from aigc_jax.planning import summary
 from aigc_jax.sampling.uses import Use, use_of
 from aigc_jax.scaling import repeat
@@ -389,7 +389,7 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
   lines = ["", "Results"]
   for name, value in result.items():
     if name.startswith("eval/") and isinstance(value, int | float):
-      lines.append(f"  {name:<32} {value:.4f}")
+      lines.append(f"  {name:<32} {terminal.score(value)}")
   lines += [
     "Files",
     f"  {workdir}/metrics.jsonl          every number",

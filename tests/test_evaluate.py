@@ -46,13 +46,6 @@ def test_a_text_is_scored_by_the_byte(scorer):
   assert 0 < found["gzip_bits_per_byte"].value < 8
 
 
-def test_a_small_score_is_not_printed_as_nothing():
-  numbers = [3.82631, 0.0, 0.01234, 0.000312, -0.0000456, math.nan]
-  assert [evaluate.shown(x) for x in numbers] == [
-    "3.8263", "0.0000", "0.0123", "0.000312", "-4.56e-05", "nan"
-  ]  # fmt: skip
-
-
 @pytest.mark.slow
 def test_a_task_of_references_is_written_greedily(
   loaded,

@@ -2,16 +2,20 @@
 
 import io
 import logging as std_logging
+import math
 import sys
+from pathlib import Path
 
 import pytest
 from absl import logging
 from rich.console import Console
 
 from aigc_jax import evaluate, run, terminal
+from aigc_jax import train as training
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.planning import summary
 from aigc_jax.trainer import console
+from configs import quickstart
 
 WICKED = {
   "clears the screen": "\x1b[2J",
@@ -149,3 +153,17 @@ def test_small_memory_is_not_told_as_zero():
   assert sizes == [
     "4.000 KiB", "81.500 KiB", "13.000 MiB", "0.250 GiB", "3.000 GiB",
   ]  # fmt: skip
+
+
+def test_a_small_score_is_not_printed_as_nothing():
+  numbers = [3.82631, 0.0, 0.01234, 0.000312, -0.0000456, math.nan]
+  assert [terminal.score(x) for x in numbers] == [
+    "3.8263", "0.0000", "0.0123", "0.000312", "-4.56e-05", "nan"
+  ]  # fmt: skip
+
+
+def test_a_small_result_is_told_at_the_end_of_a_run():
+  config = run.read(quickstart.get_config())
+  result = {"step": 3, "eval/drawn/kid": 0.000312}
+  told = training.footer(Path("x"), result, config)
+  assert "eval/drawn/kid                   0.000312" in told

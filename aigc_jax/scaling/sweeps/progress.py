@@ -101,7 +101,7 @@ def status_table(
         state.state,
         str(len(state.attempts)),
         duration(state.seconds or None),
-        NONE if value is None else f"{value:.4f}",
+        NONE if value is None else terminal.score(value),
         why,
       )
     )
@@ -121,7 +121,9 @@ def summed_up(entries: Sequence[Entry], metric: str) -> str:
   counted = ledger.counts(states)
   words = ", ".join(f"{n} {state}" for state, n in counted.items() if n)
   found = work.best_of(entries, metric)
-  best = f"; best {metric} {found[1]:.4f} ({found[0].name})" if found else ""
+  best = ""
+  if found:
+    best = f"; best {metric} {terminal.score(found[1])} ({found[0].name})"
   return f"{words} of {len(entries)}{best}"
 
 
@@ -150,7 +152,7 @@ class Lines:
     self._done += state.state == DONE
     words = [f"{entry.name}: {state.state}"]
     if value is not None and state.state == DONE:
-      words.append(f"{self._metric} {value:.4f}")
+      words.append(f"{self._metric} {terminal.score(value)}")
     words.append(f"in {duration(state.attempts[-1]['seconds'])}")
     words.append(f"({self._done} of {self._total} done{self._until()})")
     self.say(" ".join(words))
