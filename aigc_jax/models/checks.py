@@ -80,6 +80,6 @@ def attending(
     if size not in rows:
       raise errors.BadConfig(
         f"model.attention={tuple(attention)}: no stage has {size} rows; they "
-        f"have {', '.join(map(str, rows))}"
+        f"have {', '.join(map(str, rows))}: such as attention=({rows[-1]},)"
       )
   return tuple(size in tuple(attention) for size in rows)

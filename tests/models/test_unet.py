@@ -91,7 +91,7 @@ def test_remat_changes_no_gradient(remat):
     (dict(widths=(8, 10)), r"model.widths\[1\]=10.*groups=4"),
     (dict(widths=()), "at least one stage"),
     (dict(image_size=9, attention=()), "a multiple of 2"),
-    (dict(attention=(3,)), "no stage has 3 rows; they have 8, 4"),
+    (dict(attention=(3,)), r"3 rows; they have 8, 4: such as attention=\(4,\)"),
     (dict(head_dim=5), "head_dim=5"),
     (dict(classes=-1), "classes"),
     (dict(resample="pool"), "convolution"),
