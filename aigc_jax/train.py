@@ -277,11 +277,12 @@ def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:
   with all_or_none():
     run.branch.begin(workdir, config, mesh, command.is_first(), say)
   options = run.branch.options_of(workdir, config, _options())
+  origin = repeat.origin(FLAGS.repeat) if FLAGS.repeat else None
   session = run.Session(
     config, mesh, workdir, stop=stop, lock=lock, watchdog=watchdog,
     options=options, say=say, first=command.is_first(),
+    repeats=origin and origin.trained,
   )  # fmt: skip
-  origin = repeat.origin(FLAGS.repeat) if FLAGS.repeat else None
   if origin is not None:
     say(repeat.differences(origin, config, mesh.shape))
   say(summary.headline(session.plan()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.run.load import read_frozen_parts
+from aigc_jax.run.load import frozen_digest, frozen_of, read_frozen_parts
 from aigc_jax.trainer import history, identity, manifest
 
 PLACE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -100,3 +100,22 @@ def test_parameters_and_stats_are_of_one_step_where_one_is_damaged(frozen):
 def test_a_frozen_part_from_where_no_run_is_is_refused(tmp_path):
   with pytest.raises(BadConfig, match="there is no run in this folder"):
     parts(tmp_path / "nowhere", [])
+
+
+def test_a_run_of_before_finds_the_step_that_it_was_trained_beside(frozen):
+  folder, _ = frozen
+  config = {"frozen": {"vq": str(folder)}, "init_from": None}
+  for step, steps in ((2, {}), (1, {str(folder): 1})):
+    meta = {"frozen_digest": frozen_digest(filled(PARAMS, step))}
+    found = frozen_of(
+      {"step": 9, "meta": meta}, config, None, None, abstract(PARAMS)
+    )
+    assert int(found[0]["vq"]["w"][0]) == step and found[1] == steps
+    read = read_frozen_parts(
+      config, None, None, abstract(PARAMS), abstract(STATS), found[1]
+    )
+    assert int(read[1]["vq"]["codes"][0]) == step
+  for other in ([1, 2], 7, "x"):
+    content = {"step": 9, "meta": {"frozen_digest": other}}
+    with pytest.raises(BadConfig, match="not those that step 9 was trained"):
+      frozen_of(content, config, None, None, abstract(PARAMS))

@@ -236,13 +236,23 @@ def read_frozen_of(
 ) -> tree.Tree:
   """`read_frozen`, as it was when a checkpoint was trained beside it.
 
+  See `frozen_of`.
+  """
+  return frozen_of(content, config, model, mesh, abstract)[0]
+
+
+def frozen_of(
+  content: Mapping, config: Config, model: nn.Module, mesh, abstract
+) -> tuple[tree.Tree, dict[str, int]]:
+  """(the frozen parts of a checkpoint, {work directory: step} of them).
+
   content: the manifest of the checkpoint. A run that was read from may have
-  gone on since then: the step of it is looked for that is meant. Raises
-  BadConfig where there is none.
+  gone on since then: the step of it is looked for that is meant; {} is the last
+  one of each. Raises BadConfig where there is none.
   """
   found = read_frozen(config, model, mesh, abstract)
   if _beside(content, found):
-    return found
+    return found, {}
   origins = {x or config["init_from"] for x in config["frozen"].values()}
   tried = []
   for where in sorted(x for x in origins if x and hf_folder(x) is None):
@@ -259,7 +269,7 @@ def read_frozen_of(
           "%s has gone on since step %d was trained beside its step %d, which "
           "is read", where, content["step"], step,
         )  # fmt: skip
-        return found
+        return found, {where: step}
   looked = f" (looked at: {', '.join(tried)})" if tried else ""
   raise BadConfig(
     f"the frozen parts are not those that step {content['step']} was trained "
@@ -271,7 +281,7 @@ def read_frozen_of(
 def _beside(content: Mapping, frozen: tree.Tree) -> bool:
   """Whether these are the frozen parts that a checkpoint was trained beside."""
   saved = content["meta"].get("frozen_digest")
-  return saved is None or frozen_digest(frozen) == list(saved)
+  return saved is None or frozen_digest(frozen) == saved
 
 
 def with_stats(stats, moved: tree.Tree) -> tree.Tree:

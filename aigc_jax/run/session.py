@@ -26,6 +26,7 @@ from aigc_jax.run.evaluation import (
 )
 from aigc_jax.run.inputs import check_inputs, open_stream
 from aigc_jax.run.load import (
+  frozen_of,
   note_older_average,
   read_frozen_of,
   read_frozen_parts,
@@ -89,6 +90,7 @@ class Session:
 
   plan() -> Run; open_data() -> fingerprints; train() -> result. `say` is given
   lines for people; `first` is whether this process is the one that writes.
+  repeats: the step and the meta of the run that this one is to be once more.
   """
 
   keeper: type[Checkpoints] = Checkpoints
@@ -105,10 +107,12 @@ class Session:
     options: Options,
     say: Callable[[str], None],
     first: bool,
+    repeats: Mapping | None = None,
   ):
     self.config, self.mesh, self.workdir = config, mesh, workdir
     self.stop, self.lock, self.watchdog = stop, lock, watchdog
     self.options, self.say, self.first = options, say, first
+    self.repeats = repeats
 
   def plan(self) -> Run:
     """The run, built; refuses what no data and no checkpoint could mend."""
@@ -299,6 +303,11 @@ class Session:
         self.say(f"  of another model there: {change}")
       state, steps = state.replace(params=params, stats=stats), {where: step}
     if state.frozen is not None:
+      if self.repeats is not None:
+        _, also = frozen_of(
+          self.repeats, r.config, r.model, r.mesh, r.state.frozen
+        )
+        steps = steps | also
       frozen, moved = read_frozen_parts(
         r.config, r.model, r.mesh, r.state.frozen, r.state.stats, steps,
         self.say,

@@ -23,7 +23,8 @@ WORDS = {"code_sha256": "code", "numerics": "machine and settings"}
 class Origin:
   """The run that is repeated.
 
-  then: what its newest checkpoint says of program and data, or its run.json.
+  step, then: of its newest checkpoint, and what that says of program and data;
+  or 0 and its run.json.
   """
 
   path: Path
@@ -31,6 +32,12 @@ class Origin:
   about: Mapping
   then: Mapping
   changed: tuple[str, ...]  # keys that changed while it ran
+  step: int = 0
+
+  @property
+  def trained(self) -> dict:
+    """As a manifest has them."""
+    return {"step": self.step, "meta": self.then}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +75,8 @@ def origin(where: str | Path) -> Origin:
   changed = {
     str(row.get("key")) for row in told if row.get("event") == "change"
   }
-  return Origin(path, config, about, then, tuple(sorted(changed)))
+  step = max(saved, default=0)
+  return Origin(path, config, about, then, tuple(sorted(changed)), step)
 
 
 def check_place(where: Origin, workdir: Path) -> None:
