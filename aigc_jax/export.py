@@ -73,10 +73,7 @@ def export(
     )
   if tokenizer is not None:
     _check_padding(tokenizer, family, kwargs)
-  if os.path.lexists(out):
-    raise BadConfig(
-      f"--out={out} exists: name a folder that does not, or delete it"
-    )
+  _check_new(out)
   if tokenizer is not None:
     longest = kwargs.get("position_length") or length
     made = vocabulary.files(tokenizer, longest, family) | sound_files(kwargs)
@@ -118,6 +115,14 @@ def export(
   except OSError as error:
     raise StorageFailure(f"--out={out} cannot be written: {error}") from error
   return found
+
+
+def _check_new(out: str | Path) -> None:
+  path = files.expanded(out).absolute()
+  if os.path.lexists(path):
+    raise BadConfig(
+      f"--out={path} exists: name a folder that does not, or delete it"
+    )
 
 
 def image_files(data: Mapping, family: Family) -> dict[str, str]:
@@ -329,6 +334,7 @@ def export_run(
   part: str = "",
 ) -> dict:
   """Exports a work directory, or "hf:FOLDER" once more."""
+  _check_new(out)  # before what takes long
   loaded = run.load(where, step=step, weights=weights, part=part)
   model = run.keywords(loaded.config)
   kind = model.pop("kind")

@@ -296,3 +296,11 @@ def test_the_command_exports_a_folder_once_more(params, tmp_path):
   again = run(f"--workdir=hf:{tmp_path / 'a'}")
   assert again.returncode == 78 and "exists" in again.stderr
   assert run().returncode == 78
+
+
+def test_a_folder_that_exists_is_refused_before_the_run_is_read(tmp_path):
+  with pytest.raises(BadConfig, match="exists: name a folder that does not"):
+    export.export_run(
+      str(tmp_path / "no run"), str(tmp_path), step=None, dtype="float32",
+      shard_bytes=10**9,
+    )  # fmt: skip
