@@ -231,6 +231,7 @@ class Session:
         compiled=compiled,
         batches=batches,
         evaluate=functools.partial(_evaluate, self.evaluators, r.steps),
+        due=lambda n: bool(_due(self.evaluators, r.steps, n)),
         checkpoints=checkpoints,
         meta=lambda n: meta | at.meta(n),
         journal=journal,
@@ -415,11 +416,18 @@ def _evaluate(evaluators, steps: int, step: int, state) -> dict | None:
   A file that one of them cannot write does not end the run.
   """
   found = {}
-  for every, measure in evaluators.values():
-    at_end = step == steps
-    if at_end or (every and step > 0 and step % every == 0):
-      try:
-        found |= measure(step, state)
-      except StorageFailure as error:
-        logging.error("evaluation at step %d: %s", step, error)
+  for measure in _due(evaluators, steps, step):
+    try:
+      found |= measure(step, state)
+    except StorageFailure as error:
+      logging.error("evaluation at step %d: %s", step, error)
   return found or None
+
+
+def _due(evaluators, steps: int, step: int) -> list[Callable]:
+  """Those that measure at this step."""
+  return [
+    measure
+    for every, measure in evaluators.values()
+    if step == steps or (every and step > 0 and step % every == 0)
+  ]

@@ -222,7 +222,7 @@ class Log:
     }
     if self._peak:
       found["speed/mfu"] = per_second * self._each.flops / self._peak
-    return {name: round(x, 4) for name, x in found.items()}
+    return {name: float(f"{x:.5g}") for name, x in found.items()}
 
   def _row(self, step: int, one: Mapping, speed: Mapping) -> None:
     row = {name: x for name, x in one.items() if name != MEANS}

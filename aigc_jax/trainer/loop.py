@@ -29,6 +29,7 @@ def fit(
   advance: Callable,
   batches: Iterator,
   evaluate: Callable[[int, object], Mapping | None],
+  due: Callable[[int], bool],
   checkpoints: Checkpoints,
   meta: Callable[[int], Mapping],
   journal: Journal,
@@ -47,13 +48,14 @@ def fit(
 
   The order is a contract. At each boundary n, with the state of n updates:
 
-    1. evaluate(n, state) -> metrics by name, or None where nothing is due;
+    1. where due(n), the metrics of the call before are logged, and then
+       evaluate(n, state) -> metrics by name, or None;
     2. save the state, if n is due;
     3. take the batch of step n (`batches` yields (n, batch));
     4. advance(state, batch) -> (state, metrics), of `steps_per_call` updates,
        after `before_call(n)`;
-    5. log the metrics of the call before: they are fetched one call late, so
-       the device never waits for the host.
+    5. log the metrics of the call before, unless it is done: they are fetched
+       one call late, so the device never waits for the host.
 
   So a checkpoint of n is written after all rows up to n, and a run continued
   from n takes the batch that an uninterrupted one would take. `advance` may
@@ -87,13 +89,14 @@ def fit(
   try:
     while True:
       watchdog.feed(f"evaluation at step {n}", watchdog.compile_seconds)
+      measures, done = not done and due(n), False
+      if measures:
+        log.catch_up()  # or the clock would take the steps under way for it
       with log.clock("evaluate"):
         faults.hit("evaluate", n)
-        found = None if done else evaluate(n, state)
-      done = False
+        found = evaluate(n, state) if measures else None
       watchdog.feed(f"saving at step {n}", watchdog.compile_seconds)
       if found:
-        log.catch_up()
         log.evaluation(n, found)
       if n >= steps:
         break

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig, BadData, NonFinite, Stopped
-from aigc_jax.trainer import faults, manifest
+from aigc_jax.trainer import faults, log, manifest
 from aigc_jax.trainer.consumed import Consumed
 from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, Journal, rows
 from aigc_jax.trainer.loop import fit
@@ -75,8 +75,6 @@ def loop(
 
   def judge(n, state):
     assert state == n
-    if n % evaluate:
-      return None
     calls.append(f"evaluate {n}")
     if n == stop_at:
       raise Stopped("SIGTERM")
@@ -84,9 +82,11 @@ def loop(
 
   settings = dict(
     start=0, steps=steps, steps_per_call=k, advance=advance,
-    batches=((n, {"n": n}) for n in range(0, steps, k)), evaluate=judge,
+    batches=((n, {"n": n}) for n in range(0, steps, k)),
+    evaluate=changes.pop("judge", judge),
     meta=lambda n: {"config": "c", "n": n}, log_every_steps=1,
     each=Consumed({"examples": 2, "tokens": 10}, 100), peak_flops=None,
+    due=lambda n: n % evaluate == 0,
   ) | changes  # fmt: skip
   with (
     Journal(tmp_path, tensorboard=False) as journal,
@@ -106,9 +106,9 @@ def test_the_order_is_evaluate_save_step_and_metrics_one_step_late(tmp_path):
   assert calls == [
     "evaluate 0", "step 0",
     "step 1", "fetch 1",
-    "evaluate 2", "fetch 2", "save 2", "step 2",
+    "fetch 2", "evaluate 2", "save 2", "step 2",
     "step 3", "fetch 3",
-    "evaluate 4", "fetch 4", "save 4",
+    "fetch 4", "evaluate 4", "save 4",
   ]  # fmt: skip
 
 
@@ -254,6 +254,52 @@ def test_mfu_is_told_only_where_the_peak_is_known(tmp_path):
     assert row["speed/tokens_per_second"] > 0
 
 
+class Device:
+  """A clock, and a device that takes so many seconds of it for a step."""
+
+  def __init__(self, seconds):
+    self.now, self.free, self.seconds = 100.0, 100.0, seconds
+
+  def advance(self, n, batch):
+    self.free = end = max(self.free, self.now) + self.seconds
+    return n + 1, {"train/loss": Number(1.0, self, end)}
+
+  def monotonic(self):
+    return self.now
+
+  def append(self, fetched):  # "fetch T", which waits until then
+    self.now = max(self.now, float(fetched.split()[1]))
+
+  def evaluate(self, n, state):
+    self.now = max(self.now, self.free) + 1000.0
+    return {"eval/a/loss": 0.5}
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_no_step_is_taken_for_evaluation_in_the_pace(
+  tmp_path, monkeypatch, every
+):
+  device = Device(2.0)
+  monkeypatch.setattr(log, "time", device)
+  loop(
+    tmp_path, [], steps=8, advance=device.advance, judge=device.evaluate,
+    evaluate=4, peak_flops=1e3, log_every_steps=every,
+  )  # fmt: skip
+  found = [r for r in rows(tmp_path / METRICS) if "train/loss" in r]
+  assert [r["speed/steps_per_second"] for r in found] == [0.5] * (8 // every)
+  assert {r["speed/tokens_per_second"] for r in found} == {5.0}
+  assert {r["speed/mfu"] for r in found} == {0.5 * 100 / 1e3}
+
+
+def test_a_small_pace_is_told_by_digits_that_count(tmp_path, monkeypatch):
+  device = Device(3e4)
+  monkeypatch.setattr(log, "time", device)
+  loop(tmp_path, [], advance=device.advance, save=9, peak_flops=1e3)
+  row = rows(tmp_path / METRICS)[-2]
+  assert row["speed/steps_per_second"] == pytest.approx(1 / 3e4, rel=1e-4)
+  assert row["speed/mfu"] == pytest.approx(1 / 3e5, rel=1e-4)
+
+
 def test_data_that_ends_too_early_is_bad_data(tmp_path):
   calls = []
   with pytest.raises(BadData, match="step 2 of 4"):
@@ -297,7 +343,7 @@ def test_a_stop_in_an_evaluation_saves_once_and_leaves(tmp_path):
   calls = []
   with pytest.raises(Stopped, match="saved at step 2 of 4"):
     loop(tmp_path, calls, save=4, stop_at=2)
-  assert calls[-3:] == ["evaluate 2", "fetch 2", "save 2"]
+  assert calls[-3:] == ["fetch 2", "evaluate 2", "save 2"]
   assert rows(tmp_path / METRICS)[-1]["step"] == 2
 
 

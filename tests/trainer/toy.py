@@ -151,8 +151,6 @@ def run(options) -> dict:
       judge = jax.jit(lambda p, b: score(p, b, None)["loss"].value())
 
       def evaluate(n, state):
-        if not options.evaluate or n % options.evaluate:
-          return None
         total = 0.0
         for _, batch in batches(0, 3, 1, 99, mesh, options.delay):
           faults.hit("evaluate/batch", n)
@@ -170,6 +168,7 @@ def run(options) -> dict:
           start, options.steps, k, options.seed, mesh, options.delay
         ),
         evaluate=evaluate,
+        due=lambda n: options.evaluate and n % options.evaluate == 0,
         checkpoints=checkpoints,
         meta=lambda n: {"config": hashlib.sha256(b"toy").hexdigest()},
         journal=journal,
