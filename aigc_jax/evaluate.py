@@ -397,7 +397,10 @@ def drawn(loaded: run.Loaded) -> dict[str, Scores]:
       images, _ = against.images(seen)
       scores |= against.scores(images, "training_")
     found[f"{name}, drawn"] = {
-      key: dataclasses.replace(e, signature=how) for key, e in scores.items()
+      key: dataclasses.replace(
+        e, signature=how + f"; {e.signature}" * bool(e.signature)
+      )
+      for key, e in scores.items()
     }
   if seen is None:
     print(

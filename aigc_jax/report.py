@@ -368,7 +368,11 @@ def define_flags() -> None:
   flags.DEFINE_string("at", "", "where: an axis, or a place such as tokens:1e6")
   flags.DEFINE_float("margin", None, "a difference that is as good as none")
   flags.DEFINE_list("by", [], "config keys that make an arm, or `run`")
-  flags.DEFINE_integer("smooth", 1, "rows of a running mean of training curves")
+  flags.DEFINE_integer(
+    "smooth",
+    1,
+    "rows of a running mean of training curves, of an even number one more",
+  )
   flags.DEFINE_list("log", [], "logarithmic axes: x, y or x,y")
   flags.DEFINE_float("zoom", 0.0, "part of the x axis that an inset shows")
   flags.DEFINE_string("title", "", "the title of a picture")

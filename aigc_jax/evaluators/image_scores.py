@@ -29,11 +29,19 @@ def all_scores(
   precision, recall = precision_recall(real, drawn)
   found = {
     "fid": Estimate(fid(real, drawn), nothing, items),
-    "kid": Estimate(kid_value, spread, items),
+    "kid": Estimate(kid_value, spread, items, _told(real, drawn, spread)),
     "precision": Estimate(precision, _of_share(precision, items), items),
     "recall": Estimate(recall, _of_share(recall, len(real)), len(real)),
   }
   return {f"{prefix}{name}": score for name, score in found.items()}
+
+
+def _told(real: np.ndarray, drawn: np.ndarray, spread: float) -> str:
+  """What the deviation of `kid` is, which is no standard error of its mean."""
+  if np.isnan(spread):
+    return ""
+  size = min(MOST, len(real), len(drawn))
+  return f"± is the deviation over {SUBSETS} subsets of {size:,} images"
 
 
 def _of_share(share: float, items: int) -> float:

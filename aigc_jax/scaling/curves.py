@@ -39,8 +39,9 @@ class Line:
 class Style:
   """How a picture is drawn.
 
-  against: the x axis. log: of "x", "y". smooth: rows of a running mean, 1 is
-  none. zoom: the part of the x axis at its end that an inset shows, 0 is none.
+  against: the x axis. log: of "x", "y". smooth: rows of a running mean, of an
+  even number one more, as many to both sides; 1 is none. zoom: the part
+  of the x axis at its end that an inset shows, 0 is none.
   """
 
   against: str = "tokens"
@@ -186,8 +187,15 @@ def _at(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return y[[where[value] for value in grid]]
 
 
+def _odd(rows: int) -> int:
+  """How many rows a running mean of `rows` is of: one, and those beside it."""
+  return rows // 2 * 2 + 1
+
+
 def running_mean(y: np.ndarray, rows: int) -> np.ndarray:
   """The mean of `rows` values around each, of fewer towards both ends.
+
+  Of an even number it is of one more: as many before as after.
 
   What is not finite stays so and is left out of its neighbours' means.
   """
@@ -212,7 +220,7 @@ def _set_axes(sides: dict, read: Sequence, style: Style) -> None:
   plain = {quantity(m) for _, m, _, curve in read if not curve.smoothed}
   for name, axes in sides.items():
     which = "of training a " * (name in plain)  # what is held out is as it is
-    more = f" ({which}running mean of {style.smooth} rows)"
+    more = f" ({which}running mean of {_odd(style.smooth)} rows)"
     axes.set_ylabel(name + more * (name in smoothed))
   for i, scale in (("x", "set_xscale"), ("y", "set_yscale")):
     if i not in style.log:

@@ -60,6 +60,13 @@ def test_kid_of_many_images_is_a_mean_over_subsets(monkeypatch):
   assert scores.kid(*some()) == (value, spread)
 
 
+def test_what_stands_beside_a_mean_over_subsets_is_said():
+  real, drawn = some(30, 20, dims=2)
+  told = scores.all_scores(real, drawn)["kid"].signature
+  assert told == "± is the deviation over 100 subsets of 20 images"
+  assert not scores.all_scores(drawn, drawn)["kid"].signature
+
+
 def test_precision_and_recall_are_theirs_by_loops(monkeypatch):
   a, b = some(30, 20, dims=2)
 

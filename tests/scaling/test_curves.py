@@ -141,6 +141,16 @@ def test_what_is_held_out_is_not_said_to_be_smoothed(twelve):
   assert label == "loss (of training a running mean of 5 rows)"
 
 
+@pytest.mark.parametrize("rows", [2, 3, 10, 11])
+def test_a_running_mean_says_of_how_many_rows_it_is(twelve, rows):
+  figure = figure_of(twelve[:1], smooth=rows)
+  label = figure.axes[0].get_ylabel()
+  curves.pictures.plots().close(figure)
+  one = (np.arange(41) == 20).astype(float)
+  of = np.count_nonzero(curves.running_mean(one, rows))
+  assert f"running mean of {of} rows" in label
+
+
 def test_a_running_mean_keeps_straight_lines_and_gaps():
   y = np.arange(20.0)
   assert np.allclose(curves.running_mean(y, 7), y)
