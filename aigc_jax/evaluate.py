@@ -166,8 +166,7 @@ def main() -> int:
   if command.is_first():
     if out:
       save(files.expanded(out), loaded, scores, FLAGS.weights)
-    screen = Console(file=terminal.plain(sys.stdout))
-    screen.print(table_of(loaded, scores))
+    show(Console(file=terminal.plain(sys.stdout)), loaded, scores)
   return 0
 
 
@@ -496,6 +495,15 @@ def score_sound(loaded: run.Loaded, eval_set: EvalSet) -> Scores:
   return word_errors(list(texts), [text for _, text in said])
 
 
+def show(
+  screen: Console, loaded: run.Loaded, scores: dict[str, Scores]
+) -> None:
+  """The table, and below it each signature as a whole, for one to copy."""
+  screen.print(table_of(loaded, scores))
+  for line in signatures(scores):
+    screen.print(_text(line), soft_wrap=True)
+
+
 def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
   """All scores, a row each."""
   table = Table(title=_text(f"{loaded.name}, step {loaded.step}"))
@@ -513,15 +521,17 @@ def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
         f"{e.items:,}",
       )
       name = ""
+  return table
+
+
+def signatures(scores: dict[str, Scores]) -> list[str]:
+  """How scores were computed, a line for those that were computed alike."""
   signed: dict[str, list[str]] = {}
   for values in scores.values():
     for score, e in values.items():
       if e.signature and score not in signed.setdefault(e.signature, []):
         signed[e.signature].append(score)
-  captions = [f"{', '.join(some)}: {how}" for how, some in signed.items()]
-  if captions:
-    table.caption = _text("\n".join(captions))
-  return table
+  return [f"{', '.join(some)}: {how}" for how, some in signed.items()]
 
 
 def _text(text: str) -> Text:

@@ -532,7 +532,10 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      say(f"another process holds {path}; waiting for it")
+      say(
+        f"another process, perhaps of this very run, holds {path}; "
+        "waiting for it"
+      )
       fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
       pass  # no locks on this file system

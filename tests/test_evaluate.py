@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import json
 import math
 import threading
@@ -13,6 +14,7 @@ import jax
 import pytest
 from absl import flags
 from flax import linen as nn
+from rich.console import Console
 
 from aigc_jax import evaluate, run, sharding
 from aigc_jax.data import tokenizers
@@ -83,6 +85,18 @@ def test_scores_are_kept_beside_others_of_the_same_step(
   later = dataclasses.replace(loaded, step=8)
   evaluate.save(path, later, one)
   assert set(json.loads(path.read_text())["scores"]) == {"a"}
+
+
+def test_a_signature_is_shown_whole_however_narrow_the_table(loaded):  # noqa: F811
+  how = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+  bleu, loss = Estimate(3.0, 1.0, 2, how), Estimate(1.0, math.nan, 9)
+  for width in (30, 80):
+    screen = Console(file=io.StringIO(), width=width)
+    scores = {"a": {"bleu": bleu, "loss": loss}, "b": {"bleu": bleu}}
+    evaluate.show(screen, loaded, scores)
+    lines = screen.file.getvalue().splitlines()
+    assert lines[-1] == f"bleu: {how}"
+    assert "\n".join(lines).count("version") == 1
 
 
 def test_scores_of_the_average_stand_in_a_file_of_their_own(loaded, tmp_path):

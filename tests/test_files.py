@@ -172,6 +172,29 @@ def test_a_lock_is_a_file_of_ours(tmp_path):
   assert victim_of(tmp_path / "lock").read_text() == '{"kept": 1}'
 
 
+def test_a_lock_that_is_held_may_be_of_the_same_run(tmp_path):
+  said, path = [], tmp_path / "lock"
+  free = threading.Event()
+
+  def say(line):
+    said.append(line)
+    free.set()
+
+  def second():
+    with files.locked(path, say):
+      pass
+
+  with files.locked(path, said.append):
+    other = threading.Thread(target=second)
+    other.start()
+    assert free.wait(60)
+  other.join(60)
+  assert not other.is_alive()
+  assert said == [
+    f"another process, perhaps of this very run, holds {path}; waiting for it"
+  ]
+
+
 def test_a_folder_of_ours_is_no_link(tmp_path):
   assert files.own_folder(tmp_path / "a").is_dir()
   (tmp_path / "c").symlink_to(tmp_path / "a")

@@ -364,12 +364,17 @@ class PairRows:
     self.bytes = sum(
       int(tokenizer.byte_lengths[target].sum()) for _, target in self.pairs
     )
-    what = "had a side cut" if long == "cut" else "were left out"
+    told = []
+    if beyond:
+      so = "had a side cut" if long == "cut" else _left_out(beyond)
+      told.append(f"{beyond:,} with a side that is longer {so}")
+    if empty:
+      told.append(f"{empty:,} with an empty side {_left_out(empty)}")
     say(
       f"{name}: {counted(len(self.pairs), 'pair')} in "
       f"{counted(len(self.rows), 'row')} of "
-      f"{lengths[0]} and {lengths[1]} tokens; {beyond:,} with a side that is "
-      f"longer {what}, {empty:,} with an empty side were left out"
+      f"{lengths[0]} and {lengths[1]} tokens"
+      + (f"; {', '.join(told)}" if told else "")
     )
     if beyond and not self.pairs:
       raise BadData(
@@ -405,6 +410,10 @@ class PairRows:
           found[name][i, here], found[name + "_pair"][i, here] = ids, k
           at[side] += len(ids)
     return found
+
+
+def _left_out(n: int) -> str:
+  return "was left out" if n == 1 else "were left out"
 
 
 def _packed(pairs, lengths: tuple[int, int]) -> list[list[int]]:

@@ -226,6 +226,23 @@ def test_what_does_not_fit_is_told(tmp_path, long):
   assert ("cut" in said[0]) == (long == "cut")
 
 
+def test_a_count_of_none_left_out_is_not_told(tmp_path):
+  cases = {
+    (): "",
+    (("long", "y" * 50),): "; 1 with a side that is longer had a side cut",
+    (("", "leer"),): "; 1 with an empty side was left out",
+  }
+  for i, (more, told) in enumerate(cases.items()):
+    (tmp_path / f"{i}").mkdir()
+    rows = [("short", "kurz"), *more]
+    data = pairs_of(
+      tmp_path / f"{i}", rows, long="cut", validation=0.0, batch=1
+    )
+    said = []
+    data.stream(seed=0, model=MODEL, say=said.append)
+    assert said[0].partition(" tokens")[2] == told
+
+
 def test_nothing_that_fits_is_an_error_with_a_way_out(tmp_path):
   data = pairs_of(
     tmp_path, [("x" * 30, "lang")], long="left_out", validation=0.0
