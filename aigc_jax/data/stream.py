@@ -114,8 +114,12 @@ class Stream:
 
   def position(self, step: int) -> int:
     """The first example, in the order, of batch `step`."""
-    since, position = self._origin
-    return pass_over(position, (int(step) - since) * self.batch, self._skipped)
+    position = self._origin[1]
+    return pass_over(position, self.taken(step), self._skipped)
+
+  def taken(self, step: int) -> int:
+    """How many examples batches have, from where it stands to `step`."""
+    return (int(step) - self._origin[0]) * self.batch
 
   def data_step(self, step: int) -> int:
     """Which step of the data batch `step` is, as skip_steps counts them.

@@ -39,8 +39,12 @@ class Standing:
     }
 
   def epochs(self) -> str:
-    """A line: how often the whole run goes through its data."""
-    examples = self.stream.position(self.run.steps)
+    """A line: how often the whole run goes through its data.
+
+    By what it consumes: batches that are passed over are not seen.
+    """
+    before = (of_meta(self.before) or Consumed()).units.get(EXAMPLES, 0)
+    examples = before + self.stream.taken(self.run.steps)
     found = self.stream.epochs(examples)
     named = len(found) > 1
     each = ", ".join(f"{n:.2f}" + f" of {name}" * named for name, n in found)

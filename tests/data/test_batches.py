@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from aigc_jax import data, sharding
 from aigc_jax.data import mixture, tasks, windows
 from aigc_jax.data.tokenizers import Bytes
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.run.standing import Standing
 from tests.data.texts import ORDER, SHAPE, prose, settings, text_source
 
 ALL = slice(None)
@@ -218,6 +220,18 @@ def test_skipped_steps_are_left_out_and_nothing_else_moves(stream, shelf, root):
   for step, at in enumerate([0, 1, 4, 6, 7]):
     same(skipping.rows(step, ALL), stream.rows(at, ALL))
     assert skipping.data_step(step) == at
+
+
+def test_what_is_passed_over_is_not_told_as_seen(shelf, root):
+  skipping = build(shelf, root, skip_steps=((2, 4), 5))
+  run = types.SimpleNamespace(steps=7)
+  told = Standing(run, skipping, {}).epochs()
+  assert told.startswith("to step 7: 42 examples, ")  # six a step
+  before = {"consumed": {"units": {"examples": 30}, "flops": 0}}
+  half = build(shelf, root, batch=3, skip_steps=((2, 4), 5))
+  going_on = half.going_on(5, skipping.position(5), [(0, 6)])
+  told = Standing(run, going_on, before).epochs()
+  assert told.startswith("to step 7: 36 examples, ")
 
 
 def examples(stream, steps) -> list[bytes]:
