@@ -51,7 +51,7 @@ def frozen(tmp_path):
 
 def parts(folder, said: list):
   config = {"frozen": {"vq": str(folder)}, "init_from": None}
-  params, stats = read_frozen_parts(
+  params, stats, _ = read_frozen_parts(
     config, None, None, abstract(PARAMS), abstract(STATS), say=said.append
   )
   assert set(stats) == {"vq"}  # those of others stay
@@ -119,3 +119,34 @@ def test_a_run_of_before_finds_the_step_that_it_was_trained_beside(frozen):
     content = {"step": 9, "meta": {"frozen_digest": other}}
     with pytest.raises(BadConfig, match="not those that step 9 was trained"):
       frozen_of(content, config, None, None, abstract(PARAMS))
+
+
+def test_a_run_says_the_steps_of_all_runs_that_it_was_begun_beside(tmp_path):
+  """Each has gone on since then: none could be looked for by itself."""
+  shapes = {name: PARAMS["vq"] for name in ("vq", "text")}
+  for name in shapes:
+    folder, ours = tmp_path / name, identity.new()
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model": {"kind": "vq"}}')
+    (folder / "run.json").write_text(json.dumps({"run": ours.as_json()}))
+    save(folder, ours, 1, 2)
+  where = {name: str(tmp_path / name) for name in shapes}
+  config = {"frozen": where, "init_from": None}
+  meta = {"frozen_digest": frozen_digest(filled(shapes, 1))}
+
+  def found(**more):
+    content = {"step": 9, "meta": meta | more}
+    return frozen_of(content, config, None, None, abstract(shapes))
+
+  with pytest.raises(BadConfig, match="not those that step 9 was trained"):
+    found()
+  origins = dict.fromkeys(where.values(), 1)
+  params, steps = found(origins=origins)
+  assert steps == origins
+  assert all(int(params[name]["w"][0]) == 1 for name in shapes)
+  *_, read = read_frozen_parts(
+    config, None, None, abstract(shapes), None, steps
+  )
+  assert read == origins
+  with pytest.raises(BadConfig, match="not those"):  # a step that is gone
+    found(origins=dict.fromkeys(where.values(), 7))

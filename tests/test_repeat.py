@@ -279,3 +279,32 @@ def test_a_run_is_repeated_from_its_work_directory_alone(tmp_path):
                cwd=there).returncode == 78  # fmt: skip
   both = train(*line, "--config=x.py", cwd=there)
   assert both.returncode == 78
+
+
+@pytest.mark.slow
+def test_a_run_begins_once_more_from_the_step_of_another_that_it_began_from(
+  tmp_path,
+):
+  """The other has gone on since then; places are as they were typed."""
+  lines = "".join(f"line {i} of a text to learn\n" for i in range(400))
+  (tmp_path / "text.txt").write_text(lines)
+
+  def run(*line):
+    done = train(*line, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+  how = [
+    f"--config={commands.ROOT}/configs/text_file.py",
+    "--config.data.path=text.txt", f"--config.data.root={tmp_path}/stores",
+    "--config.data.batch=4", "--config.data.length=16",
+    "--config.model.layers=1", "--config.model.dim=16",
+    "--config.model.heads=2", "--config.model.kv_heads=2",
+    "--config.log.every_steps=1", "--config.optim.warmup_steps=2",
+  ]  # fmt: skip
+  run(*how, "--workdir=first", "--config.steps=2")
+  run(*how, "--workdir=second", "--config.steps=2", "--config.init_from=first")
+  run(*how, "--workdir=first", "--config.steps=4", "--allow_change=steps")
+  said = run("--repeat=second", "--workdir=again")
+  assert "first, step 2" in said, said
+  assert "equal bit for bit at all 2 steps" in said, said

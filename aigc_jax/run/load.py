@@ -172,7 +172,8 @@ def read_frozen(
   """The parameters of the frozen parts, from where the config has them.
 
   Those of None are of the start: of init_from, or fresh ones of the seed.
-  steps: of the runs that are read, {work directory: step}; of others the last.
+  steps: of the runs that are read, {absolute work directory: step}; of others
+  the last.
   """
   return read_frozen_parts(config, model, mesh, abstract, None, steps)[0]
 
@@ -185,8 +186,9 @@ def read_frozen_parts(
   stats,
   steps: Mapping[str, int] = MappingProxyType({}),
   say: Callable[[str], None] = lambda text: None,
-) -> tuple[tree.Tree, tree.Tree]:
-  """`read_frozen`, and the stats of those parts that are read from a place.
+) -> tuple[tree.Tree, tree.Tree, dict[str, int]]:
+  """`read_frozen`, the stats of those parts that are read from a place, and
+  {work directory: step} of what was read.
 
   stats: abstract, of the whole run, or None where they are not wanted. What is
   read of a run is of one step of it: it may save another at any moment, or have
@@ -194,9 +196,10 @@ def read_frozen_parts(
   """
   found: tree.Tree = {}
   moved: tree.Tree = {}
+  read: dict[str, int] = {}
   for part, where in config["frozen"].items():
     own, wanted = below(abstract, part), where or config["init_from"]
-    step = steps.get(wanted)
+    step = steps.get(place_of(wanted)) if wanted else None
     if where:
       check_frozen_there(part, where)
       has = stats is not None and _has(stats, part)
@@ -207,13 +210,16 @@ def read_frozen_parts(
         moved = tree.joined(moved, nested(part, beside))
       if hf_folder(where) is None:
         say(f"frozen {part} from {where}, step {step}")
+        read[place_of(where)] = step
     elif wanted:
-      whole, _ = read_params(wanted, abstract_params(model, mesh), step)
+      whole, step = read_params(wanted, abstract_params(model, mesh), step)
       values = below(whole, part)
+      if hf_folder(wanted) is None:
+        read[place_of(wanted)] = step
     else:
       values = below(fresh_params(config, model, mesh), part)
     found = tree.joined(found, nested(part, values))
-  return found, moved
+  return found, moved, read
 
 
 def _read_part(where: str, params, stats, step: int | None):
@@ -247,12 +253,15 @@ def frozen_of(
   """(the frozen parts of a checkpoint, {work directory: step} of them).
 
   content: the manifest of the checkpoint. A run that was read from may have
-  gone on since then: the step of it is looked for that is meant; {} is the last
-  one of each. Raises BadConfig where there is none.
+  gone on since then: the steps are those of the manifest, or of one from before
+  there were any in it the one that is meant is looked for; {} is the last one
+  of each. Raises BadConfig where there is none.
   """
-  found = read_frozen(config, model, mesh, abstract)
-  if _beside(content, found):
-    return found, {}
+  known = steps_there(content)
+  for steps in (known, {}) if known else ({},):
+    found = read_frozen(config, model, mesh, abstract, steps)
+    if _beside(content, found):
+      return found, dict(steps)
   origins = {x or config["init_from"] for x in config["frozen"].values()}
   tried = []
   for where in sorted(x for x in origins if x and hf_folder(x) is None):
@@ -261,7 +270,9 @@ def frozen_of(
     for step in reversed(saved.steps()):
       tried.append(f"{where} step {step}")
       try:
-        found = read_frozen(config, model, mesh, abstract, {where: step})
+        found = read_frozen(
+          config, model, mesh, abstract, {place_of(where): step}
+        )
       except (BadConfig, StorageFailure):
         continue  # of another model, or damaged: not the one that is meant
       if _beside(content, found):
@@ -269,13 +280,33 @@ def frozen_of(
           "%s has gone on since step %d was trained beside its step %d, which "
           "is read", where, content["step"], step,
         )  # fmt: skip
-        return found, {where: step}
+        return found, {place_of(where): step}
   looked = f" (looked at: {', '.join(tried)})" if tried else ""
   raise BadConfig(
     f"the frozen parts are not those that step {content['step']} was trained "
     f"beside{looked}: put back what `frozen` and `init_from` of the config "
     "name as it was, or name a copy of that with --config.frozen.PART=DIR"
   )
+
+
+def steps_there(content: Mapping) -> dict[str, int]:
+  """{work directory: step} of what a run was begun from, as far as it is there.
+
+  content: the manifest of a checkpoint of that run.
+  """
+  found = {}
+  for where, step in content["meta"].get("origins", {}).items():
+    workdir = files.expanded(where)
+    if not (workdir / "run.json").is_file():
+      continue
+    if step in history.checkpoints_in(workdir, identity_in(workdir)).steps():
+      found[where] = step
+  return found
+
+
+def place_of(where: str) -> str:
+  """A work directory, however a config has it: a repeated run's is absolute."""
+  return str(files.expanded(where).absolute())
 
 
 def _beside(content: Mapping, frozen: tree.Tree) -> bool:
@@ -299,15 +330,18 @@ def _has(whole: tree.Tree, part: str) -> bool:
   return any(name.startswith(f"{part}/") for name in tree.names(whole))
 
 
-def read_trained(where: str, r: Run):
-  """(parameters a run trains, stats or None, step) of a run or a folder."""
+def read_trained(where: str, r: Run, step: int | None = None):
+  """(parameters a run trains, stats or None, step) of a run or a folder.
+
+  step: None is the last one.
+  """
   origin, check = {}, None
   if hf_folder(where) is None:
     origin = config_in(where)
     tokenizer = tokenizer_in(where, missing=True)
     check = functools.partial(check_saved, where, origin, tokenizer)
   params, fixed, step = read_variables(
-    where, origin, r.model, r.mesh, None, check, "raw"
+    where, origin, r.model, r.mesh, step, check, "raw"
   )
   trained, _ = tree.split(params, r.config["frozen"])
   return trained, None if fixed is None else fixed.stats, step

@@ -74,6 +74,7 @@ def record(
   ours: Identity,
   manifest: Mapping | None,
   frozen,
+  origins: Mapping[str, int],
   journal: Journal,
 ) -> tuple[dict, Callable[[str], None]]:
   """config.json, run.json and the restart.
@@ -94,6 +95,8 @@ def record(
     meta["tokenizer_fingerprint"] = stream.tokenizer.fingerprint
   if frozen is not None:
     meta["frozen_digest"] = frozen_digest(frozen)
+  if origins:  # {work directory: step} of the runs that it was begun from
+    meta["origins"] = dict(origins)
   about = provenance.describe(
     argv=sys.argv,
     mesh=dict(r.mesh.shape),

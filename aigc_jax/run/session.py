@@ -28,9 +28,11 @@ from aigc_jax.run.inputs import check_inputs, open_stream
 from aigc_jax.run.load import (
   frozen_of,
   note_older_average,
+  place_of,
   read_frozen_of,
   read_frozen_parts,
   read_trained,
+  steps_there,
   with_stats,
 )
 from aigc_jax.run.origin import (
@@ -77,12 +79,14 @@ class Start:
   """The state that a session begins with, and where it is from.
 
   manifest: of the checkpoint, or None. purposely: differences to the model of
-  init_from that were allowed.
+  init_from that were allowed. origins: {work directory: step} of the runs that
+  parameters were read from.
   """
 
   state: object
   manifest: Mapping | None
   purposely: list[changes.Change]
+  origins: Mapping[str, int]
 
 
 class Session:
@@ -190,13 +194,14 @@ class Session:
         journal.event("derived", start, **at.derived)
       for change in begun.purposely:
         journal.event("origin_change", start, **dataclasses.asdict(change))
-      return self._fit(at, state, start, manifest, checkpoints, journal)
+      return self._fit(at, begun, start, checkpoints, journal)
 
   def _fit(
-    self, at: Standing, state, start: int, manifest, checkpoints, journal
+    self, at: Standing, begun: Start, start: int, checkpoints, journal
   ) -> dict:
     """Records the start and hands everything to the loop."""
     r, stream, config = at.run, at.stream, self.config
+    state, manifest = begun.state, begun.manifest
     meta, compiled = record(
       r,
       self.workdir,
@@ -207,6 +212,7 @@ class Session:
       ours=checkpoints.run,
       manifest=manifest,
       frozen=state.frozen,
+      origins=begun.origins,
       journal=journal,
     )
     if self.first and stream.tokenizer is not None:
@@ -285,7 +291,8 @@ class Session:
           manifest, r.config, r.model, r.mesh, r.state.frozen
         )
         state = state.replace(frozen=frozen)
-      return Start(state, manifest, [])
+      origins = manifest["meta"].get("origins", {})
+      return Start(state, manifest, [], origins)
     where = r.config["init_from"]
     with all_or_none():
       begun = history.check_nothing_lost(self.workdir)
@@ -296,28 +303,32 @@ class Session:
         "this run ended before its first checkpoint: it begins again from step "
         f"0 ({begun} rows are kept in {CUT})"
       )
+    # A run that is repeated was begun from these steps of others.
+    meant = steps_there(self.repeats) if self.repeats is not None else {}
     state, steps = r.init(), {}
     if where:
-      params, stats, step = read_trained(where, r)
+      place = place_of(where)
+      params, stats, step = read_trained(where, r, meant.get(place))
       self.say(f"parameters from {where}" + (f", step {step}" if step else ""))
       for change in changed:
         self.say(f"  of another model there: {change}")
-      state, steps = state.replace(params=params, stats=stats), {where: step}
+      state, steps = state.replace(params=params, stats=stats), {place: step}
     if state.frozen is not None:
       if self.repeats is not None:
         _, also = frozen_of(
           self.repeats, r.config, r.model, r.mesh, r.state.frozen
         )
         steps = steps | also
-      frozen, moved = read_frozen_parts(
+      frozen, moved, read = read_frozen_parts(
         r.config, r.model, r.mesh, r.state.frozen, r.state.stats, steps,
         self.say,
       )  # fmt: skip
-      stats = with_stats(state.stats, moved)
+      stats, steps = with_stats(state.stats, moved), steps | read
       state = state.replace(frozen=frozen, stats=stats)
     if where or state.frozen is not None:  # it is another than it was begun as
       state = state.started()
-    return Start(with_parts(r.config, state), None, changed)
+    origins = {where: step for where, step in steps.items() if step}
+    return Start(with_parts(r.config, state), None, changed, origins)
 
   def _told_before(self, manifest) -> tuple[dict | None, str]:
     """(what was recorded of the data, since when).

@@ -55,6 +55,7 @@ META = {
   "means?": {str: [float]},
   "model?": dict,
   "numerics?": dict,
+  "origins?": {str: COUNT},
   "packages?": WORDS,
   "position?": COUNT,
   "rows?": dict,
