@@ -396,6 +396,21 @@ def test_without_sbatch_the_script_is_written_and_that_is_said(
     slurm.submit(script)
 
 
+def test_no_point_is_best_whose_pairs_are_told_from_fewer_others(out, tmp_path):
+  index = ledger.write(plan_of(planned(0), planned(1)), out)
+  carry_out(index, sweeping.line(tmp_path))
+  for entry, batch in zip(index.entries, (4, 8), strict=True):
+    path = entry.workdir / "config.json"
+    config = json.loads(path.read_text())
+    config["objective"]["kind"] = "contrastive"
+    path.write_text(json.dumps(config | {"data": {"batch": batch}}))
+  told = progress.summed_up(index.entries, index.metric)
+  assert told.startswith("2 done of 2; none is the best: eval/heldout/loss tel")
+  assert index.entries[0].name in told  # and of which batch it is
+  alone = progress.summed_up(index.entries[:1], index.metric)
+  assert "; best eval/heldout/loss 2.0000" in alone
+
+
 def test_the_tables_show_states_results_and_reasons(out, tmp_path, capsys):
   index = ledger.write(plan_of(planned(0), planned(1), planned(2)), out)
   found = carry_out(index, sweeping.line(tmp_path, {"1": [1], "2": [-9]}))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich import box, console, live, table, text
 
 from aigc_jax import terminal
+from aigc_jax.errors import BadConfig
 from aigc_jax.planning import summary
 from aigc_jax.scaling.sweeps import ledger, work
 from aigc_jax.scaling.sweeps.ledger import (
@@ -120,10 +121,13 @@ def summed_up(entries: Sequence[Entry], metric: str) -> str:
   states = [ledger.state_of(entry) for entry in entries]
   counted = ledger.counts(states)
   words = ", ".join(f"{n} {state}" for state, n in counted.items() if n)
-  found = work.best_of(entries, metric)
   best = ""
-  if found:
-    best = f"; best {metric} {terminal.score(found[1])} ({found[0].name})"
+  try:
+    if found := work.best_of(entries, metric):
+      entry, by, value = found
+      best = f"; best {by} {terminal.score(value)} ({entry.name})"
+  except BadConfig as error:
+    best = f"; none is the best: {error}"
   return f"{words} of {len(entries)}{best}"
 
 

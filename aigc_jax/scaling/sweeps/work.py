@@ -6,7 +6,9 @@ same time does only what is missing.
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -17,6 +19,7 @@ from typing import Protocol
 from aigc_jax import files, records, run
 from aigc_jax.errors import BadConfig, BadData, Stopped, StorageFailure
 from aigc_jax.scaling import comparable
+from aigc_jax.scaling.runs import Record
 from aigc_jax.scaling.sweeps import joint_runs, launch, ledger
 from aigc_jax.scaling.sweeps.launch import Process, Share
 from aigc_jax.scaling.sweeps.ledger import (
@@ -275,18 +278,42 @@ def value_of(entry: Entry, metric: str) -> float | None:
 
 def best_of(
   entries: Sequence[Entry], metric: str
-) -> tuple[Entry, float] | None:
-  """The point with the best value among those that have one.
+) -> tuple[Entry, str, float] | None:
+  """The point with the best value among those that have one, by which metric.
 
-  None where nothing says whether more or less of the metric is better.
+  That is another one where only it may be compared. None where nothing says
+  whether more or less is better. Raises BadConfig where no values of these
+  points may be compared.
   """
   up = comparable.higher_is_better(metric)
-  known = [(e, value_of(e, metric)) for e in entries]
-  known = [(e, v) for e, v in known if v is not None]
+  known = [(e, _ended(e)) for e in entries if value_of(e, metric) is not None]
   if not known or up is None:
     return None
-  choose = max if up else min
-  return choose(known, key=lambda pair: pair[1])
+  metric, _ = comparable.fair_metric([r for _, r in known], metric)
+  values = [(r.result.get(metric), entry) for entry, r in known]
+  values = [pair for pair in values if isinstance(pair[0], int | float)]
+  if not values:
+    return None
+  value, best = (max if up else min)(values, key=lambda pair: pair[0])
+  return best, metric, value
+
+
+def _ended(entry: Entry) -> Record:
+  """The run of a point as its result has it, without its other rows."""
+  there = entry.workdir
+  return _read(entry.name, there, (there / "result.json").stat().st_mtime_ns)
+
+
+@functools.lru_cache(4096)  # a live table asks again and again
+def _read(name: str, workdir: Path, changed: int) -> Record:
+  del changed
+  config, about = {}, {}
+  with contextlib.suppress(BadConfig, BadData, StorageFailure):
+    config = run.config_in(workdir)
+  with contextlib.suppress(BadConfig, BadData, StorageFailure):
+    about = run.provenance_in(workdir)
+  result = run.result_in(workdir)
+  return Record(workdir, name, config, about, result, [result])
 
 
 def last_row(path: Path) -> dict:
