@@ -366,7 +366,7 @@ def _flags(use: Use, workdir: Path, config: run.Config, step: int) -> list[str]:
   An average of fewer steps than it reaches back is mostly of the start.
   """
   words, average = list(use.flags), config["optim"]["average"]
-  if use.average and average and step * (1 - average) >= 1:
+  if use.average and average and run.averaged_enough(average, step):
     words.insert(0, "--weights=average")
   if prompt := _prompt(config) or use.prompt:
     words.append(f"--prompt={shlex.quote(prompt)}")

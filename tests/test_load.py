@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from absl import logging
 
 from aigc_jax import export, hf, run
 from aigc_jax.data import load_tokenizer, save, sentences
@@ -11,6 +12,7 @@ from aigc_jax.presets import vit
 from aigc_jax.run import drawing
 from aigc_jax.run.origin import check_resumed, check_saved, tokenizer_in
 from tests import tiny
+from tests.scaling.test_soup import write_run
 
 MODEL = json.loads(json.dumps(dict(kind="decoder") | tiny.LLAMA))
 CONFIG = {"model": MODEL, "seed": 0}
@@ -127,3 +129,21 @@ def test_a_folder_of_hugging_face_that_lacks_its_word_is_told_so(tmp_path, key):
   (tmp_path / "config.json").write_text(json.dumps({key: "llama"}))
   with pytest.raises(BadConfig, match=f"write it as hf:{tmp_path}"):
     run.load(str(tmp_path))
+
+
+def test_an_average_that_reaches_back_to_the_start_is_told(
+  tmp_path, monkeypatch
+):
+  write_run(tmp_path / "run", 0, steps=(8, 10), average=0.9)
+  said = []
+  monkeypatch.setattr(
+    logging, "warning", lambda text, *args: said.append(text % args)
+  )
+  for step, weights, told in (
+    (8, "average", True), (10, "average", False), (8, "raw", False),
+  ):  # fmt: skip
+    said.clear()
+    run.load(str(tmp_path / "run"), step=step, weights=weights)
+    assert bool(said) == told
+    assert not told or "reaches back about 10 steps" in said[0]
+    assert not told or "--weights=raw" in said[0]

@@ -45,6 +45,7 @@ from aigc_jax.run.inputs import (
   open_stream,
 )
 from aigc_jax.run.load import (
+  averaged_enough,
   frozen_digest,
   heldout_prints,
   load,
@@ -88,6 +89,7 @@ __all__ = [
   "Session",
   "Standing",
   "abstract_params",
+  "averaged_enough",
   "branch",
   "build",
   "changed_since",

@@ -149,8 +149,26 @@ def read_variables(
   step = int(content["step"])
   if averaged and "average_stats" not in found:
     note_older_average(f"{where}, step {step}")
+  if name == WEIGHTS["average"]:
+    note_young_average(f"{where}, step {step}", config, step)
   own = found.get("average_stats", found.get("stats"))
   return params, None if own is None else Fixed(None, own), step
+
+
+def note_young_average(what: str, config: Config, step: int) -> None:
+  """Tells that an average reaches back to before the first step."""
+  keep = config["optim"]["average"]
+  if not averaged_enough(keep, step):
+    logging.warning(
+      "%s: optim.average=%g reaches back about %d steps, so that its average "
+      "is mostly of the parameters of the start; --weights=raw are the last",
+      what, keep, round(1 / (1 - keep)),
+    )  # fmt: skip
+
+
+def averaged_enough(keep: float, step: int) -> bool:
+  """Whether so many steps are as many as an average reaches back."""
+  return round(step * (1 - keep), 6) >= 1
 
 
 def note_older_average(what: str) -> None:

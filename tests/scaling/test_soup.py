@@ -25,12 +25,13 @@ SMALL = (
 )  # fmt: skip
 
 
-def write_run(folder, seed, steps=(2, 4, 6)):
+def write_run(folder, seed, steps=(2, 4, 6), average=None):
   """What a run leaves that training never made: a checkpoint of each step."""
   config = skeleton()
   config.seed = seed
   config.data.update(batch=2, length=16, tokenizer="bytes")
   config.model.update(vocab=257, layers=1, dim=16, heads=2, mlp_dim=24)
+  config.optim.average = average
   config = run.read(config)
   folder.mkdir()
   words = data.load_tokenizer("bytes")
@@ -52,7 +53,8 @@ def write_run(folder, seed, steps=(2, 4, 6)):
       ),
       shapes,
     )
-    saved.commit(step, {"params": params, "opt_state": jax.numpy.ones(2)}, meta)
+    content = {"params": params, "opt_state": jax.numpy.ones(2)}
+    saved.commit(step, content | ({"average": params} if average else {}), meta)
   saved.close()
   files.write_json(folder / "config.json", config)
   return config
