@@ -20,6 +20,7 @@ its standard error and number of items.
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import gzip
 import json
@@ -244,9 +245,19 @@ def score_text(scorer: Scorer, text: str) -> Scores:
   return exact(values, found.tokens)
 
 
-def exact(values: dict[str, float], items: int) -> Scores:
+def exact(values: dict[str, float], items: int, told: str = "") -> Scores:
   """Values that are of all there is: they have no sampling error."""
-  return {k: Estimate(float(v), math.nan, items) for k, v in values.items()}
+  return {
+    k: Estimate(float(v), math.nan, items, told) for k, v in values.items()
+  }
+
+
+def coupled(objective: functools.partial, eval_set: EvalSet) -> str:
+  """By how many rows a score is where they depend on each other, or ""."""
+  why = getattr(objective.func, "couples_rows", "")
+  rows, batch = len(eval_set), eval_set.batch
+  last = f", {rows % batch} at the end" * (rows > batch and rows % batch > 0)
+  return why and f"{why}: {min(rows, batch)} at a time{last}"
 
 
 def score_task(loaded: run.Loaded, scorer: Scorer, form: str, items) -> Scores:
@@ -322,14 +333,16 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   config, found = loaded.config, {}
   run.check_data(config)
   check_batch(loaded, command.room())
-  score = run.scorer(loaded.model, run.objective_of(config))
+  objective = run.objective_of(config)
+  score = run.scorer(loaded.model, objective)
   kinds = {name: e["kind"] for name, e in run.evaluations(config).items()}
   embedded = [name for name, kind in kinds.items() if kind in run.EMBEDDED]
   alone = embedded and "loss" not in kinds.values()
   for name, eval_set in () if alone else heldout_sets(loaded):
     loss = Loss(score, eval_set, loaded.mesh, name=name)
     items = eval_set.targets or len(eval_set)
-    found[name] = exact(loss.measure(loaded.params, loaded.fixed), items)
+    values = loss.measure(loaded.params, loaded.fixed)
+    found[name] = exact(values, items, coupled(objective, eval_set))
     hears = transcripts.transcribes(loaded.model)
     if hears and isinstance(run.data_of(config), Sound):
       found[name] |= score_sound(loaded, eval_set)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import io
 import json
@@ -23,6 +24,7 @@ from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.formats import Reference
 from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.models import MODELS
+from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.presets import skeleton
 from tests import seq2seq
 from tests.sweep import sweep
@@ -62,6 +64,43 @@ def test_a_task_of_references_is_written_greedily(
   items = [Reference("ab", ("x",)), Reference("a" * 40, ("y", "z"))]
   found = evaluate.score_task(loaded, scorer, "references", items)
   assert found["exact_match"].items == 2
+
+
+@pytest.mark.parametrize(
+  "kind, pairs, told",
+  [
+    ("contrastive", 11, ": 8 at a time, 3 at the end"),
+    ("contrastive", 16, ": 8 at a time"),
+    ("contrastive", 5, ": 5 at a time"),
+    ("tokens", 11, ""),
+  ],
+)
+def test_of_how_many_pairs_a_loss_is_stands_beside_it(
+  monkeypatch, kind, pairs, told
+):
+  class Set(list):
+    batch, targets = 8, None
+
+  class Loss:
+    def __init__(self, *args, **keys):
+      pass
+
+    def measure(self, params, fixed):
+      return {"loss": 1.0}
+
+  objective = functools.partial(OBJECTIVES[kind])
+  monkeypatch.setattr(run, "check_data", lambda config: None)
+  monkeypatch.setattr(run, "scorer", lambda model, objective: None)
+  monkeypatch.setattr(run, "objective_of", lambda config: objective)
+  monkeypatch.setattr(run, "evaluations", lambda c: {"a": {"kind": "loss"}})
+  monkeypatch.setattr(evaluate, "check_batch", lambda *_: None)
+  monkeypatch.setattr(evaluate, "Loss", Loss)
+  held = Set(range(pairs))
+  monkeypatch.setattr(evaluate, "heldout_sets", lambda _: [("a", held)])
+  parts = dict.fromkeys(("config", "model", "mesh", "params", "fixed"))
+  found = evaluate.heldout(types.SimpleNamespace(**parts))["a"]["loss"]
+  assert found.items == pairs
+  assert found.signature.endswith(told) and bool(found.signature) == bool(told)
 
 
 def test_scores_are_kept_beside_others_of_the_same_step(

@@ -161,6 +161,7 @@ def skeleton() -> ConfigDict:
     spike_sigma=None,  # skip a step this many deviations above; None: never
     spike_window=128,  # of that many steps before it
     # What a step keeps of the average of the parameters, 0.999; None: no such.
+    # It begins as the first parameters, of which 0.999**N is in it after N.
     average=None,
   )
   # One entry for each evaluation, under a name of its own.
