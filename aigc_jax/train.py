@@ -59,7 +59,7 @@ from aigc_jax.trainer.journal import (
   copy_later,
 )
 from aigc_jax.trainer.lock import Lock
-from aigc_jax.trainer.stop import Stop
+from aigc_jax.trainer.stop import Stop, Wishes
 from aigc_jax.trainer.together import all_or_none
 from aigc_jax.trainer.watchdog import Watchdog
 
@@ -89,10 +89,11 @@ def define_flags() -> None:
 def main() -> int:
   """The command; the exit status."""
   early: list[int] = []
+  wishes = Wishes()
 
   def wait(number: int, _) -> None:
     early.append(number)
-    if len(early) > 1:
+    if wishes.again():
       os._exit(Stopped.code)
 
   if jax.process_count() > 1:
@@ -115,7 +116,7 @@ def main() -> int:
     Watchdog(workdir, **limits) as watchdog,
     jax.set_mesh(mesh),
   ):
-    for number in early:
+    for number in early[:1]:
       stop.heard(number)
     if FLAGS.rewind is not None:
       with all_or_none():

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -11,6 +12,31 @@ import numpy as np
 from aigc_jax.errors import Stopped
 from aigc_jax.trainer.console import shout
 from aigc_jax.trainer.together import most
+
+
+class Wishes:
+  """Tells a second wish to stop from the echo of the first.
+
+  `timeout`, schedulers and shells signal a process and then its group, so that
+  one wish comes twice within a moment.
+  """
+
+  ECHO = 1.0  # seconds
+
+  def __init__(self):
+    self._first: float | None = None
+
+  def again(self) -> bool:
+    """Whether a signal that has come now is one more wish."""
+    now = time.monotonic()
+    if self._first is None:
+      self._first = now
+      return False
+    return now - self._first > self.ECHO
+
+  @property
+  def any(self) -> bool:
+    return self._first is not None
 
 
 class Stop:
@@ -22,8 +48,9 @@ class Stop:
   often. `check` raises Stopped where `poll` is true.
 
   A second signal ends the process at once with status 75: what was committed
-  stays. Signals are taken by a thread, so they count while the main thread is
-  inside a compilation.
+  stays. One that comes with the first is the same wish (Wishes). Signals are
+  taken by a thread, so they count while the main thread is inside a
+  compilation.
   """
 
   SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -34,7 +61,7 @@ class Stop:
     self._poll_seconds = poll_seconds
     self._flag = threading.Event()
     self._coming = False
-    self._count = 0
+    self._wishes = Wishes()
     self._pending: jax.Array | None = None
     self._any = None
     self._old: dict = {}
@@ -94,12 +121,12 @@ class Stop:
 
   def heard(self, number: int) -> None:
     """A signal has come; the second one ends the process."""
-    self._count += 1
-    name = signal.Signals(number).name
-    if self._count > 1:
+    name, before = signal.Signals(number).name, self._wishes.any
+    if self._wishes.again():
       shout(f"second signal ({name}): leaving at once; run again to go on")
       os._exit(Stopped.code)
-    self.request(name, " (once more to leave at once)")
+    if not before:
+      self.request(name, " (once more to leave at once)")
 
   def _look(self) -> None:
     while not self._done.wait(self._poll_seconds):

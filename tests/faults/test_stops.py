@@ -5,10 +5,12 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from aigc_jax.errors import Stopped
+from aigc_jax.trainer.stop import Wishes
 from tests.faults import tiny
 from tests.faults.harness import (
   LIMIT,
@@ -218,6 +220,7 @@ def test_a_run_stopped_in_every_phase(
   run.until(lambda: list(checkpoints.glob("*.saving")), "a save")
   run.send(signal.SIGTERM)
   run.says("saving and stopping")
+  time.sleep(Wishes.ECHO + 0.1)  # sooner it would be the first one's echo
   asked = run.go_on(signal.SIGTERM)
   run.done(Stopped.code)
   assert saved(workdir) == before

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -238,9 +239,30 @@ def test_a_second_signal_leaves_at_once(tmp_path):
   assert process.stdout.readline() == "ready\n"
   process.terminate()
   assert "SIGTERM" in process.stderr.readline()
-  process.terminate()
-  assert process.wait(300) == Stopped.code
+  while process.poll() is None:  # until one comes that is no echo
+    process.terminate()
+    time.sleep(0.05)
+  assert process.returncode == Stopped.code
   assert "second signal" in process.stderr.read()
+
+
+def test_a_wish_that_comes_twice_is_one_as_timeout_sends_it(
+  tmp_path, monkeypatch, capsys
+):
+  now = [7.0]
+  clock = types.SimpleNamespace(monotonic=lambda: now[0])
+  monkeypatch.setattr("aigc_jax.trainer.stop.time", clock)
+  left = []
+  monkeypatch.setattr(os, "_exit", left.append)
+  stop = Stop(tmp_path)
+  for at in (7.0, 7.0, 7.9):
+    now[0] = at
+    stop.heard(signal.SIGTERM)
+  assert stop.requested and not left
+  assert capsys.readouterr().err.count("saving and stopping") == 1
+  now[0] = 8.1
+  stop.heard(signal.SIGTERM)
+  assert left == [Stopped.code]
 
 
 def test_the_watchdog_ends_a_hang_with_the_stacks(tmp_path):
