@@ -210,9 +210,20 @@ NO_NUMBER = (
 
 
 def _plainly(message: str) -> str:
+  """What absl says; of a word that is no number also what its flag counts."""
   for pattern, words in NO_NUMBER:
-    message = re.sub(pattern, words, message)
+    plain = re.sub(pattern, words, message)
+    if plain != message:
+      return plain + _meaning(message)
   return message
+
+
+def _meaning(message: str) -> str:
+  """The help of the flag that an error of absl names first."""
+  found = re.match(r"flag --(\w+)=", message)
+  if not found or found[1] not in flags.FLAGS:
+    return ""
+  return f" ({flags.FLAGS[found[1]].help})"
 
 
 def parsed(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:

@@ -207,12 +207,13 @@ def test_help_that_was_asked_for_is_no_failure():
 
 
 def test_a_word_that_is_no_number_is_told_without_pythons_words():
-  for word, what in (
-    ("--batch=x", "a whole number"),
-    ("--guidance=x", "a num"),
+  for word, what, of in (
+    ("--batch=x", "a whole number", "(rows scored together)"),
+    ("--guidance=x", "a number", "(towards labels"),
   ):
     done = commands.run("aigc_jax.evaluate", word)
     assert done.returncode == 78 and f"{word}: expected {what}" in done.stderr
+    assert of in done.stderr  # what the flag counts, so that one knows
     assert "literal" not in done.stderr and "convert" not in done.stderr
 
 
