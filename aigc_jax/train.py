@@ -344,9 +344,11 @@ def _commands(workdir: Path, config: run.Config, step: int) -> list[str]:
       break
   for name, section in sections.items():
     if _has_a_family(config | {"model": section}):
-      out = shlex.quote(str(workdir / "hf"))
+      # An export to a folder that exists, of an earlier step, is refused.
+      out = workdir / ("hf" if not (workdir / "hf").exists() else f"hf-{step}")
       words = [f"--part={name}"] * bool(name)
-      lines.append(["export", shown, f"--out={out}", *words])
+      out = f"--out={shlex.quote(str(out))}"
+      lines.append(["export", shown, out, *words])
       break
   return [f"  python -m aigc_jax.{' '.join(words)}" for words in lines]
 

@@ -191,6 +191,15 @@ def test_the_commands_a_run_prints_can_be_typed_as_they_stand():
   assert "--prompt" not in training.footer(workdir, {"step": 3}, config)
 
 
+def test_a_run_exported_before_is_told_a_folder_that_is_not_there(tmp_path):
+  config = run.read(quickstart.get_config())
+  first = training.footer(tmp_path, {"step": 3}, config)
+  assert f"--out={tmp_path}/hf\n" in first
+  (tmp_path / "hf").mkdir()
+  later = training.footer(tmp_path, {"step": 5}, config)
+  assert f"--out={tmp_path}/hf-5\n" in later
+
+
 def test_a_run_says_whether_it_wrote_or_drew(tmp_path):
   config = run.read(quickstart.get_config())
   (tmp_path / "samples").mkdir()
