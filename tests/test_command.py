@@ -218,7 +218,9 @@ def test_a_word_that_is_no_number_is_told_without_pythons_words():
 
 
 EARLY = """
-import os, sys
+import os, signal, sys
+# A shell starts what runs behind it with SIGINT ignored, tests too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv[0] = "-m"
 sys.orig_argv = ["python", "-m", "aigc_jax.{}", *sys.argv[1:]]
 import aigc_jax

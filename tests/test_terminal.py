@@ -102,8 +102,8 @@ def test_a_table_of_scores_takes_any_name(name):
   loaded = run.Loaded(None, None, None, {}, None, 7, name)
   scores = {name: {name: Estimate(1.0, 0.5, 3, signature=name)}}
   screen = Screen()
-  Console(file=screen, width=200, color_system=None).print(
-    evaluate.table_of(loaded, scores)
+  evaluate.show(
+    Console(file=screen, width=200, color_system=None), loaded, scores
   )
   text = screen.getvalue()
   assert text.count(terminal.shown(name)) == 5 and harmless(text)

@@ -90,7 +90,7 @@ def sampler_of(
 def _library(config: Config, model: nn.Module) -> Callable:
   """The context in which the products of a run are traced, where it can be."""
   if (
-    config["compute"]["library"] == "onednn"
+    config.get("compute", {}).get("library") == "onednn"
     and sharding.platform() == "cpu"
     and sharding.alone()
     and onednn.usable(jnp.dtype(model.operand_dtype).name)
