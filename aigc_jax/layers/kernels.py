@@ -96,25 +96,16 @@ def resolve(
   """The kernel that "auto" means for these queries on this platform."""
   if are_plain():
     return "xla"
-  platform = sharding.platform()
-  if (
-    platform == "gpu"
-    and bias_BNTS is None
-    and not _cudnn_lacks(q_BTNH, k_BSKH, visible, softcap)
-  ):
+  platform, free = sharding.platform(), bias_BNTS is None
+  what = (q_BTNH, k_BSKH, visible)
+  if platform == "gpu" and free and not _cudnn_lacks(*what, softcap):
     return "cudnn"
-  if (
-    platform == "tpu"
-    and bias_BNTS is None
-    and not splash.lacks(q_BTNH, k_BSKH, visible)
-  ):
+  if platform == "tpu" and free and not splash.lacks(*what):
     return "splash"
-  fits = visible.causal or sharding.alone()
-  if (
-    platform == "cpu"
-    and fits
-    and not _blocks_lacks(q_BTNH, k_BSKH, visible, bias_BNTS)
-  ):
+  # A single query, which decoding asks a memory with, is no block: keys would
+  # be filled up and copied for it at each token.
+  fits = visible.causal or (sharding.alone() and q_BTNH.shape[1] > 1)
+  if platform == "cpu" and fits and not _blocks_lacks(*what, bias_BNTS):
     return "blocks"
   # Beyond this the scores of one head outgrow any cache: take them in pieces.
   return "chunked" if q_BTNH.shape[1] > 2048 else "xla"

@@ -1,4 +1,5 @@
-"""Sums and maxima over the last axis of terms made of several arrays."""
+"""Sums and maxima of terms made of several arrays: over the last axis, rows,
+places; and what is given to all rows or places, whose gradient is a sum."""
 
 import functools
 from collections.abc import Callable

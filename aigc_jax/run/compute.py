@@ -36,12 +36,17 @@ def defaults() -> dict[str, Any]:
   return dict(_defaults())
 
 
+def settings(config: Mapping) -> dict[str, Any]:
+  """config.compute, with the skeleton's for what it does not say."""
+  return defaults() | dict(config.get("compute") or {})
+
+
 def keywords(config: Mapping) -> dict:
   """config.model with what it takes of compute: all keywords, and the kind.
 
   Raises BadConfig for a value of another type than the model takes.
   """
-  return _with(config["model"], defaults() | dict(config.get("compute") or {}))
+  return _with(config["model"], settings(config))
 
 
 def _with(model: Mapping, compute: Mapping) -> dict:
@@ -97,7 +102,7 @@ def changed(config: Mapping, **values: object) -> dict:
   Raises BadConfig for a key that is none of compute.
   """
   expect("compute", values, (), among=KEYS)
-  compute = defaults() | dict(config.get("compute") or {}) | values
+  compute = settings(config) | values
   return dict(config) | {
     "compute": compute, "model": bare(config["model"], values)
   }  # fmt: skip

@@ -14,6 +14,7 @@ from aigc_jax.data.images.decoding import MODES
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.layers.cpu import onednn
 from aigc_jax.objectives.paths import Path as ImagePath
+from aigc_jax.run import compute
 from aigc_jax.run.build import objective_of
 from aigc_jax.run.settings import Config, check_data, data_of
 from aigc_jax.sampling.codes import CodeSampler
@@ -90,7 +91,7 @@ def sampler_of(
 def _library(config: Config, model: nn.Module) -> Callable:
   """The context in which the products of a run are traced, where it can be."""
   if (
-    config.get("compute", {}).get("library") == "onednn"
+    compute.settings(config)["library"] == "onednn"
     and sharding.platform() == "cpu"
     and sharding.alone()
     and onednn.usable(jnp.dtype(model.operand_dtype).name)

@@ -275,7 +275,7 @@ def frozen_of(
   there were any in it the one that is meant is looked for; {} is the last one
   of each. Raises BadConfig where there is none.
   """
-  known = steps_there(content)
+  known = steps_there(content, config)
   for steps in (known, {}) if known else ({},):
     found = read_frozen(config, model, mesh, abstract, steps)
     if _beside(content, found):
@@ -307,18 +307,21 @@ def frozen_of(
   )
 
 
-def steps_there(content: Mapping) -> dict[str, int]:
+def steps_there(content: Mapping, config: Config) -> dict[str, int]:
   """{work directory: step} of what a run was begun from, as far as it is there.
 
-  content: the manifest of a checkpoint of that run.
+  content: the manifest of a checkpoint of that run. Nothing is opened but what
+  the config names.
   """
-  found = {}
-  for where, step in content["meta"].get("origins", {}).items():
+  told, found = content["meta"].get("origins", {}), {}
+  words = {config["init_from"], *config["frozen"].values()}
+  for where in {place_of(word) for word in words if word} & told.keys():
     workdir = files.expanded(where)
     if not (workdir / "run.json").is_file():
       continue
-    if step in history.checkpoints_in(workdir, identity_in(workdir)).steps():
-      found[where] = step
+    saved = history.checkpoints_in(workdir, identity_in(workdir))
+    if told[where] in saved.steps():
+      found[where] = told[where]
   return found
 
 

@@ -304,7 +304,9 @@ class Session:
         f"0 ({begun} rows are kept in {CUT})"
       )
     # A run that is repeated was begun from these steps of others.
-    meant = steps_there(self.repeats) if self.repeats is not None else {}
+    meant = {}
+    if self.repeats is not None:
+      meant = steps_there(self.repeats, r.config)
     state, steps = r.init(), {}
     if where:
       place = place_of(where)

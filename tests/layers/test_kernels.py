@@ -230,6 +230,8 @@ def test_a_cpu_by_itself_has_blocks_where_all_positions_see_each_other_too():
   with described("a device", "cpu"):
     assert kernels.resolve(q, k, seen, 0.0) == "blocks"
     assert kernels.resolve(q, k[:, :5], seen, 0.0) == "blocks"  # a memory
+    # One that decoding asks is not worth what filling up the keys takes.
+    assert kernels.resolve(q[:, :1], k, seen, 0.0) == "xla"
     one, two = (jnp.zeros((rows, 6, 11, 11)) for rows in (1, 2))
     assert kernels.resolve(q, k, seen, 0.0, one) == "blocks"
     assert kernels.resolve(q, k, seen, 0.0, two) == "xla"  # each row its own

@@ -89,8 +89,8 @@ def attend(
   size = size or max(SMALLEST, -(-T // BLOCKS))
   # The queries of a group meet its keys as one matrix, and have to lie as one.
   lie = TOGETHER if onednn.chosen() and N == K else APART
-  # The softmax of a row of T is T / H times the size of its queries: up to KEPT
-  # times, keeping it costs less time than making it again (experiments/speed).
+  # The softmax of a query of S keys is S / H times its size: up to KEPT times,
+  # keeping it costs less time than making it again (experiments/speed).
   keep = onednn.chosen() and not softcap and S <= KEPT * H
   how = How(
     scale, softcap, visible.window, min(size, T), visible.causal, S, whole,

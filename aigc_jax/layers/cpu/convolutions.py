@@ -29,9 +29,7 @@ CALL = "__onednn$convolution"
 # process.
 VERSIONS = ("0.10.",)
 FEW = 4  # places for each channel; up to so many, all taps are one product
-NARROW = (
-  128  # channels of either side; up to so many, taps are products by rows
-)
+NARROW = 128  # channels of either side; up to so many, taps share copies
 IMAGE = 16  # channels below which the compiler's own gradient is faster
 
 
