@@ -60,6 +60,7 @@ def test_every_kind_of_data_is_prepared_by_its_config(name, tmp_path):
   assert re.search(r"[1-9][\d,]* (tokens|examples)", done.stdout)
 
 
+@pytest.mark.slow
 def test_what_training_is_measured_on_is_prepared_with_it(tmp_path):
   pytest.importorskip("sklearn")
   done = command(

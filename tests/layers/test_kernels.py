@@ -84,7 +84,7 @@ def of_bias(kernel, visible, name, q, k, v, dy, bias):
 
 
 @pytest.mark.parametrize("rows", [6, 1], ids=["rows at once", "by row"])
-@pytest.mark.parametrize("seen", ["causal", "segments", "all"])
+@pytest.mark.parametrize("seen", sweep(["causal", "segments", "all"], "all"))
 def test_a_bias_of_the_scores_in_blocks_is_that_of_dense_attention(
   monkeypatch, seen, rows
 ):

@@ -222,9 +222,8 @@ def test_the_use_of_a_codebook_is_recorded():
 @pytest.mark.parametrize("module", [Codebook(**MEANS), Grid((3, 4, 5))])
 def test_before_the_first_step_nothing_is_said_of_the_use(module):
   """Or the mean over the steps of a row had one of no use in it."""
-  _, new = module.apply(
-    fresh(module), rows(), jnp.ones(B), keys_of(B), mutable=[REPORTS]
-  )
+  apply = jax.jit(functools.partial(module.apply, mutable=[REPORTS]))
+  _, new = apply(fresh(module), rows(), jnp.ones(B), keys_of(B))
   found = told(new[REPORTS])
   assert {name: float(mean.weight) for name, mean in found.items()} == {
     "perplexity": 0.0, "used": 0.0,
