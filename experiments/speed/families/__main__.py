@@ -45,14 +45,14 @@ def compare(name: str, turns: int, bf16: bool) -> dict:
   for what, worker in list(running.items()):
     try:
       found[what] = worker.hear(LIMIT)
-      found[what]["first ms"] = worker.ask(LIMIT, steps=2)["ms"]
+      found[what]["first ms"] = worker.ask(LIMIT, steps=1)["ms"]
     except (TimeoutError, RuntimeError) as error:
       found[what] = {"failed": str(error)[-500:]}
       running.pop(what).end()
   times: dict[str, list[float]] = {what: [] for what in running}
   for turn in range(turns):
     for what in list(running)[:: -1 if turn % 2 else 1]:
-      steps = max(2, round(1500 / found[what]["first ms"]))
+      steps = max(1, round(2000 / found[what]["first ms"]))
       times[what].append(running[what].ask(LIMIT, steps=steps)["ms"])
   for what, worker in running.items():
     found[what] |= {"ms": statistics.median(times[what]), "turns": times[what]}
