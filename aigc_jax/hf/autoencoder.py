@@ -1,10 +1,11 @@
-"""diffusers' AutoencoderKL, the VAE of latent diffusion."""
+"""diffusers' AutoencoderKL, the VAE of latent diffusion, and its VQModel."""
 
 import itertools
 from collections.abc import Iterator, Mapping
 
 from aigc_jax.hf.settings import Settings
 from aigc_jax.hf.table import Family, Row
+from aigc_jax.layers.report import STATS
 
 # More stages and blocks than any has; rows of leaves that a model lacks are
 # left out.
@@ -75,24 +76,69 @@ def _way(part: str, way: str, size: str) -> Iterator[Row]:
   yield from _convolution(f"{part}/conv_out", f"{part}.conv_out")
 
 
-ROWS = (
+WAYS = (
   *_way("encoder", "down", "half"),
   *_way("decoder", "up", "double"),
+)
+ROWS = (
+  *WAYS,
   Row("encoder/code/w", "quant_conv.weight", "ZD11->DZ"),
   Row("encoder/code/bias", "quant_conv.bias", "Z->Z"),
   Row("decoder/code/w", "post_quant_conv.weight", "DZ11->ZD"),
   Row("decoder/code/bias", "post_quant_conv.bias", "D->D"),
+)
+VQ_ROWS = (
+  *WAYS,
+  Row("encoder/code/w", "quant_conv.weight", "DF11->FD"),
+  Row("encoder/code/bias", "quant_conv.bias", "D->D"),
+  Row("decoder/code/w", "post_quant_conv.weight", "FD11->DF"),
+  Row("decoder/code/bias", "post_quant_conv.bias", "F->F"),
+  Row("book/table", "quantize.embedding.weight", "VD->VD"),
 )
 
 
 def settings(c: Settings) -> dict:
   """The keywords of `models.vae` for a config.json.
 
-  What pipelines multiply codes by, scaling_factor, is no part of it.
+  What pipelines subtract from codes and multiply them by, shift_factor and
+  scaling_factor, is no part of it.
   """
+  projects = c.flag("use_quant_conv", True)
+  if c.flag("use_post_quant_conv", True) != projects:
+    raise c.fault(
+      "use_post_quant_conv", f"{projects}, as use_quant_conv is".lower()
+    )
+  return _nets(c) | dict(
+    latent=c.integer("latent_channels", 4),
+    places=True,
+    projects=projects,
+    scales=False,
+  )
+
+
+def vq_settings(c: Settings) -> dict:
+  """The keywords of `models.vq` for a config.json.
+
+  Neither scaling_factor is a part of it, nor lookup_from_codebook, which says
+  what the way back may be given.
+  """
+  c.only("norm_type", "group")
+  dim = c.integer("latent_channels", 3)
+  c.only("vq_embed_dim", dim)
+  return _nets(c) | dict(
+    quantizer="gradient",
+    codes=c.integer("num_vq_embeddings", 256),
+    dim=dim,
+    levels=(),
+    decay=0.99,
+    revive=0.1,
+    cosine=False,
+  )
+
+
+def _nets(c: Settings) -> dict:
+  """What both have: the nets from an image to its places, and back."""
   c.only("act_fn", "silu")
-  c.only("use_quant_conv", True)
-  c.only("use_post_quant_conv", True)
   c.only("mid_block_add_attention", True)
   channels = c.integer("in_channels", 3)
   c.only("out_channels", channels)
@@ -108,12 +154,9 @@ def settings(c: Settings) -> dict:
     image_size=size,
     channels=channels,
     widths=widths,
-    latent=c.integer("latent_channels", 4),
-    places=True,
     blocks=blocks,
     attention=_attention(c, size, len(widths)),
     groups=c.integer("norm_num_groups", 32),
-    scales=False,
     activation="silu",
     remat="none",
     kernel="auto",
@@ -153,6 +196,21 @@ def _attention(c: Settings, size: int, stages: int) -> tuple[int, ...]:
 
 def config(k: Mapping) -> dict:
   """config.json for a vae; what it cannot say is left out."""
+  plain = dict(use_quant_conv=False, use_post_quant_conv=False)
+  found = _nets_config(k) | dict(latent_channels=k["latent"])
+  return found if k["projects"] else found | plain
+
+
+def vq_config(k: Mapping) -> dict:
+  """config.json for a vq; what it cannot say is left out."""
+  return _nets_config(k) | dict(
+    latent_channels=k["dim"],
+    vq_embed_dim=k["dim"],
+    num_vq_embeddings=k["codes"],
+  )
+
+
+def _nets_config(k: Mapping) -> dict:
   rows = [k["image_size"] >> i for i in range(len(k["widths"]))]
   reads = ["Attn" if n in tuple(k["attention"]) else "" for n in rows]
   return dict(
@@ -162,7 +220,6 @@ def config(k: Mapping) -> dict:
     layers_per_block=k["blocks"],
     down_block_types=[f"{x}DownEncoderBlock2D" for x in reads],
     up_block_types=[f"{x}UpDecoderBlock2D" for x in reads[::-1]],
-    latent_channels=k["latent"],
     norm_num_groups=k["groups"],
     sample_size=k["image_size"],
     act_fn=k["activation"],
@@ -180,4 +237,17 @@ AUTOENCODER_KL = Family(
   pipeline="image-to-image",
   library="diffusers",
   spellings=BEFORE,
+)
+VQ_MODEL = Family(
+  model_type="VQModel",
+  architecture="VQModel",
+  prefix="",
+  rows=VQ_ROWS,
+  settings=vq_settings,
+  config=vq_config,
+  kind="vq",
+  pipeline="image-to-image",
+  library="diffusers",
+  spellings=BEFORE,
+  unsaid=(f"{STATS}/book/counts",),
 )

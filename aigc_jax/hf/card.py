@@ -14,7 +14,7 @@ RECORD = {
 }
 
 
-# How it is used, by what transformers calls its use.
+# How it is used, by what transformers calls its use, or of some architectures.
 USES = {
   "text-generation": (
     "```python\nfrom transformers import pipeline\n\n"
@@ -37,6 +37,13 @@ USES = {
     'vae = AutoencoderKL.from_pretrained("PATH_OF_THIS_FOLDER")\n'
     "codes = vae.encode(images).latent_dist.mean  # of pixels from -1 to 1\n"
     "images = vae.decode(codes).sample\n```\n"
+  ),
+  "VQModel": (
+    "```python\nfrom diffusers import VQModel\n\n"
+    'vq = VQModel.from_pretrained("PATH_OF_THIS_FOLDER")\n'
+    "vectors = vq.encode(images).latents  # of pixels from -1 to 1\n"
+    "codes = vq.quantize(vectors)[2][2]\n"
+    "images = vq.decode(vectors).sample\n```\n"
   ),
   "fill-mask": (
     "```python\nfrom transformers import pipeline\n\n"
@@ -71,7 +78,7 @@ def write(
     f"# {name}\n",
     f"`{architecture}` with {parameters:,} parameters in {dtype}, exported by "
     f"aigc_jax after {counted(step, 'step')}.\n",
-    USES.get(pipeline, ""),
+    USES.get(architecture) or USES.get(pipeline, ""),
   ]
   if metrics:
     parts += ["## What was measured\n", _metrics(metrics)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.hf import kinds
-from aigc_jax.hf.autoencoder import AUTOENCODER_KL
+from aigc_jax.hf.autoencoder import AUTOENCODER_KL, VQ_MODEL
 from aigc_jax.hf.bert import BERT
 from aigc_jax.hf.clip import CLIP
 from aigc_jax.hf.cohere import COHERE, COHERE2
@@ -61,6 +61,7 @@ FAMILIES = {
   "siglip": SIGLIP,
   "whisper": WHISPER,
   "AutoencoderKL": AUTOENCODER_KL,
+  "VQModel": VQ_MODEL,
 }
 
 
@@ -152,7 +153,8 @@ def choose_family(
     if not fault:
       return FAMILIES[family]
   nearest = min(faults, key=lambda n: len(faults[n]))
-  others = "" if name else "; the other families differ in more"
+  alone = len(faults) == 1
+  others = "" if alone else "; the other families differ in more"
   raise BadConfig(
     f"no architecture of {there[nearest].library} is this {kind}: "
     f"{FAMILIES[nearest].architecture} comes nearest, in its way stand model."

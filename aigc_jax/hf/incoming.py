@@ -149,14 +149,16 @@ def read_params(source: Imported | str | Path, abstract, shardings=None):
   """The parameters, each leaf read straight into its devices' shards.
 
   abstract: the model's parameters as ShapeDtypeStructs (unboxed), whose
-  dtypes are used; with its stats under STATS, where those are wanted too.
+  dtypes are used; with its stats under STATS, where those are wanted too. What
+  no folder has of them begins as zeros.
   shardings: the same tree of shardings, one for all leaves, or None for the
   default device. Beside what the devices keep, the host holds
   PIECE numbers and the pages of one tensor of one file. Raises BadData where
   the model is not the one of the folder.
   """
   found = source if isinstance(source, Imported) else load(source)
-  wanted = tree.flat(abstract)
+  whole, unsaid = tree.flat(abstract), found.family.unsaid
+  wanted = {path: leaf for path, leaf in whole.items() if path not in unsaid}
   faults = [
     f"{path}: the folder has {_shape(found.table.get(path))}, the model "
     f"{tuple(wanted[path].shape) if path in wanted else 'nothing'}"
@@ -177,7 +179,9 @@ def read_params(source: Imported | str | Path, abstract, shardings=None):
   places = tree.flat(shardings)
   made = [
     _place(found.table[path], found.tensors, leaf.dtype, places[path])
-    for path, leaf in wanted.items()
+    if path in wanted
+    else jax.device_put(np.zeros(leaf.shape, leaf.dtype), places[path])
+    for path, leaf in whole.items()
   ]
   return jax.tree.unflatten(jax.tree.structure(abstract), made)
 

@@ -185,6 +185,21 @@ def _vae_canonical(kwargs: Mapping) -> dict:
   return known
 
 
+# How running means move a codebook; and what follows from the levels of a grid.
+_VQ_FREE = ("decay", "revive")
+_BOOK = ("codes", "dim", "cosine")
+
+
+def _vq_canonical(kwargs: Mapping) -> dict:
+  """As of a vae whose code has places."""
+  known = _vae_canonical(dict(kwargs) | dict(places=True))
+  known["levels"] = tuple(known["levels"])
+  left = {"places", *_VQ_FREE}
+  if known["quantizer"] == "fsq":
+    left |= set(_BOOK)
+  return {key: value for key, value in known.items() if key not in left}
+
+
 def _sound(kwargs: Mapping, random: np.random.Generator) -> dict:
   """Noise of half the time there is, and a text."""
   samples = min(round(kwargs["seconds"] * RATE), RATE) // HOP * HOP
@@ -220,6 +235,7 @@ KINDS = {
   "resnet": Kind(_images, _resnet_canonical),
   "vae": Kind(_drawn_images, _vae_canonical),
   "vit": Kind(_images, _vit_canonical),
+  "vq": Kind(_images, _vq_canonical),
   "whisper": Kind(_sound, _whisper_canonical, writes=True),
 }
 
@@ -267,7 +283,7 @@ def parted(params: Mapping) -> dict:
 
 
 def outputs(kind: str, kwargs: Mapping, params, batch: Mapping) -> list:
-  """All that a model says of a batch, as float32 arrays, logits among them.
+  """All that a model says of a batch, logits among it: float32, or codes.
 
   params: `joined`. In float32 with plain products, whatever else it computes
   in.
@@ -285,7 +301,13 @@ def outputs(kind: str, kwargs: Mapping, params, batch: Mapping) -> list:
     )
 
   with jax.default_matmul_precision("highest"):
-    return [np.asarray(x, np.float32) for x in run(params, dict(batch))]
+    return [_wide(x) for x in run(params, dict(batch))]
+
+
+def _wide(x) -> np.ndarray:
+  """In float32; whole numbers, such as codes, stay such."""
+  x = np.asarray(x)
+  return x if x.dtype.kind in "iub" else x.astype(np.float32)
 
 
 def _said(x):

@@ -59,6 +59,8 @@ class Family:
   and stored there, where it must be that.
   pipeline: what transformers calls the use of it. library: whose folders these
   are, transformers' or diffusers'.
+  unsaid: paths of ours, under STATS, of what is for the record alone: a folder
+  has none of it, and where one is read it begins as zeros.
   check: raises BadData where other files of a folder, whose keywords are given,
   say what is not computed here.
   """
@@ -82,6 +84,7 @@ class Family:
   )
   pipeline: str = "text-generation"
   library: str = "transformers"
+  unsaid: tuple[str, ...] = ()
   check: Callable[[Path, Mapping], None] = lambda folder, kwargs: None
 
 
@@ -240,9 +243,10 @@ def _letters(groups: list[str]) -> str:
 def leaves(family: Family, shapes: Mapping[str, tuple]) -> dict[str, Leaf]:
   """{path: Leaf} for a decoder's parameters {path: shape}.
 
-  A row whose leaf the decoder lacks is left out. Raises BadConfig for a leaf
-  that no row names.
+  A row whose leaf the decoder lacks is left out, and so is what the family
+  leaves unsaid. Raises BadConfig for any other leaf that no row names.
   """
+  shapes = {p: shape for p, shape in shapes.items() if p not in family.unsaid}
   rows = {
     row.path: row
     for row in family.rows

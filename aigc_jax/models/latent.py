@@ -65,14 +65,15 @@ class Latent(nn.Module):
   """A VAE, which is to be frozen, and a denoiser of its scaled codes.
 
   With role "latents": the codes (B, *noise) of "images" (B, Y, X, C), drawn by
-  the rows' keys in "draw" where `sample`, else their means, times `scale`; None
-  measures it. With "denoiser": what that predicts of such codes as "images".
-  Without a role, both.
+  the rows' keys in "draw" where `sample`, else their means, less `shift` and
+  then times `scale`; None measures it. With "denoiser": what that predicts of
+  such codes as "images". Without a role, both.
   """
 
   parts: Mapping[str, Part]
   scale: float | None
   sample: bool
+  shift: float = 0.0
 
   gradual = True  # noise becomes a code step by step
   roles = ("latents", "denoiser")
@@ -116,7 +117,8 @@ class Latent(nn.Module):
         jnp.mean(x.reshape(len(x), -1), axis=-1) for x in (codes, codes**2)
       ]
       report(self, "latents", Measured(*(Mean.of(x, real_B) for x in each)))
-    return sharding.constrain_rows(codes * self._scaled())
+    codes = (codes - self.shift) * self._scaled()
+    return sharding.constrain_rows(codes)
 
   def _scaled(self) -> jax.Array | float:
     return self.found.value if self.scale is None else self.scale
@@ -129,7 +131,7 @@ class Latent(nn.Module):
 
   def finish(self, codes: jax.Array) -> jax.Array:
     """Images (B, Y, X, C) of scaled codes."""
-    return self.vae.decode(codes / self._scaled())
+    return self.vae.decode(codes / self._scaled() + self.shift)
 
   @property
   def image(self) -> tuple[int, int, int]:
@@ -171,6 +173,7 @@ def latent_of(models: Mapping[str, Callable]) -> Callable[..., Latent]:
     parts: Mapping,
     classes: int,
     scale: float | None = None,
+    shift: float = 0.0,
     sample: bool = True,
     vocab: int | None = None,
     text_length: int | None = None,
@@ -178,11 +181,12 @@ def latent_of(models: Mapping[str, Callable]) -> Callable[..., Latent]:
   ) -> Latent:
     """A Latent from plain values; the keys of `config.model`.
 
-    parts: vae and denoiser, each a config.model of its own. scale: what codes
-    are multiplied by, None for one over their deviation in the first batch.
-    sample: whether codes are drawn, or the means of what they may be. classes,
-    vocab, text_length, text_end: those of the denoiser, for the data. Raises
-    BadConfig where they cannot go together.
+    parts: vae and denoiser, each a config.model of its own. shift: what is
+    subtracted from codes, before scale: what they are multiplied by, None for
+    one over their deviation in the first batch. sample: whether codes are
+    drawn, or the means of what they may be. classes, vocab, text_length,
+    text_end: those of the denoiser, for the data. Raises BadConfig where they
+    cannot go together.
     """
     if scale is not None and not scale > 0:
       raise errors.BadConfig(
@@ -194,7 +198,7 @@ def latent_of(models: Mapping[str, Callable]) -> Callable[..., Latent]:
       classes=classes, vocab=vocab, text_length=text_length, text_end=text_end
     )
     check_told(parts, "denoiser", told)
-    return Latent(made, scale, sample)
+    return Latent(made, scale, sample, shift)
 
   return latent
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from aigc_jax import errors
 from aigc_jax.layers.einsum import Einsum
 from aigc_jax.layers.noise import normal
 from aigc_jax.layers.residual_stages import ResidualStages
@@ -38,20 +39,26 @@ class Told:
 
 
 class Encoder(nn.Module):
-  """(B, Y, X, C) -> mean and log variance (B, Z) of a code, or of places."""
+  """(B, Y, X, C) -> mean and log variance (B, Z) of a code, or of places.
+
+  projects: whether a product makes them of what the stages end with, which else
+  are they.
+  """
 
   stages: Stages | ResidualStages
   latent: int
   dtype: jnp.dtype
   places: bool
+  projects: bool
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x = self.stages.down(x, 2 * self.latent)
-    equation, shape = "BYXD,YXDZ->BZ", (*x.shape[1:], 2 * self.latent)
-    if self.places:
-      equation, shape = "BYXD,DZ->BYXZ", shape[2:]
-    code = Einsum(equation, shape, self.dtype, True, name="code")(x)
+    code = self.stages.down(x, 2 * self.latent)
+    if self.projects:
+      equation, shape = "BYXD,YXDZ->BZ", (*code.shape[1:], 2 * self.latent)
+      if self.places:
+        equation, shape = "BYXD,DZ->BYXZ", shape[2:]
+      code = Einsum(equation, shape, self.dtype, True, name="code")(code)
     mean, log_var = jnp.split(code.astype(jnp.float32), 2, axis=-1)
     return mean, log_var
 
@@ -64,6 +71,7 @@ class Painter(nn.Module):
   latent: int
   dtype: jnp.dtype
   places: bool
+  projects: bool
   scales: bool
 
   @nn.compact
@@ -73,9 +81,9 @@ class Painter(nn.Module):
     equation, shape = "BZ,ZYXD->BYXD", (Y // small, X // small, width)
     if self.places:
       equation, shape = "BYXZ,ZD->BYXD", shape[2:]
-    x = Einsum(equation, (self.latent, *shape), self.dtype, True, name="code")(
-      code
-    )
+    x, shape = code, (self.latent, *shape)
+    if self.projects:
+      x = Einsum(equation, shape, self.dtype, True, name="code")(x)
     if not self.scales:
       return self.stages.up(x, C), None
     mean, log_scale = jnp.split(self.stages.up(x, 2 * C), 2, axis=-1)
@@ -88,6 +96,7 @@ class Vae(nn.Module):
   The code is the posterior's mean and noise of the row's key times its
   deviation. places: whether each place of the last stage has `latent` numbers
   of its own, (Y / 2**n, X / 2**n, latent), and not the image as a whole.
+  projects: whether products of their own stand between stages and code.
   scales: whether the log scale of each pixel's distribution is told.
   """
 
@@ -96,13 +105,16 @@ class Vae(nn.Module):
   latent: int
   dtype: jnp.dtype
   places: bool = False
+  projects: bool = True
   scales: bool = True
 
   gradual = False  # an image is drawn at once
   classes = 0
 
   def setup(self):
-    parts = self.stages, self.latent, self.dtype, self.places
+    parts = (
+      self.stages, self.latent, self.dtype, self.places, self.projects
+    )  # fmt: skip
     self.encoder = Encoder(*parts)
     self.decoder = Painter(self.image, *parts, self.scales)
 
@@ -162,6 +174,7 @@ def vae(
   widths: Sequence[int],
   latent: int,
   places: bool = False,
+  projects: bool = True,
   blocks: int = 0,
   attention: Sequence[int] = (),
   groups: int = 32,
@@ -176,15 +189,24 @@ def vae(
 
   widths: of the stages, each of which halves rows and columns. latent: how many
   numbers a code has; with `places`, each place of it, as latent diffusion reads
-  them. blocks: residual ones of a stage, and one more on the way back; each
-  stage but the last is then followed by one of half the size. attention: rows
-  of the stages of blocks whose places read each other, besides the middle.
+  them. projects: whether one more product makes a code of what the stages of
+  blocks end with, and another what the way back begins with; without, as in
+  what came after latent diffusion's first, these are the code. blocks: residual
+  ones of a stage, and one more on the way back; each stage but the last is then
+  followed by one of half the size. attention: rows of the stages of blocks
+  whose places read each other, besides the middle.
   groups: of channels that blocks normalise together. scales: whether it tells
   the scale of each pixel; else the objective has one for all. Raises BadConfig
   where they cannot go together.
   """
   at_least_1(image_size=image_size, channels=channels, latent=latent)
   kind = checked_dtype(dtype)
+  if not projects and not (blocks and places):
+    raise errors.BadConfig(
+      f"model.projects={projects} is of stages of residual blocks whose code "
+      "has places: --config.model.blocks=2 --config.model.places=True, or "
+      "--config.model.projects=True"
+    )
   return Vae(
     image=(image_size, image_size, channels),
     stages=nets(
@@ -195,5 +217,6 @@ def vae(
     latent=latent,
     dtype=kind,
     places=places,
+    projects=projects,
     scales=scales,
   )  # fmt: skip

@@ -17,6 +17,7 @@ SIZES = {
   "patchgan": dict(widths=WIDTHS, latent=100, patches=True),
   "tiny": dict(widths=(32, 64), latent=32, patches=False),
   "style": dict(widths=(64, 128, 256, 512, 512), latent=512, mapping_layers=8),
+  "tiny_style": dict(widths=(28, 40), latent=32, mapping_layers=4),
 }
 
 
@@ -36,7 +37,7 @@ def get_config(preset="dcgan"):
     # Who moves less often, or is clipped alone, is a group: optim/groups.py.
     groups=(),
   )  # fmt: skip
-  style = preset.startswith("style")
+  style = "mapping_layers" in size
   config.model = _styled(size) if style else _convolved(size)
   if style:
     config.objective.r1 = 10.0
@@ -50,7 +51,8 @@ def get_config(preset="dcgan"):
   config.checkpoint.update(every_steps=2500)
   if preset.startswith("tiny"):
     small(config)
-    config.model.update(discriminator_norm="none", init_std=None)
+    if not style:
+      config.model.update(discriminator_norm="none", init_std=None)
     config.objective.r1 = 0.2
   return of(config, dataset)
 

@@ -7,9 +7,10 @@ configs/vae.py:tiny_places, tiny_sd on those of its tiny_sd. A second word names
 the dataset (imagenet, cifar10, digits). The VAE is a run of one's own,
 --config.frozen.vae=DIR, or a folder of diffusers' AutoencoderKL,
 --config.frozen.vae=hf:FOLDER, as Stable Diffusion's is (its scaling_factor is
---config.model.scale=0.18215); otherwise the first step measures what codes are
-divided by. The average of the parameters is what images are drawn with
-(--weights=average).
+--config.model.scale=0.18215; Stable Diffusion 3's also has a shift_factor,
+--config.model.scale=1.5305 --config.model.shift=0.0609); otherwise the first
+step measures what codes are divided by. The average of the parameters is what
+images are drawn with (--weights=average).
 """
 
 from ml_collections import ConfigDict
@@ -56,6 +57,7 @@ def get_config(preset="b2"):
       kind="latent",
       classes=labels_of(dataset),
       scale=None,  # of codes; None: one over the deviation of the first batch
+      shift=0.0,  # that is subtracted from them before
       sample=True,  # whether codes are drawn, or the means of what they may be
       parts=dict(vae=codes, denoiser=denoiser),
     )

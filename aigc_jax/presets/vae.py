@@ -4,10 +4,11 @@ Presets: small; places, whose code has 32 x 32 places of four numbers for an
 image of 256 x 256, as latent diffusion reads it, with a light weight on the
 divergence; sd, the same places by the net of Stable Diffusion's VAE (arXiv:
 2112.10752) with its 83,653,863 parameters and the weights of its loss, which
-had a perceptual part and a judge besides; a second word names the dataset
-(imagenet, cifar10, digits); tiny, tiny_places and tiny_sd are for images of
-8 x 8. The published weights are read from their folder: aigc_jax/presets/
-latent.py.
+had a perceptual part and a judge besides; sd3, that of Stable Diffusion 3 and
+of Flux, whose places have 16 numbers, with 83,819,683; a second word names the
+dataset (imagenet, cifar10, digits); tiny, tiny_places and tiny_sd are for
+images of 8 x 8. The published weights are read from their folder:
+aigc_jax/presets/latent.py.
 """
 
 from aigc_jax.presets.dit import generative, small
@@ -19,6 +20,10 @@ SIZES = {
   "sd": dict(
     image_size=256, widths=(128, 256, 512, 512), latent=4, places=True,
     blocks=2, scales=False,
+  ),
+  "sd3": dict(
+    image_size=256, widths=(128, 256, 512, 512), latent=16, places=True,
+    projects=False, blocks=2, scales=False,
   ),
   "tiny": dict(image_size=32, widths=(32, 64), latent=16),
   "tiny_places": dict(image_size=32, widths=(64,), latent=2, places=True),
@@ -36,6 +41,8 @@ MODEL = dict(
   widths=(64, 128),
   latent=64,  # numbers in a code
   places=False,  # whether each place of the last stage has so many
+  # Whether products of their own stand between the stages of blocks and a code.
+  projects=True,
   blocks=0,  # residual ones of a stage, one more on the way back; 0: none
   attention=(),  # rows of stages of blocks whose places read each other
   groups=32,  # of channels that blocks normalise together

@@ -13,6 +13,7 @@ from aigc_jax import data, files, hf, sharding, tree
 from aigc_jax.data.listing import check_local
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.layers.report import STATS
+from aigc_jax.models import MODELS
 from aigc_jax.run import compute, spelling
 from aigc_jax.run.build import (
   Run,
@@ -38,6 +39,7 @@ from aigc_jax.run.settings import (
   config_in,
   usable_config_in,
 )
+from aigc_jax.signature import keys_of
 from aigc_jax.trainer import history
 from aigc_jax.trainer.state import Fixed
 
@@ -95,7 +97,7 @@ def load(
 
 def part_of(whole: Loaded, part: str) -> Loaded:
   """One role of a model of several, as a model. Raises BadConfig."""
-  parts = whole.config["model"].get("parts", {})
+  parts = parts_in(whole.config["model"])
   if part not in parts:
     known = f"it has {', '.join(parts)}" if parts else "it has no parts"
     raise BadConfig(f"part={part}: the model in {whole.name}: {known}")
@@ -110,6 +112,17 @@ def part_of(whole: Loaded, part: str) -> Loaded:
     config=config,
     fixed=fixed,
   )
+
+
+def parts_in(model: Mapping) -> Mapping[str, Mapping]:
+  """{name: a config.model of its own} of the roles of a config.model.
+
+  Of a vqgan its first player, which is a vq by itself.
+  """
+  if model.get("kind") != "vqgan":
+    return model.get("parts", {})
+  own = {k: v for k, v in model.items() if k in keys_of(MODELS["vq"])}
+  return {"generator": dict(own, kind="vq")}
 
 
 def reads_text(config: Config) -> bool:

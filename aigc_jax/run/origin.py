@@ -107,6 +107,29 @@ def note_origin(config: Config) -> None:
   note_pixels(where, pixels, config)
 
 
+def note_scaled(config: Config) -> None:
+  """Tells where codes of a folder's VAE are scaled otherwise than it says."""
+  model, where = config["model"], (config["frozen"] or {}).get("vae") or ""
+  folder = hf_folder(where)
+  if model["kind"] != "latent" or folder is None:
+    return
+  said = files.read_json(files.expanded(folder) / "config.json")
+  theirs = dict(
+    scale=said.get("scaling_factor"), shift=said.get("shift_factor")
+  )
+  flags = [
+    f"--config.model.{key}={value}"
+    for key, value in theirs.items()
+    if type(value) in (int, float) and value != model[key]
+  ]
+  if flags:
+    logging.warning(
+      "frozen.vae=%s says how its codes are scaled, and here they are not "
+      "scaled so: %s would, as what was published on them is",
+      where, " ".join(flags),
+    )  # fmt: skip
+
+
 def _model_of(where: str) -> tuple[Mapping, str | None]:
   """(config.model, the tokenizer's place or None) of a run or a folder."""
   folder = hf_folder(where)

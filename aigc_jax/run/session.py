@@ -42,6 +42,7 @@ from aigc_jax.run.origin import (
   identity_in,
   note_edited,
   note_origin,
+  note_scaled,
 )
 from aigc_jax.run.parts import with_parts
 from aigc_jax.run.record import entries, fingerprints, note_identity, record
@@ -135,6 +136,7 @@ class Session:
         # Before the data, which may take long.
         check_origin(self.config, allowed=self.options.allow_change)
         note_origin(self.config)
+        note_scaled(self.config)
     self.stop.check()
     self.run.advance()  # refuses a library that is not there
     return self.run

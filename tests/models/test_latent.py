@@ -58,6 +58,7 @@ def test_codes_are_drawn_of_what_the_vae_says_and_scaled():
     ({}, 0.3 * drawn),
     (dict(sample=False), 0.3 * mean),
     (dict(scale=0.7), 0.7 * drawn),
+    (dict(scale=0.7, shift=0.2), 0.7 * (drawn - 0.2)),
   ):
     found, _ = asked(**change)(stats, batch)
     assert found.shape == (4, 3, 3, 2)
@@ -112,6 +113,9 @@ def test_what_is_drawn_is_decoded_and_follows_from_its_number_alone():
   codes = noise_of(0, jnp.arange(3, dtype=jnp.uint32), (3, 3, 2))
   scale = variables["stats"]["scale"]
   finished = model.apply(variables, codes * scale, method="finish")
+  shifted = model.clone(shift=0.2)
+  again = shifted.apply(variables, (codes - 0.2) * scale, method="finish")
+  np.testing.assert_allclose(again, finished, rtol=1e-4, atol=1e-5)
   vae = MODELS["vae"](**{k: v for k, v in VAE.items() if k != "kind"})
   exact = vae.apply(
     {"params": variables["params"]["vae"]}, codes, method="decode"

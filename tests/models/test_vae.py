@@ -18,6 +18,7 @@ from tests.tiny import perturbed
 
 # Stable Diffusion's autoencoder, without the loss's own networks.
 PUBLISHED = {"": 83_653_863, "encoder/": 34_163_664, "decoder/": 49_490_199}
+LATER = 83_819_683  # of Stable Diffusion 3 and of Flux
 VAE = dict(image_size=6, channels=1, widths=(5,), latent=4)
 
 
@@ -26,6 +27,10 @@ def test_counts_are_the_published_ones(part):
   """As diffusers counts its parts, with what makes the code in each."""
   assert written.count_of("vae:sd", part) == PUBLISHED[part]
   assert written.count_of("latent:sd", f"vae/{part}") == PUBLISHED[part]
+
+
+def test_that_of_stable_diffusion_3_has_the_published_count():
+  assert written.count_of("vae:sd3") == LATER
 
 
 @functools.cache
@@ -115,6 +120,8 @@ def test_what_it_draws_are_the_pixels_of_a_code():
     (dict(blocks=1, groups=2, widths=(4,), attention=(3,)), "no stage has 3"),
     (dict(blocks=1, groups=2, widths=(4,), activation="relu"), "have silu"),
     (dict(remat="some"), "full"),
+    (dict(projects=False), "model.blocks=2 --config.model.places=True"),
+    (dict(projects=False, blocks=1, groups=5), "model.places=True"),
   ],
 )
 def test_parts_that_cannot_go_together_are_refused(change, word):
