@@ -72,8 +72,6 @@ def main(
       text = f"{text_of(refusal)}{_place(refusal)}"
       print(f"aigc_jax: {text}", file=sys.stderr, flush=True)
       status = refusal.code
-    except BrokenPipeError:
-      raise
     except Exception as error:
       if outages.of_another_process(error):
         outages.left_alone(str(error).split("\n")[0][:300])
@@ -116,13 +114,7 @@ def _leave(status: int) -> NoReturn:
   A compilation that nobody waits for any more cannot be called off, and it
   crashes a process that ends in good order around it.
   """
-  try:
-    sys.stdout.flush()
-  except OSError as error:  # as Python would find at its very end
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError) and not status:
-      print(f"aigc_jax: {outages.of_the_machine(error)}", file=sys.stderr)
-      status = StorageFailure.code
+  status = terminal.settled(status)
   if any(t.name == COMPILING for t in threading.enumerate()):
     sys.stdout.flush()
     sys.stderr.flush()

@@ -29,7 +29,8 @@ def begin(line: Sequence[str], words: Sequence[str]) -> None:
   where = workdir_of(words) if command in READERS else ""
   if where and sys.stderr is not None:
     seen = (c if c.isprintable() else ascii(c)[1:-1] for c in where)
-    print(f"reading {''.join(seen)} ...", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+      print(f"reading {''.join(seen)} ...", file=sys.stderr, flush=True)
 
 
 def hear_again() -> None:

@@ -636,5 +636,4 @@ def as_json(e: Estimate) -> dict:
 
 if __name__ == "__main__":
   define_flags()
-  with contextlib.suppress(BrokenPipeError):
-    command.main(main)
+  command.main(main)

@@ -35,7 +35,6 @@ says it, by a model that speaks; several samples are x.0.wav, x.1.wav, ..., each
 a function of its prompt, the seed and its number.
 """
 
-import contextlib
 import json
 import math
 import re
@@ -596,5 +595,4 @@ def write(out: str, found, loaded: run.Loaded) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  with contextlib.suppress(BrokenPipeError):
-    command.main(main)
+  command.main(main)

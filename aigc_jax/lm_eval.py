@@ -81,7 +81,7 @@ def main_of_the_harness() -> int:
     register()
     from lm_eval.__main__ import cli_evaluate
 
-    return cli_evaluate() or 0
+    return terminal.settled(cli_evaluate() or 0)
   except Refusal as refusal:
     print(f"aigc_jax: {refusal}", file=sys.stderr)
     return refusal.code

@@ -6,11 +6,15 @@ paste into the clipboard, or show text in another order than it is in. Every
 command writes through `Shown`; files and pipes get the text as it is.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from absl import logging
+
+from aigc_jax.errors import StorageFailure
 
 KEPT = "\n\t"
 # Visible signs of the control characters, the rest as Python writes them.
@@ -38,6 +42,41 @@ def counted(n: int, noun: str) -> str:
   return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+class Lasting:
+  """A stream that may be lost, which ends no work: nothing raises OSError.
+
+  Its reader may have left ("| head -1"), its disk be full, its terminal be
+  closed. What is said from then on goes to /dev/null; `lost` has the error.
+  """
+
+  def __init__(self, stream: TextIO):
+    self.stream = stream
+    self.lost: OSError | None = None
+
+  def write(self, text: str) -> int:
+    self._attempt(self.stream.write, text)
+    return len(text)
+
+  def writelines(self, lines) -> None:
+    for line in lines:
+      self.write(line)
+
+  def flush(self) -> None:
+    self._attempt(self.stream.flush)
+
+  def _attempt(self, do: Callable, *words: str) -> None:
+    try:
+      do(*words)
+    except OSError as error:
+      self.lost = self.lost or error
+      # What is buffered would fail again, and at the very end for good.
+      with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), self.stream.fileno())
+
+  def __getattr__(self, name):
+    return getattr(self.stream, name)
+
+
 class Shown:
   """A stream to which everything is written as `shown`."""
 
@@ -59,8 +98,9 @@ class Shown:
 def guard() -> None:
   """From here on stderr, and stdout on a terminal, show what they are given.
 
-  A closed one (">&-") becomes /dev/null, and one whose encoding lacks a
-  character shows its number: neither ends a command that has worked for hours.
+  A closed one (">&-") becomes /dev/null, one that closes later is `Lasting`,
+  and one whose encoding lacks a character shows its number: none of it ends a
+  command that has worked for hours, and has yet to write what it found.
   """
   for name in ("stdout", "stderr"):
     stream = getattr(sys, name)
@@ -68,11 +108,35 @@ def guard() -> None:
       setattr(sys, name, open(os.devnull, "w"))
     elif getattr(stream, "errors", None) == "strict":
       stream.reconfigure(errors="backslashreplace")
+    if not isinstance(getattr(sys, name), Lasting | Shown):
+      setattr(sys, name, Lasting(getattr(sys, name)))
   if not isinstance(sys.stderr, Shown):
     sys.stderr = Shown(sys.stderr)
     logging.get_absl_handler().python_handler.stream = sys.stderr
   if sys.stdout.isatty() and not isinstance(sys.stdout, Shown):
     sys.stdout = Shown(sys.stdout)
+
+
+def settled(status: int) -> int:
+  """The exit status of a command that would end with this one.
+
+  Where its output was lost it is told, and a success is none. A reader who has
+  left had read enough.
+  """
+  sys.stdout.flush()
+  error = plain(sys.stdout).lost
+  if error is None or isinstance(error, BrokenPipeError) or status:
+    return status
+  print(
+    f"aigc_jax: what this command says cannot be written: {error.strerror}",
+    file=sys.stderr,
+  )
+  return StorageFailure.code
+
+
+def forget_loss() -> None:
+  """Of what is lost so far no status tells: it is no result, only talk."""
+  plain(sys.stdout).lost = None
 
 
 def plain(stream: TextIO) -> TextIO:

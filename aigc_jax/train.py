@@ -11,13 +11,11 @@ runs what DIR holds once more, in NEW, and compares: exit status 0 where all
 rows and states are equal to the bit, 80 where they are not.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import signal
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -304,11 +302,8 @@ def _options() -> run.Options:
 
 def _say(text: str) -> None:
   """Prints a line. A pipe that is closed or a full disk ends no run."""
-  try:
-    print(text, flush=True)
-  except OSError:
-    # What is buffered would fail again at the end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  print(text, flush=True)
+  terminal.forget_loss()
 
 
 def _silent(*_) -> None:
@@ -408,5 +403,4 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
 
 if __name__ == "__main__":
   define_flags()
-  with contextlib.suppress(BrokenPipeError):
-    command.main(main, config=True)
+  command.main(main, config=True)

@@ -3,6 +3,7 @@
 import io
 import logging as std_logging
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -138,6 +139,39 @@ def test_a_closed_stream_and_a_poor_encoding_end_no_command(monkeypatch):
   print("\u00e9\udcff", flush=True)
   print("nobody reads this", file=sys.stderr)
   assert poor.buffer.getvalue() == b"\\xe9\\udcff\n"
+
+
+def gone(monkeypatch, stream):
+  """A guarded stdout that cannot be written, and the stderr beside it."""
+  handler = logging.get_absl_handler().python_handler
+  monkeypatch.setattr(handler, "stream", handler.stream)
+  monkeypatch.setattr(sys, "stdout", stream)
+  monkeypatch.setattr(sys, "stderr", io.StringIO())
+  err = sys.stderr
+  terminal.guard()
+  return err
+
+
+def test_a_reader_that_has_left_ends_no_command_and_is_no_failure(monkeypatch):
+  read, write = os.pipe()
+  os.close(read)
+  with open(write, "w") as pipe:
+    err = gone(monkeypatch, pipe)
+    for _ in range(2):
+      print("nobody reads this", flush=True)
+    assert terminal.settled(0) == 0 and not err.getvalue()
+
+
+def test_a_full_disk_under_stdout_ends_no_command_and_is_its_status(
+  monkeypatch,
+):
+  with open("/dev/full", "w") as full:
+    err = gone(monkeypatch, full)
+    print("no room for this", flush=True)
+    assert terminal.settled(1) == 1
+    assert terminal.settled(0) == 74 and "No space left" in err.getvalue()
+    terminal.forget_loss()
+    assert terminal.settled(0) == 0
 
 
 def test_one_is_no_plural():
