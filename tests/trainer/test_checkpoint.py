@@ -219,6 +219,24 @@ def spoil_other_step(step):
   shutil.copytree(step.with_name("5"), step)
 
 
+@pytest.mark.parametrize("leaves", [2, 200])
+def test_what_is_stored_beside_small_leaves_is_bounded_by_their_number(
+  leaves, tmp_path
+):
+  """On a busy machine its tree was written anew often: 4 MB for .5 MB."""
+  (tmp_path / "d").write_bytes(bytes(4 << 20))
+  content = {
+    "leaves": [{"shape": [8, 24], "dtype": "float32"}] * leaves,
+    "files": {"d": 4 << 20},
+    "hashes": {},
+  }
+  if leaves == 200:
+    manifest.check_files(tmp_path, content)
+  else:
+    with pytest.raises(manifest.Invalid, match="hold 4194304 bytes for 1536"):
+      manifest.check_files(tmp_path, content)
+
+
 @pytest.mark.parametrize(
   "spoil",
   [
