@@ -216,11 +216,7 @@ def _finished(workdir: Path, config: run.Config, mesh) -> bool:
   """Whether the run is done already; says so."""
   if not all((workdir / f"{x}.json").is_file() for x in ("result", "config")):
     return False
-  found = changes.check(
-    changes.changes(run.config_in(workdir), config),
-    FLAGS.allow_change,
-    FLAGS.allow_data_change,
-  )
+  found = run.changed_since(workdir, config, _options())
   done = run.result_in(workdir)
   if not run.reached(config, mesh, done):
     return False

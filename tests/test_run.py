@@ -1,5 +1,8 @@
 """Config to run: keys, sizes, the same curve on every mesh."""
 
+import copy
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,9 @@ import pytest
 from aigc_jax import errors, run, tree
 from aigc_jax.planning import summary
 from aigc_jax.presets import skeleton
+from aigc_jax.run import alike
 from aigc_jax.trainer.consumed import Consumed
+from configs import latent
 from tests.sweep import sweep
 
 ONE = dict(data=1, fsdp=1, expert=1, tensor=1, sequence=1, pipeline=1)
@@ -241,6 +246,22 @@ def test_the_config_of_before_with_steps_and_their_total_is_read():
   plain = run.read(config(steps=11, total_tokens=641))
   assert plain["steps"] is None and plain["total_tokens"] == 641
   assert run.read(plain) == plain
+
+
+def test_a_key_that_is_newer_than_a_run_is_no_change_at_its_default(tmp_path):
+  """The same line goes on, of parts of a model too."""
+  config = run.read(latent.get_config("tiny_sd,digits"))
+  older = copy.deepcopy(config)
+  del older["model"]["shift"], older["model"]["parts"]["vae"]["projects"]
+  (tmp_path / "config.json").write_text(json.dumps(older))
+  assert run.changed_since(tmp_path, config, run.Options()) == []
+  models = config["model"], older["model"]
+  assert alike.differing(*models) == alike.differing(*models[::-1]) == {}
+  older["model"]["parts"]["vae"]["projects"] = False
+  assert alike.differing(*models).keys() == {"parts"}
+  config["model"]["shift"] = 0.1
+  with pytest.raises(errors.BadConfig, match=r"model.shift: 0.0 -> 0.1"):
+    run.changed_since(tmp_path, config, run.Options())
 
 
 def test_building_computes_nothing():

@@ -1,11 +1,13 @@
 """GANs: DCGAN (arXiv:1511.06434) and PatchGAN's judge (arXiv:1611.07004).
 
 Presets: dcgan, at its published 3,576,704 and 2,765,568 parameters, and
-patchgan, whose judge has 2,765,633; style, which is StyleGAN2-like; a second
-word names the dataset (imagenet, cifar10, digits); tiny is one for images of
-8 x 8, its judge without batch norm and with R1. Rates and batch of dcgan as
-published. The average of the parameters is what images are drawn with
-(--weights=average); training goes on from the others.
+patchgan, whose judge has 2,765,633; style, which is StyleGAN2-like, at its
+published rate, though weights are not scaled in the step here (its "equalized
+learning rate"); a second word names the dataset (imagenet, cifar10, digits);
+tiny and tiny_style are for images of 8 x 8, tiny's judge without batch norm,
+both with R1. Rates and batch of dcgan as published. The average of the
+parameters is what images are drawn with (--weights=average); training goes on
+from the others.
 """
 
 from aigc_jax.presets.dit import generative, small

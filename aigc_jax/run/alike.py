@@ -52,8 +52,16 @@ def differing(model: Mapping, theirs: Mapping) -> dict:
     key: theirs[key]
     for key, value in asked.items()
     if (key not in ours or ours[key] != value)
-    and (key not in model or _plain(model[key]) != _plain(theirs[key]))
+    and (key not in model or not _same(key, model[key], theirs[key]))
   }
+
+
+def _same(key: str, ours, theirs) -> bool:
+  """Whether two values of a key are one; each part is a model of its own."""
+  parted = all(isinstance(v, Mapping) for v in (ours, theirs))
+  if key != "parts" or not parted or ours.keys() != theirs.keys():
+    return _plain(ours) == _plain(theirs)
+  return not any(differing(ours[name], theirs[name]) for name in ours)
 
 
 def differences(

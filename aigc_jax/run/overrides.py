@@ -39,7 +39,7 @@ FALSE, TRUE = ("false", "no", "off", "0"), ("true", "yes", "on", "1")
 
 # Sections with a kind: pattern of the path -> what there is by name.
 KINDS: dict[str, Mapping[str, Any]] = {
-  r"model": MODELS,
+  r"model(\.parts\.[^.]+)?": MODELS,
   r"objective": OBJECTIVES,
   r"optim": OPTIMIZERS,
   r"data": data.KINDS,

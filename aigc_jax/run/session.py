@@ -18,6 +18,7 @@ from absl import logging
 from aigc_jax import chips, data
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.run.build import Run, build
+from aigc_jax.run.defaults import filled
 from aigc_jax.run.evaluation import (
   Place,
   check_evaluators,
@@ -387,12 +388,15 @@ def _alike(what: str, text: str) -> None:
 def changed_since(
   workdir: Path, config: Config, options: Options
 ) -> list[changes.Change]:
-  """What differs from the run that is there; refuses what must not."""
+  """What differs from the run that is there; refuses what must not.
+
+  One from before a key was there did what that says by default.
+  """
   history.check_config(workdir)
   if not (workdir / "config.json").is_file():
     return []
   return changes.check(
-    changes.changes(config_in(workdir), config),
+    changes.changes(*filled([config_in(workdir), config])),
     options.allow_change,
     options.allow_data_change,
   )

@@ -37,6 +37,7 @@ IMPOSSIBLE = (
   "model/classes", "model/channels", "model/patch", "model/widths",
   "model/blocks", "model/bottleneck", "model/stem", "model/stem_dim",
   "model/sigma", "model/latent", "model/codes", "model/bins",
+  "model/projects",
 )  # fmt: skip
 PART = re.compile(r"model/parts/[^/]+/")  # one has the keys of a model
 DATA = ("data/*",)
