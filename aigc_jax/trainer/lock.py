@@ -31,9 +31,10 @@ class Lock:
   DIR/LOCK is held by flock, which the kernel releases when its process dies,
   and carries a record {host, pid, boot_id, token}; a thread renews the file's
   time every `heartbeat_seconds`. A lock whose file was not renewed for three
-  heartbeats, by the clock of the file system, is stale and is taken over by
-  putting a new file in its place. `check` tells a former holder that woke up
-  (a frozen machine) that the directory is no longer its own.
+  heartbeats, by the clock of the file system, nor in two more while it was
+  watched, is stale and is taken over by putting a new file in its place.
+  `check` tells a former holder that woke up (a frozen machine) that the
+  directory is no longer its own.
 
   With several processes, process 0 holds the lock for all. Raises WorkdirInUse
   naming the holder, StorageFailure if the directory cannot be written or
@@ -117,13 +118,17 @@ class Lock:
       f"{self.path.parent} is in use by process {who['pid']} on "
       f"{who['host']} since {who['since']}: stop that "
       "process or choose another --workdir (a dead holder's lock is free "
-      f"{3 * self._heartbeat:.0f} s after its last sign of life)"
+      f"{3 * self._heartbeat:.0f} s after its last sign of life, once it was "
+      f"watched for {2 * self._heartbeat:.0f} s more)"
     )
 
   def _renewed(self, fd: int) -> bool:
-    """Whether the holder renewed the file within three heartbeats.
+    """Whether the holder gives signs of life.
 
-    "Now" is the time the file system gives a file that is written now, so
+    Its last one is of the last three heartbeats, or it gives one while it is
+    watched. An age alone does not make it dead: where the clock is set, or a
+    laptop wakes up, a living one is old, or of the future, until it renews the
+    file. "Now" is the time the file system gives a file that is written now, so
     clocks that differ between machines do not matter.
     """
     probe = self.path.with_name(f"LOCK.{self._token}")
@@ -131,15 +136,28 @@ class Lock:
     now = probe.stat().st_mtime
     probe.unlink()
     then = os.fstat(fd).st_mtime
-    if then - now <= self._heartbeat:
-      return now - then < 3 * self._heartbeat
-    # From the future, so its age says nothing: a living holder renews it.
+    if -self._heartbeat <= now - then < 3 * self._heartbeat:
+      return True
+    seconds = 2 * self._heartbeat
     logging.warning(
-      "%s was last renewed %.0f s in the future: watching it for %.0f s",
-      self.path, then - now, 2 * self._heartbeat,
+      "%s was last renewed %.0f s %s: watching it for %.0f s",
+      self.path, abs(now - then), "ago" if now > then else "in the future",
+      seconds,
     )  # fmt: skip
-    time.sleep(2 * self._heartbeat)
-    return os.fstat(fd).st_mtime != then
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+      time.sleep(self._heartbeat / 10)
+      if self._stamp() != then:
+        return True
+    return False
+
+  def _stamp(self) -> float:
+    """When the file was renewed; a network file system says it to who opens."""
+    fd = files.open_own(self.path, os.O_RDWR)
+    try:
+      return os.fstat(fd).st_mtime
+    finally:
+      os.close(fd)
 
   def _replace(self, fd: int, holder: dict) -> int:
     """A new file in place of a stale one, locked before it is visible."""
@@ -203,17 +221,37 @@ class Lock:
 def holder(workdir: str | Path, heartbeat_seconds: float = 10.0) -> dict | None:
   """Who writes to a work directory now, as its LOCK says; None for nobody.
 
-  Nothing is taken or changed: for those who only want to know.
+  Nothing is taken or changed: for those who only want to know. By the age of
+  its last sign of life, so that a clock that is set makes a living one seem
+  dead until it gives the next.
   """
-  path = Path(workdir) / "LOCK"
-  try:
-    record = files.read_json(path)
-    age = time.time() - path.stat().st_mtime
-  except (BadData, OSError):
-    return None
-  if not record or age > 3 * heartbeat_seconds or not lives(record):
+  record, stamp = _left_in(workdir)
+  if stamp is None or not is_recent(stamp, 3 * heartbeat_seconds):
     return None
   return record
+
+
+def sign(workdir: str | Path) -> float | None:
+  """When whoever may still write to a work directory last said so.
+
+  None where nobody does, or who did is known to be gone.
+  """
+  return _left_in(workdir)[1]
+
+
+def _left_in(workdir: str | Path) -> tuple[dict, float | None]:
+  """(what LOCK says of a holder, its time, None without one that may live)."""
+  path = Path(workdir) / "LOCK"
+  try:
+    record, stamp = files.read_json(path), path.stat().st_mtime
+  except (BadData, OSError):
+    return {}, None
+  return record, stamp if record and lives(record) else None
+
+
+def is_recent(stamp: float, seconds: float) -> bool:
+  """Whether a time of a file is of these last seconds; the future is not."""
+  return abs(time.time() - stamp) <= seconds
 
 
 def lives(record: dict) -> bool:

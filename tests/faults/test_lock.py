@@ -49,6 +49,7 @@ def test_one_writer_at_a_time(start, workdir, twin, record):
   record(
     "holder of the lock frozen, awake after a takeover",
     "SIGSTOP, lock aged by 60 s, another run, SIGCONT",
-    "taken over, equals the twin; the old one leaves with 73, writes nothing",
+    "taken over after 20 s of watching, equals the twin; the old one leaves "
+    "with 73, writes nothing",
     seconds,
   )  # fmt: skip

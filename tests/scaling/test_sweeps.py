@@ -1,5 +1,6 @@
 """What becomes of the points of a sweep: on disk, and run again."""
 
+import itertools
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -184,7 +186,7 @@ def test_points_run_side_by_side_each_on_its_cores(out, tmp_path):
   found = carry_out(index, sweeping.line(tmp_path), parallel=2)
   assert states(found) == ["done"] * 4
   used = {tuple(s.attempts[0]["cores"]) for s in found}
-  assert used <= {share.cores for share in launch.shares(2)} and len(used) == 2
+  assert used == {share.cores for share in launch.shares(2)}
 
 
 def test_a_wish_to_stop_lets_points_save_and_starts_no_other(out, tmp_path):
@@ -241,6 +243,49 @@ def test_a_point_that_another_process_trains_is_left_to_it(out, tmp_path):
   other.join()
   assert states(found) == ["done", "done"]
   assert len(attempts(entry)) == 1  # once it was free
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_clock_that_is_set_starts_no_point_that_another_sweep_keeps(
+  lives, out, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(work, "LOOK", 0.05)
+  monkeypatch.setattr(work, "WATCH", 0.4)
+  (entry,) = ledger.write(plan_of(planned(0)), out).entries
+  running = ledger.State("running", ({"started": 0.0},))
+  ledger.write_state(entry, running, os.getpid())
+  told = entry.folder / "state.json"
+  os.utime(told, (1.0, 1.0))  # by the clock as it is now
+
+  def keep():
+    for second in range(2, 10):
+      os.utime(told, (second, second))
+      time.sleep(0.1)
+    entry.workdir.mkdir()
+    (entry.workdir / "result.json").write_text("{}")
+    ledger.write_state(entry, ledger.State("done", running.attempts))
+
+  keeper = threading.Thread(target=keep) if lives else None
+  if keeper:
+    keeper.start()
+  index = ledger.read_index(out)
+  (found,) = carry_out(index, sweeping.line(tmp_path))
+  if keeper:
+    keeper.join()
+  assert found.state == "done" and len(found.attempts) == (1 if lives else 2)
+
+
+def test_a_point_takes_as_long_as_it_takes_whatever_the_clock_says(
+  out, tmp_path, monkeypatch
+):
+  hours = itertools.count(time.time(), -3600)
+  clock = types.SimpleNamespace(
+    time=lambda: float(next(hours)), monotonic=time.monotonic, sleep=time.sleep
+  )
+  monkeypatch.setattr(work, "time", clock)
+  index = ledger.write(plan_of(planned(0)), out)
+  (found,) = carry_out(index, sweeping.line(tmp_path))
+  assert 0 < found.seconds < 3600
 
 
 def test_points_that_differ_in_numbers_only_are_one_program(out, tmp_path):

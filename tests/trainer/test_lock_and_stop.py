@@ -76,7 +76,7 @@ def test_a_holder_on_another_machine_counts_until_it_is_stale(tmp_path):
   with pytest.raises(WorkdirInUse, match="far"):
     Lock(tmp_path, heartbeat_seconds=10).acquire()
   held_elsewhere(tmp_path, age=31)
-  with Lock(tmp_path, heartbeat_seconds=10) as lock:
+  with Lock(tmp_path, heartbeat_seconds=0.1) as lock:
     lock.check()
   held_elsewhere(tmp_path)
   with Lock(tmp_path, steal=True) as lock:
@@ -107,6 +107,18 @@ def test_a_lock_from_the_future_that_is_renewed_is_in_use(tmp_path):
   finally:
     done.set()
     holder.join()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_is_set_takes_no_lock_from_a_living_holder(
+  tmp_path, hours
+):
+  with Lock(tmp_path, heartbeat_seconds=0.3) as held:
+    then = time.time() - 3600 * hours  # by the clock as it is now
+    os.utime(tmp_path / "LOCK", (then, then))
+    with pytest.raises(WorkdirInUse, match=f"{os.getpid()} on"):
+      Lock(tmp_path, heartbeat_seconds=0.3).acquire()
+    held.check()
 
 
 @pytest.mark.parametrize(

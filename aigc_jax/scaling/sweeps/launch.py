@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -100,7 +101,8 @@ def gpus() -> list[str]:
 class Process:
   """A point that runs as a child of this process, or several as one program.
 
-  listed: the file that names them, where they are several.
+  listed: the file that names them, where they are several. began: by a clock
+  that nobody sets.
   """
 
   entries: tuple[Entry, ...]
@@ -108,6 +110,7 @@ class Process:
   popen: subprocess.Popen
   error_start: int  # bytes of err.txt that are of earlier attempts
   listed: Path | None = None
+  began: float = dataclasses.field(default_factory=time.monotonic)
 
   @property
   def error_file(self) -> Path:

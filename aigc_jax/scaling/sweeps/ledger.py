@@ -17,7 +17,6 @@ import os
 import shlex
 import socket
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -375,12 +374,26 @@ def _said(entry: Entry) -> tuple[State, bool]:
     return State(), False
   found = files.read_json(path, error=BadConfig)
   records.check(found, _STATE, str(path), BadConfig)
-  age = time.time() - path.stat().st_mtime
-  alive = age < RENEWED and lock.lives(found)
+  recent = lock.is_recent(path.stat().st_mtime, RENEWED)
   return (
     State(found["state"], tuple(found["attempts"]), tuple(found["error"])),
-    alive,
+    recent and lock.lives(found),
   )
+
+
+def signs(entry: Entry) -> tuple[float | None, ...]:
+  """The last signs of life of those who may still run a point; () of nobody.
+
+  Of the sweep that keeps it and of its own process, be they ever so old.
+  """
+  path = entry.folder / "state.json"
+  keeper = None
+  if path.is_file():
+    found = files.read_json(path, error=BadConfig)
+    if found.get("state") == RUNNING and lock.lives(found):
+      keeper = path.stat().st_mtime
+  found = (keeper, lock.sign(entry.workdir))
+  return found if any(s is not None for s in found) else ()
 
 
 def write_state(entry: Entry, state: State, pid: int | None = None) -> None:

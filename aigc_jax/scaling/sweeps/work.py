@@ -35,6 +35,7 @@ from aigc_jax.trainer import lock
 from aigc_jax.trainer.journal import METRICS, ROW
 
 POLL, RENEW, LOOK = 0.1, 10.0, 1.0  # seconds
+WATCH = 2 * RENEW  # until one without a new sign of life is gone
 ROW_BYTES = 1 << 14
 
 
@@ -86,10 +87,10 @@ def carry_out(
   waiting = collections.deque()
   for entry in entries:
     state = ledger.state_of(entry).state
-    if state == RUNNING:
-      crew.watched.append(entry)
-    elif state != DONE and (retry or state != FAILED):
-      waiting.append(entry)
+    if state == DONE or (state == FAILED and not retry):
+      continue
+    watched = state == RUNNING or ledger.signs(entry)
+    (crew.watched if watched else waiting).append(entry)
   try:
     while (waiting and not wish.count) or crew.running or crew.watched:
       if wish.count:
@@ -159,6 +160,7 @@ class _Crew:
     self._asked = 0
     self._renewed = self._looked = time.monotonic()
     self._watch = self._looked  # when to look again at what others run
+    self._silent: dict[str, tuple] = {}  # of those: (last signs, until when)
 
   def has_room(self) -> bool:
     """Whether one more may start; what an orphan uses is not free."""
@@ -202,11 +204,25 @@ class _Crew:
     left = []
     for entry in list(self.watched):
       state = ledger.state_of(entry).state
-      if state != RUNNING:
+      if state != RUNNING and not self._may_live(entry):
         self.watched.remove(entry)
         if state != DONE:
           left.append(entry)
     return left
+
+  def _may_live(self, entry: Entry) -> bool:
+    """Whether who runs a point may live, though its last sign is old.
+
+    A clock that is set makes a living one old at a stroke; so it is watched
+    until it would have given another sign.
+    """
+    signs, now = ledger.signs(entry), time.monotonic()
+    if not signs:
+      return False
+    seen, until = self._silent.get(entry.name, ((), 0.0))
+    if seen != signs:
+      seen, until = self._silent[entry.name] = signs, now + WATCH
+    return now < until
 
   def look(self, entries: Sequence[Entry], waiting: Sequence[Entry]) -> None:
     """Passes a wish on, gives signs of life, shows what there is."""
@@ -251,7 +267,7 @@ def _concluded(process: Process, entry: Entry, status: int) -> State:
       status = mine["status"]
       error = tuple(mine["error"][-ledger.ERROR_LINES :]) or error
   last = dict(said.attempts[-1])
-  last |= {"seconds": time.time() - last["started"], "status": status}
+  last |= {"seconds": time.monotonic() - process.began, "status": status}
   attempts = (*said.attempts[:-1], last)
   if status == 0 and (entry.workdir / "result.json").is_file():
     return State(DONE, attempts)
