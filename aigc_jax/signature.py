@@ -51,7 +51,7 @@ def check_call(f: Callable, section: str, values: Mapping, /, *more: str):
   known = {k: p for k, p in keys_of(f).items() if k not in more}
   given = set(values)
   needed = [k for k, p in known.items() if p.default is EMPTY or k in given]
-  expect(section, values, needed, among=known)
+  expect(section, values, needed, among=known, called=f)
   for key, value in values.items():
     check_type(f"{section}.{key}", value, known[key].annotation)
 
@@ -62,11 +62,13 @@ def expect(
   wanted: Iterable[str],
   *,
   among: Iterable[str] = (),
+  called: Callable = lambda: None,
 ) -> None:
   """Raises BadConfig unless `given` are just the keys `wanted`.
 
   where: the section, "config" for the config itself. among: all keys that
-  there are, where some of them may be absent.
+  there are, where some of them may be absent. called: what takes them by name,
+  and so of what type each is.
   """
   given, wanted = list(given), list(wanted)
   prefix = "" if where == "config" else f"{where}."
@@ -78,9 +80,16 @@ def expect(
         f"(there are: {', '.join(known)})",
         f"{prefix}{key}",
       )
-  for key in wanted:
-    if key not in given:
-      raise BadConfig(f"config key {prefix}{key} is missing")
+  lacking = [key for key in wanted if key not in given]
+  if lacking:
+    are = "is" if len(lacking) == 1 else "are"
+    types = {k: p.annotation for k, p in keys_of(called).items()}
+    expected = [in_words(types[key]) for key in lacking if key in types]
+    raise BadConfig(
+      f"config key{'s' * (len(lacking) > 1)} "
+      f"{', '.join(prefix + key for key in lacking)} {are} missing"
+      + (f": expected {', '.join(expected)}" if expected else "")
+    )
 
 
 def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:

@@ -144,3 +144,88 @@ def test_a_flag_that_is_a_key_is_told_where_it_is():
   assert run.section_of("learning_rate", skeleton()) == "optim.learning_rate"
   assert run.section_of("steps", skeleton()) == "steps"
   assert run.section_of("workdir", skeleton()) is None
+
+
+@pytest.mark.parametrize(
+  ("given", "kind", "source"),
+  [
+    ("siglip.py:digits", "folder", dict(path="p", split="train")),
+    (
+      "clip.py:digits", "table",
+      dict(path="p", split="train", image="i", caption="c"),
+    ),
+    ("vit.py:s16,digits", "folder", dict(path="p", split="train")),
+    ("tts.py:digits", "table", dict(path="p", audio="a", text="t")),
+    ("transformer.py:base", "gettext", dict(path="p")),
+  ],
+)  # fmt: skip
+def test_a_source_has_the_kinds_of_the_data_that_it_is_of(given, kind, source):
+  words = {"kind": kind, **source}
+  words = [
+    (f"data.sources[0].{key}", value)
+    for key, value in words.items()
+    if key != "split"  # by default
+  ]
+  config = overrides.configured(f"configs/{given}", words)
+  assert config["data"]["sources"] == [dict(kind=kind, weight=1.0) | source]
+  run.data_of(run.read(config))
+
+
+def test_a_source_is_of_the_kind_of_data_that_the_same_line_sets():
+  found = changed(
+    "--config.data.sources[0].kind=json", "--config.data.sources[0].path=p",
+    "--config.data.kind=pairs", "--config.data.sources[0].source=en",
+    "--config.data.sources[0].target=de",
+  )  # fmt: skip
+  assert found["data"]["sources"] == [
+    dict(kind="json", path="p", source="en", target="de", weight=1.0)
+  ]
+
+
+def test_labels_told_by_words_are_of_labelled_images(tmp_path):
+  config = overrides.configured(
+    "configs/siglip.py:digits",
+    [
+      ("evaluate.zero_shot.data.sources[0].kind", "folder"),
+      ("evaluate.zero_shot.data.sources[0].path", str(tmp_path)),
+    ],
+  )
+  run.check_evaluators(run.read(config))
+
+
+def test_all_that_another_kind_lacks_is_named_at_once():
+  config = changed("--config.data.kind=pairs")
+  words = (
+    r"keys data\.source_length, data\.target_length, data\.packed, data\.long "
+    "are missing: expected a whole number, a whole number, True or False, text"
+  )
+  with pytest.raises(BadConfig, match=words):
+    run.read(config)
+
+
+@pytest.mark.parametrize(
+  ("given", "source"),
+  [
+    ("quickstart.py", dict(kind="text", path="p")),
+    ("vit.py:s16,digits", dict(kind="package", name="digits")),
+    ("siglip.py:digits", dict(kind="package", name="digits")),
+  ],
+)
+def test_a_source_that_does_not_say_is_of_the_training_split(given, source):
+  def used(entry):
+    config = overrides.configured(f"configs/{given}", [])
+    config["data"]["sources"] = [entry]
+    found = run.data_of(run.read(config))
+    return getattr(found, "used_sources", lambda: found.sources)()
+
+  assert used(source) == used(dict(split="train") | source)
+  assert used(source)[0]["split"] == "train"
+
+
+def test_pairs_of_tfds_that_do_not_say_are_of_the_training_split():
+  words = dict(kind="tfds", path="p", source="de", target="en")
+  words = [(f"data.sources[0].{key}", value) for key, value in words.items()]
+  run.data_of(run.read(overrides.configured("configs/transformer.py", words)))
+  config = overrides.configured("configs/transformer.py", words)
+  del config["data"]["sources"][0]["split"]
+  run.data_of(run.read(config))

@@ -10,8 +10,14 @@ EvalSet. Both prepare missing stores below `root` and say so; `known` only
 looks. See `text`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from aigc_jax.data import entries, pair_sources, sources
 from aigc_jax.data.captions import Captions
+from aigc_jax.data.captions import sources as captioned
 from aigc_jax.data.images import Images
+from aigc_jax.data.images import sources as pictured
 from aigc_jax.data.known import find_eval
 from aigc_jax.data.mixture import first_example
 from aigc_jax.data.pairs import Pairs
@@ -23,6 +29,7 @@ from aigc_jax.data.preparation import (
   prepared,
 )
 from aigc_jax.data.sound import Sound
+from aigc_jax.data.sound import sources as spoken
 from aigc_jax.data.spec import Array
 from aigc_jax.data.store import Store
 from aigc_jax.data.stream import EvalSet, Stream
@@ -46,6 +53,31 @@ KINDS = {
   "sound": Sound,
   "text": Text,
 }
+
+# The kinds of sources of each: name -> (what reads it, ..., its keys).
+SOURCES: dict[str, Mapping[str, tuple]] = {
+  "captions": captioned.SOURCES,
+  "images": pictured.SOURCES,
+  "pairs": pair_sources.KINDS,
+  "sound": spoken.SOURCES,
+  "text": sources.SOURCES,
+}
+
+
+def source_keys(
+  kind: object, of: object, lacking: Any
+) -> dict[str, Any] | None:
+  """{key: its default, or `lacking`} of a kind of source, None where none is.
+
+  of: the kind of data that it is a source of.
+  """
+  made = SOURCES.get(str(of), {}).get(str(kind))
+  if made is None:
+    return None
+  path = ("path",) if of == "pairs" else ()
+  keys = (*path, *made[-1], "weight")
+  return {key: entries.BY_DEFAULT.get(key, lacking) for key in keys}
+
 
 __all__ = [
   "KINDS", "Array", "Decoder", "EvalSet", "Store", "Stream", "batches", "build",

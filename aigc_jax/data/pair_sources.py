@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from aigc_jax import files
+from aigc_jax.data.entries import whole
 from aigc_jax.data.gettext import read_catalogue
 from aigc_jax.data.listing import LONGEST_ROW, below, check_local
 from aigc_jax.data.rows import parquet_rows
@@ -35,6 +36,7 @@ def read_pairs(spec: Mapping) -> Iterator[Pair]:
   read.
   """
   read, suffixes, keys = _kind(spec)
+  spec = whole(spec, keys)
   for path in _files(spec["path"], suffixes):
     yield from read(path, *(spec[key] for key in keys))
 
@@ -47,7 +49,7 @@ def check_source(where: str, spec: Mapping) -> None:
     _, _, keys = _kind(spec)
   except BadConfig as e:
     raise BadConfig(f"{where}: {e}") from None
-  wanted = ("kind", "path", *keys)
+  wanted, spec = ("kind", "path", *keys), whole(spec, keys)
   for key in spec:
     if key not in (*wanted, "weight"):
       raise BadConfig(

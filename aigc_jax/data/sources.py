@@ -21,6 +21,7 @@ from absl import logging
 
 from aigc_jax.data.corpora import CORPORA
 from aigc_jax.data.documents import Document, Job, is_held_out, job_size
+from aigc_jax.data.entries import whole
 from aigc_jax.data.files import Files
 from aigc_jax.data.rows import checked
 from aigc_jax.data.tfds_folders import check_folder, check_name
@@ -312,6 +313,7 @@ def open_source(spec: dict, *, validation: float, root, say=print):
     raise BadConfig(f"source {spec}: no kind (one of: {', '.join(SOURCES)})")
   maker, keys = choose(spec.pop("kind"), SOURCES, "source kind")
   spec.pop("weight", None)
+  spec = whole(spec, keys)
   for key in spec:
     if key not in keys:
       raise BadConfig(

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from aigc_jax.data.documents import ALL
+from aigc_jax.data.entries import whole
 from aigc_jax.data.known import find_eval
 from aigc_jax.data.listing import check_apart
 from aigc_jax.data.preparation import find_tokenizer, open_stores, prepared
@@ -97,7 +98,7 @@ class Text:
         "no data: set --config.data.path=PATH (a file, folder or glob), or "
         "data.sources in the config"
       )
-    return [dict(s) for s in self.sources]
+    return list(map(_whole, self.sources))
 
   def arguments(self) -> dict:
     """What says which stores are trained on, for `prepare`.
@@ -207,7 +208,7 @@ class Text:
     if sources is None:
       arguments |= self.heldout_arguments(split)
     else:
-      arguments |= {"sources": [dict(s) for s in sources], "split": split}
+      arguments |= {"sources": list(map(_whole, sources)), "split": split}
     arguments["tokenizer"] = tokenizer
     found = build_eval(**arguments, **self._windows(), say=say)
     self._check_ids(found, model)
@@ -255,6 +256,13 @@ class Text:
     """Raises BadConfig for a work directory that is the folder of the text."""
     why = ": the run would train on what it writes"
     check_apart(workdir, self.paths, "the text itself", why)
+
+
+def _whole(source: Mapping) -> dict:
+  """An entry with what its kind has by default; as it is without a kind."""
+  if not isinstance(source, Mapping) or not isinstance(source.get("kind"), str):
+    return source  # refused by name, where it is checked
+  return whole(source, SOURCES.get(source["kind"], (None, ()))[1])
 
 
 def build(

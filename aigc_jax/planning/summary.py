@@ -47,6 +47,7 @@ def describe(
   """
   r = run.build(config, mesh)
   run.check_inputs(config)
+  run.note_inputs(config)
   run.check_evaluators(config)
   run.check_origin(config, allowed=allowed)
   with jax.set_mesh(mesh):

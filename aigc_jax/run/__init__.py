@@ -41,6 +41,7 @@ from aigc_jax.run.inputs import (
   check_inputs,
   check_workdir,
   find_eval,
+  note_inputs,
   open_eval,
   open_stream,
 )
@@ -128,6 +129,7 @@ __all__ = [
   "trained_length",
   "make_mesh",
   "model_of",
+  "note_inputs",
   "objective_of",
   "open_embedded",
   "open_eval",

@@ -83,7 +83,7 @@ def check_evaluators(config: Config) -> None:
     check_call(make, section, rest, "place")
     # The defaults are for another kind on the command line alone.
     wanted = [key for key in keys_of(make) if key not in ("place", *LATER)]
-    expect(section, rest, wanted, among=(*wanted, *LATER))
+    expect(section, rest, wanted, among=(*wanted, *LATER), called=make)
     if entry["kind"] in embedded.KINDS:
       embedded.check(name, entry, config, model_of(config))
     if make is _loss:

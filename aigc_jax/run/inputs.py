@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from absl import logging
+
+from aigc_jax.data.denoising import span_counts
 from aigc_jax.data.listing import check_local, check_there
+from aigc_jax.data.tokenizers import load_tokenizer
+from aigc_jax.data.windows import vocab_of
 from aigc_jax.run.settings import Config, data_of
 
 
@@ -18,6 +23,40 @@ def check_workdir(config: Config, workdir: str) -> None:
 def check_inputs(config: Config) -> None:
   """Raises BadConfig for what no data could mend; nothing is prepared."""
   data_of(config).check_model(config["model"])
+
+
+def note_inputs(config: Config) -> None:
+  """Tells what goes together and is hardly meant: most ids are of no text.
+
+  A model that is read from elsewhere has the ids that it has.
+  """
+  section, model = config["data"], config["model"]
+  if config["init_from"] or not section.get("tokenizer"):
+    return
+  made = section["tokenizer_vocab"]
+  if section["tokenizer"] != "sentencepiece":
+    made = load_tokenizer(section["tokenizer"]).text_vocab
+  vocab, more = vocab_of(model, made), ""
+  task = section.get("task") or {}
+  used = made
+  if task.get("kind") == "span_corruption":
+    noise, mean_span = task.get("noise", 0.15), task.get("mean_span", 3.0)
+    used += span_counts(section["length"], noise, mean_span)[1]
+  least = -(-used // 128) * 128
+  if vocab < 2 * least:
+    return
+  if used > made:  # sentinels are the last ids
+    more = f" --config.data.task.first_sentinel={least - 1}"
+  fits = all(
+    model.get(key) is None or model[key] < least
+    for key in ("start_token", "text_end", "blank")
+  )
+  logging.warning(
+    "model.vocab=%d, and the tokenizer makes %d ids: %d rows of the embedding "
+    "are of no text%s",
+    vocab, made, vocab - used,
+    f" (--config.model.vocab={least}{more} is enough)" if fits else "",
+  )  # fmt: skip
 
 
 def check_heldout_paths(config: Config) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aigc_jax import data, files
-from aigc_jax.data.sources import SOURCES
 from aigc_jax.data.tasks import TASKS, Task
 from aigc_jax.data.windows import GIVEN
 from aigc_jax.errors import BadConfig, nearest
@@ -45,11 +44,9 @@ KINDS: dict[str, Mapping[str, Any]] = {
   r"data": data.KINDS,
   r"data\.task": TASKS,
   r"evaluate\.[^.]+": EVALUATORS,
-  r"data\.sources\[\d+\]": SOURCES,
-  r"evaluate\.[^.]+\.data\.sources\[\d+\]": SOURCES,
 }
-# A source's keys are named beside its maker, without defaults.
-SOURCE = {"split": "train", "field": "text", "weight": 1.0}
+# What sources there are goes by the data that they are of.
+OF_SOURCES = re.compile(r"(?:evaluate\.([^.]+)\.)?data\.sources\[\d+\]")
 
 
 def configured(given: str, settings: Sequence[tuple[str, str | None]]) -> dict:
@@ -87,9 +84,14 @@ def apply(config: dict, given: Sequence[tuple[str, str | None]]) -> dict:
   """
   config = compute.sectioned(copy.deepcopy(config))
   settings = [(_path(key), key, text) for key, text in given]
-  for path, key, text in sorted(settings, key=lambda s: s[0][-1] != "kind"):
+  for path, key, text in sorted(settings, key=lambda s: _turn(s[0])):
     _set(config, path, key, text)
   return config
+
+
+def _turn(path: Path) -> int:
+  """When a key is set: kinds first, that of data before those of sources."""
+  return len(path) if path[-1] == "kind" else sys.maxsize
 
 
 def _path(key: str) -> Path:
@@ -115,7 +117,7 @@ def _set(config: dict, path: Path, key: str, text: str | None) -> None:
   for i in range(len(path) - 1):
     section = _at(config, section, path, i, text)
   last = path[-1]
-  if isinstance(last, int) or not _accepts(section, path, last):
+  if isinstance(last, int) or not _accepts(config, section, path, last):
     _at(config, section, path, len(path) - 1, text)
   old = section[last] if isinstance(last, int) else section.get(last)
   if isinstance(old, Mapping) and not (text or "").startswith(("{", "dict(")):
@@ -126,7 +128,7 @@ def _set(config: dict, path: Path, key: str, text: str | None) -> None:
     )
   new = value_of(key, text, old)
   if last == "kind" and isinstance(old, str) and new != old:
-    _change_kind(section, path[:-1], old, new)
+    _change_kind(config, section, path[:-1], old, new)
   section[last] = new
 
 
@@ -215,8 +217,6 @@ def own(section: str, kind: object) -> dict[str, Any] | None:
       if isinstance(made, Task):
         own = keys_of(made.make).items()
         return {k: p.default for k, p in own if k not in GIVEN}
-      if isinstance(made, tuple):
-        return {k: SOURCE.get(k, EMPTY) for k in (*made[1], "weight")}
       found = {k: p.default for k, p in keys_of(made).items()}
       if table is MODELS:  # what it takes of compute is there
         found = compute.bare(found)
@@ -224,21 +224,38 @@ def own(section: str, kind: object) -> dict[str, Any] | None:
   return None
 
 
-def _accepts(section: Any, path: Path, key: str) -> bool:
+def _own(config: Mapping, path: Path, kind: object) -> dict[str, Any] | None:
+  """`own` of where the path leads; of a source by the data that it is of."""
+  where = _named(path)
+  source = OF_SOURCES.fullmatch(where)
+  if source is None:
+    return own(where, kind)
+  entry = config["evaluate"][source[1]] if source[1] else {}
+  of = "images" if entry.get("kind") == "zero_shot" else _kind_of_data(config)
+  return data.source_keys(kind, of, EMPTY)
+
+
+def _kind_of_data(config: Mapping) -> object:
+  section = config.get("data")
+  return section.get("kind", "text") if isinstance(section, Mapping) else None
+
+
+def _accepts(config: Mapping, section: Any, path: Path, key: str) -> bool:
   """Whether a key may be set: it is there, or its section's kind has it."""
   if not isinstance(section, Mapping):
     return False
-  keys = own(_named(path[:-1]), section.get("kind")) or {}
+  keys = _own(config, path[:-1], section.get("kind")) or {}
   return key in section or key in keys
 
 
-def _change_kind(section: dict, path: Path, old: str, new: object) -> None:
+def _change_kind(
+  config: Mapping, section: dict, path: Path, old: str, new: object
+) -> None:
   """Leaves out the keys of the old kind alone, and fills those of the new."""
-  where = _named(path)
-  was, now = own(where, old), own(where, new)
-  if was is None or now is None:
+  was, now = _own(config, path, old), _own(config, path, new)
+  if now is None:
     return
-  for key in was:
+  for key in [key for key in section if key != "kind"] if was is None else was:
     if key not in now:
       section.pop(key, None)
   for key, default in now.items():

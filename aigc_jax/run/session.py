@@ -25,7 +25,7 @@ from aigc_jax.run.evaluation import (
   evaluations,
   evaluator,
 )
-from aigc_jax.run.inputs import check_inputs, open_stream
+from aigc_jax.run.inputs import check_inputs, note_inputs, open_stream
 from aigc_jax.run.load import (
   frozen_of,
   note_older_average,
@@ -131,6 +131,7 @@ class Session:
     self.run = build(self.config, self.mesh)
     with all_or_none():
       check_inputs(self.config)
+      note_inputs(self.config)
       check_evaluators(self.config)
       check_frozen_origins(self.config)
       if not (self.workdir / "config.json").is_file():

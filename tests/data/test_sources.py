@@ -211,7 +211,7 @@ def test_impossible_sources_are_refused_with_the_nearest_word(tmp_path, book):
   refused("source kind 'txt' is unknown; did you mean 'text'", kind="txt")
   refused("no kind", kind="absent")
   refused("unknown key 'feild'; did you mean 'field'", feild="text")
-  refused("no 'field'", field="absent")
+  refused("no 'path'", path="absent")
   refused("path is empty", path="")
   refused("split 'valid'.*did you mean 'validation'", split="valid")
   refused("expected a fraction", validation=1.0)
@@ -430,3 +430,15 @@ def test_a_dataset_that_is_not_here_says_how_to_get_it():
     source.obtain(False, print)
   with pytest.raises(BadConfig, match="a b c"):
     open_source(spec | {"name": "a b c"}, validation=0.1, root="/nowhere")
+
+
+def test_a_source_of_text_that_does_not_say_is_of_the_training_split(
+  book, tmp_path
+):
+  spec = dict(kind="text", path=str(book))
+  whole = spec | dict(split="train", field="text", weight=1.0)
+  one, other = (
+    open_source(entry, validation=0.1, root=tmp_path).fingerprint
+    for entry in (spec, whole)
+  )
+  assert one == other

@@ -24,7 +24,7 @@ from aigc_jax import files
 from aigc_jax.data import kept
 from aigc_jax.data.columns import Columns, told, write
 from aigc_jax.data.draw import Draw
-from aigc_jax.data.entries import check_source
+from aigc_jax.data.entries import check_source, wholes
 from aigc_jax.data.images import augmenting, sources
 from aigc_jax.data.images.augmenting import Augment
 from aigc_jax.data.images.decoding import MODES, Unusable, decoded, pixels
@@ -94,6 +94,7 @@ class Images:
     for i, source in enumerate(self.sources):
       check_type(f"data.sources[{i}]", source, Mapping)
       check_source(f"data.sources[{i}]", source, self.kinds)
+    object.__setattr__(self, "sources", wholes(self.sources, self.kinds))
     _ = self.augmentation
 
   @functools.cached_property
@@ -219,7 +220,7 @@ class Images:
   ) -> EvalSet:
     """A split of the sources, or of others; what is missing is prepared."""
     tokenizer = tokenizer or self.find_tokenizer(say)
-    given = self.sources if sources is None else sources
+    given = wholes(self.sources if sources is None else sources, self.kinds)
     stores = [self._store(source, split, say, None) for source in given]
     self._checked(stores, model, tokenizer)
     return self._eval_of(stores, tokenizer)
