@@ -18,7 +18,7 @@ from aigc_jax.models.vq import Codes, vq
 from aigc_jax.run import alike, origin
 from tests import commands
 from tests.hf.make_autoencoder_golden import FOLDER, MODELS, images, weight
-from tests.sweep import sweep
+from tests.sweep import slow, sweep
 
 NAME = "diffusion_pytorch_model.safetensors"
 BEFORE = {
@@ -61,7 +61,7 @@ def of_before(name: str) -> str:
 
 
 @pytest.mark.parametrize("rename", sweep([str, of_before], str))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sweep(MODELS, "autoencoder_plain", "vq_model"))
 def test_codes_and_images_are_those_of_diffusers(tmp_path, name, rename):
   """With the same weights, by their names of today and of before."""
   model, params = read(written(tmp_path / "theirs", rename, name))
@@ -148,9 +148,11 @@ def test_codes_that_are_scaled_as_their_folder_does_not_say_are_noted(
   [
     (dict(act_fn="gelu"), "act_fn"),
     (dict(use_quant_conv=False), "use_post_quant_conv='?True.*expected false"),
-    (
-      dict(use_quant_conv=False, use_post_quant_conv=False),
-      "unexpected: .*quant_conv",
+    slow(
+      (
+        dict(use_quant_conv=False, use_post_quant_conv=False),
+        "unexpected: .*quant_conv",
+      )
     ),
     (dict(block_out_channels=[4, 5]), "norm_num_groups=2"),
     (dict(block_out_channels=4), "block_out_channels"),
@@ -158,7 +160,7 @@ def test_codes_that_are_scaled_as_their_folder_does_not_say_are_noted(
     (dict(down_block_types=["DownBlock2D"] * 2), "DownEncoderBlock2D"),
     (dict(out_channels=3), "out_channels"),
     (dict(sample_size=9), "a multiple of 2"),
-    (dict(layers_per_block=2), "missing"),
+    slow((dict(layers_per_block=2), "missing")),
     (dict(_class_name="AutoencoderTiny"), "AutoencoderTiny"),
   ],
 )
@@ -172,9 +174,9 @@ def test_folders_of_what_is_not_computed_here_are_refused(
 @pytest.mark.parametrize(
   ("change", "word"),
   [
-    (dict(scales=True), "model.scales=True"),
+    slow((dict(scales=True), "model.scales=True")),
     (dict(blocks=0, attention=()), "model.blocks=0"),
-    (dict(places=False), "model.places=False"),
+    slow((dict(places=False), "model.places=False")),
   ],
 )
 def test_what_diffusers_has_no_words_for_is_not_exported(
@@ -213,12 +215,14 @@ def test_a_vq_model_of_what_is_not_computed_here_is_refused(
   ("change", "word"),
   [
     (dict(quantizer="ema"), "model.quantizer='ema'$"),
-    (
-      dict(quantizer="fsq", levels=(3, 3, 3), codes=None, dim=None),
-      "model.quantizer='fsq', model.levels",
+    slow(
+      (
+        dict(quantizer="fsq", levels=(3, 3, 3), codes=None, dim=None),
+        "model.quantizer='fsq', model.levels",
+      )
     ),
-    (dict(cosine=True), "model.cosine=True$"),
-    (dict(blocks=0, attention=()), "model.blocks=0"),
+    slow((dict(cosine=True), "model.cosine=True$")),
+    slow((dict(blocks=0, attention=()), "model.blocks=0")),
   ],
 )
 def test_a_vq_that_diffusers_has_no_words_for_is_not_exported(

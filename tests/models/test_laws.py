@@ -22,7 +22,7 @@ SOME = ("gemma", "neox", "phi")
 CLOSE = dict(rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("style", sweep(STYLES, "gemma", "neox"))
+@pytest.mark.parametrize("style", sweep(STYLES, "mistral"))
 def test_a_token_never_changes_the_logits_before_it(style):
   a_BT = np.asarray(tiny.some_tokens(2, 7))
   for t in (0, 3, 6):
@@ -56,7 +56,7 @@ def test_how_it_is_computed_changes_neither_value_nor_gradient(style, change):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **CLOSE), da, db)
 
 
-@pytest.mark.parametrize("style", sweep(STYLES, "gemma"))
+@pytest.mark.parametrize("style", sweep(STYLES, "mistral"))
 def test_cached_decoding_is_uncached_decoding(style):
   model, params = tiny.build(style), tiny.params_of(style)
   x_BT = tiny.some_tokens(2, 7)
@@ -89,7 +89,9 @@ def test_rows_of_a_cache_may_stand_at_different_positions(style):
   )
 
 
-@pytest.mark.parametrize("style", sweep(["llama", "mistral", "gemma"], "gemma"))
+@pytest.mark.parametrize(
+  "style", sweep(["llama", "mistral", "gemma"], "mistral")
+)
 def test_a_document_in_a_packed_row_is_the_document_alone(style):
   params, x_BT = tiny.params_of(style), tiny.some_tokens(1, 9)
   batch = {
@@ -102,7 +104,7 @@ def test_a_document_in_a_packed_row_is_the_document_alone(style):
   np.testing.assert_allclose(packed[:, 4:], alone, **CLOSE)
 
 
-@pytest.mark.parametrize("style", sweep(STYLES, "phi"))
+@pytest.mark.parametrize("style", sweep(STYLES, "llama"))
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(style):
   for x in jax.tree.leaves(tiny.loss_and_grad(style)[1]):
     assert np.isfinite(x).all() and np.any(x != 0)
