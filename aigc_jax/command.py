@@ -371,8 +371,9 @@ def check_read(unread: Mapping[str, str]) -> None:
 def check_out(out: str | Path, *, make: bool = False) -> None:
   """Raises StorageFailure where --out could not be written after the work.
 
-  make: folders that are missing will be made.
+  BadConfig where a run keeps it. make: folders that are missing will be made.
   """
+  run.check_out(out)
   path = files.expanded(out).absolute()
   if path.is_dir():
     raise StorageFailure(

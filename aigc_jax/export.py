@@ -118,6 +118,7 @@ def export(
 
 
 def _check_new(out: str | Path) -> None:
+  run.check_out(out)
   path = files.expanded(out).absolute()
   if os.path.lexists(path):
     raise BadConfig(

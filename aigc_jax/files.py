@@ -36,6 +36,7 @@ DIGITS = 300  # of a whole number: the largest float has 309
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # may be half a character
 ENDS = re.compile(r"\r\n|\n|\r")  # of lines
 SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+LONGEST = 255  # bytes of a name, of nearly all file systems
 FILLING = ".filling"  # of the name of a folder that is not whole yet
 KINDS = {
   stat.S_IFLNK: "a link",
@@ -62,7 +63,9 @@ def expanded(path: str | Path) -> Path:
       f"{path}: {name} has no home folder here; write the path in full, or "
       f"./{path} for a folder that is called {name}"
     )
-  return Path(found)
+  made = Path(found)
+  # "./~" is a folder here, and stays one for who reads the path once more.
+  return made.absolute() if str(made).startswith("~") else made
 
 
 def check_text(text: str, what: str) -> None:
@@ -385,7 +388,17 @@ def own_folder(path: Path) -> Path:
 def unique(path: Path) -> Path:
   """A name beside `path` for this writer: no two ever write into one file."""
   writer = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
-  return path.with_name(f".{path.name}.{writer}")
+  return path.with_name(_hidden(path.name, writer))
+
+
+def _hidden(name: str, end: str) -> str:
+  """The hidden name, for a while, of what will be called `name`.
+
+  It begins as that does where a file system allows for as long a name.
+  """
+  if len(os.fsencode(name)) + len(end) + 2 > LONGEST:
+    name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+  return f".{name}.{end}"
 
 
 def new_aside(path: Path, mode: int = 0o666) -> BinaryIO:
@@ -487,12 +500,14 @@ def folder_aside(out: Path) -> Iterator[Path]:
   those of `out` that nobody on this machine holds are removed first. Raises
   OSError.
   """
-  start = f".{out.name}.{socket.gethostname()}."
+  room = secrets.token_hex(4) + FILLING
+  host = socket.gethostname()
+  start = _hidden(out.name, f"{host}.{room}").removesuffix(room)
   with contextlib.suppress(OSError):
     for name in os.listdir(out.parent):
       if name.startswith(start) and name.endswith(FILLING):
         _remove_left(out.with_name(name))
-  aside = out.with_name(f"{start}{secrets.token_hex(4)}{FILLING}")
+  aside = out.with_name(start + room)
   aside.mkdir()
   fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
   try:

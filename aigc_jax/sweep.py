@@ -32,7 +32,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from aigc_jax import command, files
+from aigc_jax import command, files, run
 from aigc_jax.errors import BadConfig, Stopped, choose, nearest
 from aigc_jax.planning.summary import table
 from aigc_jax.scaling.sweeps import (
@@ -137,8 +137,10 @@ def _check_out(out: str) -> None:
   folder = files.expanded(out)
   if folder.exists() and not folder.is_dir():
     raise BadConfig(f"--out={out} is a file: name the folder of a sweep")
-  ours = (ledger.INDEX, "points", "runs", "LOCK")
+  run.check_out(out)
+  ours = (ledger.INDEX, "points", "runs")
   there = sorted(p.name for p in folder.glob("*")) if folder.exists() else []
+  there = [name for name in there if name != "LOCK"]  # killed at its start
   if there and not any(name in ours for name in there):
     raise BadConfig(
       f"--out={out} holds other things ({', '.join(there[:3])}): name a folder "

@@ -201,6 +201,7 @@ def _check_repeated(workdir: Path) -> None:
 
 
 def _make(workdir: Path) -> None:
+  run.check_out(workdir, "--workdir")
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):  # several processes may ask

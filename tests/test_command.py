@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from aigc_jax import command, outages, run
+from aigc_jax import command, export, outages, run, sweep, train
 from aigc_jax.errors import BadConfig
+from aigc_jax.scaling import soup
 from configs import quickstart
 from tests import commands
 
@@ -113,6 +114,41 @@ def test_an_argument_that_is_not_utf_8_is_refused_before_any_work():
   refused = said("--x=$(printf 'a\\377')")
   assert refused.returncode == 78 and "is not UTF-8" in refused.stderr
   assert "\\udcff" in refused.stderr
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["config.json", "config.before-6.json", "run.6.json", "result.json", "LOCK",
+   "metrics.jsonl", "metrics.cut.jsonl", "STOP", "checkpoints/7/x.json",
+   "checkpoints/x.json", "tokenizer/x.json"],
+)  # fmt: skip
+def test_nothing_is_written_over_or_into_what_a_run_keeps(tmp_path, name):
+  workdir = tmp_path / "run"
+  (workdir / "checkpoints" / "7").mkdir(parents=True)
+  (workdir / "tokenizer").mkdir()
+  out = workdir / name
+  command.check_out(out)  # no run is there yet
+  for record in ("config.json", "run.json"):
+    (workdir / record).touch()
+  (tmp_path / "link").symlink_to(workdir)
+  for place in (out, tmp_path / "link" / name):
+    with pytest.raises(BadConfig, match="what the run in .*run keeps"):
+      command.check_out(place)
+  for free in ("scores.json", "hf", "evaluate/6.json", "samples/x.png"):
+    run.check_out(workdir / free)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/7"])
+def test_no_folder_is_made_where_a_run_keeps_its_checkpoints(tmp_path, name):
+  (tmp_path / "checkpoints").mkdir()
+  for record in ("config.json", "run.json"):
+    (tmp_path / record).touch()
+  for check in (export._check_new, soup.check_new, sweep._check_out):
+    with pytest.raises(BadConfig, match="--out=.* keeps for itself"):
+      check(tmp_path / name)
+  with pytest.raises(BadConfig, match="--workdir=.* keeps for itself"):
+    train._make(tmp_path / name)
+  assert not (tmp_path / "checkpoints" / "7").exists()
 
 
 def test_devices_that_are_not_there_are_named_with_a_way_out(monkeypatch):

@@ -222,6 +222,27 @@ def test_a_home_of_nobody_is_refused_by_name(path):
     files.expanded(path)
 
 
+def test_a_folder_that_is_called_like_a_home_is_no_home_when_read_again(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  path = files.expanded("./~/x")
+  assert path == files.expanded(path) == tmp_path / "~" / "x"
+
+
+@pytest.mark.parametrize("letter", ["m", "ü"])
+def test_a_name_as_long_as_any_can_be_is_written(tmp_path, letter):
+  name = (letter * 255).encode()[:254].decode() + "."
+  files.write_out(tmp_path / name, "x")
+  assert folders(tmp_path) == {name}
+  (tmp_path / name).unlink()
+  for other in (".other", name[:-1]):  # neither is of the folder
+    (tmp_path / other).mkdir()
+  with files.folder_aside(tmp_path / name) as aside:
+    aside.rename(tmp_path / name)
+  assert folders(tmp_path) == {name, ".other", name[:-1]}
+
+
 def test_every_path_of_a_user_is_expanded_by_the_one_function():
   # pathlib's own ends in a RuntimeError where there is no such user.
   package = Path(files.__file__).parent

@@ -233,6 +233,19 @@ def test_two_sweeps_do_not_work_in_one_folder(call, made, unbuilt, tmp_path):
     call(f"--sweep={made()}", f"--out={out}")
 
 
+def test_a_lock_alone_makes_no_folder_that_of_a_sweep(
+  call, made, unbuilt, tmp_path
+):
+  out = tmp_path / "out"
+  out.mkdir()
+  for name in ("LOCK", "config.json"):
+    (out / name).touch()
+  with pytest.raises(BadConfig, match=r"holds other things \(config.json\)"):
+    call(f"--sweep={made()}", f"--out={out}")
+  (out / "config.json").unlink()  # of one that was killed at its start
+  sweep._check_out(str(out))
+
+
 def test_a_ladder_meets_its_budgets_by_the_count_of_training(
   call, made, tmp_path, capsys
 ):

@@ -6,8 +6,9 @@ build (mesh, model, objective, optimizer, step),
 inputs (data), evaluation (evaluators), load (parameters that are there; origin:
 are they those of the model, alike: are two models one), loaded (what a model
 with its parameters can be used for; drawing: images, speaking: speech),
-standing (where a run goes on), branch (from another run), budget (where it
-ends), places (what a run names, from another folder)
+kept (what nobody else writes), standing (where a run goes on), branch (from
+another run), budget (where it ends), places (what a run names, from another
+folder)
 """
 
 from aigc_jax.run import branch
@@ -45,6 +46,7 @@ from aigc_jax.run.inputs import (
   open_eval,
   open_stream,
 )
+from aigc_jax.run.kept import check_out
 from aigc_jax.run.load import (
   averaged_enough,
   frozen_digest,
@@ -100,6 +102,7 @@ __all__ = [
   "check_heldout_paths",
   "check_inputs",
   "check_origin",
+  "check_out",
   "check_resumed",
   "check_workdir",
   "config_in",

@@ -5,13 +5,13 @@ eight, steps of viridis, which are also steps of grey in print, with dashes.
 """
 
 import functools
+import io
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from aigc_jax import files
-from aigc_jax.errors import BadConfig, StorageFailure
+from aigc_jax.errors import BadConfig
 
 PALETTE = (
   "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000",
@@ -187,27 +187,26 @@ def _inches(legend) -> float:
 
 def check_kind(out: str | Path) -> None:
   """Raises BadConfig for the name of a file that is no picture."""
-  if Path(out).suffix.lower() not in KINDS:
+  path = Path(out)
+  if path.suffix.lower() not in KINDS:
+    named = path.name not in ("", "..") and not path.is_dir()
+    such = path.with_suffix(".png") if named else path / "x.png"
     raise BadConfig(
-      f"--out={out}: a picture ends in {', '.join(KINDS)}, such as "
-      f"{Path(out).with_suffix('.png')}"
+      f"--out={out}: a picture ends in {', '.join(KINDS)}, such as {such}"
     )
 
 
 def save(figure, out: str | Path) -> Path:
-  """Writes the picture aside and moves it to `out`; closes it."""
+  """Writes the picture, as `files.write_out` does; closes it."""
   out = files.expanded(out)
   check_kind(out)
   check_size(figure)
-  aside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+  drawn, kind = io.BytesIO(), out.suffix.lower()[1:]
   try:
-    figure.savefig(aside, dpi=DPI, metadata=_undated(out))
-    os.replace(aside, out)
-  except OSError as error:
-    raise StorageFailure(f"{out} cannot be written: {error}") from error
+    figure.savefig(drawn, format=kind, dpi=DPI, metadata=_undated(out))
   finally:
-    aside.unlink(missing_ok=True)
     plots().close(figure)
+  files.write_out(out, drawn.getvalue())
   return out
 
 

@@ -179,6 +179,7 @@ def write(out: str | Path, of: Sequence[Source]) -> Path:
 
 def check_new(out: str | Path) -> None:
   """Raises BadConfig where there is something already, or no folder for it."""
+  run.check_out(out)
   out = files.expanded(out).absolute()
   if os.path.lexists(out):
     raise BadConfig(f"--out={out} is there already: name a new folder")

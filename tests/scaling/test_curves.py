@@ -1,6 +1,7 @@
 """report curve: pictures that say which line is which, and of what."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -247,8 +248,11 @@ def test_what_is_not_there_is_named(twelve, tmp_path):
     figure_of(twelve[:1], "train/los")
   with pytest.raises(BadConfig, match="does not count 'examples'"):
     figure_of(twelve[:1], against="examples")
-  with pytest.raises(BadConfig, match="such as x.png"):
-    pictures.check_kind("x.txt")
+  for given, such in {
+    "x.txt": "x.png", ".": "x.png", "..": r"\.\./x.png", "/": "/x.png",
+  }.items():  # fmt: skip
+    with pytest.raises(BadConfig, match=f"such as {such}"):
+      pictures.check_kind(given)
   with pytest.raises(BadConfig, match="expected x, y"):
     curves.Style(log=("z",))
   with pytest.raises(BadConfig, match="did you mean 'optim.learning_rate'"):
@@ -261,3 +265,15 @@ def test_a_curve_of_one_row_is_seen():
     curve = curves.Curve(np.arange(rows), np.ones(rows), None, (), False)
     handle = curves._plot(axes, curve, {"color": "k"})
     assert handle.get_marker() == mark
+
+
+def test_a_picture_goes_where_the_user_says_and_nowhere_else(tmp_path):
+  elsewhere, out = tmp_path / "elsewhere", tmp_path / "x.png"
+  elsewhere.write_text("precious")
+  planted = tmp_path / f".x.{os.getpid()}.png"
+  planted.symlink_to(elsewhere)
+  (tmp_path / "target").touch()
+  out.symlink_to(tmp_path / "target")
+  pictures.save(pictures.plots().figure(figsize=(1, 1)), out)
+  assert elsewhere.read_text() == "precious" and out.is_symlink()
+  assert (tmp_path / "target").read_bytes().startswith(b"\x89PNG")
