@@ -48,6 +48,18 @@ SHAPES = {
   "norm/scale": "D",
   "head/table": "VD",
 }
+# Of each kind of treatment one or two: what most laws are said of, since each
+# parameter is compiled by itself.
+FEW = [
+  "embed/table",
+  "stack/norm_attention/scale",
+  "stack/attention/query/w",
+  "stack/attention/query/bias",
+  "stack/mlp/up/w",
+  "stack/mlp/down/w",
+  "norm/scale",
+  "head/table",
+]
 MATRICES = [n for n in SHAPES if n.startswith("stack") and n.endswith("/w")]
 
 
@@ -66,7 +78,7 @@ def nest(flat):
   return out
 
 
-def normal(seed, **sizes):
+def normal(seed, names=FEW, **sizes):
   """A tree of the decoder's shapes with normal entries, in numpy.
 
   Arithmetic on it costs no compilation.
@@ -75,21 +87,40 @@ def normal(seed, **sizes):
   sizes = {**SIZES, **sizes}
   return nest(
     {
-      name: rng.normal(size=[sizes[a] for a in letters]).astype(np.float32)
-      for name, letters in SHAPES.items()
+      name: rng.normal(size=[sizes[a] for a in SHAPES[name]]).astype(np.float32)
+      for name in names
     }
   )
 
 
-def runner(optimizer, target):
-  """A compiled step down the quadratic 0.5 * |params - target|^2."""
+def descent(optimizer, target):
+  """A step down the quadratic 0.5 * |params - target|^2."""
 
   def step(params, state):
     grads = jax.tree.map(jnp.subtract, params, target)
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
-  return quick(step)
+  return step
+
+
+def runner(optimizer, target):
+  return quick(descent(optimizer, target))
+
+
+def first(optimizer, params, target):
+  """Parameters and state after the first step, whose state is a fresh one."""
+  step = descent(optimizer, target)
+  return quick(lambda p: step(p, optimizer.init(p)))(params)
+
+
+def update_of(optimizer, grads, params):
+  """The first update."""
+
+  def update(grads, params):
+    return optimizer.update(grads, optimizer.init(params), params)[0]
+
+  return jax.device_get(quick(update)(grads, params))
 
 
 QUICK = (
@@ -156,17 +187,16 @@ def test_descends_a_quadratic(kind, b1):
     ), name
 
 
-@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "lion"))
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw"))
 def test_goes_on_from_a_copy_of_its_state_as_if_never_stopped(kind):
   params, target = normal(0), normal(1)
   optimizer = build(params, kind=kind, **HARD)
   step, state = runner(optimizer, target), quick(optimizer.init)(params)
   for _ in range(3):
     params, state = step(params, state)
-  leaves, shape = jax.tree.flatten((params, state))
-  saved = [np.asarray(x) for x in leaves]
+  saved = jax.tree.map(np.array, (params, state))
   on = runner(build(params, kind=kind, **HARD), target)
-  again = on(*jax.tree.unflatten(shape, [jnp.asarray(x) for x in saved]))
+  again = on(*saved)
   assert same_bits(again, step(params, state))
   # The state has the structure of a fresh one, as restoring wants.
   fresh = jax.eval_shape(optimizer.init, params)
@@ -175,7 +205,7 @@ def test_goes_on_from_a_copy_of_its_state_as_if_never_stopped(kind):
     assert (x.shape, x.dtype) == (y.shape, y.dtype)
 
 
-@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw"))
 def test_a_frozen_group_keeps_every_bit(kind):
   params, target = normal(0), normal(1)
   params["embed"]["table"][0, 0] = -0.0
@@ -185,25 +215,21 @@ def test_a_frozen_group_keeps_every_bit(kind):
   update, state = quick(optimizer.update), quick(optimizer.init)(params)
   new = params
   for _ in range(3):
-    grads = jax.tree.map(lambda p, t: np.asarray(p) - t, new, target)
+    grads = jax.tree.map(np.subtract, new, target)
     updates, state = update(grads, state, new)
     # Not compiled: XLA would drop the addition of a zero of either sign.
-    new = optax.apply_updates(new, updates)
+    new = jax.tree.map(np.add, new, updates)
   for name, x in tree.flat(new).items():
     kept = same_bits(x, tree.flat(params)[name])
     assert kept == tree.match(frozen, name), name
 
 
-@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw"))
 def test_weight_decay_is_decoupled_and_spares_what_it_should(kind):
   """With decay minus without is -rate * decay * p, or nothing at all."""
-  params, target = normal(0), normal(1)
-  new = {}
-  for decay in (0.0, 0.5):
-    optimizer = build(params, kind=kind, weight_decay=decay)
-    new[decay], _ = runner(optimizer, target)(
-      params, quick(optimizer.init)(params)
-    )
+  params, target = (normal(i, [*FEW, "position/table"]) for i in (0, 1))
+  optimizers = {d: build(params, kind=kind, weight_decay=d) for d in (0.0, 0.5)}
+  new = {d: first(o, params, target)[0] for d, o in optimizers.items()}
   spared = ["*/scale", "*/bias", "embed/table", "position/table"]
   for name, p in tree.flat(params).items():
     change = np.subtract(tree.flat(new[0.5])[name], tree.flat(new[0.0])[name])
@@ -213,7 +239,7 @@ def test_weight_decay_is_decoupled_and_spares_what_it_should(kind):
     )
 
 
-@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw"))
 def test_a_group_has_its_own_decay_and_rate(kind):
   params, target = normal(0), normal(1)
   groups = [
@@ -221,7 +247,7 @@ def test_a_group_has_its_own_decay_and_rate(kind):
     dict(patterns=["*"], weight_decay=0.0, learning_rate_factor=1.0),
   ]
   plain, grouped = (
-    runner(o, target)(params, o.init(params))[0]
+    first(o, params, target)[0]
     for o in (
       build(params, kind=kind),
       build(params, kind=kind, groups=groups, weight_decay=9.0),
@@ -244,14 +270,14 @@ PLAYER = dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw"))
 def test_a_player_moves_in_every_nth_update_alone(kind):
   """And between them every bit of its moments and counts stays."""
   params, target = normal(0), normal(1)
   params["stack"]["mlp"]["up"]["w"][0, 0, 0] = -0.0
   optimizer = build(params, kind=kind, groups=[PLAYER])
   step, state = runner(optimizer, target), quick(optimizer.init)(params)
-  group = {name: tree.match(PLAYER["patterns"], name) for name in SHAPES}
+  group = {name: tree.match(PLAYER["patterns"], name) for name in FEW}
   for n in range(5):
     new, after = step(params, state)
     for name, x in tree.flat(new).items():
@@ -297,7 +323,7 @@ def test_a_player_is_clipped_by_its_own_norm():
     optimizer = build(
       params, kind="sgd", b1=0.0, clip=0.5, groups=[group], learning_rate=1.0
     )
-    updates, _ = quick(optimizer.update)(grads, optimizer.init(params), params)
+    updates = update_of(optimizer, grads, params)
     np.testing.assert_allclose(norm(updates.pop("stack")), own, rtol=1e-5)
     # The others do not shrink by it.
     np.testing.assert_allclose(norm(updates), 0.5, rtol=1e-5)
@@ -321,13 +347,13 @@ def test_players_go_on_from_a_copy_of_their_state():
   assert same_bits(again, (params, state))
 
 
-@pytest.mark.parametrize("kind", sweep(KINDS, "adamw", "muon"))
+@pytest.mark.parametrize("kind", sweep(KINDS, "adamw"))
 def test_the_first_group_that_matches_counts(kind):
   params = normal(0)
   group = dict(patterns=["*"], weight_decay=0.0, learning_rate_factor=1.0)
   freeze = {**group, "learning_rate_factor": 0.0}
   optimizer = build(params, kind=kind, groups=[group, freeze])
-  new, _ = runner(optimizer, normal(1))(params, quick(optimizer.init)(params))
+  new, _ = first(optimizer, params, normal(1))
   assert not any(map(same_bits, jax.tree.leaves(new), jax.tree.leaves(params)))
 
 
@@ -335,7 +361,7 @@ def test_adamw_is_that_of_optax():
   params, target = normal(0), normal(1)
   run = dict(schedule="cosine", warmup_steps=2, clip=1.0, weight_decay=0.3)
   ours, rate = optim.build(**{**RUN, **run}, params=params)
-  decayed = MATRICES + ["head/table"]
+  decayed = [*MATRICES, "head/table"]
   mask = jax.tree_util.tree_map_with_path(
     lambda path, _: tree.match(decayed, tree.name_of(path)), params
   )
@@ -343,12 +369,17 @@ def test_adamw_is_that_of_optax():
     optax.clip_by_global_norm(1.0),
     optax.adamw(rate, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, mask=mask),
   )
-  a = b = params
-  state_a, state_b = ours.init(params), theirs.init(params)
-  step_a, step_b = runner(ours, target), runner(theirs, target)
-  for _ in range(5):
-    a, state_a = step_a(a, state_a)
-    b, state_b = step_b(b, state_b)
+
+  def after(optimizer):
+    step = descent(optimizer, target)
+
+    def five(params):
+      start = params, optimizer.init(params)
+      return jax.lax.scan(lambda c, _: (step(*c), None), start, length=5)[0][0]
+
+    return quick(five)(params)
+
+  a, b = after(ours), after(theirs)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b
   )
@@ -373,7 +404,7 @@ def test_the_decoder_names_its_parameters_as_the_rules_expect(style):
 def test_layers_do_not_see_each_other(kind):
   """A stacked parameter's layers are updated as if each were alone."""
   sizes = dict(D=128, N=4, K=4, H=32, F=130, V=1, T=1)
-  params, grads = normal(0, **sizes), normal(1, **sizes)
+  params, grads = (normal(i, SHAPES, **sizes) for i in (0, 1))
   # Layers of very different scale would disturb each other at once.
   for g in jax.tree.leaves(grads):
     g[0] *= 1e-3
@@ -419,11 +450,9 @@ def reference_muon(g):
 
 
 def test_muon_orthogonalises_each_layer_of_each_matrix_alone():
-  params, grads = normal(0), normal(1)
+  params, grads = normal(0, MATRICES), normal(1, MATRICES)
   optimizer = build(params, kind="muon", learning_rate=1.0)
-  updates, _ = quick(optimizer.update)(
-    grads, quick(optimizer.init)(params), params
-  )
+  updates = update_of(optimizer, grads, params)
   s = SIZES
   inputs = {"out": s["N"] * s["H"], "down": s["F"]}
   for name in MATRICES:
@@ -445,12 +474,10 @@ def test_muon_orthogonalises_each_layer_of_each_matrix_alone():
 
 def test_beside_muon_all_others_are_in_adamw():
   params, target = normal(0), normal(1)
-  new = {}
-  for kind in ("muon", "adamw"):
-    optimizer = build(params, kind=kind, weight_decay=0.1)
-    new[kind], _ = runner(optimizer, target)(
-      params, quick(optimizer.init)(params)
-    )
+  new = {
+    kind: first(build(params, kind=kind, weight_decay=0.1), params, target)[0]
+    for kind in ("muon", "adamw")
+  }
   for name, x in tree.flat(new["muon"]).items():
     equal = same_bits(x, tree.flat(new["adamw"])[name])
     assert equal == (name not in MATRICES), name
@@ -458,7 +485,7 @@ def test_beside_muon_all_others_are_in_adamw():
 
 def test_adafactor_without_momentum_keeps_almost_nothing():
   sizes = dict(V=128, T=128, D=128, N=2, K=2, H=64, F=256)
-  params = normal(0, **sizes)
+  params = normal(0, SHAPES, **sizes)
   state = jax.eval_shape(build(params, kind="adafactor", b1=0.0).init, params)
   assert tree.count(state) < 0.03 * tree.count(params)
 
@@ -479,26 +506,29 @@ def test_clips_to_the_global_norm_and_not_below():
   params = normal(0)
   grads = normal(1)
   whole = norm(grads)
-  np.testing.assert_allclose(optim.global_norm(grads), whole, rtol=1e-6)
+  found = quick(optim.global_norm)(grads)
+  np.testing.assert_allclose(found, whole, rtol=1e-6)
   for clip in (whole / 3, whole * 3):
     optimizer = build(params, kind="sgd", b1=0.0, clip=clip, learning_rate=1.0)
-    updates, _ = quick(optimizer.update)(grads, optimizer.init(params), params)
+    updates = update_of(optimizer, grads, params)
     np.testing.assert_allclose(norm(updates), min(clip, whole), rtol=1e-5)
 
 
 def test_a_limit_holds_after_every_update_and_is_left_at_once():
   """Momentum of before the limit does not hold a parameter there."""
-  params = {"a": {"log_scale": jnp.float32(1.0)}, "w": jnp.ones(3)}
+  params = {"a": {"log_scale": np.float32(1.0)}, "w": np.ones(3, np.float32)}
   f = build(params, limits={"a/log_scale": 1.5}, learning_rate=0.3)
   free = build(params, learning_rate=0.3)
-  state, other, at = f.init(params), free.init(params), params
+  update, loosely = quick(f.update), quick(free.update)
+  state, other = quick(lambda p: (f.init(p), free.init(p)))(params)
+  at = params
   for slope, most in ((-1.0, 1.5), (-1.0, 1.5), (-1.0, 1.5), (9.0, 1.45)):
-    grads = jax.tree.map(lambda x, s=slope: jnp.full_like(x, s), params)
-    updates, state = f.update(grads, state, params)
-    loose, other = free.update(grads, other, at)
+    grads = jax.tree.map(lambda x, s=slope: np.full_like(x, s), params)
+    updates, state = update(grads, state, params)
+    loose, other = loosely(grads, other, at)
     np.testing.assert_array_equal(updates["w"], loose["w"])
     params, at = (
-      optax.apply_updates(x, u) for x, u in ((params, updates), (at, loose))
+      jax.tree.map(np.add, x, u) for x, u in ((params, updates), (at, loose))
     )
     assert params["a"]["log_scale"] <= most
   assert at["a"]["log_scale"] > 1.5
@@ -509,9 +539,7 @@ def test_frozen_gradients_do_not_count_in_the_norm():
   grads["embed"]["table"] = 1e6 * grads["embed"]["table"]
   group = dict(patterns=["embed/*"], weight_decay=0.0, learning_rate_factor=0.0)
   optimizer = build(params, kind="sgd", b1=0.0, clip=0.5, groups=[group])
-  updates, _ = quick(optimizer.update)(
-    grads, quick(optimizer.init)(params), params
-  )
+  updates = update_of(optimizer, grads, params)
   np.testing.assert_allclose(norm(updates), 0.005, rtol=1e-5)
 
 
@@ -539,7 +567,7 @@ def test_the_state_of_a_player_lies_as_its_parameters_do():
   params = normal(0)
   optimizer = build(params, groups=[PLAYER])
   state = jax.eval_shape(optimizer.init, params)
-  places = nest({name: f"where {name} is" for name in SHAPES})
+  places = nest({name: f"where {name} is" for name in FEW})
   got = optim.state_shardings(optimizer, state, params, places, "whole")
   assert jax.tree.structure(got) == jax.tree.structure(state)
   own = {n: x for n, x in tree.flat(got).items() if "player0" in n}
@@ -553,7 +581,7 @@ def test_the_state_of_a_player_lies_as_its_parameters_do():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sweep(KINDS, "adafactor"))
 def test_the_state_lies_as_the_parameters_do(kind):
-  params = normal(0, D=128, N=2, K=2, H=64)
+  params = normal(0, SHAPES, D=128, N=2, K=2, H=64)
   mesh = sharding.make_mesh(
     data=1, fsdp=4, expert=1, tensor=2, sequence=1, pipeline=1
   )
@@ -580,7 +608,7 @@ def test_the_state_lies_as_the_parameters_do(kind):
       assert where == whole, path
   assert found == set(SHAPES)
   # And a compiled step takes them, for the same result as on one device.
-  grads = normal(1, D=128, N=2, K=2, H=64)
+  grads = normal(1, SHAPES, D=128, N=2, K=2, H=64)
   many = jax.jit(
     optimizer.update,
     compiler_options=QUICK,
