@@ -512,8 +512,9 @@ def check_room(model, params, max_tokens: int, rows: int, memory: int) -> None:
   if each * max_tokens <= memory:
     return
   raise BadConfig(
-    f"--max_tokens={max_tokens} of {rows} continuation(s) made together need "
-    f"{each * max_tokens / 2**30:,.0f} GiB of keys and values, and there are "
+    f"--max_tokens={max_tokens} of {counted(rows, 'continuation')} made "
+    f"together need {each * max_tokens / 2**30:,.0f} GiB of keys and values, "
+    "and there are "
     f"{memory / 2**30:,.0f}: expected at most {memory // each:,} (or a smaller "
     "--batch)"
   )

@@ -102,7 +102,7 @@ def describe(store: data.Store, verified: bool = False) -> str:
     f"{m['bytes']:,} bytes, {m['bytes_per_token']:.3f} bytes per token",
   ]
   if m["replaced"]:
-    lines.append(f"  {m['replaced']:,} document(s) were not UTF-8")
+    lines.append(f"  {counted(m['replaced'], 'document')} not in UTF-8")
   if m["yardsticks"]:
     y = m["yardsticks"]
     lines.append(

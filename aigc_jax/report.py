@@ -283,8 +283,8 @@ def _lines(arms: list[Arm]) -> list[curves.Line]:
     return curves.single([r for arm in arms for r in arm.runs])
   if flags.FLAGS.by != [EACH_RUN]:
     print(
-      f"{len(arms)} arm(s), each the mean of its seeds in a band of one "
-      f"standard deviation (--by={EACH_RUN} draws each run by itself)"
+      f"{counted(len(arms), 'arm')}, each the mean of its seeds in a band of "
+      f"one standard deviation (--by={EACH_RUN} draws each run by itself)"
     )
   return [curves.Line(arm.name, arm.runs) for arm in arms]
 

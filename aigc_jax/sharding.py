@@ -23,6 +23,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aigc_jax.errors import BadConfig
+from aigc_jax.terminal import counted
 
 AXES = ("data", "fsdp", "expert", "tensor", "sequence", "pipeline")
 REST = "fsdp"  # the axis that takes whatever devices there are by default
@@ -75,9 +76,9 @@ def make_mesh(
   if math.prod(sizes.values()) != len(devices):
     shape = " x ".join(f"{n}={s}" for n, s in sizes.items() if s != 1) or "1"
     raise BadConfig(
-      f"mesh {shape} does not fit {len(devices)} device(s): the sizes must "
-      "multiply to it (--config.mesh.fsdp=None takes what is left; on a CPU, "
-      "XLA_FLAGS=--xla_force_host_platform_device_count=N gives N devices)"
+      f"mesh {shape} does not fit {counted(len(devices), 'device')}: the sizes "
+      "must multiply to it (--config.mesh.fsdp=None takes what is left; on a "
+      "CPU, XLA_FLAGS=--xla_force_host_platform_device_count=N gives N devices)"
     )
   shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
   try:

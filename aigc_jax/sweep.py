@@ -47,6 +47,7 @@ from aigc_jax.scaling.sweeps import (
 from aigc_jax.scaling.sweeps import ladder as ladders
 from aigc_jax.scaling.sweeps.ledger import DONE, FAILED, Entry, Index
 from aigc_jax.scaling.sweeps.plan import Plan
+from aigc_jax.terminal import counted
 from aigc_jax.trainer.lock import Lock
 
 # Flags of `sweep ladder`, and those of one way to run a sweep.
@@ -153,8 +154,8 @@ def _tell_strangers(index: Index, out: str) -> None:
   if left:
     more = f" and {len(left) - 3} more" if len(left) > 3 else ""
     print(
-      f"{len(left)} point(s) in {out} are of this sweep no more; they stay, "
-      f"and reports leave them out: {', '.join(left[:3])}{more}"
+      "no more of this sweep, and left out of reports: "
+      f"{counted(len(left), 'point')} in {out}: {', '.join(left[:3])}{more}"
     )
 
 
@@ -191,13 +192,13 @@ def _run(entries: Sequence[Entry], index: Index, shares) -> int:
   ]
   if left and not wish.count:
     raise BadConfig(
-      f"{len(left)} branch(es) were not run: {left[0].name}, for "
+      f"{counted(len(left), 'branch')} not run: {left[0].name}, for "
       f"{ledger.waits_for(left[0])}: run that point too (leave --arm out)"
     )
   if states.count(DONE) < len(states):
     raise Stopped(
-      f"{len(states) - states.count(DONE)} point(s) are not done; those that "
-      "ran have saved: the same line again goes on"
+      f"{counted(len(states) - states.count(DONE), 'point')} not done; what "
+      "ran has saved: the same line again goes on"
     )
   print(f"  python -m aigc_jax.report table {shlex.quote(values.out)}")
   return 0
@@ -244,10 +245,10 @@ def _by_slurm(entries: Sequence[Entry], out: Path) -> int:
   # Tasks begin in order: a branch takes no place that its trunk waits for.
   left.sort(key=lambda entry: bool(entry.trunk))
   if not left:
-    print(f"all {len(entries)} points are done")
+    print(f"{counted(len(entries), 'point')}, all done")
     return 0
   script = slurm.write(left, out, values.parallel or 0, values.sbatch)
-  print(f"{script}: an array of {len(left)} task(s)")
+  print(f"{script}: an array of {counted(len(left), 'task')}")
   if values.submit:
     print(slurm.submit(script))
   return 0

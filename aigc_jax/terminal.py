@@ -38,8 +38,16 @@ def shown(text: str) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-  """ "1 step", "2,000 steps"."""
-  return f"{n:,} {noun}{'' if n == 1 else 's'}"
+  """ "1 step", "2,000 steps", "2 branches"."""
+  hissing = noun.endswith(("ch", "sh", "s", "x"))
+  return f"{n:,} {noun}{'' if n == 1 else 'es' if hissing else 's'}"
+
+
+def duration(seconds: float) -> str:
+  """ "12.3 seconds", and from two minutes on "2.5 minutes"."""
+  if seconds < 120:
+    return f"{seconds:.1f} seconds"
+  return f"{seconds / 60:,.1f} minutes"
 
 
 class Lasting:

@@ -139,3 +139,14 @@ def test_both_ways_as_typed_at_a_terminal(texts, tmp_path):
   found = json.loads((tmp_path / "b" / "evaluate" / "2.json").read_text())
   loss = found["scores"]["heldout"]["loss"]["value"]
   assert loss == pytest.approx(last["eval/heldout/loss"], rel=1e-6)
+
+
+def test_how_few_tokens_are_held_out_is_told_where_they_say_little(texts):
+  def told(**changes):
+    lines = []
+    run.open_eval(config_of(texts, **changes), "validation", say=lines.append)
+    return [line for line in lines if "mostly chance" in line]
+
+  (line,) = told(validation=0.01)
+  assert re.search(r"'train': \d\d tokens held out", line)
+  assert not told(validation=0.5)

@@ -259,3 +259,15 @@ def test_no_docstring_has_a_backslash_that_a_shell_would_see_twice():
   for path in (p for folder in folders for p in folder.rglob("*.py")):
     head = path.read_text().partition('"""')[2].partition('"""')[0]
     assert "\\\\\n" not in head, path
+
+
+def test_what_is_told_is_in_the_singular_or_in_the_plural():
+  # terminal.counted says "1 step" and "2 steps".
+  both = [
+    f"{path.relative_to(ROOT)}:{node.lineno}: {node.value[:60]!r}"
+    for path in FILES
+    for node in nodes(path)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    if re.search(r"[a-z]{3}\((s|es)\)", node.value)
+  ]
+  assert not both, both

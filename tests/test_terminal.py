@@ -178,6 +178,13 @@ def test_one_is_no_plural():
   assert [terminal.counted(n, "step") for n in (0, 1, 2000)] == [
     "0 steps", "1 step", "2,000 steps",
   ]  # fmt: skip
+  assert terminal.counted(2, "branch") == "2 branches"
+
+
+def test_little_time_is_not_told_as_none():
+  assert [terminal.duration(s) for s in (1.26, 119, 7230)] == [
+    "1.3 seconds", "119.0 seconds", "120.5 minutes",
+  ]  # fmt: skip
 
 
 def test_small_memory_is_not_told_as_zero():

@@ -72,7 +72,8 @@ class Source(Protocol):
 
   columns: {name: type}. about(split): what the records mean, as JSON, such as
   the names of labels. read: the records of a job; `drop` is told of one that is
-  left out. check(records, left_out) raises BadData where that is too much.
+  left out. check(split, records, left_out) raises BadData where that is too
+  much, or no record is left.
   """
 
   name: str
@@ -85,7 +86,7 @@ class Source(Protocol):
 
   def read(self, job: Job, split: str, drop: Drop) -> Iterator[Record]: ...
 
-  def check(self, kept: int, left_out: "LeftOut") -> None: ...
+  def check(self, split: str, kept: int, left_out: "LeftOut") -> None: ...
 
   def unchanged(self) -> bool: ...
 
@@ -130,7 +131,7 @@ def _build(folder: Path, source: Source, split: str, progress) -> None:
     _note(left_out, why, some["first"], some["count"])
   shards = [{key: r[key] for key in SHARD} for r in found]
   kept = sum(s["records"] for s in shards)
-  source.check(kept, left_out)
+  source.check(split, kept, left_out)
   if not source.unchanged():
     raise BadData(
       f"source {source.name!r} changed while it was read; run again"

@@ -1,7 +1,7 @@
 """What a source hands out: documents, in jobs that can be read separately."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 ALL = "all"  # a split of text files: whatever they hold
@@ -43,6 +43,21 @@ def dividing(names: Iterable[str]) -> float | None:
     if places[0] < found <= places[-1]:
       return found
   return places[-1]
+
+
+def none_of(split: str, share: float, names: Collection[str]) -> str:
+  """Why a split has none of these names, and a share by which it has some.
+
+  names: all, or the first and the last by `fold`; none of a split that is not
+  made by a share of them, and there is nothing to say.
+  """
+  if not names or split not in ("train", "validation"):
+    return ""
+  what = "none" if split == "validation" else "all"
+  found = dividing(names)
+  flag = f"--config.data.validation={found} holds out some"
+  way = "a single one cannot be divided" if found is None else flag
+  return f": data.validation={share} holds out {what} ({way})"
 
 
 def is_held_out(name: str, fraction: float) -> bool:

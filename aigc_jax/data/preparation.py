@@ -185,8 +185,8 @@ def _prepare(folder, source, split, tokenizer, workers, say, progress) -> Store:
   m = store.manifest
   if m["replaced"]:
     say(
-      f"{source.name!r}: {m['replaced']} document(s) are not UTF-8; their bad "
-      "bytes became U+FFFD (the bytes tokenizer would keep them)"
+      f"{source.name!r}: {counted(m['replaced'], 'document')} not in UTF-8; "
+      "bad bytes became U+FFFD (the bytes tokenizer would keep them)"
     )
   say(
     f"{source.name!r} ({split}): {m['tokens']:,} tokens of "

@@ -25,6 +25,7 @@ from aigc_jax.data.spec import Spec
 from aigc_jax.data.tasks import Batch
 from aigc_jax.data.views import View, ends_of, gather
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.terminal import counted
 
 
 def digest(*content) -> str:
@@ -77,9 +78,9 @@ class Stream:
     for view in self.views:
       if not len(view) or self._ends[-1] < batch:
         raise BadData(
-          f"source {view.name!r} has {len(view)} examples, which is less than "
-          f"one batch: --config.data.batch={max(self._ends[-1], 1)}, or more "
-          "data"
+          f"source {view.name!r} has {counted(len(view), 'example')}, which "
+          "is less than one batch: --config.data.batch="
+          f"{max(self._ends[-1], 1)}, or more data"
         )
     sizes = [len(view) for view in self.views]
     self._order = order(sizes, self.weights, seed, shuffle)

@@ -8,6 +8,7 @@ from aigc_jax.data.stream import EvalSet, Stream, check_batch, digest, used
 from aigc_jax.data.tasks import Task, made_by, spec_of, task_of
 from aigc_jax.data.views import Paired, Pieces, View, Windows
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.terminal import counted
 
 # The options of a task that text itself decides.
 GIVEN = ("eot", "segments", "tokenizer")
@@ -154,7 +155,8 @@ def _too_small(store, size, all_sizes, batch, length):
   way_out = f"--config.data.length={most}, " if most >= 8 else ""
   what = "one window" if not size else "one batch"
   raise BadData(
-    f"source {name} has {store.tokens} tokens, {size} window(s) of length "
+    f"source {name} has {counted(store.tokens, 'token')}, "
+    f"{counted(size, 'window')} of length "
     f"{length}, which is less than {what} (batch={batch} x length={length} = "
     f"{batch * length} tokens); use a smaller batch or length "
     f"({way_out}--config.data.batch={max(all_sizes, 1)}) or more text"

@@ -16,6 +16,7 @@ from aigc_jax import files, sharding, tree
 from aigc_jax.data.images.augmenting import fitted
 from aigc_jax.data.images.decoding import MODES, pillow, pixels
 from aigc_jax.errors import BadConfig
+from aigc_jax.terminal import counted
 
 
 class Features:
@@ -40,8 +41,8 @@ class Features:
     channels = model.image[-1]
     if not len(mean) == len(std) == channels:
       raise BadConfig(
-        f"features={name}: it looks at {channels} channel(s), and its pixels "
-        f"are scaled by mean={list(mean)}, std={list(std)}"
+        f"features={name}: it looks at {counted(channels, 'channel')}, and its "
+        f"pixels are scaled by mean={list(mean)}, std={list(std)}"
       )
     self.name, self._image, self._batch = name, model.image, batch
     self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))

@@ -35,6 +35,7 @@ from aigc_jax.run.evaluation import (
   check_evaluators,
   evaluations,
   evaluator,
+  left_out,
 )
 from aigc_jax.run.extension import extend
 from aigc_jax.run.inputs import (
@@ -113,6 +114,7 @@ __all__ = [
   "embedded_evaluator",
   "entries",
   "evaluations",
+  "left_out",
   "evaluator",
   "extend",
   "filled",

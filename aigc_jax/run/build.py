@@ -36,6 +36,7 @@ from aigc_jax.signature import (
   keys_of,
   kind_of,
 )
+from aigc_jax.terminal import counted
 from aigc_jax.trainer.consumed import EXAMPLES, Consumed
 from aigc_jax.trainer.state import Fixed, State, fresh
 from aigc_jax.trainer.step import make_step, repeat_step
@@ -129,8 +130,8 @@ def make_mesh(config: Config) -> jax.sharding.Mesh:
   shards = sharding.batch_shards(mesh)
   if (batch // parts) % shards:
     raise BadConfig(
-      f"data.batch={batch} in {parts} microbatch(es) does not divide over "
-      f"{shards} parts of the mesh: the nearest batches that do: "
+      f"data.batch={batch} in {counted(parts, 'microbatch')} does not divide "
+      f"over {shards} parts of the mesh: the nearest batches that do: "
       f"{_around(batch, parts * shards)}"
     )
   over = sharding.length_shards(mesh)

@@ -8,8 +8,10 @@ from aigc_jax.data.captions import Captions
 from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators.embedded import Recall, ZeroShot, check_embeds
 from aigc_jax.evaluators.loss import RAW
+from aigc_jax.run.inputs import note_few
 from aigc_jax.run.settings import Config, check_weights, data_of
 from aigc_jax.signature import check_type
+from aigc_jax.terminal import counted
 
 WHOLE = {"split": "validation"}
 TEMPLATES = ("a photo of a {}",)
@@ -77,9 +79,9 @@ def made(
   names = entry["names"] or labels
   if len(names) != len(labels):
     raise BadConfig(
-      f"evaluate.{name}.names has {len(names)} names, and the data "
-      f"{len(labels)} labels ({', '.join(labels[:5])}...): one for each, in "
-      "that order"
+      f"evaluate.{name}.names has {counted(len(names), 'name')}, and the data "
+      f"{counted(len(labels), 'label')} ({', '.join(labels[:5])}...): one for "
+      "each, in that order"
     )
   texts = [t.replace("{}", word) for word in names for t in entry["templates"]]
   tokens = captions_of(config).tokens_of(tokenizer, texts)
@@ -114,6 +116,7 @@ def opened(config: Config, entry: Mapping, tokenizer, say: Callable):
   found = source.heldout(
     model=model, tokenizer=tokenizer, say=say, **entry["data"]
   )
+  note_few(found, say)
   batches = entry["batches"]
   return found if batches is None else found.first(batches)
 
@@ -125,6 +128,29 @@ def known(config: Config, entry: Mapping, tokenizer, fingerprints):
     batches=entry["batches"], model=model, tokenizer=tokenizer,
     fingerprints=fingerprints, **entry["data"],
   )  # fmt: skip
+
+
+def not_of_data(name: str, entry: Mapping, config: Config) -> str:
+  """Why labels tell nothing of a run's captions, or "": of another package."""
+  if entry["kind"] != "zero_shot":
+    return ""
+  labelled, captioned = (
+    {
+      str(source.get("name"))
+      for source in section.get("sources") or ()
+      if source["kind"] == "package"
+    }
+    for section in (entry["data"], config["data"])
+  )
+  if not labelled or labelled & captioned:
+    return ""
+  source = f"--config.evaluate.{name}.data.sources[0]"
+  names = f" --config.evaluate.{name}.names=None" * bool(entry["names"])
+  return (
+    f"it tells the labels of {', '.join(sorted(labelled))}, of which the data "
+    f"has none (labelled images of your own: {source}.kind=folder "
+    f"{source}.path=FOLDER{names})"
+  )
 
 
 def check(name: str, entry: Mapping, config: Config, model) -> None:

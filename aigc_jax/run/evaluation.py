@@ -57,20 +57,28 @@ def evaluator(place: Place, entry: Mapping) -> tuple[int, Callable]:
 
 
 def evaluations(config: Config) -> dict[str, Mapping]:
-  """The entries of config.evaluate but those of a split that is not there.
+  """The entries of config.evaluate but those that are `left_out`."""
+  out = left_out(config)
+  return {k: entry for k, entry in config["evaluate"].items() if k not in out}
 
-  With data.validation=0 that is what an entry of the skeleton would measure.
+
+def left_out(config: Config) -> dict[str, str]:
+  """{name: why} of the entries of config.evaluate that nothing is told by.
+
+  A preset has entries for the data that it has: with data.validation=0 one of
+  a split that is not there, with captions of one's own one of a package.
   """
-  nothing = data_of(config).holds_nothing_out
-  return {
-    name: entry
-    for name, entry in config["evaluate"].items()
-    if not (
-      nothing
-      and entry["kind"] == "loss"
-      and entry["data"] == {"split": "validation"}
-    )
-  }
+  nothing, found = data_of(config).holds_nothing_out, {}
+  for name, entry in config["evaluate"].items():
+    if entry["kind"] == "loss":
+      if nothing and entry["data"] == {"split": "validation"}:
+        found[name] = (
+          "data.validation=0 holds nothing out "
+          "(--config.data.validation_path=FILE measures text of your own)"
+        )
+    elif why := embedded.not_of_data(name, entry, config):
+      found[name] = why
+  return found
 
 
 def check_evaluators(config: Config) -> None:

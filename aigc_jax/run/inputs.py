@@ -6,9 +6,13 @@ from absl import logging
 
 from aigc_jax.data.denoising import span_counts
 from aigc_jax.data.listing import check_local, check_there
+from aigc_jax.data.stream import EvalSet
 from aigc_jax.data.tokenizers import load_tokenizer
 from aigc_jax.data.windows import vocab_of
 from aigc_jax.run.settings import Config, data_of
+from aigc_jax.terminal import counted
+
+FEW, FEW_EXAMPLES = 1000, 100
 
 
 def check_workdir(config: Config, workdir: str) -> None:
@@ -99,7 +103,24 @@ def open_eval(
   found = data_of(config).heldout(
     split=split, model=config["model"], tokenizer=tokenizer, say=say, **which
   )
+  note_few(found, say)
   return found if batches is None else found.first(batches)
+
+
+def note_few(found: EvalSet, say=print) -> None:
+  """Says of a set that is too small to tell two models apart how small it is.
+
+  Of FEW tokens a loss is known to some tenths, of FEW_EXAMPLES a share to five
+  percent.
+  """
+  tokens, examples = (found.counts.get(k) for k in ("tokens", "examples"))
+  n, noun = (examples, "example") if tokens is None else (tokens, "token")
+  if n is not None and n < (FEW_EXAMPLES if tokens is None else FEW):
+    name = f"{found.views[0].name!r}: " if len(found.views) == 1 else ""
+    say(
+      f"{name}{counted(n, noun)} held out: what so few say is mostly chance (a "
+      "larger --config.data.validation, or more data, says more)"
+    )
 
 
 def find_eval(

@@ -24,6 +24,7 @@ from aigc_jax.run.evaluation import (
   check_evaluators,
   evaluations,
   evaluator,
+  left_out,
 )
 from aigc_jax.run.inputs import check_inputs, note_inputs, open_stream
 from aigc_jax.run.load import (
@@ -54,6 +55,7 @@ from aigc_jax.run.settings import (
   provenance_in,
 )
 from aigc_jax.run.standing import Standing, going_on
+from aigc_jax.terminal import counted
 from aigc_jax.trainer import changes, faults, history, identity, provenance
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.identity import Identity
@@ -305,7 +307,7 @@ class Session:
     if begun:
       self.say(
         "this run ended before its first checkpoint: it begins again from step "
-        f"0 ({begun} rows are kept in {CUT})"
+        f"0 ({counted(begun, 'row')} kept in {CUT})"
       )
     # A run that is repeated was begun from these steps of others.
     meant = {}
@@ -361,13 +363,8 @@ class Session:
       faults.hit(f"evaluate/{name}")
       self.stop.check()
 
-    wanted = evaluations(self.config)
-    for name in self.config["evaluate"]:
-      if name not in wanted:
-        self.say(
-          f"evaluate.{name} is left out: data.validation=0 holds nothing out "
-          "(--config.data.validation_path=FILE measures text of your own)"
-        )
+    for name, why in left_out(self.config).items():
+      self.say(f"evaluate.{name} is left out: {why}")
     return {
       name: evaluator(
         Place(
@@ -376,7 +373,7 @@ class Session:
         ),
         entry,
       )
-      for name, entry in wanted.items()
+      for name, entry in evaluations(self.config).items()
     }  # fmt: skip
 
 

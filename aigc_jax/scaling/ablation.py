@@ -268,7 +268,7 @@ def _versus(values, base_values, metric, place, margin) -> Versus:
   equivalent = _equivalent(ours, theirs, metric, place)
   x, y = ([v.value for v in side] for side in (ours, theirs))
   if min(len(x), len(y)) < 2:
-    counts = f"{len(x)} against {len(y)} run(s)"
+    counts = f"{len(x)} against {counted(len(y), 'run')}"
     why = f"{counts}: of one seed nothing can be said"
     if not (x and y):
       why = f"{counts} with a value: nothing can be said"
@@ -319,7 +319,7 @@ def _pairs(ours, theirs) -> tuple[list[tuple[float, float]], str]:
   alone = len(ours) + len(theirs) - 2 * len(shared)
   why = f"{counted(len(shared), 'pair')} of one seed and data order"
   if alone:
-    why += f"; {alone} run(s) without a partner are not in them"
+    why += f"; left out, without a partner: {counted(alone, 'run')}"
   return [(v.value, w.value) for v, w in shared], why
 
 

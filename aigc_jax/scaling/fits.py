@@ -13,6 +13,7 @@ from scipy import optimize
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import fitting, isoflop, laws
 from aigc_jax.scaling.points import COMPARE, Points
+from aigc_jax.terminal import counted
 
 INTERVAL = (0.025, 0.975)
 OPEN = 1e6  # ends of an interval so far apart, as a ratio, bound nothing
@@ -322,8 +323,8 @@ def _warnings(result: dict, best, law, theta) -> list[str]:
       for o in result["outliers"][:6]
     )
     found.append(
-      f"{len(result['outliers'])} point(s) lie far from the fit and count all "
-      f"the same: {listed}"
+      f"{counted(len(result['outliers']), 'point')} far from the fit, counted "
+      f"all the same: {listed}"
     )
   return found
 

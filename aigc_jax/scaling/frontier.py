@@ -14,6 +14,7 @@ from aigc_jax.scaling.fits import (
   round_budgets,
 )
 from aigc_jax.scaling.points import Points
+from aigc_jax.terminal import counted
 
 FORM = "N_opt = N_coefficient C^a, D_opt = D_coefficient C^b"
 
@@ -49,8 +50,8 @@ def by_parabolas(
   if len(good) < 2:
     why = "; ".join(f"{o.flops:.3g}: {o.why}" for o in found if not o.good)
     raise BadConfig(
-      f"{points.source}: {len(good)} budget(s) have an optimum, and a power of "
-      f"the budget takes two{f' ({why})' * bool(why)}"
+      f"{points.source}: {counted(len(good), 'budget')} with an optimum, and a "
+      f"power of the budget takes two{f' ({why})' * bool(why)}"
     )
   draws = []
   for one in isoflop.resampled(points, resamples):
@@ -97,9 +98,9 @@ def by_envelope(
   flops, params, loss, notes = isoflop.envelope(points)
   if len(flops) < 2 or len(np.unique(params)) < 2:
     raise BadConfig(
-      f"{points.source}: the envelope is of {len(np.unique(params))} size(s) "
-      "that others bracket, and a power takes two: more sizes, or "
-      "--law=chinchilla"
+      f"{points.source}: the envelope is of "
+      f"{counted(len(np.unique(params)), 'size')} that others bracket, and a "
+      "power takes two: more sizes, or --law=chinchilla"
     )
   runs = points.columns.get("run")
   keys = points.columns["params"].astype(str) if runs is None else runs

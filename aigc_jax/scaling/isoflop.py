@@ -9,6 +9,7 @@ from scipy import stats
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling.points import Points
+from aigc_jax.terminal import counted
 
 SAME_BUDGET = 0.10  # relative: budgets within it are one
 LEAST = 3  # points of a parabola; with 3 there is no residual
@@ -212,7 +213,7 @@ def envelope(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
   notes = []
   single = sum(len(x) < 2 for _, x, _ in curves)
   if single:
-    notes.append(f"{single} curve(s) of one point count at no other budget")
+    notes.append(f"of one point, so of one budget: {counted(single, 'curve')}")
   if len({n for n, *_ in curves}) < 3:
     raise BadConfig(
       "the envelope takes curves of three or more sizes (rows of several "

@@ -22,6 +22,7 @@ from aigc_jax import data, files, run, tree
 from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators.loss import Loss
 from aigc_jax.run.alike import differences
+from aigc_jax.terminal import counted
 from aigc_jax.trainer import history, identity, provenance
 
 # Of a source's checkpoint, as far as it is true of the average too.
@@ -94,8 +95,8 @@ def _in(workdir: str, steps: Sequence[int], last: int | None) -> list[Source]:
     raise BadConfig(f"{workdir} has no checkpoint: train first")
   if not steps and last is not None and last > len(kept):
     raise BadConfig(
-      f"--last={last}: {workdir} has kept {len(kept)} checkpoints, of steps "
-      f"{', '.join(map(str, kept))}"
+      f"--last={last}: {workdir} has kept {counted(len(kept), 'checkpoint')}, "
+      f"of steps {', '.join(map(str, kept))}"
     )
   wanted = sorted(set(steps)) or kept[-(last or 0) :]
   found = []

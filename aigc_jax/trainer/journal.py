@@ -32,6 +32,7 @@ from aigc_jax.errors import (
   WorkdirInUse,
 )
 from aigc_jax.records import COUNT
+from aigc_jax.terminal import counted
 from aigc_jax.trainer import faults
 from aigc_jax.trainer.console import Console
 from aigc_jax.trainer.consumed import Consumed
@@ -173,8 +174,8 @@ class Lines:
       if len(self._waiting) >= 10 * self._told:
         self._told = max(1, len(self._waiting))
         logging.error(
-          "%s cannot be written (%s): %d line(s) wait in memory",
-          self.path, error, len(self._waiting),
+          "%s cannot be written (%s): kept in memory are %s",
+          self.path, error, counted(len(self._waiting), "line"),
         )  # fmt: skip
       self.lost += max(0, len(self._waiting) - self._most)
       del self._waiting[: -self._most]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -221,9 +222,9 @@ def broken(folder, tmp_path, name: str):
 @pytest.mark.parametrize(
   ("name", "words"),
   [
-    ("folder", r"2 image\(s\) without a caption: 2.ppm, 5.ppm; write"),
-    ("empty", r"2 row\(s\) without a caption: row 3 \(2.ppm\), row 6 \(5.ppm"),
-    ("gone", r"1 row\(s\) whose image is not there: row 5 \(nowhere.ppm\)"),
+    ("folder", r"2 images without a caption: 2.ppm, 5.ppm; write"),
+    ("empty", r"2 rows without a caption: row 3 \(2.ppm\), row 6 \(5.ppm"),
+    ("gone", r"1 row of an image that is not there: row 5 \(nowhere.ppm\)"),
     ("twice", r"row 5: './3.ppm' and '3.ppm' are one file"),
     ("number", "row 5: a caption is int, expected a text"),
     ("key", "row 1: no 'image'.*it has: file, caption.*image=NAME"),
@@ -287,3 +288,21 @@ def test_a_caption_is_whole_whatever_characters_are_in_it(tmp_path):
     split="all", model=MODEL, say=silent
   )
   assert captions_in(held.views[0]) == [["so\u2028it\x85goes", "and on"]]
+
+
+@pytest.mark.parametrize(("share", "split"), [(1e-9, "validation"),
+                                              (1 - 1e-9, "train")])  # fmt: skip
+@pytest.mark.parametrize("of", ["folder", "table"])
+def test_where_a_share_divides_nothing_one_that_does_is_told(
+  folder, tmp_path, of, share, split
+):
+  source = table(folder / "table.jsonl")
+  if of == "folder":
+    source = dict(kind="folder", path=str(folder))
+  few = captions_of(source, tmp_path, validation=share)
+  way = rf"of the split '{split}': .*--config.data.validation=([\d.]+) "
+  with pytest.raises(BadData, match=way) as refusal:
+    few.heldout(split=split, model=MODEL, say=silent)
+  told = float(re.search(way, str(refusal.value))[1])
+  mended = captions_of(source, tmp_path, validation=told)
+  assert len(mended.heldout(split=split, model=MODEL, say=silent)) > 0

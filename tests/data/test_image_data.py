@@ -435,7 +435,7 @@ def test_a_folder_without_labels_is_told_what_is_expected(tmp_path):
   with pytest.raises(BadData, match="for each label"):
     streamed(kind_of(tmp_path / "in", tmp_path))
   (tmp_path / "in" / "cat").mkdir()
-  with pytest.raises(BadData, match="no image of this split"):
+  with pytest.raises(BadData, match="no image of the split 'train'"):
     streamed(kind_of(tmp_path / "in", tmp_path))
   with pytest.raises(BadData, match="no such folder"):
     streamed(kind_of(tmp_path / "nowhere", tmp_path))

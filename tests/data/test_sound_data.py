@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import struct
 import sys
 import wave
@@ -607,3 +608,16 @@ def test_a_run_of_before_augmentations_goes_on_as_one_without():
   config["data"]["augment"]["speed"] = 10
   (change,) = changes.changes(old, config)
   assert (change.key, change.old, change.new) == ("data.augment.speed", 0, 10)
+
+
+@pytest.mark.parametrize("by", ["file", "folder", "text"])
+def test_where_a_share_holds_out_nothing_one_that_does_is_told(
+  folder, tmp_path, by
+):
+  way = r"of the split 'validation': .*--config.data.validation=([\d.]+) "
+  few = kind_of(folder, tmp_path, validation=1e-9, split_by=by)
+  with pytest.raises(BadData, match=way) as refusal:
+    few.heldout(split="validation", model=MODEL, say=silent)
+  told = float(re.search(way, str(refusal.value))[1])
+  mended = kind_of(folder, tmp_path, validation=told, split_by=by)
+  assert len(mended.heldout(split="validation", model=MODEL, say=silent)) > 0

@@ -1,5 +1,7 @@
 """Recall and zero-shot labels, against their definitions in plain numpy."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators import embedded
 from aigc_jax.models import MODELS
-from aigc_jax.run import compute
+from aigc_jax.run import compute, overrides
 from configs import clip
 from tests import kinds
 
@@ -193,3 +195,20 @@ def test_as_many_names_as_labels_are_asked_for(root):
   config = config_of(root, zero_shot=dict(names=("zero", "one")))
   with pytest.raises(BadConfig, match="2 names, and the data 10 labels"):
     measured(config, "zero_shot", sharding.mesh_of(jax.devices()[0]))
+
+
+def test_labels_of_a_package_are_told_of_its_own_captions_alone(tmp_path):
+  config = config_of(tmp_path)
+  assert not run.left_out(config)
+  own = dict(kind="folder", path=str(tmp_path), split="train")
+  config["data"]["sources"] = [own]
+  assert run.left_out(config).keys() == {"zero_shot"}
+  assert run.evaluations(config).keys() == {"heldout", "recall"}
+  line = run.left_out(config)["zero_shot"]
+  words = re.findall(r"--config\.(\S+?)=([^\s)]+)", line)
+  asked = overrides.apply(config, words)
+  assert asked["evaluate"]["zero_shot"]["data"]["sources"][0] == dict(
+    kind="folder", path="FOLDER", split="train", weight=1.0
+  )
+  assert asked["evaluate"]["zero_shot"]["names"] is None
+  assert not run.left_out(run.read(asked))

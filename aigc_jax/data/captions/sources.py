@@ -37,6 +37,7 @@ from aigc_jax.data.images.sources import (
   netpbm,
 )
 from aigc_jax.errors import BadData, choose, nearest
+from aigc_jax.terminal import counted
 
 COLUMNS = {"image": BYTES, "captions": BYTES}
 SPLITS = ("train", "validation", "all")
@@ -101,13 +102,15 @@ def cleaned(value, where: str) -> list[str]:
   return found
 
 
-def refuse(source: str, what: str, names: list[str], mend: str) -> None:
+def refuse(
+  source: str, noun: str, what: str, names: list[str], mend: str
+) -> None:
   """Raises BadData naming what lacks something, if anything does."""
   if names:
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     raise BadData(
-      f"{source}: {len(names):,} {what}: {', '.join(names[:SHOWN])}{more}; "
-      f"{mend}"
+      f"{source}: {counted(len(names), noun)} {what}: "
+      f"{', '.join(names[:SHOWN])}{more}; {mend}"
     )
 
 
@@ -188,7 +191,7 @@ class Folder(OfFiles):
       entry = Entry(path.relative_to(self.path).as_posix(), path, captions)
       (found if captions else lacking).append(entry)
     refuse(
-      str(self.path), "image(s) without a caption", [e.name for e in lacking],
+      str(self.path), "image", "without a caption", [e.name for e in lacking],
       "write what is on NAME.jpg into NAME.txt beside it, or move it away",
     )  # fmt: skip
     if not found:
@@ -231,11 +234,11 @@ class Table(OfFiles):
       else:
         found.append(Entry(name, path, captions))
     refuse(
-      str(self.path), "row(s) without a caption", lacking,
+      str(self.path), "row", "without a caption", lacking,
       f"write one into {self._caption!r}, or take the row out",
     )  # fmt: skip
     refuse(
-      str(self.path), "row(s) whose image is not there", gone,
+      str(self.path), "row", "of an image that is not there", gone,
       f"files are looked for from {self.path.parent} on; put them there, or "
       "take the rows out",
     )  # fmt: skip
@@ -271,7 +274,7 @@ class Parquet(Captioned):
         f"{name} row {row}" for row, some in enumerate(found[name]) if not some
       ]
     refuse(
-      self._rows.path, "row(s) without a caption", lacking,
+      self._rows.path, "row", "without a caption", lacking,
       f"write one into {self._rows.columns['caption']!r}, or take the row out",
     )  # fmt: skip
     return found

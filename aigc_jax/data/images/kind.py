@@ -364,7 +364,8 @@ class Images:
     classes = model.get("classes") or len(labels[0])
     if classes < len(labels[0]):
       raise BadConfig(
-        f"model.classes={classes}, but the data has {len(labels[0])} labels: "
+        f"model.classes={classes}, but the data has "
+        f"{counted(len(labels[0]), 'label')}: "
         f"--config.model.classes={len(labels[0])}"
       )
     if classes > len(labels[0]) and say:

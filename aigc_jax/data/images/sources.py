@@ -20,12 +20,20 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.data import listing
 from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
-from aigc_jax.data.documents import Job, grouped, is_held_out, job_size
+from aigc_jax.data.documents import (
+  Job,
+  fold,
+  grouped,
+  is_held_out,
+  job_size,
+  none_of,
+)
 from aigc_jax.data.entries import Kinds
 from aigc_jax.data.images.decoding import Unusable, checked
 from aigc_jax.data.images.parquet import ParquetFiles
 from aigc_jax.data.sources import Tfds, _find
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
+from aigc_jax.terminal import counted
 
 COLUMNS = {"image": BYTES, "label": "<i4"}
 SUFFIXES = (
@@ -49,6 +57,7 @@ class Pictured(abc.ABC):
   def __init__(self, name: str, split: str, validation: float, damaged: float):
     self.name, self.split = name, split
     self.validation, self._damaged = validation, damaged
+    self._ends: set[str] = set()  # names: the first and last that are divided
 
   def unchanged(self) -> bool:
     """Whether all is as it was when the fingerprint was taken."""
@@ -64,7 +73,7 @@ class Pictured(abc.ABC):
       return False
     return True
 
-  def check(self, kept: int, left_out: LeftOut) -> None:
+  def check(self, split: str, kept: int, left_out: LeftOut) -> None:
     """Raises BadData where too many images were left out, or none is there."""
     bad = {why: some for why, some in left_out.items() if not _is_note(why)}
     lost = sum(some["count"] for some in bad.values())
@@ -77,13 +86,14 @@ class Pictured(abc.ABC):
       )
     if not kept:
       raise BadData(
-        f"source {self.name!r} has no image of this split: of the label's "
-        f"folder or of the rows, or none is held out of so few "
-        f"(--config.data.validation={self.validation})"
+        f"source {self.name!r} has no image of the split {split!r}"
+        f"{none_of(split, self.validation, self._ends)}"
       )
 
   def _held_out(self, name: str, split: str) -> bool:
     """Whether a record is of another split, of those made here by its name."""
+    names = self._ends | {name}
+    self._ends = {min(names, key=fold), max(names, key=fold)}
     return is_held_out(name, self.validation) != (split == "validation")
 
 
@@ -105,7 +115,7 @@ class Labelled(Pictured):
     for name, data, label in self._records(job, split):
       if not 0 <= label < len(self.labels):
         raise BadData(
-          f"{name}: label {label}, and there are {len(self.labels)} labels, "
+          f"{name}: label {label}, and there are labels "
           f"from 0 to {len(self.labels) - 1}: mend it, or leave it out"
         )
       if self.usable(name, data, drop):
@@ -191,7 +201,7 @@ class Folder(Labelled):
       if label not in self.labels:
         raise BadData(
           f"{top / label}: no such label in the training split "
-          f"({len(self.labels)} labels, such as {self.labels[0]!r})"
+          f"({counted(len(self.labels), 'label')}, such as {self.labels[0]!r})"
         )
       for path in listing.below(top / label):
         if path.suffix.lower() in SUFFIXES:

@@ -50,7 +50,7 @@ from aigc_jax.data.tasks import Batch, Records
 from aigc_jax.data.tokenizers import load_tokenizer
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
 from aigc_jax.signature import call, check_type, expect
-from aigc_jax.terminal import counted
+from aigc_jax.terminal import counted, duration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -377,10 +377,10 @@ class Sound:
       m = store.manifest
       if m["left_out"]:
         say(f"{source.name!r} ({split}): {told(m['left_out'])}")
-      minutes = store.column("samples").sum(dtype=np.int64) / RATE / 60
+      seconds = store.column("samples").sum(dtype=np.int64) / RATE
       say(
         f"{source.name!r} ({split}): {counted(m['records'], 'utterance')}, "
-        f"{minutes:,.1f} minutes: {folder}"
+        f"{duration(seconds)}: {folder}"
       )
     store.check(say, progress)
     return store

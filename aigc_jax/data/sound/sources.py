@@ -24,7 +24,7 @@ from typing import NamedTuple
 from aigc_jax import files
 from aigc_jax.data import listing, tables
 from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
-from aigc_jax.data.documents import Job, grouped, is_held_out, job_size
+from aigc_jax.data.documents import Job, grouped, is_held_out, job_size, none_of
 from aigc_jax.data.entries import Kinds
 from aigc_jax.data.sound.decoding import LARGEST_FILE, Unusable, decoded
 from aigc_jax.errors import BadData, nearest
@@ -145,12 +145,15 @@ class Spoken(abc.ABC):
     return grouped(wanted, job_size(sum(size for _, size in wanted)))
 
   def _held_out(self, entry: Entry) -> bool:
-    key = {
+    return is_held_out(self._key(entry), self.how.validation)
+
+  def _key(self, entry: Entry) -> str:
+    """What it is held out by: those of one key stay together."""
+    return {
       "file": entry.name,
       "folder": entry.name.rpartition("/")[0],
       "text": " ".join((entry.text or "").casefold().split()),
     }[self.how.split_by]
-    return is_held_out(key, self.how.validation)
 
   def read(self, job: Job, split: str, drop: Drop) -> Iterator[Record]:
     """The records of a job whose sound and text are as they should be."""
@@ -187,7 +190,7 @@ class Spoken(abc.ABC):
       record["speaker"] = self._speakers[speaker_of(entry.name)]
     yield record
 
-  def check(self, kept: int, left_out: LeftOut) -> None:
+  def check(self, split: str, kept: int, left_out: LeftOut) -> None:
     """Raises BadData where too many were left out, or none is there."""
     bad = {k: some for k, some in left_out.items() if not k.startswith("read:")}
     lost = sum(some["count"] for some in bad.values())
@@ -199,11 +202,11 @@ class Spoken(abc.ABC):
         f"{-(-lost * 1000 // (kept + lost)) / 1000}"
       )
     if not kept:
+      keys = {self._key(entry) for entry in self._entries.values()}
       raise BadData(
-        f"source {self.name!r} has no utterance of this split: {self.path} has "
-        f"{len(self._entries)}, of which {self.how.validation} is held out by "
-        f"{self.how.split_by}: another --config.data.validation, or another "
-        "--config.data.split_by"
+        f"source {self.name!r} has no utterance of the split {split!r}"
+        f"{none_of(split, self.how.validation, keys)}; data.split_by="
+        f"{self.how.split_by!r} says by what they are divided"
       )
 
 

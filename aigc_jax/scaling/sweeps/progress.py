@@ -18,6 +18,7 @@ from aigc_jax.scaling.sweeps.ledger import (
   Entry,
   State,
 )
+from aigc_jax.terminal import counted
 
 NONE = "-"
 MOST = 12  # running points that a live table shows
@@ -62,7 +63,7 @@ def plan_table(
   ]
   known = [one for one in seconds if one is not None]
   total = (
-    f"{len(rows)} points",
+    counted(len(rows), "point"),
     "", "", "", "",
     f"{sum(e.cost.amount for e in entries):,}" if len(units) == 1 else NONE,
     f"{sum(e.cost.flops for e in entries):.4g}",
