@@ -12,6 +12,7 @@ from aigc_jax.models.gan import gan
 from aigc_jax.models.stylegan import stylegan
 from aigc_jax.objectives.adversarial import adversarial
 from aigc_jax.trainer.state import Fixed
+from tests import fresh
 from tests.diffusion import keys_of
 from tests.tiny import perturbed
 
@@ -49,9 +50,7 @@ def batch_of(rows: int = 8, seed: int = 0) -> dict[str, jax.Array]:
 def variables_of(style: str):
   """Parameters and stats of a style, none of them zero or one."""
   model = build(style)
-  example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), model.example())
-  init = jax.jit(lambda key: nn.unbox(model.init(key, example)))
-  return jax.tree.map(perturbed, init(jax.random.key(0)))
+  return jax.tree.map(perturbed, fresh.variables(model, model.example()))
 
 
 def score_of(style: str, **options):

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from aigc_jax.data.draw import Draw
 from aigc_jax.models.dit import dit
+from tests import fresh
 from tests.tiny import perturbed
 
 DIT = dict(
@@ -30,7 +31,7 @@ def batch_of(rows: int = 8, seed: int = 0) -> dict[str, jax.Array]:
   return dict(
     images=jnp.asarray(images, jnp.float32),
     labels=jnp.asarray(draw.integers(0, 5, rows), jnp.int32),
-    weights=jnp.ones(rows).at[-1].set(0.0),
+    weights=jnp.asarray(np.arange(rows) < rows - 1, jnp.float32),
     draw=keys_of(rows, seed),
   )
 
@@ -42,6 +43,5 @@ LETTERS = dict(images="BYXC", labels="B", weights="B", draw="B.")
 def dit_params(sigma: bool = False):
   """Parameters, none of them 0."""
   model = dit(**DIT | dict(sigma=sigma))
-  example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), model.example())
-  init = jax.jit(lambda key: nn.unbox(model.init(key, example))["params"])
-  return jax.tree.map(perturbed, init(jax.random.key(0)))
+  found = fresh.variables(model, model.example())
+  return jax.tree.map(perturbed, found["params"])

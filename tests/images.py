@@ -11,6 +11,7 @@ from aigc_jax.layers.report import REPORTS
 from aigc_jax.models.resnet import resnet
 from aigc_jax.models.vit import vit
 from aigc_jax.objectives.labels import labels
+from tests import fresh
 from tests.tiny import perturbed
 
 VIT = dict(
@@ -42,9 +43,7 @@ def build(style: str, **changes):
 def variables_of(style: str):
   """Parameters and stats of a style, none of them zero or one."""
   model = build(style)
-  example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), model.example())
-  init = jax.jit(lambda key: nn.unbox(model.init(key, example)))
-  return jax.tree.map(perturbed, init(jax.random.key(0)))
+  return jax.tree.map(perturbed, fresh.variables(model, model.example()))
 
 
 def batch_of(style: str, rows: int = 8, seed: int = 0) -> dict:

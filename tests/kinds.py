@@ -17,7 +17,7 @@ from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.run.build import scorer
 from aigc_jax.trainer.state import Fixed
-from tests import diffusion, sound, tiny
+from tests import diffusion, fresh, sound, tiny
 
 
 class Kind(NamedTuple):
@@ -291,9 +291,8 @@ def build(name: str, **changes) -> nn.Module:
 def variables_of(name: str):
   """Parameters, none of them 0 or 1, and stats."""
   model = build(name)
-  batch = KINDS[name].batch(1, 4)
-  init = jax.jit(lambda key: nn.unbox(model.init(key, batch)))
-  return jax.tree.map(tiny.perturbed, init(jax.random.key(0)))
+  found = fresh.variables(model, KINDS[name].batch(1, 4))
+  return jax.tree.map(tiny.perturbed, found)
 
 
 def params_of(name: str):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax.models import encoder_decoder
+from tests import fresh
 from tests.tiny import perturbed
 
 T5 = dict(
@@ -47,9 +48,8 @@ def build(style: str, **changes):
 def params_of(style: str):
   """Parameters of a style; the fields that do not shape them may change."""
   model = build(style)
-  shapes = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), model.example())
-  init = jax.jit(lambda key: nn.unbox(model.init(key, shapes))["params"])
-  return jax.tree.map(perturbed, init(jax.random.key(0)))
+  found = fresh.variables(model, model.example())
+  return jax.tree.map(perturbed, found["params"])
 
 
 def batch_of(B: int = 2, S: int = 9, T: int = 7, seed: int = 0) -> dict:

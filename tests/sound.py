@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax.models import MODELS
+from tests import fresh
 from tests.diffusion import keys_of
 from tests.tiny import perturbed
 
@@ -89,9 +90,8 @@ def build(style: str, **changes) -> nn.Module:
 def params_of(style: str):
   """Parameters of a style; the fields that do not shape them may change."""
   model = build(style)
-  shapes = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), model.example())
-  init = jax.jit(lambda key: nn.unbox(model.init(key, shapes))["params"])
-  return jax.tree.map(perturbed, init(jax.random.key(0)))
+  found = fresh.variables(model, model.example())
+  return jax.tree.map(perturbed, found["params"])
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from flax import linen as nn
 from aigc_jax.models import COMPUTE, decoder
 from aigc_jax.objectives import tokens
 from aigc_jax.trainer.state import State
+from tests import fresh
 
 LLAMA = dict(
   vocab=37, layers=3, dim=24, heads=6, kv_heads=2, head_dim=8, mlp_dim=44,
@@ -89,8 +90,7 @@ def params_of(style: str):
   """Parameters of a style; the fields that do not shape them may change."""
   model = build(style)
   batch = {"tokens": jnp.zeros((1, 2), jnp.int32)}
-  init = jax.jit(lambda key: nn.unbox(model.init(key, batch))["params"])
-  return jax.tree.map(perturbed, init(jax.random.key(0)))
+  return jax.tree.map(perturbed, fresh.variables(model, batch)["params"])
 
 
 def perturbed(x):

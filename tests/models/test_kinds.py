@@ -25,7 +25,7 @@ LONG = {
 FEW = [name for name in NAMES if name not in LONG]
 # Laws that cost a program each are held for these; for all of them with the
 # slow tests. What every kind is held to by default costs it two programs.
-SOME = ["encoder of pairs"]
+SOME = ["vq"]
 STACKED = [  # layers, which may be computed in several ways
   name for name in NAMES if "unroll" in kinds.part_of(name)
 ]
@@ -39,7 +39,7 @@ def assert_close(a, b, **close):
   )
 
 
-@pytest.mark.parametrize("name", sweep(NAMES, *SOME, "image tokens masked"))
+@pytest.mark.parametrize("name", sweep(NAMES, "encoder of pairs"))
 def test_its_example_is_enough_to_initialise_it(name):
   model, batch = kinds.build(name), kinds.KINDS[name].batch(2, 6)
   shapes = [
@@ -101,7 +101,8 @@ def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
   assert not any(np.any(x) for x in jax.tree.leaves(still))
 
 
-@pytest.mark.parametrize("name", sweep(SMOOTH, *SOME))
+@pytest.mark.slow  # a decoder is held to it in test_laws.py
+@pytest.mark.parametrize("name", SMOOTH)
 def test_bfloat16_stays_near_float32(name):
   params, batch = kinds.params_of(name), kinds.KINDS[name].batch(4, 7)
   a, b = (

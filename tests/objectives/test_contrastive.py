@@ -37,6 +37,9 @@ def of(loss: str, images, texts, log_scale, bias, weights):
   return contrastive(lambda batch: found, {"weights": weights}, loss=loss)
 
 
+told = jax.jit(of, static_argnums=0)
+
+
 def plain(loss: str, images, texts, log_scale, bias, weights):
   """The mean loss by its definition, of the rows that count alone."""
   real = np.flatnonzero(np.asarray(weights))
@@ -122,17 +125,17 @@ def test_a_device_holds_no_more_for_there_being_others(loss):
 
 def test_hits_are_counted_without_padding_and_ties_are_none():
   images, texts, log_scale, bias, weights = made()
-  means = of("softmax", images, images, log_scale, bias, weights)
+  means = told("softmax", images, images, log_scale, bias, weights)
   assert means["image_to_text"].value() == means["text_to_image"].value() == 1
   assert means["scale"].value() == pytest.approx(7.0)
   assert means["bias"].value() == -2.0
-  same = jnp.ones_like(images) / Z**0.5
-  means = of("softmax", same, same, log_scale, None, weights)
+  same = np.full_like(images, Z**-0.5)
+  means = told("softmax", same, same, log_scale, None, weights)
   assert means["image_to_text"].value() == means["text_to_image"].value() == 0
   assert "bias" not in means
   real = np.flatnonzero(np.asarray(weights))
-  z = np.asarray(images @ texts.T)[np.ix_(real, real)]
-  means = of("sigmoid", images, texts, log_scale, bias, weights)
+  z = (np.asarray(images) @ np.asarray(texts).T)[np.ix_(real, real)]
+  means = told("sigmoid", images, texts, log_scale, bias, weights)
   for name, axis in (("image_to_text", 1), ("text_to_image", 0)):
     hits = np.mean(z.argmax(axis) == np.arange(len(z)))
     assert means[name].value() == pytest.approx(hits)
@@ -140,7 +143,9 @@ def test_hits_are_counted_without_padding_and_ties_are_none():
 
 def test_embeddings_that_are_no_numbers_are_never_right():
   images, texts, log_scale, bias, weights = made()
-  means = of("softmax", images * np.nan, texts, log_scale, bias, weights)
+  means = told(
+    "softmax", np.full_like(images, np.nan), texts, log_scale, bias, weights
+  )
   assert means["image_to_text"].value() == means["text_to_image"].value() == 0
   assert np.isnan(means["loss"].value())
 

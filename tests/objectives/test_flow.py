@@ -32,11 +32,15 @@ def trained(predict):
   return training
 
 
+@jax.jit
+def drawn(batch):
+  draw = batch["draw"]
+  return uniform(draw, "time"), normal(draw, "noise", (6, 6, 1))
+
+
 def definition(prediction, batch):
   """(squared error, time) of each row, in float64."""
-  draw = batch["draw"]
-  t = np.asarray(uniform(draw, "time"), np.float64)
-  e = np.asarray(normal(draw, "noise", (6, 6, 1)), np.float64)
+  t, e = (np.asarray(x, np.float64) for x in drawn(batch))
   x = np.asarray(batch["images"], np.float64)
   if prediction == "velocity":
     alpha, sigma, target = 1 - t, t, e - x
@@ -55,10 +59,14 @@ def definition(prediction, batch):
   return ((found - target) ** 2).mean((1, 2, 3)), t
 
 
+def measured(predict, **options):
+  return jax.jit(functools.partial(flow, predict, **options))
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_loss_is_its_definition(prediction):
   batch = diffusion.batch_of(32)
-  means = flow(linear, batch, prediction=prediction)
+  means = measured(linear, prediction=prediction)(batch)
   exact, t = definition(prediction, batch)
   assert float(means["loss"].weight) == 31
   np.testing.assert_allclose(
@@ -75,7 +83,7 @@ def test_the_loss_is_its_definition(prediction):
 
 def test_a_model_that_says_nothing_has_the_variance_of_the_target():
   batch = diffusion.batch_of(512)
-  means = flow(lambda b: jnp.zeros_like(b["images"]), batch)
+  means = measured(lambda b: jnp.zeros_like(b["images"]))(batch)
   of_images = float(jnp.mean(batch["images"][:-1] ** 2))
   assert float(means["loss"].value()) == pytest.approx(1 + of_images, rel=0.02)
 
@@ -85,31 +93,41 @@ def test_ends_and_velocity_follow_from_what_is_predicted(prediction):
   path = Path(prediction)
   x, e = np.random.default_rng(0).normal(size=(2, 4, 3))
   t = jnp.array([0.1, 0.4, 0.5, 0.9])
-  z = path.between(x, e, t)
-  found = path.ends(path.target(x, e, t), z, t)
+
+  @jax.jit
+  def said(x, e, t):
+    z, slope = jax.jvp(lambda t: path.between(x, e, t), (t,), (jnp.ones(4),))
+    return path.ends(path.target(x, e, t), z, t), path.velocity(x, e, t), slope
+
+  found, velocity, slope = said(x, e, t)
   for a, b in zip(found, (x, e), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-5)
-  _, slope = jax.jvp(lambda t: path.between(x, e, t), (t,), (jnp.ones(4),))
-  np.testing.assert_allclose(path.velocity(x, e, t), slope, atol=1e-5)
+  np.testing.assert_allclose(velocity, slope, atol=1e-5)
 
 
 def test_labels_are_dropped_in_training_alone_by_the_keys():
-  batch, seen = diffusion.batch_of(512), []
+  batch = {k: np.asarray(x) for k, x in diffusion.batch_of(512).items()}
 
-  def predict(given):
-    seen.append(np.asarray(given["labels"]))
-    return given["images"]
+  @functools.partial(jax.jit, static_argnames=("label_dropout", "training"))
+  def labels(batch, label_dropout, training=True):
+    seen = []
 
-  flow(predict, batch, label_dropout=0.25)
-  np.testing.assert_array_equal(seen[0], batch["labels"])
-  for rows in (slice(None), slice(0, 512, 2)):
-    part = {name: x[rows] for name, x in batch.items()}
-    flow(trained(predict), part, label_dropout=0.25)
-  dropped = seen[1] > 4
-  assert 0.18 < dropped.mean() < 0.32
-  np.testing.assert_array_equal(seen[1][::2], seen[2])
-  flow(trained(predict), batch, label_dropout=1.0)
-  assert (seen[3] > 4).all()
+    def predict(given):
+      seen.append(given["labels"])
+      return given["images"]
+
+    predict = trained(predict) if training else predict
+    flow(predict, batch, label_dropout=label_dropout)
+    return seen[0]
+
+  np.testing.assert_array_equal(labels(batch, 0.25, False), batch["labels"])
+  whole, half = (
+    np.asarray(labels({k: x[rows] for k, x in batch.items()}, 0.25))
+    for rows in (slice(None), slice(0, 512, 2))
+  )
+  assert 0.18 < (whole > 4).mean() < 0.32
+  np.testing.assert_array_equal(whole[::2], half)
+  assert (labels(batch, 1.0) > 4).all()
 
 
 def bound_by_definition(batch, prediction="epsilon"):
@@ -228,4 +246,6 @@ def test_data_without_keys_is_told_which_key_gives_them():
 )
 def test_options_that_cannot_be_are_refused(change, word):
   with pytest.raises(errors.BadConfig, match=word):
-    flow(linear, diffusion.batch_of(2), **change)
+    jax.eval_shape(
+      functools.partial(flow, linear, **change), diffusion.batch_of(2)
+    )
