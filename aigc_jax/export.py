@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -35,6 +36,10 @@ CLOSE = 1e-4  # of logits and hidden states in float32
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
+# Codes are multiplied by the one after the other was subtracted.
+SCALING = ("scaling_factor", "shift_factor")
+
+
 def export(
   params,
   kwargs: Mapping,
@@ -49,6 +54,7 @@ def export(
   config: Mapping | None = None,
   record: Mapping | None = None,
   metrics: Mapping | None = None,
+  scaling: Mapping[str, float] = MappingProxyType({}),
   say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
   """Writes a model's parameters and tokenizer to the folder `out`.
@@ -57,7 +63,8 @@ def export(
   kind. tokenizer: None for a model that reads no text. length: what it was
   trained to read, told as its longest where its positions set no limit and no
   larger one is named.
-  config, record, metrics: for the model card (see hf.card). Returns the
+  config, record, metrics: for the model card (see hf.card). scaling: see
+  `scaling_of`. Returns the
   family, the bytes and the largest differences of what the model says. Raises
   BadConfig where no family expresses the model or `out` exists, BadData where
   what was written is not the same; nothing is left behind then.
@@ -86,7 +93,7 @@ def export(
       hf.write(
         aside, params, kwargs, family=family, dtype=dtype,
         shard_bytes=shard_bytes,
-        special={} if tokenizer is None else tokenizer.special,
+        special=scaling if tokenizer is None else tokenizer.special,
       )  # fmt: skip
       made["README.md"] = card.write(
         name=out.name,
@@ -342,7 +349,8 @@ def export_run(
 ) -> dict:
   """Exports a work directory, or "hf:FOLDER" once more."""
   _check_new(out)  # before what takes long
-  loaded = run.load(where, step=step, weights=weights, part=part)
+  whole = run.load(where, step=step, weights=weights)
+  loaded = run.part_of(whole, part) if part else whole
   model = run.keywords(loaded.config)
   kind = model.pop("kind")
   if kind not in kinds.KINDS:
@@ -371,7 +379,29 @@ def export_run(
       config=loaded.config,
       record=run.provenance_in(folder) if has_record else {},
       metrics=last_known(folder, loaded.step) if trained else {},
+      scaling=scaling_of(whole) if kind == "vae" else {},
     )
+
+
+def scaling_of(whole: run.Loaded) -> dict[str, float]:
+  """How codes of a VAE are scaled by what draws them, as diffusers writes it.
+
+  What an AutoencoderKL's own folder says of it, or what a latent model has
+  found or been told; of a VAE by itself nothing is known, and diffusers then
+  takes what Stable Diffusion has.
+  """
+  folder = run.hf_folder(whole.name)
+  if folder is not None:
+    said = files.read_json(files.expanded(folder) / "config.json")
+    found = {key: said.get(key) for key in SCALING}
+    return {k: v for k, v in found.items() if type(v) in (int, float)}
+  model = whole.config["model"]
+  if model["kind"] != "latent":
+    return {}
+  scale = model["scale"]
+  if scale is None:
+    scale = float(np.asarray(_stats(whole)["scale"])[0])
+  return dict(zip(SCALING, (scale, model["shift"]), strict=True))
 
 
 def _stats(loaded: run.Loaded):

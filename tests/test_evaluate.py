@@ -26,7 +26,7 @@ from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.presets import skeleton
-from tests import seq2seq
+from tests import fresh, seq2seq
 from tests.sweep import sweep
 from tests.test_generate import loaded  # noqa: F401
 
@@ -324,10 +324,7 @@ def test_targets_of_held_out_pairs_are_written_and_scored(
 ):
   kwargs = seq2seq.STYLES["t5"] | dict(vocab=257, start_token=None)
   model = MODELS["encoder_decoder"](**kwargs)
-  fresh = jax.tree.map(
-    lambda s: jax.numpy.zeros(s.shape, s.dtype), model.example()
-  )
-  params = nn.unbox(model.init(jax.random.key(0), fresh))["params"]
+  params = fresh.variables(model, model.example())["params"]
   rows = [{"en": f"text {i}", "fr": f"texte {i}"} for i in range(40)]
   path = tmp_path / "pairs.jsonl"
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -14,7 +14,7 @@ from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.hf import card, safetensors
 from aigc_jax.hf.settings import canonical
 from aigc_jax.models import decoder
-from tests import commands, tiny
+from tests import commands, fresh, tiny
 from tests.data import test_spelling as spelling
 from tests.sweep import sweep
 
@@ -30,8 +30,8 @@ def made(kwargs):
   """Parameters of a decoder, none of them 0 or 1."""
   model = decoder(**kwargs)
   tokens = {"tokens": jnp.zeros((1, 2), jnp.int32)}
-  boxed = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
-  return jax.tree.map(tiny.perturbed, nn.unbox(boxed))
+  params = fresh.variables(model, tokens)["params"]
+  return jax.tree.map(tiny.perturbed, params)
 
 
 def exported(params, out, **more):

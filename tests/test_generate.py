@@ -17,7 +17,7 @@ from aigc_jax.errors import BadConfig, BadData, Refusal, StorageFailure
 from aigc_jax.layers.readout import Aligned, Readout
 from aigc_jax.presets import dit, vq
 from aigc_jax.sampling import prompts
-from tests import kinds, tiny
+from tests import fresh, kinds, tiny
 
 MODEL = tiny.LLAMA | dict(kind="decoder", vocab=257, layers=1, unroll=0)
 
@@ -27,7 +27,7 @@ def loaded():
   """What run.load gives, for a tiny model over bytes."""
   model = run.model_of({"model": MODEL})
   tokens = {"tokens": jax.numpy.zeros((1, 2), "int32")}
-  params = sharding.nn.unbox(model.init(jax.random.key(0), tokens)["params"])
+  params = fresh.variables(model, tokens)["params"]
   axes = {axis: 1 for axis in sharding.AXES}
   mesh = sharding.make_mesh(**axes, devices=jax.devices()[:1])
   config = {"model": MODEL}

@@ -134,9 +134,19 @@ def batch_of(r: run.Run, seed: int = 0) -> dict:
   return found | {"weights": np.ones((8, 16), np.float32)}
 
 
-def stepped(r: run.Run, batch: dict, state=None):
-  with jax.set_mesh(r.mesh):
-    return jax.jit(r.step)(r.init() if state is None else state, batch)[0]
+def stepper(r: run.Run):
+  """(batch, state=a fresh one) -> the state after a step."""
+  step = jax.jit(r.step)
+
+  def stepped(batch: dict, state=None):
+    with jax.set_mesh(r.mesh):
+      return step(r.init() if state is None else state, batch)[0]
+
+  return stepped
+
+
+def stepped(r: run.Run, batch: dict):
+  return stepper(r)(batch)
 
 
 @pytest.mark.slow
@@ -156,10 +166,11 @@ def test_any_number_of_microbatches_moves_the_stats_alike(folder):
 @pytest.mark.usefixtures("extended")
 def test_a_step_without_an_update_moves_nothing(folder):
   r = built(folder)
-  before = stepped(r, batch_of(r))
+  step = stepper(r)
+  before = step(batch_of(r))
   bad = batch_of(r, 1)
   bad["weights"][0, 0] = np.nan
-  after = stepped(r, bad, before)
+  after = step(bad, before)
   assert int(after.skipped) == int(before.skipped) + 1
   for name in ("params", "opt_state", "stats", "average", "average_stats"):
     jax.tree.map(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from aigc_jax import export, hf
+from aigc_jax import export, hf, run
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import folder as folders
 from aigc_jax.hf import kinds, safetensors
@@ -16,6 +16,7 @@ from aigc_jax.models import MODELS as KINDS
 from aigc_jax.models.vae import vae
 from aigc_jax.models.vq import Codes, vq
 from aigc_jax.run import alike, origin
+from aigc_jax.trainer.state import Fixed
 from tests import commands
 from tests.hf.make_autoencoder_golden import FOLDER, MODELS, images, weight
 from tests.sweep import slow, sweep
@@ -104,6 +105,33 @@ def test_what_is_written_is_what_was_read(tmp_path, name):
   card = (out / "README.md").read_text()
   assert "library_name: diffusers" in card
   assert f"from diffusers import {MODELS[name][0]}" in card
+
+
+def test_how_codes_are_scaled_is_written_as_it_was_read(tmp_path):
+  """Else diffusers scales those of any folder as Stable Diffusion's are."""
+  folder = written(tmp_path / "theirs", of="autoencoder_plain")
+  said = json.loads((folder / "config.json").read_text())
+  assert said["scaling_factor"] == 1.5305 and said["shift_factor"] == 0.0609
+  export.export_run(
+    f"hf:{folder}", str(tmp_path / "ours"), step=None, dtype="float32",
+    shard_bytes=10**9,
+  )  # fmt: skip
+  again = json.loads((tmp_path / "ours" / "config.json").read_text())
+  assert {k: again[k] for k in export.SCALING} == {
+    k: said[k] for k in export.SCALING
+  }
+
+
+@pytest.mark.parametrize("scale", [1.3, None])
+def test_codes_of_a_latent_are_scaled_by_what_it_was_told_or_measured(scale):
+  stats = {"scale": np.full(1, 0.7, np.float32)}
+  model = dict(kind="latent", scale=scale, shift=0.2)
+  whole = run.Loaded(
+    None, {}, None, {"model": model}, None, 3, "somewhere", Fixed(None, stats)
+  )
+  found = export.scaling_of(whole)
+  assert found["scaling_factor"] == pytest.approx(scale or 0.7)
+  assert found["shift_factor"] == 0.2
 
 
 def test_the_same_vae_for_larger_images_is_the_same_and_another_is_not(

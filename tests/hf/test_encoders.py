@@ -22,7 +22,7 @@ from aigc_jax.data import masking, sentences, tokenizers  # noqa: E402
 from aigc_jax.errors import BadConfig, BadData  # noqa: E402
 from aigc_jax.hf import kinds, safetensors  # noqa: E402
 from aigc_jax.models import encoder  # noqa: E402
-from tests import tiny  # noqa: E402
+from tests import fresh, tiny  # noqa: E402
 from tests.hf import models  # noqa: F401, E402  (one thread, no progress bars)
 from tests.kinds import ENCODER  # noqa: E402
 from tests.sweep import sweep  # noqa: E402
@@ -206,8 +206,8 @@ def test_an_encoder_of_ours_is_a_model_of_theirs(dtype, limit, tmp_path):
   del kwargs["kind"]
   model = encoder(**kwargs)
   batch = {k: x[:, :19] for k, x in some_batch(dict(types=2)).items()}
-  init = jax.jit(model.init)(jax.random.key(0), batch)
-  params = jax.tree.map(tiny.perturbed, nn.unbox(init["params"]))
+  params = fresh.variables(model, batch)["params"]
+  params = jax.tree.map(tiny.perturbed, params)
   # As a config has it: every keyword, those by default too.
   whole = dict(full(), **kwargs)
   out = tmp_path / dtype
@@ -347,10 +347,9 @@ def test_a_mask_in_a_text_is_the_mask_of_the_run(tmp_path):
   kwargs = {k: v for k, v in ENCODER.items() if k != "kind"}
   whole = full() | kwargs | dict(vocab=330, position_start=0)
   model = encoder(**whole)
-  init = jax.jit(model.init)(
-    jax.random.key(0), {"tokens": np.zeros((1, 4), int)}
-  )
-  params = jax.tree.map(tiny.perturbed, nn.unbox(init["params"]))
+  tokens = {"tokens": np.zeros((1, 4), int)}
+  params = fresh.variables(model, tokens)["params"]
+  params = jax.tree.map(tiny.perturbed, params)
   out = tmp_path / "out"
   export.export(params, whole, tokenizer, out, length=19, kind="encoder")
   theirs = transformers.AutoTokenizer.from_pretrained(out)

@@ -27,7 +27,7 @@ from aigc_jax.hf import folder as folders  # noqa: E402
 from aigc_jax.hf.settings import canonical  # noqa: E402
 from aigc_jax.models import decoder  # noqa: E402
 from aigc_jax.objectives import tokens as objective  # noqa: E402
-from tests import tiny  # noqa: E402
+from tests import fresh, tiny  # noqa: E402
 from tests.hf import models  # noqa: E402
 from tests.hf.test_golden import abstract, logits, read  # noqa: E402
 from tests.sweep import sweep  # noqa: E402
@@ -158,9 +158,8 @@ def shaped_like_llama():
   """A Llama-shaped decoder with tied embeddings, as our configs have."""
   kwargs = tiny.LLAMA | dict(vocab=257, tied=True, dim=48, heads=6, head_dim=10)
   model = decoder(**kwargs)
-  init = jax.jit(model.init)
-  boxed = init(jax.random.key(1), {"tokens": TOKENS[:, :4]})["params"]
-  return kwargs, jax.tree.map(tiny.perturbed, nn.unbox(boxed))
+  params = fresh.variables(model, {"tokens": TOKENS[:, :4]})["params"]
+  return kwargs, jax.tree.map(tiny.perturbed, params)
 
 
 TEXTS = [

@@ -23,7 +23,7 @@ from aigc_jax.hf.families import choose_family  # noqa: E402
 from aigc_jax.layers.relative import bucket_of  # noqa: E402
 from aigc_jax.models import decoder, encoder_decoder  # noqa: E402
 from aigc_jax.sampling.beam import Beams, BeamSearch  # noqa: E402
-from tests import seq2seq, tiny  # noqa: E402
+from tests import fresh, seq2seq, tiny  # noqa: E402
 from tests.hf import models  # noqa: F401, E402  (one thread, no progress bars)
 from tests.sweep import sweep  # noqa: E402
 
@@ -188,9 +188,8 @@ def test_a_model_of_ours_is_a_model_of_theirs(style, tmp_path):
   if style == "marian":  # whose heads span the stream
     kwargs["head_dim"] = kwargs["dim"] // kwargs["heads"]
   model = encoder_decoder(**kwargs)
-  example = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), model.example())
-  boxed = jax.jit(model.init)(jax.random.key(0), example)
-  params = jax.tree.map(tiny.perturbed, nn.unbox(boxed)["params"])
+  params = fresh.variables(model, model.example())["params"]
+  params = jax.tree.map(tiny.perturbed, params)
   out = tmp_path / "out"
   export.export(
     params, kwargs, tokenizers.Bytes(), out, length=20, kind="encoder_decoder"

@@ -22,7 +22,7 @@ from aigc_jax.models import MODELS  # noqa: E402
 from aigc_jax.sampling.beam import Beams, BeamSearch  # noqa: E402
 from aigc_jax.sampling.decode import Engine, Row  # noqa: E402
 from aigc_jax.sampling.logits import Sampling  # noqa: E402
-from tests import sound  # noqa: E402
+from tests import fresh, sound  # noqa: E402
 from tests.hf import models  # noqa: F401, E402  (one thread, no progress bars)
 
 CLOSE = 2e-4
@@ -145,8 +145,7 @@ def test_a_model_of_ours_is_a_model_of_theirs(tmp_path):
   keys = sound.WHISPER | dict(vocab=263, seconds=1.0, position_length=30)
   keys.pop("kind")
   model = MODELS["whisper"](**keys)
-  shapes = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), model.example())
-  params = nn.unbox(jax.jit(model.init)(jax.random.key(0), shapes))["params"]
+  params = fresh.variables(model, model.example())["params"]
   params = jax.tree.map(sound.perturbed, params)
   out = tmp_path / "out"
   export.export(

@@ -9,6 +9,7 @@ import pytest
 
 from aigc_jax import run, sharding
 from aigc_jax.errors import BadConfig
+from aigc_jax.models.clip import Similarity
 from configs import clip, siglip
 from tests import commands, kinds
 from tests.golden import written
@@ -48,6 +49,26 @@ def test_every_preset_is_held_against_a_published_count():
 def test_towers_of_the_published_sizes():
   assert written.count_of("clip:b32", "image/") == 87_456_000
   assert written.count_of("clip:b32", "text/") == 63_165_952
+
+
+@pytest.mark.parametrize(
+  ("name", "scale", "bias"),
+  [
+    ("clip:b32", 1 / 0.07, None), ("siglip:b16", 10.0, -10.0),
+    # Of 64 pairs one in 64 is right: its odds are 1 to 63.
+    ("siglip:digits", 10.0, -np.log(63)),
+  ],
+)  # fmt: skip
+def test_a_fresh_model_has_the_scale_and_bias_of_its_paper_or_batch(
+  name, scale, bias
+):
+  keys = run.read(preset(name))["model"]
+  similarity = Similarity(np.log(keys["scale"]), keys["bias"])
+  (log_scale, found), _ = similarity.init_with_output(jax.random.key(0))
+  assert np.exp(log_scale) == pytest.approx(scale, rel=1e-4)
+  assert found == (bias if bias is None else pytest.approx(bias, rel=1e-3))
+  if name == "siglip:digits":
+    assert preset(name).data.batch == 64
 
 
 def texts(name: str, tokens):

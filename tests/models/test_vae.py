@@ -12,7 +12,7 @@ from aigc_jax import errors, sharding
 from aigc_jax.models.vae import vae
 from aigc_jax.objectives.elbo import elbo
 from aigc_jax.sampling.images import Draws
-from tests import diffusion
+from tests import diffusion, fresh
 from tests.golden import written
 from tests.tiny import perturbed
 
@@ -36,9 +36,8 @@ def test_that_of_stable_diffusion_3_has_the_published_count():
 @functools.cache
 def params():
   model = vae(**VAE)
-  example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), model.example())
-  init = jax.jit(lambda key: nn.unbox(model.init(key, example))["params"])
-  return jax.tree.map(perturbed, init(jax.random.key(0)))
+  found = fresh.variables(model, model.example())
+  return jax.tree.map(perturbed, found["params"])
 
 
 def score(params, batch):

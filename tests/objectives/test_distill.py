@@ -14,7 +14,7 @@ from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.run import scorer
 from aigc_jax.run.parts import check_parts, with_parts
 from aigc_jax.trainer.state import Fixed, State
-from tests import tiny
+from tests import fresh, tiny
 
 distill = OBJECTIVES["distill"]
 PART = {"kind": "decoder"} | tiny.LLAMA | dict(layers=1)
@@ -32,9 +32,7 @@ def batch(rows=4, length=6):
 
 def both_and_params(parts):
   both = models.MODELS["roles"](parts=parts)
-  example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), both.example())
-  made = jax.jit(both.init)(jax.random.key(0), example)
-  return both, nn.unbox(made["params"])
+  return both, fresh.variables(both, both.example())["params"]
 
 
 def said(model, params, *role):

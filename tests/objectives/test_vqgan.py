@@ -12,9 +12,11 @@ from aigc_jax import tree
 from aigc_jax.errors import BadConfig
 from aigc_jax.layers.report import REPORTS, moved
 from aigc_jax.models import MODELS
-from aigc_jax.models.vq import Codes
+from aigc_jax.models.gan import Judged
+from aigc_jax.models.vq import Coded, Codes
+from aigc_jax.models.vqgan import Drawn
 from aigc_jax.objectives.vq import vq
-from aigc_jax.objectives.vqgan import LEAST, vqgan
+from aigc_jax.objectives.vqgan import LARGEST, LEAST, vqgan
 from aigc_jax.presets import vq as presets
 from aigc_jax.run.build import scorer
 from aigc_jax.sampling.images import Reconstructs
@@ -76,6 +78,26 @@ def test_the_judge_is_heard_from_the_start_step_on_and_learns_before():
   # Updates are counted as such.
   new = moved(stats_of(4), means[REPORTS])
   assert float(new["steps"][0]) == 5
+
+
+@pytest.mark.parametrize("far", [0.5, 50.0])
+def test_no_image_is_weighed_by_more_than_the_limit(far):
+  """Of a judge who says the same of all images, whose slope is none."""
+  images = np.zeros((3, 6, 6, 1), np.float32)
+  made = Coded(images + far, None, jnp.zeros(3), jnp.zeros(3))
+
+  def predict(batch, role, **how):
+    del how
+    if role == "generator":
+      return Drawn(made, jnp.float32(9))
+    return Judged(jnp.zeros((len(batch["images"]), 1)), coupled=False)
+
+  batch = dict(images=images, weights=np.ones(3, np.float32))
+  run = jax.jit(lambda b: vqgan(predict, b, distance="square"))
+  # 36 pixels, each of slope 2 far / 36: in all far / 3, over 1e-4.
+  found = float(run(batch)["balance"].value())
+  assert found == pytest.approx(min(far / 3 / LEAST, LARGEST), rel=1e-3)
+  assert found <= LARGEST
 
 
 @pytest.mark.slow
