@@ -21,12 +21,9 @@ CLOSE = dict(rtol=2e-5, atol=2e-6)
 
 
 def inputs(B=2, T=11, N=6, K=3, H=8, dtype=jnp.float32):
-  keys = jax.random.split(jax.random.key(0), 4)
+  draw = np.random.default_rng(0)
   shapes = ((B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N, H))
-  return [
-    jax.random.normal(k, s).astype(dtype)
-    for k, s in zip(keys, shapes, strict=True)
-  ]
+  return [draw.normal(size=s).astype(dtype) for s in shapes]
 
 
 def value_and_gradients(kernel, visible, q, k, v, dy, softcap=0.0):
@@ -44,7 +41,7 @@ def same(a, b, **close):
     )
 
 
-SEGMENTS_BT = jnp.array([[1] * 5 + [2] * 6, [1] * 8 + [0] * 3])
+SEGMENTS_BT = np.array([[1] * 5 + [2] * 6, [1] * 8 + [0] * 3])
 IN_SEGMENTS = dict(segments_BT=SEGMENTS_BT, segments_BS=SEGMENTS_BT)
 SEEN = {
   "causal": Visible(),
@@ -57,9 +54,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize("softcap", [slow(0.0), 2.0])
-@pytest.mark.parametrize(
-  "seen", sweep(SEEN, "window", "segments", "all", "all, segments")
-)
+@pytest.mark.parametrize("seen", sweep(SEEN, "window", "segments", "all"))
 @pytest.mark.parametrize("size", sweep([4, 11], 4))
 def test_blocks_are_dense_attention(size, seen, softcap):
   def both(*args):
@@ -83,14 +78,21 @@ def of_bias(kernel, visible, name, q, k, v, dy, bias):
   return y, *back(dy)
 
 
+@functools.cache
+def dense_of_bias(seen: str):
+  f = functools.partial(of_bias, kernels.dense, SEEN[seen], "bias_BNTS")
+  return jax.jit(f)
+
+
 @pytest.mark.parametrize("rows", [6, 1], ids=["rows at once", "by row"])
 @pytest.mark.parametrize("seen", sweep(["causal", "segments", "all"], "all"))
 def test_a_bias_of_the_scores_in_blocks_is_that_of_dense_attention(
   monkeypatch, seen, rows
 ):
   args = inputs(B=2)
-  bias_1NTS = jax.random.normal(jax.random.key(9), (1, 6, 11, 11))
-  dense = of_bias(kernels.dense, SEEN[seen], "bias_BNTS", *args, bias_1NTS)
+  bias_1NTS = np.random.default_rng(9).normal(size=(1, 6, 11, 11))
+  bias_1NTS = bias_1NTS.astype(np.float32)
+  dense = dense_of_bias(seen)(*args, bias_1NTS)
   monkeypatch.setattr(sharding, "alone", lambda: True)
   monkeypatch.setattr(blocks, "CACHED", rows * 6 * 4 * 16 * 4)
   kernel = functools.partial(blocks.attend, size=4)
@@ -98,13 +100,12 @@ def test_a_bias_of_the_scores_in_blocks_is_that_of_dense_attention(
   def f(*args):
     return of_bias(kernel, SEEN[seen], "bias_1NTS", *args)
 
-  made = jax.jit(f)
-  text = made.lower(*args, bias_1NTS).as_text()
-  assert ("while" in text) == (rows == 1)
-  same(made(*args, bias_1NTS), dense, **CLOSE)
+  made = jax.jit(f).lower(*args, bias_1NTS)
+  assert ("while" in made.as_text()) == (rows == 1)
+  same(made.compile()(*args, bias_1NTS), dense, **CLOSE)
 
 
-@pytest.mark.parametrize("inner", ["all", "segments"])
+@pytest.mark.parametrize("inner", [slow("all"), "segments"])
 def test_a_memory_of_another_length_in_blocks_is_as_dense_attention_reads_it(
   inner,
 ):
@@ -232,7 +233,7 @@ def test_a_cpu_by_itself_has_blocks_where_all_positions_see_each_other_too():
     assert kernels.resolve(q, k[:, :5], seen, 0.0) == "blocks"  # a memory
     # One that decoding asks is not worth what filling up the keys takes.
     assert kernels.resolve(q[:, :1], k, seen, 0.0) == "xla"
-    one, two = (jnp.zeros((rows, 6, 11, 11)) for rows in (1, 2))
+    one, two = (np.zeros((rows, 6, 11, 11)) for rows in (1, 2))
     assert kernels.resolve(q, k, seen, 0.0, one) == "blocks"
     assert kernels.resolve(q, k, seen, 0.0, two) == "xla"  # each row its own
 
@@ -250,7 +251,7 @@ def test_a_kernel_asked_for_by_name_is_used_or_refused(kernel):
 )
 def test_a_kernel_that_cannot_do_a_bias_of_the_scores_refuses_it(kernel, rows):
   q, k, v, _ = inputs()
-  bias_BNTS = jnp.zeros((rows, 6, 11, 11))
+  bias_BNTS = np.zeros((rows, 6, 11, 11), np.float32)
   with pytest.raises(errors.BadConfig, match="a bias of the scores.*auto"):
     kernels.attend(
       q, k, v, Visible(), scale=1.0, softcap=0.0, kernel=kernel,
