@@ -200,7 +200,8 @@ def _run(entries: Sequence[Entry], index: Index, shares) -> int:
       f"{counted(len(states) - states.count(DONE), 'point')} not done; what "
       "ran has saved: the same line again goes on"
     )
-  print(f"  python -m aigc_jax.report table {shlex.quote(values.out)}")
+  out = values.out if values.out[0] != "-" else f"./{values.out}"
+  print(f"  python -m aigc_jax.report table {shlex.quote(out)}")
   return 0
 
 

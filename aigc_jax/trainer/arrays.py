@@ -4,14 +4,17 @@ A state is stored flat, one array for each leaf, under the leaf's path with
 dots for slashes. Leaves without elements are not stored.
 """
 
+import functools
 import glob
 import math
 import os
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from aigc_jax import tree
@@ -60,6 +63,7 @@ def write(folder: Path, state, name: str) -> ocp.AsyncCheckpointer:
   The writer's `wait_until_finished` raises what went wrong since. `name` must
   be new in the life of the process: barriers of several processes carry it.
   """
+  _hush()
   writer = ocp.AsyncCheckpointer(
     _handler(),
     multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -69,6 +73,29 @@ def write(folder: Path, state, name: str) -> ocp.AsyncCheckpointer:
   full = {leaf: x for leaf, x in tree.flat(state).items() if x.size}
   writer.save(_Folder(folder), args=ocp.args.PyTreeSave(_keyed(full)))
   return writer
+
+
+@functools.cache
+def _hush() -> None:
+  """Lets none but `wait_until_finished` tell of a write that failed.
+
+  Orbax logs its error with the stack of every thread that it passes, and of
+  each array whose write fails or ends after that, asyncio and TensorStore say
+  that nobody waits for it: a thousand lines of a disk that is full.
+  """
+  logging.get_absl_logger().addFilter(
+    lambda record: not (record.exc_info and "orbax" in record.pathname)
+  )
+  logging.logging.getLogger("asyncio").addFilter(
+    lambda record: "async_serialize" not in record.getMessage()
+  )
+  shown = sys.unraisablehook
+
+  def hook(args) -> None:
+    if str(args.exc_value) != "Event loop is closed":
+      shown(args)
+
+  sys.unraisablehook = hook
 
 
 def read(folder: Path, abstract):

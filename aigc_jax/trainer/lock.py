@@ -81,9 +81,7 @@ class Lock:
         "token": self._token,
         "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
       }
-      os.ftruncate(fd, 0)
-      os.pwrite(fd, json.dumps(record).encode(), 0)
-      os.fsync(fd)
+      _write(fd, record)
     except OSError as error:
       raise StorageFailure(
         f"{self.path.parent} cannot be written ({error}): choose another "
@@ -165,7 +163,7 @@ class Lock:
     aside = self.path.with_name(f"LOCK.{self._token}")
     fd = files.open_own(aside, os.O_RDWR)
     _flock(fd)
-    os.pwrite(fd, json.dumps({"token": self._token}).encode(), 0)
+    _write(fd, {"token": self._token})
     os.replace(aside, self.path)
     logging.warning("took over the stale lock %s of %s", self.path, holder)
     # Of several that take over at once, the last to replace the file wins.
@@ -271,6 +269,15 @@ def _flock(fd: int) -> bool | None:
   except OSError:
     return None
   return True
+
+
+def _write(fd: int, record: dict) -> None:
+  """Raises OSError where the disk has no room for all of it."""
+  data, written = json.dumps(record).encode(), 0
+  os.ftruncate(fd, 0)
+  while written < len(data):
+    written += os.pwrite(fd, data[written:], written)
+  os.fsync(fd)
 
 
 def _record(fd: int) -> dict:

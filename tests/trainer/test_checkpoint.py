@@ -1,5 +1,6 @@
 """What is saved comes back bit for bit, or is not used."""
 
+import gc
 import itertools
 import json
 import os
@@ -419,6 +420,21 @@ def test_a_file_that_may_not_grow_fails_the_save_and_leaves_the_old(tmp_path):
   assert told[-1][0] == "save_failed"
   saved.commit(15, make(15, size=4096), {})
   assert saved.steps() == [5, 15]
+
+
+def test_a_save_of_many_arrays_that_fails_is_told_once(tmp_path, capfd, caplog):
+  state = {f"w{i}": jnp.ones((60, 24)) + i for i in range(40)}
+  saved = opened(tmp_path / "c", retries=0)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+  try:
+    with pytest.raises(StorageFailure, match="1 saves in a row failed"):
+      saved.commit(5, {"params": state}, {})
+    gc.collect()  # asyncio tells of tasks that nobody waits for
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert len(caplog.records) == 1 and "checkpoint 5" in caplog.text
+  assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_disk_without_room_is_seen_before_writing(tmp_path, monkeypatch):

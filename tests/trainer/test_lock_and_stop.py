@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -187,6 +188,16 @@ def test_without_locks_of_the_kernel_the_record_decides(tmp_path, monkeypatch):
   held_elsewhere(tmp_path, boot_id=lock_module.boot_id(), pid=dead.pid)
   with Lock(tmp_path) as lock:
     lock.check()
+
+
+def test_a_record_that_is_written_in_part_is_no_takeover(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+  try:
+    with pytest.raises(StorageFailure, match="cannot be written .*too large"):
+      Lock(tmp_path).acquire()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_directory_that_cannot_be_written_is_a_storage_failure(tmp_path):
