@@ -196,6 +196,7 @@ def _check_alone(values) -> None:
 
 
 def _by_config(config: run.Config, how: dict) -> None:
+  run.check_paths(config)
   run.check_heldout_paths(config)
   found = run.data_of(config)
   if not isinstance(found, Text):

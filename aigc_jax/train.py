@@ -383,9 +383,13 @@ def footer(workdir: Path, result: dict, config: run.Config) -> str:
   made = made if (workdir / "samples").is_dir() else ""
   workdir = _from_here(workdir)
   lines = ["", "Results"]
-  for name, value in result.items():
-    if name.startswith("eval/") and isinstance(value, int | float):
-      lines.append(f"  {name:<32} {terminal.score(value)}")
+  scores = {
+    name: terminal.score(value)
+    for name, value in result.items()
+    if name.startswith("eval/") and isinstance(value, int | float)
+  }
+  width = max(32, *map(len, scores), 0)
+  lines += [f"  {name:<{width}} {score}" for name, score in scores.items()]
   lines += [
     "Files",
     f"  {workdir}/metrics.jsonl          every number",

@@ -1,12 +1,16 @@
 """What is read of a frozen run is of one step of it."""
 
 import json
+import pathlib
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from aigc_jax import run
 from aigc_jax.errors import BadConfig
+from aigc_jax.run import origin, overrides
 from aigc_jax.run.load import frozen_digest, frozen_of, read_frozen_parts
 from aigc_jax.trainer import history, identity, manifest
 
@@ -150,3 +154,17 @@ def test_a_run_says_the_steps_of_all_runs_that_it_was_begun_beside(tmp_path):
   assert read == origins
   with pytest.raises(BadConfig, match="not those"):  # a step that is gone
     found(origins=dict.fromkeys(where.values(), 7))
+
+
+@pytest.mark.parametrize(
+  ("given", "part"),
+  [("latent.py", "vae"), ("dalle.py", "vq"), ("prompted.py:b2_clip", "text")],
+)
+def test_a_part_that_a_preset_leaves_to_be_named_is_told_so(given, part):
+  config = run.read(overrides.configured(f"configs/{given}", []))
+  with pytest.raises(BadConfig) as refusal:
+    origin.check_frozen_origins(config)
+  told = str(refusal.value)
+  (found,) = re.findall(r"a run of yours, such as one of (\S+\.py)\. ", told)
+  assert (pathlib.Path(__file__).parents[1] / found).is_file()
+  assert f"--config.frozen.{part}=DIR" in told

@@ -150,3 +150,15 @@ def test_how_few_tokens_are_held_out_is_told_where_they_say_little(texts):
   (line,) = told(validation=0.01)
   assert re.search(r"'train': \d\d tokens held out", line)
   assert not told(validation=0.5)
+
+
+def test_training_data_that_is_not_there_is_told_by_its_key(texts):
+  for path in texts:
+    path.unlink()
+  with pytest.raises(BadData, match=r"data\.path='.*train.txt': no such file"):
+    run.open_stream(config_of(texts))
+  config = config_of(texts, path=None)
+  source = dict(kind="corpus", name="stdlib", split="train")
+  config["data"]["sources"] = [source, dict(kind="text", path=str(texts[1]))]
+  with pytest.raises(BadData, match=r"data\.sources\[1\]\.path='.*held out"):
+    run.open_stream(config)

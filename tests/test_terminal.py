@@ -208,3 +208,11 @@ def test_a_small_result_is_told_at_the_end_of_a_run():
   result = {"step": 3, "eval/drawn/kid": 0.000312}
   told = training.footer(Path("x"), result, config)
   assert "eval/drawn/kid                   0.000312" in told
+
+
+def test_results_stand_in_one_column_however_long_their_names_are():
+  config = run.read(quickstart.get_config())
+  result = {"step": 3, "eval/a/b": 1.0, f"eval/{'recall' * 9}/at_1": 2.0}
+  told = training.footer(Path("x"), result, config).split("\n")
+  first, other = (line for line in told if line.startswith("  eval/"))
+  assert first.index("1.0000") == other.index("2.0000")

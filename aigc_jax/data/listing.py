@@ -12,6 +12,7 @@ records, without (package.json, a notebook's settings) it is text like any
 other. One that is named directly holds records or is refused.
 """
 
+import errno
 import glob
 import json
 import os
@@ -80,7 +81,14 @@ def check_there(path: str, key: str) -> None:
   """Raises BadData where a path or glob that `key` names leads to nothing."""
   check_local(path, key)
   place = str(files.expanded(path))
-  if not os.path.exists(place) and not glob.glob(place, recursive=True):
+  try:
+    os.stat(place)
+    return
+  except PermissionError as e:
+    raise BadData(f"{key}={path!r} cannot be read: {e.strerror}") from None
+  except (OSError, ValueError):
+    pass
+  if not glob.glob(place, recursive=True):
     what = "no file matches" if glob.has_magic(place) else "no such file"
     raise BadData(f"{key}={path!r}: {what} ({os.path.abspath(place)})")
 
@@ -125,6 +133,8 @@ def find(path: str, given: str, root: Path) -> Found:
   for p in found:
     try:
       status = os.stat(p)
+    except PermissionError as e:  # its folder may be listed, and not entered
+      _unreadable(e)
     except OSError:  # a link to nowhere, or gone
       _note(left_out, "broken link", os.path.relpath(p, top))
       continue
@@ -165,6 +175,8 @@ def below(top: str | Path, hidden: bool = False) -> Iterator[Path]:
   would be missing, and nobody told.
   """
   for place, folders, names in os.walk(top, onerror=_unreadable):
+    if not os.access(place, os.X_OK):  # its names may be listed, and no more
+      raise BadData(f"{place}: cannot be entered: {os.strerror(errno.EACCES)}")
     folders[:] = sorted(x for x in folders if hidden or x[0] != ".")
     for inner in (os.path.join(place, name) for name in folders):
       if os.path.islink(inner):

@@ -41,6 +41,7 @@ from aigc_jax.run.extension import extend
 from aigc_jax.run.inputs import (
   check_heldout_paths,
   check_inputs,
+  check_paths,
   check_workdir,
   find_eval,
   note_inputs,
@@ -103,6 +104,7 @@ __all__ = [
   "check_evaluators",
   "check_heldout_paths",
   "check_inputs",
+  "check_paths",
   "check_origin",
   "check_out",
   "check_resumed",

@@ -79,8 +79,23 @@ def check_heldout_paths(config: Config) -> None:
       check_there(path, key)
 
 
+def check_paths(config: Config) -> None:
+  """Raises BadData where training data is not there, by its key."""
+  section = config["data"]
+  found = {"data.path": section.get("path")}
+  if not section.get("path"):
+    found = {
+      f"data.sources[{i}].path": source.get("path")
+      for i, source in enumerate(section.get("sources") or ())
+    }
+  for key, path in found.items():
+    if path:
+      check_there(path, key)
+
+
 def open_stream(config: Config, say=print, progress=None):
   """The training data, prepared where it is missing."""
+  check_paths(config)
   return data_of(config).stream(
     seed=config["seed"], model=config["model"], say=say, progress=progress
   )

@@ -5,6 +5,7 @@ each says what it is, and what does not fit is refused before it is used.
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -149,10 +150,15 @@ def check_frozen_there(part: str, where: str) -> None:
   """Raises BadConfig where a frozen part is to be read from what is no run."""
   there = files.expanded(where) / "config.json"
   if hf_folder(where) is None and not os.path.lexists(there):
+    wanted = re.fullmatch("([A-Z]+)_RUN", where)
+    what = "there is no run in this folder"
+    if wanted:  # as a preset has it
+      config = f"configs/{wanted[1].lower()}.py"
+      what = f"stands for a run of yours, such as one of {config}"
     raise BadConfig(
-      f"frozen.{part}={where}: there is no run in this folder. Put it back, or "
-      f"say where it is now: --config.frozen.{part}=DIR to train, or `frozen` "
-      "in the config.json of the run that it is a part of"
+      f"frozen.{part}={where}: {what}. Say where it is: "
+      f"--config.frozen.{part}=DIR to train, or `frozen` in the config.json of "
+      "the run that it is a part of"
     )
 
 

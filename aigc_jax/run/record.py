@@ -129,7 +129,7 @@ def record(
   def with_program(sha256: str) -> None:
     meta["hlo_sha256"] = sha256
     journal.write(name, about | {"hlo_sha256": sha256})
-    _same_program(manifest, meta, ("hlo_sha256",), journal)
+    _same_program(manifest, meta, ("hlo_sha256",), journal, changed)
 
   journal.write("config.json", config)
   journal.config(start, config)
@@ -149,10 +149,10 @@ def _free(workdir: Path, start: int) -> str:
   return name
 
 
-def _same_program(manifest, meta, keys, journal: Journal) -> None:
+def _same_program(manifest, meta, keys, journal: Journal, meant=()) -> None:
   """Tells what of the program is not as it was: that may change results."""
   if manifest is None:
     return
-  for change in history.program_changes(manifest, meta, keys):
+  for change in history.program_changes(manifest, meta, keys, meant):
     journal.event("change", manifest["step"], key=change.key, old=change.old,
                   new=change.new)  # fmt: skip

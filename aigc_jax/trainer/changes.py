@@ -20,6 +20,11 @@ HARMLESS = (
   "objective/chunk", "init_from", "data/skip_steps*", "branch_from",
   "branch_step",
 )  # fmt: skip
+# Are no part of the compiled step.
+AROUND = (
+  "log/*", "checkpoint/*", "evaluate/*", "data/root", "data/skip_steps*",
+  "init_from", "branch_from", "branch_step",
+)  # fmt: skip
 # The state on disk is of another shape or meaning.
 IMPOSSIBLE = (
   "model/kind", "model/vocab", "model/layers", "model/dim", "model/heads",
@@ -158,6 +163,11 @@ def harmless(change: Change) -> bool:
   """Whether what is learned stays the same."""
   path = change.key.replace(".", "/")
   return tree.match(HARMLESS, path) or moved(change)
+
+
+def compiled(change: Change) -> bool:
+  """Whether a key is a part of the compiled step, as the schedule's are."""
+  return not (tree.match(AROUND, change.key.replace(".", "/")) or moved(change))
 
 
 def fits_never(key: str) -> bool:

@@ -1,6 +1,6 @@
 """What a work directory tells of its run's past, before the run goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from absl import logging
@@ -94,19 +94,30 @@ def rows_gone(workdir: Path, step: int, run: Identity) -> str:
 
 
 def program_changes(
-  manifest: Mapping, now: Mapping, keys: tuple[str, ...]
+  manifest: Mapping,
+  now: Mapping,
+  keys: tuple[str, ...],
+  meant: Iterable[changes.Change] = (),
 ) -> list[changes.Change]:
   """What of the meta named by `keys` is not as when a checkpoint was saved.
 
   What an older checkpoint does not have is not compared. Told on the console;
-  the journal is the caller's.
+  the journal is the caller's. meant: keys of the config that were changed: with
+  those that are a part of it the compiled step is another, as it has to be.
   """
   was = manifest["meta"]
   known = [k for k in keys if was.get(k) is not None and now.get(k) is not None]
   found = changes.changes(
     {k: was[k] for k in known}, {k: now[k] for k in known}
   )
-  if found:
+  meant = [change.key for change in meant if changes.compiled(change)]
+  if meant and [change.key for change in found] == ["hlo_sha256"]:
+    logging.warning(
+      "the compiled step is another than that of step %d, as it has to be: the "
+      "numbers of %s are a part of it",
+      manifest["step"], ", ".join(meant),
+    )  # fmt: skip
+  elif found:
     logging.warning(
       "not the program of step %d any more, so results may differ: %s",
       manifest["step"],

@@ -323,3 +323,34 @@ def test_files_below_come_in_order_and_hidden_ones_when_asked_for(tmp_path):
 
   assert found() == ["5", "a/2", "b/1"]
   assert found(hidden=True) == ["5", ".c/4", "a/.3", "a/2", "b/1"]
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+  """A folder that lists what is in it and lets nobody in, root neither."""
+  folder = tmp_path / "locked"
+  folder.mkdir()
+  (folder / "a.txt").write_text("words\n" * 50)
+  (folder / "b.png").write_bytes(b"x")
+  access, stat = os.access, os.stat
+
+  def barred(path, *args, **keys):
+    if os.fspath(path).startswith(f"{folder}/"):
+      raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return stat(path, *args, **keys)
+
+  monkeypatch.setattr(
+    os, "access", lambda p, mode: access(p, mode) and str(p) != str(folder)
+  )
+  monkeypatch.setattr(os, "stat", barred)
+  return folder
+
+
+def test_a_folder_that_cannot_be_entered_is_told_as_such(locked, tmp_path):
+  with pytest.raises(BadData, match="a.txt: cannot be read: Permission denied"):
+    texts(source_at(locked, tmp_path))
+  captions = captioned.Folder(str(locked), "train", 0.0, 0.0)
+  with pytest.raises(BadData, match="locked: cannot be entered: Permission"):
+    captions.jobs("train")
+  with pytest.raises(BadData, match="data.path=.*cannot be read: Permission"):
+    listing.check_there(str(locked / "a.txt"), "data.path")

@@ -9,6 +9,7 @@ import pytest
 from aigc_jax import train
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.trainer import faults, history, identity, provenance
+from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.checkpoint import Checkpoints
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.journal import CUT, METRICS, Journal, rows
@@ -142,3 +143,17 @@ def test_what_changes_bits_is_found_by_name(monkeypatch):
   )
   for name in ("jax_default_prng_impl", "jax_threefry_partitionable"):
     assert name in now["numerics"]
+
+
+def test_a_step_that_is_another_by_a_changed_key_is_told_with_the_key(caplog):
+  manifest, now = {"step": 3, "meta": {"hlo_sha256": "a"}}, {"hlo_sha256": "b"}
+  meant = [Change("log.every_steps", 1, 2), Change("steps", 10, 20)]
+
+  def told(meant) -> str:
+    caplog.clear()
+    assert history.program_changes(manifest, now, ("hlo_sha256",), meant)
+    return caplog.text
+
+  assert "as it has to be: the numbers of steps are a part" in told(meant)
+  assert "results may differ" in told(meant[:1])  # is no part of the step
+  assert "results may differ" in told(())
