@@ -20,10 +20,19 @@ from aigc_jax.run import record
 from aigc_jax.sampling.images import NotDrawn, Sampler
 from aigc_jax.trainer import changes
 from aigc_jax.trainer.journal import Journal, Picture
-from tests import adversary, tiny
+from tests import adversary, fresh, tiny
 from tests import images as nets
 
 HALF = dict(mean=[0.5] * 3, std=[0.5] * 3)
+
+
+NET = nets.build("resnet basic", blocks=(1,), widths=(16,))
+
+
+@functools.cache
+def variables():
+  made = jax.device_get(fresh.variables(NET, NET.example()))
+  return jax.tree.map(tiny.perturbed, made)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +42,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def features():
-  model, variables = nets.build("resnet"), nets.variables_of("resnet")
-  return Features(model, variables, name="net", batch=4, **HALF)
+  return Features(NET, variables(), name="net", batch=4, **HALF)
 
 
 def bytes_of(rows, size=17, channels=3, seed=0):
@@ -46,11 +54,10 @@ def bytes_of(rows, size=17, channels=3, seed=0):
 def test_features_are_what_labels_are_read_from(features):
   images = bytes_of(6)
   found = features(images)
-  variables = nets.variables_of("resnet")
   x = jnp.asarray(images / 127.5 - 1, jnp.float32)
-  told = nets.build("resnet").apply(variables, {"images": x})
+  told = NET.apply(variables(), {"images": x})
   np.testing.assert_allclose(found, told.features_BD, rtol=1e-3, atol=1e-4)
-  head = variables["params"]["head"]
+  head = variables()["params"]["head"]
   logits = found @ np.asarray(head["w"]) + np.asarray(head["bias"])
   np.testing.assert_allclose(logits, told.logits(), rtol=1e-3, atol=1e-3)
 
@@ -133,7 +140,9 @@ def sampler():
 
 def state_of(scale=1.0):
   variables = adversary.variables_of("batch norm")
-  average = jax.tree.map(lambda x: scale * x, variables["params"])
+  average = jax.tree.map(
+    lambda x: np.float32(scale) * np.asarray(x), variables["params"]
+  )
   stats = variables["stats"]
   return tiny.state_of(
     variables["params"], average=average, stats=stats, average_stats=stats
@@ -166,13 +175,13 @@ def test_a_grid_differs_by_the_model_alone(mesh, tmp_path):
 
 
 def test_another_network_on_resume_is_refused_by_name(mesh, features):
-  model, variables = nets.build("resnet"), nets.variables_of("resnet")
-  trained_on = jax.tree.map(lambda x: x + 1e-3, variables)
+  model, made = NET, variables()
+  trained_on = jax.tree.map(lambda x: x + np.float32(1e-3), made)
   others = (
     Features(model, trained_on, name="net", **HALF),
-    Features(model, variables, name="net", mean=[0.4] * 3, std=[0.5] * 3),
+    Features(model, made, name="net", mean=[0.4] * 3, std=[0.5] * 3),
   )
-  again = Features(model, variables, name="elsewhere", **HALF)
+  again = Features(model, made, name="elsewhere", **HALF)
   assert again.fingerprint == features.fingerprint
 
   def prints_of(features):

@@ -3,6 +3,7 @@
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from aigc_jax import run, sharding
@@ -10,12 +11,12 @@ from aigc_jax.data import load_tokenizer
 from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators.samples import Samples
 from configs import quickstart
-from tests import tiny
+from tests import fresh, tiny
 
 
 def test_samples_are_written_and_differ_by_the_model_alone(tmp_path):
   model = tiny.build("llama", vocab=257, layers=1, unroll=0)
-  tokens = {"tokens": jax.numpy.zeros((1, 2), "int32")}
+  tokens = {"tokens": jax.ShapeDtypeStruct((1, 2), "int32")}
   axes = {axis: 1 for axis in sharding.AXES}
   mesh = sharding.make_mesh(**axes, devices=jax.devices()[:1])
   polls = []
@@ -24,12 +25,11 @@ def test_samples_are_written_and_differ_by_the_model_alone(tmp_path):
     prompts=["a", ""], max_tokens=9, temperature=1.0, top_p=1.0, num_samples=1,
     seed=3, positions=0, unrolled=True, poll=lambda: polls.append(1),
   )  # fmt: skip
+  params = jax.device_get(fresh.variables(model, tokens)["params"])
   states = [
-    types.SimpleNamespace(params=sharding.nn.unbox(
-      model.init(jax.random.key(k), tokens)["params"]
-    ))
-    for k in (0, 1)
-  ]  # fmt: skip
+    types.SimpleNamespace(params=p)
+    for p in (params, jax.tree.map(np.negative, params))
+  ]
   assert samples(10, states[0]) == {}
   compiles = samples._engine.compiles
   for step, state in ((20, states[1]), (30, states[0])):
@@ -43,7 +43,7 @@ def test_samples_are_written_and_differ_by_the_model_alone(tmp_path):
   assert texts[0][1] == texts[2][1] != texts[1][1]
 
   # A model that predicts no numbers writes nothing, and is trained on.
-  none = jax.tree.map(lambda x: x * jax.numpy.nan, states[0].params)
+  none = jax.tree.map(lambda x: np.full_like(x, np.nan), params)
   assert samples(40, types.SimpleNamespace(params=none)) == {}
   assert not (tmp_path / "samples" / "40.txt").exists()
 
