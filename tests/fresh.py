@@ -23,7 +23,7 @@ def variables(model: nn.Module, *example, **how):
     return np.clip(random.normal(size=shape), lower, upper).astype(dtype)
 
   def init():
-    zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), example)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), example)
     return nn.unbox(model.init(jax.random.key(0), *zeros, **how))
 
   with mock.patch.object(jax.random, "truncated_normal", draw):

@@ -149,11 +149,14 @@ def counted(config) -> float:
   return flops.count(gradient, r.state.params, r.batch) / r.flops_per_step
 
 
+SOME = ("gpt2", "gemma")  # learned places and biases; windows, caps, tied
+
+
 def presets():
-  """One of each family, the others of them among the slow tests."""
+  """One of some families, all others among the slow tests."""
   for family, config in FAMILIES.items():
     for i, size in enumerate(config.SIZES):
-      marks = [pytest.mark.slow] if i else []
+      marks = [pytest.mark.slow] if i or family not in SOME else []
       yield pytest.param(config, size, marks=marks, id=f"{family}:{size}")
 
 

@@ -11,6 +11,7 @@ from aigc_jax.scaling import curves, pictures
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.runs import distinct, open_runs
 from tests.scaling.made import made_run, power_loss
+from tests.sweep import slow
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def test_each_run_has_a_colour_of_its_own_however_many(count):
   [
     (2, ""),
     (12, ""),
-    (40, ""),
-    (12, "qk_norm-learning_rate=0.00390625-seed0-03022"),
+    slow((40, "")),
+    slow((12, "qk_norm-learning_rate=0.00390625-seed0-03022")),
     (40, "qk_norm-learning_rate=0.00390625-seed0-03022e01"),
     (3, "W" * 44),
   ],
