@@ -423,7 +423,8 @@ def test_a_file_that_may_not_grow_fails_the_save_and_leaves_the_old(tmp_path):
 
 
 def test_a_save_of_many_arrays_that_fails_is_told_once(tmp_path, capfd, caplog):
-  state = {f"w{i}": jnp.ones((60, 24)) + i for i in range(40)}
+  draw = np.random.default_rng(0).normal(size=(9, 60, 24))
+  state = {f"w{i}": jnp.asarray(x, jnp.float32) for i, x in enumerate(draw)}
   saved = opened(tmp_path / "c", retries=0)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
