@@ -44,7 +44,7 @@ def one_cpu(monkeypatch):
 
 
 def draw(seed, shape):
-  return jax.random.normal(jax.random.key(seed), shape)
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def with_gradients(f, *args):
@@ -60,14 +60,14 @@ def with_gradients(f, *args):
 
 def assert_near(found, wanted):
   for a, b in zip(found, wanted, strict=True):
-    atol = 1e-5 * float(jnp.max(jnp.abs(b)))
+    atol = 1e-5 * float(np.max(np.abs(b)))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(
   "name",
-  sweep(SHAPES, "many places", "few places", "a stride", "zeros behind alone"),
+  sweep(SHAPES, "few places", "a stride", "zeros behind alone"),
 )
 def test_a_convolution_and_its_gradients_are_those_of_the_formula(
   name, library
@@ -86,7 +86,9 @@ def test_a_convolution_and_its_gradients_are_those_of_the_formula(
     assert_near(with_gradients(f, *args), wanted)
 
 
-@pytest.mark.parametrize("name", ["many places", "few places", "a stride"])
+@pytest.mark.parametrize(
+  "name", [slow("many places"), "few places", "a stride"]
+)
 def test_a_derivative_of_a_convolutions_derivative_is_that_of_the_formula(name):
   shape, width, D, stride = SHAPES[name]
   args = draw(0, shape), draw(1, (width, width, shape[-1], D))
@@ -136,10 +138,13 @@ def test_what_is_not_float32_is_convolved_by_the_formula():
     )
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 5, 3), (1, 1, 2, 2)])
+@pytest.mark.parametrize(
+  "shape", [slow(((2, 6, 8, 3),)), (2, 7, 5, 3), slow(((1, 1, 2, 2),))]
+)
 @pytest.mark.parametrize("dtype", ["float32", slow("bfloat16")])
 def test_of_equal_neighbours_the_first_has_the_gradient(shape, dtype):
-  x = jax.nn.relu(jnp.round(2 * draw(0, shape))).astype(dtype)  # many ties
+  x = np.maximum(np.round(2 * draw(0, shape)), 0)  # many ties
+  x = x.astype(jnp.dtype(dtype))
   pool = convolution.largest_of_neighbours
   with plain_formulas():
     wanted = with_gradients(lambda x: pool(x), x)

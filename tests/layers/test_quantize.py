@@ -16,17 +16,22 @@ from tests.diffusion import keys_of
 from tests.sweep import sweep
 
 V, D, B, T = 7, 3, 8, 5
+ONE = np.ones(B, np.float32)
 MEANS = dict(codes=V, dim=D, decay=0.9, revive=0.5)
 
 
-def rows(seed: int = 0) -> jax.Array:
+def rows(seed: int = 0) -> np.ndarray:
   draw = np.random.default_rng(seed)
-  return jnp.asarray(draw.normal(size=(B, T, D)), jnp.float32)
+  return draw.normal(size=(B, T, D)).astype(np.float32)
 
 
+@functools.cache
 def fresh(module, seed: int = 0):
-  init = module.init(jax.random.key(seed), rows()[:1], jnp.ones(1), keys_of(1))
-  return nn.unbox(init)
+  init = jax.jit(module.init)
+  return nn.unbox(init(jax.random.key(seed), rows()[:1], ONE[:1], keys_of(1)))
+
+
+move = jax.jit(moved)
 
 
 @functools.cache
@@ -43,15 +48,16 @@ def reporter(**keys):
 
 def stepped(stats, x, draw, parts: int = 1, weights=None, **keys):
   """The stats after a step on x, taken in interleaved parts."""
-  weights = jnp.ones(len(x)) if weights is None else weights
+  weights = ONE if weights is None else weights
   total = None
   for i in range(parts):
-    some = (a[i::parts] for a in (x, weights, draw))
+    some = (np.asarray(a)[i::parts] for a in (x, weights, draw))
     _, new = reporter(**MEANS | keys)({STATS: stats}, *some)
-    total = new if total is None else jax.tree.map(jnp.add, total, new)
-  return moved(stats, total)
+    total = new if total is None else jax.tree.map(np.add, total, new)
+  return move(stats, total)
 
 
+@functools.cache
 def trained(steps: int, parts: int = 1, **keys):
   """Stats after some steps, each on rows of its own."""
   stats = fresh(Codebook(**MEANS | keys))[STATS]
@@ -69,12 +75,13 @@ def assert_close(a, b):
 def test_each_vector_becomes_the_nearest_of_the_codebook():
   module = Codebook(codes=V, dim=D)
   variables, x = fresh(module), rows()
-  found = module.apply(variables, x, jnp.ones(B))
+  found = jax.jit(module.apply)(variables, x, ONE)
   table = np.asarray(variables["params"]["table"])
   far = ((np.asarray(x)[:, :, None] - table) ** 2).sum(-1)
   np.testing.assert_array_equal(found.codes_BT, far.argmin(-1))
   np.testing.assert_array_equal(found.vectors_BTD, table[far.argmin(-1)])
-  vectors = module.apply(variables, found.codes_BT, method="vectors")
+  apply = functools.partial(module.apply, method="vectors")
+  vectors = jax.jit(apply)(variables, found.codes_BT)
   np.testing.assert_array_equal(found.vectors_BTD, vectors)
 
 
@@ -89,7 +96,7 @@ def test_the_gradient_of_a_vector_goes_straight_through(decay):
     return jnp.sum(weight * found.vectors_BTD)
 
   params = {"params": variables.get("params", {})}
-  dx, dparams = jax.grad(value, argnums=(0, 1))(x, params)
+  dx, dparams = jax.jit(jax.grad(value, argnums=(0, 1)))(x, params)
   np.testing.assert_array_equal(dx, weight)
   assert not any(np.any(d) for d in jax.tree.leaves(dparams))
 
@@ -98,28 +105,30 @@ def test_commitment_moves_what_is_quantised_and_the_codebook_its_vectors():
   module = Codebook(codes=V, dim=D)
   variables, x = fresh(module), rows()
 
-  def value(x, variables, name):
-    found = module.apply(variables, x, jnp.ones(B))
-    return jnp.sum(getattr(found, name))
+  @jax.jit
+  def values(x, variables):
+    """Both sums, and what moves them."""
 
-  for name, of_x, of_table in (
-    ("commitment_B", True, False), ("codebook_B", False, True),
-  ):  # fmt: skip
-    dx, d = jax.grad(value, argnums=(0, 1))(x, variables, name)
-    assert np.any(dx) == of_x and np.any(d["params"]["table"]) == of_table
-  # Of equal value: they are one distance.
-  assert value(x, variables, "commitment_B") == value(
-    x, variables, "codebook_B"
-  )
+    def value(x, variables, name):
+      return jnp.sum(getattr(module.apply(variables, x, ONE), name))
+
+    f = jax.value_and_grad(value, argnums=(0, 1))
+    return [f(x, variables, name) for name in ("commitment_B", "codebook_B")]
+
+  (one, of_x), (other, of_table) = values(x, variables)
+  for (dx, d), moves in ((of_x, (True, False)), (of_table, (False, True))):
+    assert (np.any(dx), np.any(d["params"]["table"])) == moves
+  assert one == other  # of equal value: they are one distance
 
 
 def test_means_move_towards_what_was_assigned_before_they_moved():
   before, x = trained(3, revive=0.0), rows(9)
   after = stepped(before, x, keys_of(B), revive=0.0)
-  codes = np.asarray(quantize.nearest(x, before["table"])).reshape(-1)
+  codes = np.asarray(jax.jit(quantize.nearest)(x, before["table"])).reshape(-1)
   flat = np.asarray(x).reshape(-1, D)
   counts = np.bincount(codes, minlength=V)
   sums = np.stack([flat[codes == k].sum(0) for k in range(V)])
+  before, after = jax.device_get((before, after))
   counts = 0.9 * before["counts"] + 0.1 * counts
   sums = 0.9 * before["sums"] + 0.1 * sums
   assert_close(after["counts"], counts)
@@ -128,7 +137,8 @@ def test_means_move_towards_what_was_assigned_before_they_moved():
 
 def test_no_evaluation_moves_a_codebook():
   module, stats = Codebook(**MEANS), trained(2)
-  _, new = module.apply({STATS: stats}, rows(), jnp.ones(B), mutable=["other"])
+  apply = functools.partial(module.apply, mutable=["other"])
+  _, new = jax.jit(apply)({STATS: stats}, rows(), ONE)
   assert not new
 
 
@@ -168,11 +178,9 @@ def born(before, after) -> list[int]:
 
 def with_dead(dead=(1, 4)):
   """A codebook two of whose vectors lie where nothing is."""
-  stats = trained(4, revive=0.0)
-  at = jnp.asarray(dead)
-  return stats | dict(
-    table=stats["table"].at[at].set(1e3), counts=stats["counts"].at[at].set(0.0)
-  )
+  stats = jax.tree.map(np.array, trained(4, revive=0.0))
+  stats["table"][list(dead)], stats["counts"][list(dead)] = 1e3, 0.0
+  return stats
 
 
 @pytest.mark.slow
@@ -196,25 +204,27 @@ def test_a_dead_code_becomes_a_vector_of_the_batch_the_same_in_any_parts():
 
 def test_dead_codes_come_into_use():
   stats = with_dead(dead=range(1, V))
-  first = quantize.perplexity(stats["counts"])
+  perplexity = jax.jit(quantize.perplexity)
+  first = perplexity(stats["counts"])
   for i in range(40):
     stats = stepped(stats, rows(i), keys_of(B, i))
-  assert first < 1.5 and quantize.perplexity(stats["counts"]) > 0.7 * V
+  assert first < 1.5 and perplexity(stats["counts"]) > 0.7 * V
 
 
 def test_a_row_of_weight_0_moves_nothing():
   before, draw = trained(3), keys_of(B, 5)
-  weights = jnp.ones(B).at[2].set(0.0)
-  x = rows(9)
-  junk = x.at[2].set(50.0)
+  weights, x = ONE.copy(), rows(9)
+  junk = x.copy()
+  weights[2], junk[2] = 0.0, 50.0
   a, b = (stepped(before, some, draw, weights=weights) for some in (x, junk))
   jax.tree.map(np.testing.assert_array_equal, a, b)
   assert float(a["size"][0]) == (B - 1) * T
 
 
 def test_the_use_of_a_codebook_is_recorded():
-  stats = trained(5) | dict(counts=jnp.asarray([4.0, 4, 0, 0, 0, 0, 0]))
-  _, new = reporter(**MEANS)({STATS: stats}, rows(), jnp.ones(B), keys_of(B))
+  counts = np.array([4.0, 4, 0, 0, 0, 0, 0], np.float32)
+  stats = trained(5) | dict(counts=counts)
+  _, new = reporter(**MEANS)({STATS: stats}, rows(), ONE, keys_of(B))
   found = {name: float(mean.value()) for name, mean in told(new).items()}
   assert found == pytest.approx({"perplexity": 2.0, "used": 2 / V})
 
@@ -223,7 +233,7 @@ def test_the_use_of_a_codebook_is_recorded():
 def test_before_the_first_step_nothing_is_said_of_the_use(module):
   """Or the mean over the steps of a row had one of no use in it."""
   apply = jax.jit(functools.partial(module.apply, mutable=[REPORTS]))
-  _, new = apply(fresh(module), rows(), jnp.ones(B), keys_of(B))
+  _, new = apply(fresh(module), rows(), ONE, keys_of(B))
   found = told(new[REPORTS])
   assert {name: float(mean.weight) for name, mean in found.items()} == {
     "perplexity": 0.0, "used": 0.0,
@@ -269,7 +279,7 @@ def test_cosine_takes_the_nearest_direction():
   module = Codebook(**MEANS | dict(cosine=True))
   stats = trained(3, cosine=True)
   x = rows()
-  run = lambda x: module.apply({STATS: stats}, x, jnp.ones(B))  # noqa: E731
+  run = jax.jit(lambda x: module.apply({STATS: stats}, x, ONE))
   np.testing.assert_array_equal(run(x).codes_BT, run(5 * x).codes_BT)
   lengths = np.linalg.norm(run(x).vectors_BTD, axis=-1)
   np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
