@@ -157,8 +157,9 @@ def keep_min_p(logits_BV, p: float):
 
 def ordered(x: jax.Array) -> jax.Array:
   """uint32 words in the order of the float32 numbers they stand for."""
-  # Adding zero makes -0.0 into 0.0, which it equals.
-  bits = lax.bitcast_convert_type(x.astype(jnp.float32) + 0.0, jnp.uint32)
+  x = x.astype(jnp.float32)
+  # -0.0 equals 0.0. To add zero would not do: XLA leaves that out.
+  bits = lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)
   sign = jnp.uint32(1 << 31)
   return jnp.where(bits & sign, ~bits, bits | sign)
 
