@@ -10,7 +10,7 @@ from aigc_jax.data.sound.decoding import wav
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.sampling.beam import Beams
 from aigc_jax.sampling.transcripts import collapsed, transcribed
-from tests import seq2seq, sound
+from tests import fresh, seq2seq, sound
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,7 @@ def loaded_of(style: str, tmp_path, **data) -> run.Loaded:
   if style == "ctc":
     keys["blank"] = 256
   model = sound.build(style, **keys)
-  shapes = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), model.example())
-  init = jax.jit(model.init)
-  params = sound.nn.unbox(init(jax.random.key(0), shapes))["params"]
+  params = fresh.variables(model, model.example())["params"]
   folder = tmp_path / "speech"
   folder.mkdir()
   for i, clip in enumerate(clips(9)):
