@@ -44,7 +44,7 @@ def drawn(seed: int, shape, V: int, dtype=jnp.float32):
   draw = np.random.default_rng(seed)
   shares = np.cumsum(1.0 / np.arange(1, V + 1))
   ids_BT = np.searchsorted(shares, draw.random(shape) * shares[-1])
-  dy_BTD = jnp.asarray(draw.normal(size=(*shape, 6)), dtype)
+  dy_BTD = draw.normal(size=(*shape, 6)).astype(dtype)
   return ids_BT.astype(np.int32), dy_BTD
 
 
@@ -62,13 +62,15 @@ IDS = {
 @pytest.mark.parametrize("form", GRADIENTS)
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint32, jnp.int8, jnp.uint8])
 def test_ids_of_any_kind_add_where_there_is_a_row(form, dtype):
-  ids = jnp.asarray([[1, 2, 2, 5, 9, 10, 100]], dtype)
+  ids = np.array([[1, 2, 2, 5, 9, 10, 100]], dtype)
   counts = [0, 1, 2, 0, 0, 1, 0, 0, 0, 1]
-  ones_BTD = jnp.ones((1, 7, 1))
-  assert gradient(ids, ones_BTD, 10, form)[:, 0].tolist() == counts
+  ones_BTD = np.ones((1, 7, 1), np.float32)
+  found = np.asarray(gradient(ids, ones_BTD, 10, form))
+  assert found[:, 0].tolist() == counts
   if jnp.issubdtype(dtype, jnp.signedinteger):
-    ids = jnp.asarray([[1, 2, 2, 5, 9, -1, -7]], dtype)
-    assert gradient(ids, ones_BTD, 10, form)[:, 0].tolist() == counts
+    ids = np.array([[1, 2, 2, 5, 9, -1, -7]], dtype)
+    found = np.asarray(gradient(ids, ones_BTD, 10, form))
+    assert found[:, 0].tolist() == counts
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,6 @@ def test_ids_of_any_kind_add_where_there_is_a_row(form, dtype):
   sweep(
     itertools.product(IDS, [1, 7, 8, 48, 61], [jnp.float32, jnp.bfloat16]),
     ("of many rows", 61, jnp.bfloat16),
-    ("of the last row", 8, jnp.float32),
   ),
 )
 @pytest.mark.parametrize("form", list(GRADIENTS))
@@ -84,9 +85,10 @@ def test_every_form_gives_the_sums(monkeypatch, form, which, n, dtype):
   monkeypatch.setattr(lookups, "TILE", 8)
   monkeypatch.setattr(lookups, "ENTRIES", 16 * n)  # several pieces
   ids_BT = IDS[which](n).astype(np.int32)[None]
-  dy_BTD = jax.random.normal(jax.random.key(n), (1, n, 5), dtype)
+  dy_BTD = np.random.default_rng(n).normal(size=(1, n, 5)).astype(dtype)
   found = jax.jit(lambda *a: GRADIENTS[form](*a, 50))(ids_BT, dy_BTD)
   assert found.dtype == jnp.float32
+  found = np.asarray(found)
   total, sizes = expected(ids_BT, dy_BTD, 50)
   assert np.all(abs(found - total) <= 1e-6 * sizes)
 
@@ -109,7 +111,6 @@ def by_sorting(tile: int):
   sweep(
     itertools.product([1, 2, 3, 5, 8, 9], [1, 2, 9, 17, 40]),
     (3, 17),
-    (8, 9),
     (9, 2),
   ),
 )
@@ -128,7 +129,7 @@ def test_sums_of_whole_numbers_are_exact_wherever_tiles_end(tile, length, data):
 def test_the_rule_of_lookup_takes_the_form(form):
   ids_BT, dy_BTD = drawn(0, (4, 96), 300)
   total, sizes = expected(ids_BT, dy_BTD, 300)
-  found = gradient(ids_BT, dy_BTD, 300, form)
+  found = np.asarray(gradient(ids_BT, dy_BTD, 300, form))
   assert np.all(abs(found - total) <= 1e-6 * sizes)
 
 
@@ -140,7 +141,7 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("cut", list(MESHES))
+@pytest.mark.parametrize("cut", sweep(MESHES, "rows, the table and positions"))
 @pytest.mark.parametrize("form", list(GRADIENTS))
 def test_every_form_gives_the_sums_on_a_mesh(form, cut):
   sizes = dict.fromkeys(sharding.AXES, 1) | MESHES[cut]
@@ -152,7 +153,7 @@ def test_every_form_gives_the_sums_on_a_mesh(form, cut):
       jax.device_put(x, sharding.shardings(letters, x.shape, mesh))
       for x, letters in ((ids_BT, "BT"), (dy_BTD, "BTD"))
     )
-    found = gradient(ids, dy, 40, form)
+    found = np.asarray(gradient(ids, dy, 40, form))
   total, terms = expected(ids_BT, dy_BTD, 40)
   assert np.all(abs(found - total) <= 2e-6 * terms)
 
