@@ -1,11 +1,13 @@
-"""What a command says and hears while it is still importing.
+"""What a command says and hears while it is still importing, and at its end.
 
 JAX and the rest take seconds to import, on a busy machine many, and then a
 work directory is read: the first word comes before all that, and Ctrl-C ends
 it as it ends everything later. `aigc_jax/__init__.py` calls this first of all;
-so nothing is imported here that takes time (`terminal` would).
+so nothing is imported here that takes time (`terminal` would). And what is
+registered here for the end comes last there.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -23,6 +25,7 @@ def begin(line: Sequence[str], words: Sequence[str]) -> None:
 
   line: all of it; words: what comes after the command.
   """
+  atexit.register(_deaf)
   command = line[len(line) - len(words) - 1].rpartition(".")[2]
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)
@@ -37,6 +40,17 @@ def hear_again() -> None:
   """From here on Ctrl-C is an exception, as ever: all is imported."""
   if signal.getsignal(signal.SIGINT) is _leave:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _deaf() -> None:
+  """Keeps the status of a process that ends, whatever signal comes now.
+
+  Python takes its handlers away before it takes down what is left of itself,
+  which takes moments with JAX: a wish to stop would kill it, all of it saved.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    with contextlib.suppress(ValueError):  # not the main thread
+      signal.signal(number, signal.SIG_IGN)
 
 
 def say(text: str) -> None:

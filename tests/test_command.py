@@ -283,3 +283,28 @@ def test_the_first_word_comes_and_ctrl_c_is_heard_before_anything_is_imported(
   )  # fmt: skip
   assert run.stderr.splitlines() == [*told, "aigc_jax: interrupted"]
   assert run.returncode == 130
+
+
+LATE = """
+import os, signal, sys
+sys.argv[0] = "-m"
+sys.orig_argv = ["python", "-m", "aigc_jax.train"]
+import aigc_jax
+number = int(sys.argv[1])
+signal.signal(number, lambda *_: None)
+
+class Last:
+  def __del__(self, os=os, number=number):
+    os.write(1, b"last of all")
+    os.kill(os.getpid(), number)
+
+last = Last()
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("number", [2, 15])
+def test_a_wish_to_stop_at_the_very_end_changes_no_status(number):
+  line = [sys.executable, "-c", LATE, str(number)]
+  run = subprocess.run(line, capture_output=True, text=True, timeout=600)
+  assert (run.returncode, run.stdout) == (75, "last of all"), run.stderr
