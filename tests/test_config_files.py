@@ -12,6 +12,7 @@ from setuptools import find_packages
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig
+from aigc_jax.run import script
 from tests import commands
 
 ROOT = Path(__file__).parents[1]
@@ -143,3 +144,13 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path, folder):
   config = tmp_path / folder / "config.json"
   config.write_text(json.dumps({"seed": 3}))
   assert run.script.load(str(config)) == {"seed": 3}
+
+
+def test_a_config_of_the_clone_is_named_from_any_folder(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(BadConfig) as refusal:
+    script.load("configs/clip.py:digits")
+  (path,) = re.findall(r"there is (/\S+\.py);", str(refusal.value))
+  assert script.load(f"{path}:digits")["steps"] == 600
+  with pytest.raises(BadConfig, match="a clone has some"):
+    script.load("configs/clipp.py")

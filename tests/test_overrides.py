@@ -1,5 +1,7 @@
 """Keys set on the command line, and what is said where they cannot be."""
 
+import re
+
 import pytest
 
 from aigc_jax import command, run
@@ -229,3 +231,20 @@ def test_pairs_of_tfds_that_do_not_say_are_of_the_training_split():
   config = overrides.configured("configs/transformer.py", words)
   del config["data"]["sources"][0]["split"]
   run.data_of(run.read(config))
+
+
+def test_images_of_another_size_and_other_channels_are_set_by_what_is_told():
+  words = [("data.channels", "3"), ("data.image_size", "12"), ("steps", "1")]
+  for _ in range(4):
+    try:
+      config = run.read(overrides.configured("configs/siglip.py:digits", words))
+      run.build(config, run.make_mesh(config))
+      break
+    except BadConfig as refusal:
+      told = re.findall(r"--config\.(\S+?)=('[^']*'|\d+)", str(refusal))
+      told = [(k, v.strip("'")) for k, v in told]
+      model = [pair for pair in told if pair[0].startswith("model.")]
+      words += model or told
+  found = {k: v for k, v in words if k != "steps"}
+  assert found["data.std"] == found["data.mean"] == "(0.5,0.5,0.5,)"
+  assert found["model.image_size"] == "12" and found["model.channels"] == "3"

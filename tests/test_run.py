@@ -11,7 +11,7 @@ import pytest
 from aigc_jax import errors, run, tree
 from aigc_jax.planning import summary
 from aigc_jax.presets import skeleton
-from aigc_jax.run import alike
+from aigc_jax.run import alike, session
 from aigc_jax.trainer.consumed import Consumed
 from configs import latent
 from tests.sweep import sweep
@@ -288,3 +288,11 @@ def test_logits_of_all_positions_are_never_made_in_training():
     text = r.advance().lower(r.state, r.batch).as_text()
   assert "tensor<8x8x64xf32>" not in text
   assert jnp.dtype(r.state.params["embed"]["table"].dtype) == jnp.float32
+
+
+def test_what_two_evaluators_would_say_is_said_once():
+  said = []
+  say = session._once(said.append)
+  for line in ("a", "b", "a"):
+    say(line)
+  assert said == ["a", "b"]

@@ -21,8 +21,15 @@ def check_images(images_BYXC: jax.Array, image: tuple[int, int, int]) -> None:
     )
     raise errors.BadConfig(
       f"the model takes images of {wanted} (rows, columns, channels), the data "
-      f"gives {given}: --config.data.image_size={image[0]} "
-      f"--config.data.channels={image[-1]}, or set model.image_size and "
-      "model.channels; a model of parts has them by part "
-      "(model.parts.NAME.image_size)"
+      f"gives {given}: {_set('data', image)}, or "
+      f"{_set('model', images_BYXC.shape[1:])}; a model of parts has them by "
+      "part (model.parts.NAME.image_size)"
     )
+
+
+def _set(section: str, image: tuple[int, int, int]) -> str:
+  size, _, channels = image
+  return (
+    f"--config.{section}.image_size={size} "
+    f"--config.{section}.channels={channels}"
+  )

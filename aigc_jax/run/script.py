@@ -138,8 +138,8 @@ def module(
   file = files.expanded(path)
   if not file.is_file():
     raise BadConfig(
-      f"{where}: there is no such file (a clone has some in its configs/ and "
-      f"experiments/; an own one begins with: {begin})"
+      f"{where}: there is no such file ({_in_clone(path)}; an own one begins "
+      f"with: {begin})"
     )
   _let_import(file)
   spec = importlib.util.spec_from_file_location(name, file.absolute())
@@ -153,6 +153,14 @@ def module(
   except (Exception, SystemExit) as error:
     raise _refusal(error, path, where) from error
   return found
+
+
+def _in_clone(path: str) -> str:
+  """Where a config of ours lies that is named as from within the clone."""
+  there = Path(__file__).parents[2] / path
+  if path.endswith(".py") and there.is_file():
+    return f"there is {there}"
+  return "a clone has some in its configs/ and experiments/"
 
 
 def place_of(given: str, key: str) -> str:

@@ -363,18 +363,31 @@ class Session:
       faults.hit(f"evaluate/{name}")
       self.stop.check()
 
+    say = _once(self.say)
     for name, why in left_out(self.config).items():
-      self.say(f"evaluate.{name} is left out: {why}")
+      say(f"evaluate.{name} is left out: {why}")
     return {
       name: evaluator(
         Place(
           name, self.run, self.stream.tokenizer, self.workdir,
-          functools.partial(poll, name), self.say,
+          functools.partial(poll, name), say,
         ),
         entry,
       )
       for name, entry in evaluations(self.config).items()
     }  # fmt: skip
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+  """The same that says no line twice, as of a set that two measure."""
+  said: set[str] = set()
+
+  def new(line: str) -> None:
+    if line not in said:
+      said.add(line)
+      say(line)
+
+  return new
 
 
 def _alike(what: str, text: str) -> None:

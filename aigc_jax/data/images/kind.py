@@ -80,7 +80,9 @@ class Images:
       if len(values) != self.channels or (key == "std" and min(values) <= 0):
         raise BadConfig(
           f"data.{key}={tuple(values)}: expected {self.channels} numbers, one "
-          "for each of data.channels" + (", above 0" if key == "std" else "")
+          "for each of data.channels"
+          + (", above 0" if key == "std" else "")
+          + _alike(key, values, self.channels)
         )
     for key in ("validation", "most_damaged"):
       if not 0 <= getattr(self, key) < 1:
@@ -433,6 +435,13 @@ class Images:
       "weights": real_B.astype(np.float32),
     }
     return found | ({"draw": draw.keys("draw")} if self.draw else {})
+
+
+def _alike(key: str, values: Sequence[float], channels: int) -> str:
+  """How numbers that are alike are set for so many channels; "" of others."""
+  if len(set(values)) != 1 or values[0] <= 0:
+    return ""
+  return f" (--config.data.{key}='({f'{values[0]},' * channels})')"
 
 
 @functools.cache
