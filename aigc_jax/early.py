@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 INTERRUPTED = 130  # as shells have it
+BAD_CONFIG = 78  # BadConfig.code
 terminal = 2  # the descriptor that what is said here goes to
 READERS = ("evaluate", "export", "generate")
 HELP = ("help", "helpfull", "helpshort", "helpxml", "?")
@@ -26,6 +27,7 @@ def begin(line: Sequence[str], words: Sequence[str]) -> None:
   line: all of it; words: what comes after the command.
   """
   atexit.register(_deaf)
+  sys.excepthook = _not_begun
   command = line[len(line) - len(words) - 1].rpartition(".")[2]
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)
@@ -38,8 +40,26 @@ def begin(line: Sequence[str], words: Sequence[str]) -> None:
 
 def hear_again() -> None:
   """From here on Ctrl-C is an exception, as ever: all is imported."""
+  if sys.excepthook is _not_begun:
+    sys.excepthook = sys.__excepthook__
   if signal.getsignal(signal.SIGINT) is _leave:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _not_begun(kind, error, trace) -> None:
+  """Names what JAX refuses while it is imported: a word of the environment."""
+  inner = trace
+  while inner and inner.tb_next:
+    inner = inner.tb_next
+  where = inner.tb_frame.f_code.co_filename if inner else ""
+  if not issubclass(kind, ValueError) or f"jax{os.sep}_src" not in where:
+    sys.__excepthook__(kind, error, trace)
+    return
+  say(
+    f"aigc_jax: JAX cannot be imported: {error}. Set that variable of the "
+    "environment otherwise, or unset it"
+  )
+  os._exit(BAD_CONFIG)
 
 
 def _deaf() -> None:

@@ -308,3 +308,17 @@ def test_a_wish_to_stop_at_the_very_end_changes_no_status(number):
   line = [sys.executable, "-c", LATE, str(number)]
   run = subprocess.run(line, capture_output=True, text=True, timeout=600)
   assert (run.returncode, run.stdout) == (75, "last of all"), run.stderr
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("JAX_DEBUG_NANS", "maybe"), ("JAX_DEFAULT_MATMUL_PRECISION", "nonsense")],
+)
+def test_a_setting_of_jax_that_is_none_is_refused_by_name(name, value):
+  run = subprocess.run(
+    [sys.executable, "-m", "aigc_jax.generate"], capture_output=True, text=True,
+    env=os.environ | {name: value}, timeout=600,
+  )  # fmt: skip
+  assert run.returncode == BadConfig.code
+  (line,) = run.stderr.splitlines()
+  assert value in line and name in line.upper() and "unset it" in line

@@ -42,12 +42,17 @@ def mean(values: Sequence[float]) -> Estimate:
 def bootstrap(
   statistic: Callable[[np.ndarray], float], items: int, *, times: int = 1000
 ) -> Estimate:
-  """statistic(indices) of all items; its deviation over resampled items."""
+  """statistic(indices) of all items; its deviation over resampled items.
+
+  Resamples of which there is none (nan), as of words where nothing is said, do
+  not count.
+  """
   rng = np.random.default_rng(0)
   error = math.nan
   if items > 1:
     draws = [statistic(rng.integers(0, items, items)) for _ in range(times)]
-    error = np.std(draws, ddof=1)
+    draws = [draw for draw in draws if not math.isnan(draw)]
+    error = np.std(draws, ddof=1) if len(draws) > 1 else math.nan
   return Estimate(float(statistic(np.arange(items))), float(error), items)
 
 

@@ -1,6 +1,7 @@
 """Word and character error rates are those of others, to the last digit."""
 
 import itertools
+import math
 import random
 
 import numpy as np
@@ -67,3 +68,11 @@ def test_rates_count_all_utterances_together_and_may_be_above_one():
 )
 def test_texts_are_written_alike(text, expected):
   assert alike(text) == expected
+
+
+def test_an_utterance_in_which_nothing_is_said_leaves_rates_their_errors():
+  found = word_errors(["x", "a b", "c"], ["", "a b", "d"])
+  assert found["wer"].value == 2 / 3 and found["wer"].error > 0
+  assert found["cer"].error > 0
+  silent = word_errors(["x", "y"], ["", ""])["wer"]
+  assert math.isnan(silent.value) and math.isnan(silent.error)
