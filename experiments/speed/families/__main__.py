@@ -1,7 +1,7 @@
 """Training steps of the families beside their peers on PyTorch, in turns.
 
   python -m experiments.speed.families [NAME ...] [--turns=5] [--bf16]
-      [--out=x.json]
+      [--only=ours,eager] [--steps_per_call=4] [--out=x.json]
 
 Peers are models of transformers, of diffusers (dit, unet, vae_sd) and of timm
 (vit_timm), which are not among what this project installs:
@@ -10,13 +10,16 @@ Peers are models of transformers, of diffusers (dit, unet, vae_sd) and of timm
 
 Each in a process of its own that works when it is its turn, in an order that is
 turned round each time: ours by XLA and by oneDNN, the peer's eager and by
-torch.compile. Prints the medians of their milliseconds a step, and how many
-parameters both have: another number is refused, for it is another model.
+torch.compile; or those that --only names. --steps_per_call: of ours in one call
+of the device, as compute.steps_per_call says; times are of one step. Prints the
+medians of their milliseconds a step, and how many parameters both have: another
+number is refused, for it is another model.
 """
 
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.speed.families.sizes import OURS
@@ -26,22 +29,28 @@ HERE = "experiments.speed.families"
 LIMIT = 600  # seconds for one to compile
 
 
-def workers(name: str, bf16: bool) -> dict[str, Worker]:
+KINDS = ("ours", "onednn", "eager", "compiled")
+
+
+def workers(
+  name: str, bf16: bool, only: Sequence[str], per_call: int
+) -> dict[str, Worker]:
   """{what it is: its process}, all of them compiling."""
-  ours = ["--products=bf16"] if bf16 else []
+  ours = [f"--steps_per_call={per_call}"]
+  ours += ["--products=bf16"] if bf16 else []
   theirs = ["--autocast"] if bf16 else []
   made = {
     "ours": (f"{HERE}.ours", name, *ours),
-    "ours, oneDNN": (f"{HERE}.ours", name, "--library=onednn", *ours),
+    "onednn": (f"{HERE}.ours", name, "--library=onednn", *ours),
     "eager": (f"{HERE}.theirs", name, *theirs),
     "compiled": (f"{HERE}.theirs", name, "--compile", *theirs),
   }
-  return {what: Worker(what, *words) for what, words in made.items()}
+  return {what: Worker(what, *made[what]) for what in only}
 
 
-def compare(name: str, turns: int, bf16: bool) -> dict:
+def compare(running: dict[str, Worker], turns: int) -> dict:
   """{what: its numbers} of one family; what fails says why."""
-  running, found = workers(name, bf16), {}
+  running, found = dict(running), {}
   for what, worker in list(running.items()):
     try:
       found[what] = worker.hear(LIMIT)
@@ -62,8 +71,8 @@ def compare(name: str, turns: int, bf16: bool) -> dict:
 
 def line(name: str, found: dict) -> str:
   """A row of the table."""
-  ms = {what: numbers.get("ms") for what, numbers in found.items()}
-  own = [ms[what] for what in ("ours", "ours, oneDNN") if ms[what]]
+  ms = {what: found.get(what, {}).get("ms") for what in KINDS}
+  own = [ms[what] for what in ("ours", "onednn") if ms[what]]
 
   def share(what):
     return f"{min(own) / ms[what]:.2f}" if own and ms[what] else "-"
@@ -71,7 +80,10 @@ def line(name: str, found: dict) -> str:
   counts = {n.get("parameters") for n in found.values() if "ms" in n}
   if len(counts) > 1:
     raise ValueError(f"{name}: these are not the same model: {counts}")
-  cells = [f"{x:,.0f}" if x else "failed" for x in ms.values()]
+  cells = [
+    f"{x:,.0f}" if x else "failed" if what in found else "-"
+    for what, x in ms.items()
+  ]
   cells += [share("eager"), share("compiled")]
   cells += [f"{n:,}" for n in counts]
   return f"| {name} | " + " | ".join(cells) + " |"
@@ -82,15 +94,23 @@ def main() -> None:
   parser.add_argument("names", nargs="*", default=[])
   parser.add_argument("--turns", type=int, default=5)
   parser.add_argument("--bf16", action="store_true")
+  parser.add_argument(
+    "--only", default=",".join(KINDS), help="of " + ", ".join(KINDS)
+  )
+  parser.add_argument("--steps_per_call", type=int, default=1)
   parser.add_argument("--out", type=Path)
   args = parser.parse_args()
+  only = args.only.split(",")
+  if unknown := sorted(set(only) - set(KINDS)):
+    parser.error(f"--only={args.only}: {unknown[0]!r} is not among {KINDS}")
   print(
     "| family | ours | ours, oneDNN | eager | compiled | ours / eager "
     "| ours / compiled | parameters |"
   )
   everything = {}
   for name in args.names or OURS:
-    everything[name] = compare(name, args.turns, args.bf16)
+    running = workers(name, args.bf16, only, args.steps_per_call)
+    everything[name] = compare(running, args.turns)
     print(line(name, everything[name]), flush=True)
     if args.out:
       args.out.write_text(json.dumps(everything, indent=1) + "\n")

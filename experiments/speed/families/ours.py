@@ -1,7 +1,7 @@
 """Our step of a family, compiled at once and timed when it is told to.
 
   python -m experiments.speed.families.ours NAME [--library=onednn]
-      [--products=bf16]
+      [--products=bf16] [--steps_per_call=4]
 
 Speaks in lines of JSON: what is known once it is compiled, then for each
 {"steps": N} on its standard input the milliseconds of one.
@@ -24,9 +24,14 @@ from configs import bench
 from experiments.speed.families.sizes import OURS
 
 
-def config_of(name: str, library: str, products: str) -> run.Config:
+def config_of(
+  name: str, library: str, products: str, per_call: int
+) -> run.Config:
   """The small model, in float32."""
-  how = {"compute.library": library, "compute.products": products}
+  how = {
+    "compute.library": library, "compute.products": products,
+    "compute.steps_per_call": per_call,
+  }  # fmt: skip
   return switches.changed(run.read(bench.get_config(OURS[name])), how)
 
 
@@ -35,8 +40,11 @@ def main() -> None:
   parser.add_argument("name", choices=OURS)
   parser.add_argument("--library", default="xla")
   parser.add_argument("--products", default="plain")
+  parser.add_argument("--steps_per_call", type=int, default=1)
   args = parser.parse_args()
-  config = config_of(args.name, args.library, args.products)
+  config = config_of(
+    args.name, args.library, args.products, args.steps_per_call
+  )
   mesh = sharding.mesh_of(jax.devices()[0])
   with jax.set_mesh(mesh):
     r = run.build(config, mesh)
