@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 INTERRUPTED = 130  # as shells have it
 BAD_CONFIG = 78  # BadConfig.code
+# What the loader of libraries says of a memory that is full.
+NO_MEMORY = ("Cannot allocate memory", "failed to map segment")
 terminal = 2  # the descriptor that what is said here goes to
 READERS = ("evaluate", "export", "generate")
 HELP = ("help", "helpfull", "helpshort", "helpxml", "?")
@@ -47,7 +49,13 @@ def hear_again() -> None:
 
 
 def _not_begun(kind, error, trace) -> None:
-  """Names what JAX refuses while it is imported: a word of the environment."""
+  """Names what keeps JAX from being imported: memory, or the environment."""
+  if issubclass(kind, MemoryError) or any(w in str(error) for w in NO_MEMORY):
+    say(
+      "aigc_jax: the memory does not even suffice to begin: raise the limit of "
+      "this process (ulimit -v), or make room"
+    )
+    os._exit(BAD_CONFIG)
   inner = trace
   while inner and inner.tb_next:
     inner = inner.tb_next

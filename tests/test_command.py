@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from aigc_jax import command, export, outages, run, sweep, train
+from aigc_jax import command, early, export, outages, run, sweep, train
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import soup
 from configs import quickstart
@@ -322,3 +322,12 @@ def test_a_setting_of_jax_that_is_none_is_refused_by_name(name, value):
   assert run.returncode == BadConfig.code
   (line,) = run.stderr.splitlines()
   assert value in line and name in line.upper() and "unset it" in line
+
+
+def test_a_memory_too_small_to_begin_is_told(monkeypatch, capfd):
+  left = []
+  monkeypatch.setattr(os, "_exit", left.append)
+  for error in (MemoryError(), ImportError("x.so: failed to map segment")):
+    early._not_begun(type(error), error, None)
+  assert left == [BadConfig.code] * 2
+  assert capfd.readouterr().err.count("the memory does not even suffice") == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from aigc_jax import files
+from aigc_jax import files, outages
 from aigc_jax.errors import BadData
 
 DTYPES = {
@@ -60,6 +60,7 @@ class Tensor:
     """
     if not self.size:
       return np.zeros(self.shape, self.dtype)
+    outages.mapped(self.file)
     span = self.size * self.dtype.itemsize
     mapped = np.memmap(self.file, np.uint8, "r", self.start, (span,))
     return np.asarray(mapped).view(self.dtype).reshape(self.shape)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import numpy as library
 
 from aigc_jax import files, hf
-from aigc_jax.errors import BadData
+from aigc_jax.errors import BadData, StorageFailure
 from aigc_jax.hf import folder as folders
 from aigc_jax.hf import safetensors
 
@@ -453,3 +453,24 @@ def test_a_folder_without_weights_says_what_was_looked_for(tmp_path):
   with pytest.raises(BadData, match=folders.SINGLE):
     hf.load(tmp_path)
   assert files.LIMIT == 16 << 20
+
+
+SHORTER = """
+import os, sys
+from pathlib import Path
+from aigc_jax.hf import safetensors
+path = Path(sys.argv[1])
+x = safetensors.read(path)["w"].view()
+os.truncate(path, 4096)
+print(x[-1])
+"""
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_named(tmp_path):
+  path = tmp_path / "model.safetensors"
+  x = np.arange(50_000, dtype=np.float32)
+  safetensors.write(path, {"w": (x.shape, x.dtype)}, [("w", lambda: x)])
+  line = [sys.executable, "-c", SHORTER, str(path)]
+  run = subprocess.run(line, capture_output=True, text=True, timeout=600)
+  assert run.returncode == StorageFailure.code, run.stderr
+  assert f"{path} became shorter while it was read" in run.stderr
