@@ -141,36 +141,5 @@ def _given_up() -> NoReturn:
   )
 
 
-def mapped(path: str | os.PathLike) -> None:
-  """Says that the pages of a file are about to be read as memory.
-
-  Where it became shorter since it was opened, or a disk or network fails, the
-  kernel ends the process by SIGBUS, without a word; from now on with one, and
-  with our status. A handler of C, as in `name_aborts`: the thread that reads
-  would never come back to Python.
-  """
-  global _mapped, _bus_handler
-  _mapped = os.fspath(path)
-  if _bus_handler is None:
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    _bus_handler = kind(lambda number: _unreadable())
-    library = ctypes.CDLL(None)
-    library.signal.argtypes = (ctypes.c_int, kind)
-    library.signal.restype = ctypes.c_void_p
-    library.signal(signal.SIGBUS, _bus_handler)
-
-
-def _unreadable() -> NoReturn:
-  with contextlib.suppress(OSError):
-    sys.stdout.flush()
-  early.say(
-    f"aigc_jax: {_mapped} became shorter while it was read, or cannot be read: "
-    "bring back what was there, or look after the disk, and run again"
-  )
-  os._exit(StorageFailure.code)
-
-
 _handler = None  # must live as long as the process
-_bus_handler = None  # this too
-_mapped = ""  # the file whose pages were asked for last
 _joining: int | None = None  # seconds, while the processes join

@@ -4,17 +4,21 @@ Format: https://github.com/huggingface/safetensors#format. A header is checked
 whole against the size of its file before any tensor is looked at.
 """
 
+import ctypes
 import dataclasses
 import json
 import math
+import os
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import ml_dtypes
 import numpy as np
 
-from aigc_jax import files, outages
-from aigc_jax.errors import BadData
+from aigc_jax import early, files
+from aigc_jax.errors import BadData, StorageFailure
 
 DTYPES = {
   "F64": np.dtype(np.float64),
@@ -60,10 +64,40 @@ class Tensor:
     """
     if not self.size:
       return np.zeros(self.shape, self.dtype)
-    outages.mapped(self.file)
+    _name_failures(self.file)
     span = self.size * self.dtype.itemsize
     mapped = np.memmap(self.file, np.uint8, "r", self.start, (span,))
     return np.asarray(mapped).view(self.dtype).reshape(self.shape)
+
+
+def _name_failures(path: Path) -> None:
+  """Gives words and our status to a process that cannot read mapped pages.
+
+  Where a file became shorter since it was opened, or a disk or network fails,
+  the kernel ends the process by SIGBUS. The handler is one of C: the thread
+  that reads would never come back to Python, which calls its own.
+  """
+  global _mapped, _handler
+  _mapped = path
+  if _handler is None:
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+    _handler = kind(lambda number: _unreadable())
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = (ctypes.c_int, kind)
+    library.signal.restype = ctypes.c_void_p
+    library.signal(signal.SIGBUS, _handler)
+
+
+def _unreadable() -> NoReturn:
+  early.say(
+    f"aigc_jax: {_mapped} became shorter while it was read, or cannot be read: "
+    "bring back what was there, or look after the disk, and run again"
+  )
+  os._exit(StorageFailure.code)
+
+
+_handler = None  # must live as long as the process
+_mapped = Path()  # the file whose pages were asked for last
 
 
 def read(path: Path) -> dict[str, Tensor]:
