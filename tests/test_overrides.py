@@ -248,3 +248,18 @@ def test_images_of_another_size_and_other_channels_are_set_by_what_is_told():
   found = {k: v for k, v in words if k != "steps"}
   assert found["data.std"] == found["data.mean"] == "(0.5,0.5,0.5,)"
   assert found["model.image_size"] == "12" and found["model.channels"] == "3"
+
+
+def test_an_entry_of_evaluate_is_made_by_its_kind():
+  config = overrides.configured(
+    "configs/gan.py:tiny,digits",
+    [("evaluate.drawn.rows", "2"), ("evaluate.drawn.kind", "images")],
+  )
+  found = run.read(config)
+  run.check_evaluators(found)
+  assert found["evaluate"]["drawn"]["rows"] == 2
+  assert found["evaluate"]["drawn"]["every_steps"] is None
+  with pytest.raises(BadConfig, match="'imges' is unknown; did you mean 'imag"):
+    run.check_evaluators(changed("--config.evaluate.drawn.kind=imges"))
+  with pytest.raises(BadConfig, match="evaluate.heldot.*did you mean.*heldout"):
+    changed("--config.evaluate.heldot.kind=loss")

@@ -85,8 +85,26 @@ def apply(config: dict, given: Sequence[tuple[str, str | None]]) -> dict:
   config = compute.sectioned(copy.deepcopy(config))
   settings = [(_path(key), key, text) for key, text in given]
   for path, key, text in sorted(settings, key=lambda s: _turn(s[0])):
+    _begin(config, path, text)
     _set(config, path, key, text)
   return config
+
+
+def _begin(config: dict, path: Path, text: str | None) -> None:
+  """Puts the entry where evaluate.NAME.kind makes one of a new name.
+
+  It measures at the end, until the line says otherwise. A name like one that is
+  there is a slip, and refused as such.
+  """
+  if len(path) != 3 or (path[0], path[2]) != ("evaluate", "kind"):
+    return
+  entries = config.get("evaluate")
+  if not isinstance(entries, dict) or nearest(str(path[1]), entries):
+    return
+  if path[1] not in entries:
+    keys = (own(_named(path[:2]), text) or {}).items()
+    found = {k: copy.deepcopy(x) for k, x in keys if x is not EMPTY}
+    entries[path[1]] = {"kind": text, "every_steps": None} | found
 
 
 def _turn(path: Path) -> int:
