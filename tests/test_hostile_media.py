@@ -89,7 +89,7 @@ def records_of(source) -> None:
     for job in source.jobs(split):
       for record in source.read(job, split, lambda why, name: None):
         assert record.keys() == source.columns.keys()
-    source.check(1, left_out)
+    source.check(split, 1, left_out)
   assert len(source.fingerprint) == 64 and source.unchanged() in (True, False)
   json.dumps(source.about("train"))
 
@@ -349,7 +349,7 @@ def test_a_name_that_leads_to_no_file_is_told(kind, name, tmp_path):
     )
   )
   if kind == "captions":
-    with pytest.raises(BadData, match="whose image is not there: row 2"):
+    with pytest.raises(BadData, match="an image that is not there: row 2"):
       make.read(tmp_path)
     return
   spec = dict(kind="table", path=str(tmp_path / "x.jsonl"), audio="path",
@@ -411,7 +411,7 @@ class Forged(NamedTuple):
   def read(self, job, split, drop):
     return iter(self.records)
 
-  def check(self, kept, left_out) -> None:
+  def check(self, split, kept, left_out) -> None:
     """All is well."""
 
   def unchanged(self) -> bool:
