@@ -285,7 +285,6 @@ def test_ids_follow_zipf():
   "size",
   sweep(
     (*configs.SIZES, *configs.FAMILIES),
-    "gan_small",
     "gpt2_124m",
     "llama_8b_slice",
   ),
@@ -307,6 +306,7 @@ def test_json_has_no_nan():
   }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_state_is_updated_in_place():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):

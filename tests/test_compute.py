@@ -144,6 +144,7 @@ def test_another_kind_takes_what_compute_says():
 
 def test_what_a_decoder_is_told_of_is_what_it_is_made_of():
   config = quickstart.get_config()
+  config.model.layers = 1
   config.compute.update(dtype="bfloat16", remat="full", kernel="blocks")
   model = run.model_of(run.read(config))
   stack = run.keywords(run.read(config))

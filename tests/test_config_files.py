@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from setuptools import find_packages
 
 from aigc_jax import run
 from aigc_jax.errors import BadConfig
@@ -104,6 +103,8 @@ def test_a_config_imports_its_sibling_but_never_in_place_of_a_library(tmp_path):
 @pytest.mark.slow
 def test_an_own_config_needs_the_installed_package_alone(tmp_path):
   """Installed is what setup.py names; the clone's configs/ is not."""
+  from setuptools import find_packages  # takes a second
+
   found = find_packages(str(ROOT), include=["aigc_jax", "aigc_jax.*"])
   assert "aigc_jax.presets" in found
   site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"

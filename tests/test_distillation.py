@@ -43,6 +43,7 @@ def get_config(preset):
 """
 
 
+@pytest.mark.slow
 def test_the_student_has_the_published_size_and_the_teacher_no_moments():
   config = run.read(distilbert.get_config("base"))
   r = run.build(config)

@@ -165,6 +165,7 @@ def test_the_traced_gradient_costs_what_the_formula_says(config, size):
   assert counted(config.get_config(size)) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_speed_switches_do_not_change_what_a_step_costs():
   config = quickstart.get_config()
   config.model.update(layers=4, windows=(16, None))

@@ -24,9 +24,14 @@ def part_of(path: pathlib.Path) -> str:
 
 
 @functools.cache
+def parsed(path: pathlib.Path) -> ast.Module:
+  """A file, which is read once for all rules."""
+  return ast.parse(path.read_text())
+
+
+@functools.cache
 def nodes(path: pathlib.Path) -> list[ast.AST]:
-  """Of a file, which is read once for all rules."""
-  return list(ast.walk(ast.parse(path.read_text())))
+  return list(ast.walk(parsed(path)))
 
 
 def imported(path: pathlib.Path):
@@ -232,7 +237,7 @@ OPTIONAL = (
 )
 def test_what_may_not_be_installed_is_asked_for_before_it_is_imported(path):
   asked = set()
-  for statement in ast.parse(path.read_text()).body:
+  for statement in parsed(path).body:
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
       continue
     for node in ast.walk(statement):

@@ -131,6 +131,7 @@ def test_a_folder_of_hugging_face_that_lacks_its_word_is_told_so(tmp_path, key):
     run.load(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_an_average_that_reaches_back_to_the_start_is_told(
   tmp_path, monkeypatch
 ):

@@ -233,6 +233,7 @@ def test_pairs_of_tfds_that_do_not_say_are_of_the_training_split():
   run.data_of(run.read(config))
 
 
+@pytest.mark.slow
 def test_images_of_another_size_and_other_channels_are_set_by_what_is_told():
   words = [("data.channels", "3"), ("data.image_size", "12"), ("steps", "1")]
   for _ in range(4):

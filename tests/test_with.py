@@ -163,6 +163,7 @@ def test_any_number_of_microbatches_moves_the_stats_alike(folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("extended")
 def test_a_step_without_an_update_moves_nothing(folder):
   r = built(folder)
@@ -179,6 +180,7 @@ def test_a_step_without_an_update_moves_nothing(folder):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("extended")
 def test_the_average_follows_the_parameters(folder):
   r = built(folder)

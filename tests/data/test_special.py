@@ -201,6 +201,7 @@ def reading(folder):
   return given | dict(tokenizer=f"hf:{folder}", tokenizer_vocab=0)
 
 
+@pytest.mark.slow
 def test_special_ids_beyond_the_table_are_no_hindrance(folder, tmp_path):
   """As of Gemma 3 without images: its last id is never made by text."""
   with_word(folder, "<image>", special=True)

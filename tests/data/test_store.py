@@ -97,6 +97,7 @@ def test_windows_overlap_by_one_token_and_cross_shards(store, length):
     assert np.array_equal(row, store.window(int(i), length))
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_a_byte(
   shelf, tmp_path, many_jobs, trained
 ):

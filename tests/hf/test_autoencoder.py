@@ -62,7 +62,7 @@ def of_before(name: str) -> str:
 
 
 @pytest.mark.parametrize("rename", sweep([str, of_before], str))
-@pytest.mark.parametrize("name", sweep(MODELS, "autoencoder_plain", "vq_model"))
+@pytest.mark.parametrize("name", sweep(MODELS, "vq_model"))
 def test_codes_and_images_are_those_of_diffusers(tmp_path, name, rename):
   """With the same weights, by their names of today and of before."""
   model, params = read(written(tmp_path / "theirs", rename, name))
@@ -107,6 +107,7 @@ def test_what_is_written_is_what_was_read(tmp_path, name):
   assert f"from diffusers import {MODELS[name][0]}" in card
 
 
+@pytest.mark.slow
 def test_how_codes_are_scaled_is_written_as_it_was_read(tmp_path):
   """Else diffusers scales those of any folder as Stable Diffusion's are."""
   folder = written(tmp_path / "theirs", of="autoencoder_plain")
@@ -134,6 +135,7 @@ def test_codes_of_a_latent_are_scaled_by_what_it_was_told_or_measured(scale):
   assert found["shift_factor"] == 0.2
 
 
+@pytest.mark.slow
 def test_the_same_vae_for_larger_images_is_the_same_and_another_is_not(
   tmp_path,
 ):
@@ -262,6 +264,7 @@ def test_a_vq_that_diffusers_has_no_words_for_is_not_exported(
     hf.choose_family(kwargs, kind="vq")
 
 
+@pytest.mark.slow
 def test_how_often_codes_came_is_in_no_folder_and_begins_anew(tmp_path):
   """A count for the record alone; whoever wants no stats is given none."""
   folder = written(tmp_path / "theirs", of="vq_model")

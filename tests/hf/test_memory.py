@@ -19,7 +19,7 @@ from aigc_jax.hf.llama import LLAMA
 from aigc_jax.hf.table import Leaf, leaves
 from tests import tiny
 from tests.hf.test_golden import abstract
-from tests.sweep import sweep
+from tests.sweep import slow, sweep
 
 KWARGS = tiny.LLAMA | dict(
   vocab=12_000, layers=24, dim=512, heads=8, kv_heads=1, head_dim=64,
@@ -83,7 +83,7 @@ def folder(tmp_path_factory):
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", [slow("gpt2"), "llama"])
 @pytest.mark.parametrize("axis", sweep(["data", "fsdp", "pipeline"], "fsdp"))
 def test_no_array_of_the_host_is_larger_than_a_piece(name, axis, monkeypatch):
   found = hf.load(GOLDEN / name)

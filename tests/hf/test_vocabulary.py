@@ -10,6 +10,7 @@ from aigc_jax.data import sentences, tokenizers
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import vocabulary
 from aigc_jax.hf.llama import LLAMA
+from tests.sweep import slow
 
 library = pytest.importorskip(
   "tokenizers", reason="needs the extra [hf]: pip install -e '.[hf]'"
@@ -48,7 +49,7 @@ LARGE = both(sentences.train(TRAINING, 360, "large"))
 
 
 @pytest.mark.parametrize(
-  "pair", [BYTES, SMALL, LARGE], ids="bytes small large".split()
+  "pair", [BYTES, SMALL, slow((LARGE,))], ids="bytes small large".split()
 )
 @settings(max_examples=300, deadline=None)
 @given(ANY)

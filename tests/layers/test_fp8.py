@@ -206,6 +206,7 @@ def test_products_with_weights_of_the_blocks_are_in_8_bits_and_no_others(
   assert counts["fp8"] == (counts["plain"][0], 3 * 2 * in_a_layer)
 
 
+@pytest.mark.slow
 def test_with_products_of_bfloat16_every_product_of_a_step_is_one():
   mesh = mesh_of_one()
   with jax.set_mesh(mesh):

@@ -169,6 +169,7 @@ def test_bfloat16_stays_near_float32(style, dtype):
   assert np.max(np.abs(a - b)) < 0.1 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("style", "shape"),
   [
@@ -263,6 +264,7 @@ def dense_loss(softcap: float):
   return jax.jit(jax.value_and_grad(dense))(tiny.params_of("llama"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("one_pass", "by_index"),
   sweep(itertools.product([True, False], repeat=2), (True, False)),

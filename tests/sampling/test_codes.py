@@ -25,7 +25,7 @@ TOLD = {name: LABELS for name in (CAUSAL, MASKED)} | {
 }
 CAUSALS = sweep([name for name in TOLD if "masked" not in name], CAUSAL)
 MASKEDS = sweep([name for name in TOLD if "masked" in name], MASKED)
-KEYS = images.keys_of(3, jnp.arange(4, dtype=jnp.uint32))
+KEYS = jax.jit(images.keys_of)(3, np.arange(4, dtype=np.uint32))
 
 
 def prior_of(name: str):

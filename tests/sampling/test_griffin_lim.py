@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from scipy import signal
 
 from aigc_jax.layers.mel import HOP, WINDOW, filters, log_mel, waves
 from aigc_jax.layers.mel import frames as frames_of
@@ -12,13 +11,15 @@ from aigc_jax.sampling import griffin_lim as gl
 
 def voice(seconds: float = 0.5, seed: int = 0) -> np.ndarray:
   """A vowel that rises, breath, and silence at the end, from -1 to 1."""
+  from scipy.signal import lfilter  # takes a second
+
   draw = np.random.default_rng(seed)
   at = np.arange(int(seconds * 16_000)) / 16_000
   phase = 2 * np.pi * np.cumsum(110 + 60 * at) / 16_000
   hum = sum(np.sin(k * phase) / k for k in range(1, 30))
   for rate, width in ((700, 90), (1200, 110), (2600, 160)):  # of a mouth
     r, w = np.exp(-np.pi * width / 16_000), 2 * np.pi * rate / 16_000
-    hum = hum + signal.lfilter([1 - r], [1, -2 * r * np.cos(w), r * r], hum)
+    hum = hum + lfilter([1 - r], [1, -2 * r * np.cos(w), r * r], hum)
   loud = np.where(at < 0.8 * seconds, np.sin(np.pi * at / seconds / 0.8), 0.0)
   sound = loud * (hum + 0.1 * draw.normal(size=len(at)))
   return 0.5 * sound / np.abs(sound).max()

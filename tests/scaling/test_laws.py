@@ -129,6 +129,7 @@ def test_derivatives_are_those_of_finite_differences(law):
   assert value == pytest.approx(law.log_loss(theta, x))
 
 
+@pytest.mark.slow
 def test_all_4500_starts_are_followed_and_exact_points_give_exact_constants():
   points = chinchilla_points(12)
   found = fits.parametric(points, laws.free(laws.CHINCHILLA), resamples=0)
@@ -160,6 +161,7 @@ def test_the_objective_is_the_sum_of_hubers_loss_of_the_logarithm():
   assert costs[0] == pytest.approx(objective.total(best), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_planted_outlier_is_named_and_moves_little():
   points = chinchilla_points(40, noise=0.003)
   points.columns["loss"][7] *= 1.3

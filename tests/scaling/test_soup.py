@@ -113,6 +113,7 @@ def test_a_mean_is_exact_where_float32_would_lose_what_is_small(monkeypatch):
   np.testing.assert_array_equal(found["w"], np.full(3, 0.5, np.float32))
 
 
+@pytest.mark.slow
 def test_where_no_data_is_prepared_losses_are_left_out(runs, averaged):
   assert "not measured" in averaged.stdout
   assert f"evaluate --workdir={runs / 'both'} --prepare" in averaged.stdout

@@ -169,7 +169,8 @@ SIZES = [(4, 2), (1, 1), (2, 3)]
   ("writer", "reader"),
   sweep(
     itertools.product(SIZES, SIZES),
-    *zip(SIZES, SIZES[1:] + SIZES[:1], strict=True),
+    ((4, 2), (1, 1)),
+    ((2, 3), (4, 2)),
   ),
 )
 def test_the_digest_is_the_same_whatever_devices_save_and_restore(

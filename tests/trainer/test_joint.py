@@ -50,6 +50,11 @@ def some_batch(r, seed: int):
 
 
 @pytest.fixture(scope="module")
+def first():
+  return built(*VARIANTS[0])
+
+
+@pytest.fixture(scope="module")
 def three():
   """Runs that differ in numbers, and the program of all of them."""
   runs = [built(*settings) for settings in VARIANTS]
@@ -103,8 +108,7 @@ def test_runs_that_differ_in_numbers_are_each_as_they_are_alone(three):
     ("optim.schedule", "constant"),
   ],
 )  # fmt: skip
-def test_runs_that_differ_in_more_than_numbers_are_refused(three, other):
-  first = three[0][0]
+def test_runs_that_differ_in_more_than_numbers_are_refused(first, other):
   with jax.set_mesh(first.mesh):
     with pytest.raises(BadConfig, match="may differ in numbers only"):
       program_of([first, built(other)])

@@ -475,6 +475,7 @@ def test_several_steps_a_call_and_a_full_disk_change_nothing(
   assert kinds(tmp_path).count("save_failed") == 2
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_finite_leaves_the_state_as_it_was(
   tmp_path, monkeypatch, compiled
 ):
