@@ -119,6 +119,7 @@ def test_where_no_data_is_prepared_losses_are_left_out(runs, averaged):
   assert f"evaluate --workdir={runs / 'both'} --prepare" in averaged.stdout
 
 
+@pytest.mark.slow
 def test_run_json_says_of_what_an_average_is(runs, averaged):
   about = run.provenance_in(runs / "both")
   assert [(s["workdir"], s["step"]) for s in about["soup"]] == [
@@ -173,6 +174,7 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_written(runs, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_there_is_not_written_into(runs, averaged):
   of = soup.sources([str(runs / "a")])
   with pytest.raises(BadConfig, match="is there already"):
@@ -181,6 +183,7 @@ def test_a_folder_that_is_there_is_not_written_into(runs, averaged):
     soup.write(runs / "no/such/one", of)
 
 
+@pytest.mark.slow
 def test_it_is_no_run_that_goes_on_and_says_so(runs, averaged):
   done = commands.run(
     "aigc_jax.train", f"--config={runs / 'both'}/config.json",
