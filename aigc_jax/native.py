@@ -26,6 +26,12 @@ GREETING = re.compile(rb"\[Gloo\] Rank \d+ is connected to ")
 # A message begins so, and goes on to the next that does.
 MESSAGE = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ([\w./]+):\d+\] ")
 OF_PEERS = ("coordination_service", "distributed_runtime", "client.h")
+# How long a step has compiled we say ourselves.
+SAID = (*OF_PEERS, "slow_operation_alarm")
+# Where a process was when it gave up: written after a message, by itself.
+STACK = re.compile(
+  rb"\*\*\* Check failure stack trace: \*\*\*| +@ +0x[0-9a-f]+ "
+)
 STATUS = re.compile(
   r"([A-Z_]{6,}: .*?)(?:\n\n|\s*\[type\.|\nThe tasks|\Z)", re.S
 )
@@ -39,7 +45,7 @@ class Sieve:
   def __init__(self, number: int):
     self.plain = os.dup(number)
     self.aside = collections.deque(maxlen=KEPT)
-    self._rest, self._of_peers = b"", False
+    self._rest, self._is_said = b"", False
     self._reading = threading.Lock()
     self._source, into = os.pipe()
     with contextlib.suppress(OSError):  # more than the system allows
@@ -70,8 +76,8 @@ class Sieve:
 
   def _take(self, line: bytes) -> None:
     if found := MESSAGE.match(line):
-      self._of_peers = any(x in found[1].decode() for x in OF_PEERS)
-    if self._of_peers:
+      self._is_said = any(x in found[1].decode() for x in SAID)
+    if self._is_said or (self.aside and STACK.match(line)):
       self.aside.append(line)
     elif not GREETING.match(line):
       with contextlib.suppress(OSError):

@@ -79,6 +79,10 @@ following tasks are unhealthy (stopped sending heartbeats):
 0
 The tasks have crashed. Check the task logs for an earlier error
 
+E1128 23:11:25.716311   11586 slow_operation_alarm.cc:73]
+********************************
+[Compiling module jit_step for CPU] Very slow compile?
+W1128 23:11:25.900000  11597 cuda.cc:1] between
 *** Check failure stack trace: ***
     @     0x7f7346240634  absl::lts_20260107::log_internal::LogMessage::Flush()
 """
@@ -106,6 +110,7 @@ def test_words_of_a_library_about_lost_processes_make_one_line_of_ours():
     "ours first, then this", "of another library"
   ]  # fmt: skip
   assert run.stderr.splitlines() == [
+    "W1128 23:11:25.900000  11597 cuda.cc:1] between",
     "W1128 23:11:26.000000  11597 cuda.cc:1] a warning",
     "UNAVAILABLE: The following tasks are unhealthy (stopped sending "
     "heartbeats): 1 0",
