@@ -365,7 +365,10 @@ def check_read(unread: Mapping[str, str]) -> None:
   """
   for name, of in unread.items():
     if flags.FLAGS[name].present:
-      raise BadConfig(f"--{name} is of {of}: leave it out")
+      longer = f"{name}s"  # as --metric, where several can be named
+      mean = longer in flags.FLAGS and longer not in unread
+      also = f", or say --{longer}={flags.FLAGS[name].value}" * mean
+      raise BadConfig(f"--{name} is of {of}: leave it out{also}")
 
 
 def check_out(out: str | Path, *, make: bool = False) -> None:

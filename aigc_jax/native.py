@@ -111,10 +111,11 @@ def begin() -> None:
 def _like(stream: TextIO, number: int) -> TextIO:
   """A stream to another descriptor that is otherwise the same."""
   plain = terminal.plain(stream)
-  made = open(
+  made = terminal.Lasting(open(
     number, "w", buffering=1 if plain.line_buffering else -1,
     encoding=plain.encoding, errors=plain.errors, closefd=False,
-  )  # fmt: skip
+  ))  # fmt: skip
+  made.lost = getattr(plain, "lost", None)
   return terminal.Shown(made) if isinstance(stream, terminal.Shown) else made
 
 

@@ -118,6 +118,29 @@ def test_words_of_a_library_about_lost_processes_make_one_line_of_ours():
   ]
 
 
+SETTLED = """
+from aigc_jax import native, terminal
+terminal.guard()
+native.begin()
+print("a result")
+raise SystemExit(terminal.settled(0))
+"""
+
+
+@pytest.mark.parametrize(
+  ("out", "status"), [(os.devnull, 0), ("/dev/full", 74)]
+)
+def test_a_process_of_several_ends_with_the_status_of_its_output(out, status):
+  """A good one with 0: a scheduler would start it again."""
+  with open(out, "w") as file:
+    run = subprocess.run(
+      [sys.executable, "-c", SETTLED], stdout=file, stderr=subprocess.PIPE,
+      text=True, timeout=600,
+    )  # fmt: skip
+  assert run.returncode == status, run.stderr
+  assert "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_other_processes_say_who_speaks(monkeypatch, capsys, which):
   monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)

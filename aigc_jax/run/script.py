@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from aigc_jax import files
 from aigc_jax.errors import BadConfig, Refusal, nearest
 
+NO_SECTION = re.compile(r'Did you mean "(\w+)" instead of "(\w+)"')
 NAME = "aigc_jax_config"  # of the module that a config file becomes
 
 
@@ -148,8 +149,6 @@ def module(
   found = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(found)
-  except ImportError as error:
-    raise BadConfig(f"{where} imports what is not here: {error}") from error
   except (Exception, SystemExit) as error:
     raise _refusal(error, path, where) from error
   return found
@@ -207,7 +206,7 @@ def _refusal(error: BaseException, path: str, where: str) -> BadConfig:
     place = f"line {error.lineno}" if error.filename else "somewhere"
     line = f": {error.text.strip()}" if error.text else ""
     return BadConfig(f"{where}, {place}: {error.msg}{line}")
-  text = " ".join(str(error).split())
+  text = _plain(str(error))
   if isinstance(error, ValueError) and text.startswith("preset "):
     return BadConfig(text)  # of ours, who say which preset there is
   file = str(files.expanded(path).absolute())
@@ -218,4 +217,20 @@ def _refusal(error: BaseException, path: str, where: str) -> BadConfig:
   line = f" ({frames[-1].line})" if frames and frames[-1].line else ""
   if isinstance(error, SystemExit):  # 0 would look like work that is done
     text += ": it ends the command while it is only read; leave that out"
-  return BadConfig(f"{where}{place}: {type(error).__name__}: {text}{line}")
+  what = type(error).__name__
+  if isinstance(error, ImportError):
+    what, text = "imports what is not here", text + _beside(error, file)
+  return BadConfig(f"{where}{place}: {what}: {text}{line}")
+
+
+def _plain(text: str) -> str:
+  """An error's text in a line; of a config, whose own is a repr, as we say."""
+  if slip := NO_SECTION.search(text):
+    return f"there is no {slip[2]!r}; did you mean {slip[1]!r}?"
+  return " ".join(text.split())
+
+
+def _beside(error: ImportError, file: str) -> str:
+  """ "; did you mean 'x'?" where a file beside a config is called nearly so."""
+  names = [path.stem for path in Path(file).parent.glob("*.py")]
+  return nearest(error.name or "", names)

@@ -221,7 +221,10 @@ def _set_axes(sides: dict, read: Sequence, style: Style) -> None:
   for name, axes in sides.items():
     which = "of training a " * (name in plain)  # what is held out is as it is
     more = f" ({which}running mean of {_odd(style.smooth)} rows)"
-    axes.set_ylabel(name + more * (name in smoothed))
+    own = {metric for _, metric, *_ in read if quantity(metric) == name}
+    # A title of one's own stands where the metric's name would.
+    label = own.pop() if style.title and len(own) == 1 else name
+    axes.set_ylabel(label + more * (name in smoothed))
   for i, scale in (("x", "set_xscale"), ("y", "set_yscale")):
     if i not in style.log:
       continue

@@ -134,7 +134,8 @@ def test_a_title_logarithms_and_a_running_mean(twelve):
   axes = figure.axes[0]
   assert axes.get_title("left") == "Peak rates"
   assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-  assert "running mean of 5 rows" in axes.get_ylabel()
+  # The title says no more of what it is.
+  assert axes.get_ylabel() == "train/loss (running mean of 5 rows)"
 
 
 def test_what_is_held_out_is_not_said_to_be_smoothed(twelve):

@@ -183,6 +183,7 @@ def test_what_is_no_reference_is_refused(call, two, tmp_path):
     (["table", "--smooth=5"], "--smooth is of `report curve`, "),
     (["table", "--title=x"], "--title is of"),
     (["table", "--json"], "--json is of `report diff`, `report compare`"),
+    (["curve", "--metric=x"], "leave it out, or say --metrics=x"),
     (["curve", "--baseline=x"], "--baseline is of `report table`"),
     (["curve", "--last=3"], "--last is of `report soup`"),
     (["diff", "--metrics=x"], "--metrics is of"),
