@@ -28,6 +28,13 @@ WORDS = {
 }
 
 
+# Keys of a section that are read before the rest goes to what it calls.
+BESIDE = {
+  "model": ("kind",), "objective": ("kind",),
+  "optim": ("average", "spike_sigma", "spike_window"),
+}  # fmt: skip
+
+
 @functools.lru_cache(1024)
 def keys_of(f: Callable) -> Mapping[str, inspect.Parameter]:
   """The keyword-only parameters of f by name: the keys of its section.
@@ -75,9 +82,10 @@ def expect(
   known = list(among) or wanted
   for key in given:
     if key not in known:
+      words = sorted({*known, *BESIDE.get(where, ())})
       raise BadKey(
-        f"config key {prefix}{key} is unknown{nearest(key, known)} "
-        f"(there are: {', '.join(known)})",
+        f"config key {prefix}{key} is unknown{nearest(key, words)} "
+        f"(there are: {', '.join(words)})",
         f"{prefix}{key}",
       )
   lacking = [key for key in wanted if key not in given]

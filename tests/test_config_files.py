@@ -60,6 +60,22 @@ def test_a_fault_of_the_file_is_told_by_name_and_line(tmp_path, text, words):
 @pytest.mark.parametrize(
   ("line", "words"),
   [
+    (
+      "config.optim.averag = 0.9",
+      r"did you mean 'average'\? \(there are: average, b1, .*, spike_window, ",
+    ),
+    ("config.model.kin = 3", r"\(there are: .*, kind, kv_heads, "),
+  ],
+)
+def test_a_wrong_key_is_told_all_that_there_are(tmp_path, line, words):
+  path = written(tmp_path, OWN.replace("config.model.dim = 256", line))
+  with pytest.raises(BadConfig, match=words):
+    run.build(run.read(run.configured(path, [])))
+
+
+@pytest.mark.parametrize(
+  ("line", "words"),
+  [
     ("config.model.dmi = 3", r"key model.dmi is unknown; .*\n  in .*mine\.py, "
      r"line 6: config.model.dmi = 3$"),
     ("config.data.update(btach=3)", r"data.btach is unknown.*\n.* line 6: "),
