@@ -133,9 +133,13 @@ def build(
     raise BadConfig(f"optim.decay_steps={decay_steps}: expected 1 or more")
   if warmup_steps >= steps:
     logging.warning(
-      "optim.warmup_steps=%d: a run of %d steps never leaves the warm-up",
+      "optim.warmup_steps=%d: a run of %d steps never leaves the warm-up: "
+      "--config.optim.%s would leave it after a tenth",
       warmup_steps,
       steps,
+      f"warmup_steps={steps // 10}"
+      if warmup_fraction is None
+      else "warmup_fraction=0.1",
     )
   rest = max(1, steps - warmup_steps)
   if decay_steps is None:

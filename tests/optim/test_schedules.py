@@ -114,3 +114,19 @@ def test_a_run_shorter_than_its_warmup_stays_in_it(kind):
 def test_refuses_what_cannot_be(changes, words):
   with pytest.raises(BadConfig, match=words):
     schedules.build(**{**RUN, **changes})
+
+
+@pytest.mark.parametrize(
+  ("given", "way"),
+  [
+    (dict(warmup_steps=100), "--config.optim.warmup_steps=2 "),
+    (
+      dict(warmup_steps=None, warmup_fraction=1.0),
+      "--config.optim.warmup_fraction=0.1 ",
+    ),
+  ],
+)
+def test_a_warm_up_without_an_end_is_told_with_a_way_out(given, way, caplog):
+  schedules.build(kind="cosine", **RUN | dict(steps=20) | given)
+  assert "a run of 20 steps never leaves the warm-up" in caplog.text
+  assert way in caplog.text
