@@ -12,7 +12,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 INTERRUPTED = 130  # as shells have it
 BAD_CONFIG = 78  # BadConfig.code
@@ -79,6 +80,27 @@ def _deaf() -> None:
   for number in (signal.SIGTERM, signal.SIGINT):
     with contextlib.suppress(ValueError):  # not the main thread
       signal.signal(number, signal.SIG_IGN)
+
+
+_handlers: dict[int, object] = {}  # of C: they live as long as the process
+
+
+def end_by(number: int, act: Callable[[], NoReturn]) -> None:
+  """From here on `act` ends the process at this signal, in whatever thread.
+
+  The handler is one of C: one of Python's `signal` is called in the main
+  thread, which is too late, or never comes back to it.
+  """
+  import ctypes
+
+  if number in _handlers:
+    return
+  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+  _handlers[number] = kind(lambda number: act())
+  library = ctypes.CDLL(None)
+  library.signal.argtypes = (ctypes.c_int, kind)
+  library.signal.restype = ctypes.c_void_p
+  library.signal(number, _handlers[number])
 
 
 def say(text: str) -> None:

@@ -34,8 +34,6 @@ from aigc_jax.trainer import journal
 
 CLOSE = 1e-4  # of logits and hidden states in float32
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
 # Codes are multiplied by the one after the other was subtracted.
 SCALING = ("scaling_factor", "shift_factor")
 
@@ -64,10 +62,10 @@ def export(
   trained to read, told as its longest where its positions set no limit and no
   larger one is named.
   config, record, metrics: for the model card (see hf.card). scaling: see
-  `scaling_of`. Returns the
-  family, the bytes and the largest differences of what the model says. Raises
-  BadConfig where no family expresses the model or `out` exists, BadData where
-  what was written is not the same; nothing is left behind then.
+  `scaling_of`. Returns the family, the bytes and the largest differences of
+  what the model says. Raises BadConfig where no family expresses the model or
+  `out` exists, BadData where what was written is not the same; nothing is left
+  behind then.
   """
   out = files.expanded(out).absolute()
   outgoing.dtype_of(dtype)

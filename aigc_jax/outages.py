@@ -1,7 +1,6 @@
 """What is no fault of the program: devices, memory, disks, other processes."""
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
@@ -117,17 +116,9 @@ def joining(seconds: int, patience: float = 5.0) -> Iterator[None]:
 def name_aborts() -> None:
   """Gives our status to a process that JAX aborts.
 
-  That is how JAX ends one whose peers are silent, from a thread of its own. A
-  handler of Python's `signal` would be called in the main thread, which is too
-  late; so this is one of C.
+  That is how JAX ends one whose peers are silent, from a thread of its own.
   """
-  global _handler
-  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-  _handler = kind(lambda number: _given_up())
-  library = ctypes.CDLL(None)
-  library.signal.argtypes = (ctypes.c_int, kind)
-  library.signal.restype = ctypes.c_void_p
-  library.signal(signal.SIGABRT, _handler)
+  early.end_by(signal.SIGABRT, _given_up)
 
 
 def _given_up() -> NoReturn:
@@ -141,5 +132,4 @@ def _given_up() -> NoReturn:
   )
 
 
-_handler = None  # must live as long as the process
 _joining: int | None = None  # seconds, while the processes join

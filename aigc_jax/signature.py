@@ -28,11 +28,7 @@ WORDS = {
 }
 
 
-# Keys of a section that are read before the rest goes to what it calls.
-BESIDE = {
-  "model": ("kind",), "objective": ("kind",),
-  "optim": ("average", "spike_sigma", "spike_window"),
-}  # fmt: skip
+KINDED = ("model", "objective")  # their kind is read before what it calls
 
 
 @functools.lru_cache(1024)
@@ -82,7 +78,7 @@ def expect(
   known = list(among) or wanted
   for key in given:
     if key not in known:
-      words = sorted({*known, *BESIDE.get(where, ())})
+      words = sorted({*known, *["kind"] * (where in KINDED)})
       raise BadKey(
         f"config key {prefix}{key} is unknown{nearest(key, words)} "
         f"(there are: {', '.join(words)})",

@@ -4,7 +4,6 @@ Format: https://github.com/huggingface/safetensors#format. A header is checked
 whole against the size of its file before any tensor is looked at.
 """
 
-import ctypes
 import dataclasses
 import json
 import math
@@ -74,18 +73,11 @@ def _name_failures(path: Path) -> None:
   """Gives words and our status to a process that cannot read mapped pages.
 
   Where a file became shorter since it was opened, or a disk or network fails,
-  the kernel ends the process by SIGBUS. The handler is one of C: the thread
-  that reads would never come back to Python, which calls its own.
+  the kernel ends the process by SIGBUS.
   """
-  global _mapped, _handler
+  global _mapped
   _mapped = path
-  if _handler is None:
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    _handler = kind(lambda number: _unreadable())
-    library = ctypes.CDLL(None)
-    library.signal.argtypes = (ctypes.c_int, kind)
-    library.signal.restype = ctypes.c_void_p
-    library.signal(signal.SIGBUS, _handler)
+  early.end_by(signal.SIGBUS, _unreadable)
 
 
 def _unreadable() -> NoReturn:
@@ -96,7 +88,6 @@ def _unreadable() -> NoReturn:
   os._exit(StorageFailure.code)
 
 
-_handler = None  # must live as long as the process
 _mapped = Path()  # the file whose pages were asked for last
 
 

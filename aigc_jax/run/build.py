@@ -33,6 +33,7 @@ from aigc_jax.signature import (
   check_call,
   check_type,
   check_types,
+  expect,
   keys_of,
   kind_of,
 )
@@ -43,6 +44,9 @@ from aigc_jax.trainer.step import make_step, repeat_step
 
 # Of optim, for the step.
 SPIKES = {"spike_sigma": float | None, "spike_window": int}
+# Keys of config.optim that are the step's, and what no config can say.
+OURS = (*SPIKES, "average")
+MADE = {"steps", "params", "limits", "factors"}
 
 # How the program of fresh parameters is compiled, by platform: on a CPU less
 # optimised, which takes a third of the time and gives the same bits as fast.
@@ -377,6 +381,7 @@ def build(
   check_microbatches(config, model)
   params, stats = abstract_variables(model, mesh)
   settings = dict(config["optim"])
+  expect("optim", settings, (), among={*keys_of(optim.build), *OURS} - MADE)
   spikes = {key: _take(settings, key) for key in SPIKES}
   check_types("optim", spikes, SPIKES)
   if (spikes["spike_sigma"] or 1.0) < 0:
