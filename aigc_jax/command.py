@@ -21,6 +21,7 @@ from aigc_jax.errors import (
   BadKey,
   Refusal,
   StorageFailure,
+  nearest,
 )
 from aigc_jax.presets import skeleton
 from aigc_jax.trainer.loop import COMPILING
@@ -187,7 +188,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
   except Refusal as refusal:
     message, status = text_of(refusal), refusal.code
   except flags.UnrecognizedFlagError as error:
-    message, status = f"{error}{_as_key(error)}", BadConfig.code
+    message, status = _unknown(error), BadConfig.code
   except (flags.Error, OSError) as error:
     message, status = _plainly(" ".join(str(error).split())), BadConfig.code
   print(f"aigc_jax: {message}", file=sys.stderr)
@@ -264,16 +265,44 @@ def _without_keys(argv: Sequence[str]) -> tuple[list[str], list]:
 SECTIONS = tuple(skeleton())  # of any config
 
 
-def _as_key(error: flags.UnrecognizedFlagError) -> str:
-  """Where a flag that is none is the name of a key of the config: that key."""
+def _unknown(error: flags.UnrecognizedFlagError) -> str:
+  """Names a flag that is none, and what may have been meant.
+
+  A key of the config; or else the one whose help has that word; or the flag
+  that is called nearly so.
+  """
   name = error.flagname.strip("-")
+  if meant := _as_key(name, error):
+    return f"--{name} is unknown; {meant}"
+  own = _own_flags()
+  word = re.compile(rf"\b{re.escape(name.replace('_', ' '))}\b")
+  for other, flag in own.items():
+    if word.search(flag.help):
+      return f"--{name} is unknown; there is --{other}: {flag.help}"
+  close = nearest(f"--{name}", [f"--{other}" for other in own])
+  return f"--{name} is unknown{close} (--help lists what there is)"
+
+
+def _own_flags() -> dict[str, flags.Flag]:
+  """The flags of this command, without those of libraries."""
+  by_module = flags.FLAGS.flags_by_module_dict()
+  return {
+    flag.name: flag
+    for module, found in by_module.items()
+    if module == sys.argv[0] or module.startswith("aigc_jax")
+    for flag in found
+  }
+
+
+def _as_key(name: str, error: flags.UnrecognizedFlagError) -> str:
+  """Where a flag that is none is the name of a key of the config: that key."""
   key = run.section_of(name, skeleton()) if "config" in flags.FLAGS else None
   if key is None and "config" in flags.FLAGS and name.split(".")[0] in SECTIONS:
     key = name  # with its section; whether there is such is told by that flag
   if key is None:
     return ""
   value = error.flagvalue.partition("=")[2] or "VALUE"
-  return f" It is a key of the config: --config.{key}={value}"
+  return f"it is a key of the config: --config.{key}={value}"
 
 
 # Settings of JAX with which this program is something else, or does not run:

@@ -88,7 +88,7 @@ def define_flags() -> None:
   flags.DEFINE_bool("chat", False, "prompts are messages to a chat model")
   flags.DEFINE_bool("special", False, "special tokens in prompts are such")
   flags.DEFINE_integer("max_tokens", 64, "tokens to make at most")
-  flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token")
+  flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token: greedy")
   flags.DEFINE_integer("top_k", 0, "choose among the k likeliest; 0 is off")
   flags.DEFINE_float("top_p", 1.0, "choose among the likeliest of this mass")
   flags.DEFINE_float("min_p", 0.0, "least probability, as part of the largest")

@@ -254,10 +254,15 @@ def _ablation(arms: list[Arm], baseline: str) -> Ablation:
 
 
 def _style(arms: list[Arm]) -> curves.Style:
+  axis = flags.FLAGS.against or _axis(arms)
+  return dataclasses.replace(_as_asked(), against=axis)
+
+
+def _as_asked() -> curves.Style:
+  """What the flags say of a picture; BadConfig for what none could be."""
   values = flags.FLAGS
   return curves.Style(
-    against=values.against or _axis(arms),
-    title=values.title if values.title else "",
+    title=values.title or "",
     log=tuple(values.log),
     smooth=values.smooth,
     zoom=values.zoom,
@@ -354,6 +359,7 @@ def main(words: list[str]) -> int:
       if words[0] not in names
     }
   )
+  _as_asked()  # refused before any run is read
   return report(words[1:])
 
 

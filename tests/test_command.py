@@ -248,6 +248,20 @@ def test_a_word_that_only_looks_like_help_is_a_fault():
   assert commands.run("aigc_jax.generate", "--halp").returncode == 78
 
 
+def test_a_flag_that_is_none_is_told_what_may_have_been_meant():
+  for word, meant in (
+    ("--greedy", "there is --temperature: 0 takes the likeliest"),
+    ("--max_new_tokens=3", "did you mean '--max_tokens'?"),
+  ):
+    done = commands.run("aigc_jax.generate", word)
+    assert done.returncode == 78 and meant in done.stderr, done.stderr
+
+
+def test_an_axis_that_is_none_is_refused_before_a_run_is_read():
+  done = commands.run("aigc_jax.report", "curve", "no/run", "--log=z")
+  assert done.returncode == 78 and "--log=z: expected" in done.stderr
+
+
 def test_a_word_that_is_no_number_is_told_without_pythons_words():
   for word, what, of in (
     ("--batch=x", "a whole number", "(rows scored together)"),

@@ -47,6 +47,14 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
       OWN.replace("config.model.dim", "config.modl.dim"),
       r"line 6: AttributeError: there is no 'modl'; did you mean 'model'\?",
     ),
+    (
+      OWN.replace("dim = 256", "dim = 'wide'"),
+      r"line 6: dim is 'wide', expected a whole number \(config.model.dim = 'w",
+    ),
+    (
+      OWN.replace("model.dim = 256", "model = 'llama'"),
+      r"line 6: model is 'llama', expected keys and their values \(config.mod",
+    ),
     (OWN.replace("model.dim", "dimm"), "config key dimm is unknown"),
     (OWN.replace("dim = 256", "rotary_scaling = print"), "built-in.*a config"),
     ("def get_config(preset):\n  return {}\n", "needs a preset"),

@@ -23,6 +23,17 @@ from aigc_jax import files
 from aigc_jax.errors import BadConfig, Refusal, nearest
 
 NO_SECTION = re.compile(r'Did you mean "(\w+)" instead of "(\w+)"')
+# What a ConfigDict says of a value that is of another type than its key's.
+WRONG_TYPE = re.compile(
+  r"Could not override field '(.+?)' \(reference\)\. (.*) is of original type "
+  r"<class '([\w.]+)'> and cannot be casted to type <class '([\w.]+)'>",
+  re.DOTALL,
+)
+EXPECTED = {
+  "bool": "True or False", "int": "a whole number", "float": "a number",
+  "str": "text", "tuple": "a tuple", "list": "a list",
+  "ml_collections.config_dict.config_dict.ConfigDict": "keys and their values",
+}  # fmt: skip
 NAME = "aigc_jax_config"  # of the module that a config file becomes
 
 
@@ -217,16 +228,23 @@ def _refusal(error: BaseException, path: str, where: str) -> BadConfig:
   line = f" ({frames[-1].line})" if frames and frames[-1].line else ""
   if isinstance(error, SystemExit):  # 0 would look like work that is done
     text += ": it ends the command while it is only read; leave that out"
-  what = type(error).__name__
+  what = f"{type(error).__name__}: "
   if isinstance(error, ImportError):
-    what, text = "imports what is not here", text + _beside(error, file)
-  return BadConfig(f"{where}{place}: {what}: {text}{line}")
+    what, text = "imports what is not here: ", text + _beside(error, file)
+  elif WRONG_TYPE.search(str(error)):
+    what = ""
+  return BadConfig(f"{where}{place}: {what}{text}{line}")
 
 
 def _plain(text: str) -> str:
   """An error's text in a line; of a config, whose own is a repr, as we say."""
   if slip := NO_SECTION.search(text):
     return f"there is no {slip[2]!r}; did you mean {slip[1]!r}?"
+  if slip := WRONG_TYPE.search(text):
+    key, value, given, wanted = slip.groups()
+    expected = EXPECTED.get(wanted, wanted)
+    value = repr(value) if given == "str" else value
+    return f"{key} is {value}, expected {expected}"
   return " ".join(text.split())
 
 
