@@ -76,7 +76,7 @@ def _shared(c: Settings, kinds: list[bool], softcaps: tuple) -> dict:
 
 def _softcap(c: Settings, key: str, default: float) -> float:
   """Null is no cap; an absent key means the default."""
-  return c.number(key, 0.0, zero=True) if c.named(key) else default
+  return c.number(key, 0.0) if c.named(key) else default
 
 
 def settings2(c: Settings) -> dict:
@@ -105,7 +105,7 @@ def settings3(c: Settings) -> dict:
 def _rotary3(c: Settings) -> dict:
   """Global and local layers turn at rates of their own."""
   if "rope_parameters" in c:
-    both = c.part("rope_parameters")
+    both = llama.slowing(c, by_window=True)
     wide, near = both.part("full_attention"), both.part("sliding_attention")
     near.only("rope_type", "default")
     return dict(

@@ -98,6 +98,8 @@ YARN = {
   "fast": ("beta_fast", 32.0),
   "slow": ("beta_slow", 1.0),
 }
+KEYS_OF_KIND = ("rope_type", "type")
+WIDE, NEAR = "full_attention", "sliding_attention"
 _KINDS = {"default": None, "linear": "linear", "llama3": "llama3"}
 
 
@@ -107,10 +109,31 @@ def rotary(c: Settings, base: float = 10000.0) -> dict:
   return _base(c, base) | dict(rotary_scaling=scaling(slowing(c)))
 
 
-def slowing(c: Settings) -> Settings:
-  """What slows rotary planes, by the older key or the newer."""
-  both = "rope_parameters" in c
-  return c.part("rope_parameters") if both else c.part("rope_scaling")
+def slowing(c: Settings, by_window: bool = False) -> Settings:
+  """What slows rotary planes, by the newer key or, without it, the older.
+
+  by_window: of a family whose newer key may tell it for each kind of layer.
+  BadData where another's does, and where the older says something else beside
+  the newer, as where a scaling was added to a file that had none: readers
+  differ in what counts.
+  """
+  if "rope_parameters" not in c:
+    return c.part("rope_scaling")
+  both = c.part("rope_parameters")
+  wide = both.part(WIDE) if by_window and WIDE in both else both
+  for kind in () if by_window else (WIDE, NEAR):
+    if kind in both:
+      raise both.fault(kind, "none: layers of this family are turned alike")
+  for key, value in c.part("rope_scaling").items():
+    said = _kind(wide) if key in KEYS_OF_KIND else wide.value(key)
+    if value is not None and value != said:
+      raise c.fault(
+        "rope_scaling",
+        f"what rope_parameters says, {key}={said!r}: write the scaling that "
+        "is meant into rope_parameters, beside its rope_theta, and remove "
+        "rope_scaling",
+      )
+  return both
 
 
 def _base(c: Settings, base: float) -> dict:

@@ -47,7 +47,7 @@ def settings3(c: Settings) -> dict:
   window = c.integer("sliding_window", 4096)
   local = c.words("layer_types", KINDS, found["layers"])
   local = local or [(i + 1) % 4 != 0 for i in range(found["layers"])]
-  wide = near = llama.slowing(c)
+  wide = near = llama.slowing(c, by_window=True)
   if "full_attention" in wide or "sliding_attention" in wide:
     wide, near = (wide.part(name) for name in KINDS)
     near.only("rope_type", "default")

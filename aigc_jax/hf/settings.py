@@ -1,6 +1,6 @@
 """Settings: a config.json, each key read once, typed and bounded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from aigc_jax.errors import BadData
 from aigc_jax.layers.position import LONGER
@@ -103,6 +103,10 @@ class Settings:
   def value(self, key: str):
     """The value as it is, None where there is none."""
     return self._values.get(key)
+
+  def items(self) -> Iterator[tuple]:
+    """All keys with their values as they are."""
+    return iter(self._values.items())
 
   def _take(self, key: str, default):
     value = self._values.get(key)

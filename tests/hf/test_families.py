@@ -301,6 +301,8 @@ def test_an_absent_key_means_what_transformers_means(
     ),
     ("llama", dict(rope_scaling={"rope_type": "proportional"}), "proportional"),
     ("gemma3_text", dict(rope_scaling={"rope_type": "dynamic"}), "dynamic"),
+    ("gemma2", dict(attn_logit_softcapping=0.0), "attn_logit_softcapping"),
+    ("llama", dict(rope_parameters={"full_attention": {}}), "full_attention"),
     ("phi", dict(qk_layernorm=True), "qk_layernorm"),
     ("stablelm", dict(partial_rotary_factor=1.5), "partial_rotary_factor"),
     ("cohere", dict(use_qk_norm=True), "use_qk_norm"),
@@ -318,6 +320,37 @@ def test_what_our_layers_do_not_compute_is_refused(model_type, config, word):
   family = hf.FAMILIES[model_type]
   with pytest.raises(BadData, match=word):
     family.settings(Settings(body | config, "config.json"))
+
+
+PLAIN = {"rope_type": "default", "rope_theta": 5e5}
+FOUR = {"type": "linear", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+  "model_type,newer",
+  [
+    *((name, PLAIN) for name in ("llama", "phi3", "gpt_neox", "gemma2")),
+    ("olmo3", dict(full_attention=PLAIN, sliding_attention=PLAIN)),
+    ("gemma3_text", dict(full_attention=PLAIN, sliding_attention=PLAIN)),
+  ],
+)
+def test_a_scaling_that_was_added_in_the_older_way_is_not_passed_over(
+  model_type, newer
+):
+  """As model cards say to, to a file that a newer library wrote."""
+  body = dict(
+    vocab_size=9, hidden_size=16, intermediate_size=8, num_hidden_layers=2,
+    num_attention_heads=2, rotary_pct=0.5, rope_parameters=newer,
+  )  # fmt: skip
+  family = hf.FAMILIES[model_type]
+
+  def read(older):
+    body["rope_scaling"] = older
+    return families.read_config(family, body, "config.json")
+
+  assert read(None) == read({}) == read({"type": "default", "factor": None})
+  with pytest.raises(BadData, match="rope_parameters, beside its rope_theta"):
+    read(FOUR)
 
 
 @pytest.mark.parametrize(
