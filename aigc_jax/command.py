@@ -19,6 +19,7 @@ from aigc_jax import early, files, outages, run, sharding, terminal
 from aigc_jax.errors import (
   BadConfig,
   BadKey,
+  MissingKeys,
   Refusal,
   StorageFailure,
   nearest,
@@ -135,7 +136,13 @@ def _place(refusal: Refusal) -> str:
   line = tuple(f"{key}." for key, _ in settings_given())
   if not config_given() or f"{refusal.key}.".startswith(line):
     return ""
-  return f"\n  in {run.place_of(config_given(), refusal.key)}"
+  place = f"\n  in {run.place_of(config_given(), refusal.key)}"
+  if isinstance(refusal, MissingKeys) and refusal.key in SECTIONS:
+    place += (
+      f"\n  config.{refusal.key}.update(KEY=VALUE) sets some keys, and leaves "
+      "the others as they are"
+    )
+  return place
 
 
 def define_config(values: flags.FlagValues) -> None:

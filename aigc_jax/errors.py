@@ -57,6 +57,10 @@ class BadKey(BadConfig):
     self.key = key  # "model.dim"
 
 
+class MissingKeys(BadKey):
+  """A section of a config, `key`, that lacks some of its keys."""
+
+
 class Hang(Refusal):
   """The watchdog saw no progress."""
 

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from aigc_jax.errors import BadConfig, BadKey, choose, nearest
+from aigc_jax.errors import BadConfig, BadKey, MissingKeys, choose, nearest
 
 TINY, HUGE = 2.0**-126, (2 - 2**-23) * 2.0**127  # of normal float32
 
@@ -89,19 +89,28 @@ def expect(
     are = "is" if len(lacking) == 1 else "are"
     types = {k: p.annotation for k, p in keys_of(called).items()}
     expected = [in_words(types[key]) for key in lacking if key in types]
-    raise BadConfig(
+    raise MissingKeys(
       f"config key{'s' * (len(lacking) > 1)} "
       f"{', '.join(prefix + key for key in lacking)} {are} missing"
-      + (f": expected {', '.join(expected)}" if expected else "")
+      + (f": expected {', '.join(expected)}" if expected else ""),
+      where,
     )
 
 
 def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
   """(table[kind], the other keys) of a section that has a kind."""
   if "kind" not in values:
-    raise BadConfig(f"config key {section}.kind is missing")
+    raise MissingKeys(
+      f"config key {section}.kind is missing (there are: "
+      f"{', '.join(sorted(table))})",
+      section,
+    )
   rest = {k: v for k, v in values.items() if k != "kind"}
-  return choose(values["kind"], table, f"{section}.kind"), rest
+  name = f"{section}.kind"
+  try:
+    return choose(values["kind"], table, name), rest
+  except BadConfig as unknown:
+    raise BadKey(str(unknown), name) from None
 
 
 def check_types(section: str, values: Mapping, wanted: Mapping) -> None:

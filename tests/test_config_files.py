@@ -45,7 +45,11 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
     ("from mnie import x\n", r"not here: .*; did you mean 'mine'\?"),
     (
       OWN.replace("config.model.dim", "config.modl.dim"),
-      r"line 6: AttributeError: there is no 'modl'; did you mean 'model'\?",
+      r"line 6: there is no 'modl'; did you mean 'model'\?",
+    ),
+    (
+      OWN.replace("config.model.dim", "config.training.steps"),
+      r"line 6: there is no 'training' \(there are: branch_from, .*total_tok",
     ),
     (
       OWN.replace("dim = 256", "dim = 'wide'"),
@@ -90,6 +94,12 @@ def test_a_wrong_key_is_told_all_that_there_are(tmp_path, line, words):
     ("config.model = dict(config.model, lyers=2)", r"lyers .*\n.*, line 6: "),
     ("config.model = dict(config.model, dim='x')",
      r"model.dim='x': expected .*\n.* line 6: "),
+    ("config.model.kind = 'decodr'", r"did you mean 'decoder'.*\n.* line 6: "),
+    ("config.optim = dict(kind='adamw', learning_rate='fast')",
+     r"keys optim.schedule, .*, optim.spike_window are missing\n.* line 6: .*\n"
+     r"  config.optim.update\(KEY=VALUE\) sets some keys, and leaves"),
+    ("config.evaluate.mine = dict(kind='los', data=dict(split='validation'))",
+     r"evaluate.mine.kind 'los' is unknown; did you mean 'loss'.*\n.* line 6"),
   ],
 )  # fmt: skip
 def test_a_wrong_key_is_told_where_it_stands_in_the_file(tmp_path, line, words):

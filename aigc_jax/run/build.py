@@ -381,8 +381,10 @@ def build(
   check_microbatches(config, model)
   params, stats = abstract_variables(model, mesh)
   settings = dict(config["optim"])
-  expect("optim", settings, (), among={*keys_of(optim.build), *OURS} - MADE)
-  spikes = {key: _take(settings, key) for key in SPIKES}
+  taken = keys_of(optim.build)
+  needed = [k for k, p in taken.items() if p.default is EMPTY and k not in MADE]
+  expect("optim", settings, [*needed, *SPIKES], among={*taken, *OURS} - MADE)
+  spikes = {key: settings.pop(key) for key in SPIKES}
   check_types("optim", spikes, SPIKES)
   if (spikes["spike_sigma"] or 1.0) < 0:
     raise BadConfig(
@@ -590,12 +592,6 @@ def _init_state(
     frozen=still or None,
     average=average,
   )
-
-
-def _take(settings: dict, key: str):
-  if key not in settings:
-    raise BadConfig(f"config key optim.{key} is missing")
-  return settings.pop(key)
 
 
 def _with_shardings(

@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from aigc_jax import files
 from aigc_jax.errors import BadConfig, Refusal, nearest
 
-NO_SECTION = re.compile(r'Did you mean "(\w+)" instead of "(\w+)"')
 # What a ConfigDict says of a value that is of another type than its key's.
 WRONG_TYPE = re.compile(
   r"Could not override field '(.+?)' \(reference\)\. (.*) is of original type "
@@ -217,7 +216,7 @@ def _refusal(error: BaseException, path: str, where: str) -> BadConfig:
     place = f"line {error.lineno}" if error.filename else "somewhere"
     line = f": {error.text.strip()}" if error.text else ""
     return BadConfig(f"{where}, {place}: {error.msg}{line}")
-  text = _plain(str(error))
+  text = _plain(error)
   if isinstance(error, ValueError) and text.startswith("preset "):
     return BadConfig(text)  # of ours, who say which preset there is
   file = str(files.expanded(path).absolute())
@@ -231,15 +230,20 @@ def _refusal(error: BaseException, path: str, where: str) -> BadConfig:
   what = f"{type(error).__name__}: "
   if isinstance(error, ImportError):
     what, text = "imports what is not here: ", text + _beside(error, file)
-  elif WRONG_TYPE.search(str(error)):
+  elif WRONG_TYPE.search(str(error)) or text.startswith("there is no "):
     what = ""
   return BadConfig(f"{where}{place}: {what}{text}{line}")
 
 
-def _plain(text: str) -> str:
+def _plain(error: BaseException) -> str:
   """An error's text in a line; of a config, whose own is a repr, as we say."""
-  if slip := NO_SECTION.search(text):
-    return f"there is no {slip[2]!r}; did you mean {slip[1]!r}?"
+  text = str(error)
+  if isinstance(error, AttributeError) and isinstance(error.obj, ConfigDict):
+    there = sorted(error.obj)
+    return (
+      f"there is no {error.name!r}{nearest(error.name, there)} "
+      f"(there are: {', '.join(there)})"
+    )
   if slip := WRONG_TYPE.search(text):
     key, value, given, wanted = slip.groups()
     expected = EXPECTED.get(wanted, wanted)

@@ -147,6 +147,7 @@ def read(config: ConfigDict | Mapping) -> Config:
   check_call(make, "model", rest, *COMPUTE)
   compute.check_taken(plain)
   _settle_widths(plain)
+  _settle_entries(plain["evaluate"])
   _check_sizes(plain)
   return plain
 
@@ -184,6 +185,13 @@ def _plain(where: str, value: Any) -> Any:
     f"{where}={value!r}: a config holds numbers, texts, True, False, None, "
     "lists and dicts of them"
   )
+
+
+def _settle_entries(entries: Config) -> None:
+  """Entries of config.evaluate that do not say when are made at the end."""
+  check_types("evaluate", entries, dict.fromkeys(entries, Mapping))
+  for entry in entries.values():
+    entry.setdefault("every_steps", None)
 
 
 def _settle_widths(config: Config) -> None:
@@ -246,9 +254,6 @@ def _check_sizes(config: Config) -> None:
   for key in ("every_steps", "keep_every_steps"):
     optional[f"checkpoint.{key}"] = config["checkpoint"][key]
   for name, entry in config["evaluate"].items():
-    check_types("evaluate", {name: entry}, {name: Mapping})
-    if "every_steps" not in entry:
-      raise BadConfig(f"config key evaluate.{name}.every_steps is missing")
     optional[f"evaluate.{name}.every_steps"] = entry["every_steps"]
   for name, value in optional.items():
     check_type(name, value, int | None)
