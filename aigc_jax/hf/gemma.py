@@ -18,6 +18,7 @@ from aigc_jax.hf.settings import (
 )
 from aigc_jax.hf.table import Family
 
+CAP = "attn_logit_softcapping"
 # The first release says gelu and means its approximation.
 ACTIVATIONS1 = ACTIVATIONS | {"gelu": "gelu_tanh"}
 
@@ -84,7 +85,7 @@ def settings2(c: Settings) -> dict:
   layers = c.integer("num_hidden_layers")
   caps = (
     _softcap(c, "final_logit_softcapping", 30.0),
-    _softcap(c, "attn_logit_softcapping", 50.0),
+    _softcap(c, CAP, 50.0),
   )
   kinds = [i % 2 == 0 for i in range(layers)]
   return _shared(c, kinds, caps) | llama.rotary(c)
@@ -93,10 +94,8 @@ def settings2(c: Settings) -> dict:
 def settings3(c: Settings) -> dict:
   """The decoder of a Gemma 3 text config.json."""
   layers = c.integer("num_hidden_layers")
-  caps = (
-    _softcap(c, "final_logit_softcapping", 0.0),
-    _softcap(c, "attn_logit_softcapping", 0.0),
-  )
+  c.only(CAP)  # which transformers reads, and then leaves out
+  caps = (_softcap(c, "final_logit_softcapping", 0.0), 0.0)
   every = c.integer("sliding_window_pattern", 6)
   kinds = [(i + 1) % every != 0 for i in range(layers)]
   return _shared(c, kinds, caps) | dict(qk_norm=True) | _rotary3(c)
@@ -137,9 +136,9 @@ def config(k: Mapping) -> dict:
 
 
 def config3(k: Mapping) -> dict:
-  """The same with the base of local layers."""
+  """The same with the base of local layers, and no cap in attention."""
   local = k["rotary_local_base"] or k["rotary_base"]
-  return config(k) | dict(rope_local_base_freq=local)
+  return config(k) | {"rope_local_base_freq": local, CAP: None}
 
 
 GEMMA = Family(

@@ -165,6 +165,13 @@ def test_what_no_family_expresses_is_refused_by_name(name):
     assert f"model.{word}" in str(fault.value)
 
 
+def test_a_cap_in_attention_is_written_only_where_it_is_computed():
+  capped = GEMMA2 | dict(attention_softcap=5.0)
+  assert hf.choose_family(capped).model_type == "gemma2"
+  with pytest.raises(BadConfig, match="attention_softcap=5.0"):
+    hf.choose_family(capped | dict(qk_norm=True), "gemma3_text")
+
+
 def test_a_family_asked_for_by_name_is_used_or_refused():
   assert hf.choose_family(LLAMA, "mistral").model_type == "mistral"
   with pytest.raises(BadConfig, match="GPT2LMHeadModel .*position="):
@@ -302,6 +309,8 @@ def test_an_absent_key_means_what_transformers_means(
     ("llama", dict(rope_scaling={"rope_type": "proportional"}), "proportional"),
     ("gemma3_text", dict(rope_scaling={"rope_type": "dynamic"}), "dynamic"),
     ("gemma2", dict(attn_logit_softcapping=0.0), "attn_logit_softcapping"),
+    # transformers has the key, and passes it over.
+    ("gemma3_text", dict(attn_logit_softcapping=2.0), "attn_logit_softcap"),
     ("llama", dict(rope_parameters={"full_attention": {}}), "full_attention"),
     ("phi", dict(qk_layernorm=True), "qk_layernorm"),
     ("stablelm", dict(partial_rotary_factor=1.5), "partial_rotary_factor"),
