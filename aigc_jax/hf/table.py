@@ -270,7 +270,8 @@ def leaves(family: Family, shapes: Mapping[str, tuple]) -> dict[str, Leaf]:
 def renamed(family: Family, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
   """The tensors by the names of today, and no buffers.
 
-  With the prefix, where none of them has it.
+  With the prefix, where none of them has it. Raises BadData where two of them
+  have one name of today: which of them counts, nobody said.
   """
   prefix = family.prefix
   known = {row.name.split("{layer}")[0] for row in family.rows}
@@ -283,7 +284,13 @@ def renamed(family: Family, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
       name = name.replace(old, new)
     full = prefix + name
     starts = any(full.startswith(k) for k in known)
-    out[full if bare and starts else name] = tensor
+    name = full if bare and starts else name
+    if name in out:
+      raise BadData(
+        f"{tensor.file}: the tensor {name[:80]!r} is there twice, by its older "
+        "name too: leave one of them out"
+      )
+    out[name] = tensor
   return out
 
 

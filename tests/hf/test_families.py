@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from aigc_jax import hf
 from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.hf import families, kinds, table
+from aigc_jax.hf.safetensors import Tensor
 from aigc_jax.hf.settings import Settings, canonical, windows_of
 from aigc_jax.layers.position import frequencies
 from aigc_jax.run import compute
@@ -389,6 +391,15 @@ def test_a_folder_has_as_many_parameters_as_published(
   shapes = kinds.shapes_of("decoder", kwargs)
   assert sum(math.prod(shape) for shape in shapes.values()) == count
   table.leaves(family, shapes)
+
+
+def test_a_tensor_by_its_older_name_and_its_newer_is_refused():
+  norm = "bert.embeddings.LayerNorm."
+  tensor = Tensor(Path("model.safetensors"), np.dtype("f4"), (2,), 8)
+  bert = hf.FAMILIES["bert"]
+  assert norm + "weight" in table.renamed(bert, {norm + "gamma": tensor})
+  with pytest.raises(BadData, match="LayerNorm.weight' is there twice"):
+    table.renamed(bert, {norm + "gamma": tensor, norm + "weight": tensor})
 
 
 def test_rows_of_a_family_name_each_side_once():
