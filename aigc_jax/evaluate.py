@@ -70,7 +70,8 @@ JUDGES = {
 }
 # What a file of them holds.
 SCORES = {
-  "model": str, "step": COUNT, "weights?": str, "scores": {str: {str: dict}}
+  "model": str, "step": COUNT, "weights?": str, "parameters?": str,
+  "scores": {str: {str: dict}},
 }  # fmt: skip
 
 
@@ -164,6 +165,8 @@ def main() -> int:
       scores = spoken(loaded)
     elif not texts and not tasks:
       scores = heldout(loaded)
+  if out:
+    _ = loaded.digest  # which is of all processes
   if command.is_first():
     if out:
       save(files.expanded(out), loaded, scores, FLAGS.weights)
@@ -571,7 +574,10 @@ def save(
 
   Also those that another process has put there since.
   """
-  content = {"model": loaded.name, "step": loaded.step, "weights": weights}
+  content = {
+    "model": loaded.name, "step": loaded.step, "weights": weights,
+    "parameters": loaded.digest,
+  }  # fmt: skip
   own = path == Path(default_out(loaded, weights))
   if own:
     files.own_folder(path.parent)
@@ -590,7 +596,7 @@ def save(
 
 
 def _kept(path: Path, content: dict, own: bool) -> dict:
-  """The scores in a file of the same model and step.
+  """The scores in a file of the same model, step and parameters.
 
   own: whether it lies in the work directory of the model, which may be called
   by another name each time. A file that holds no scores is set aside: it is not
@@ -607,8 +613,10 @@ def _kept(path: Path, content: dict, own: bool) -> dict:
     os.replace(path, aside)
     print(f"note: {error}; it is {aside} now", file=sys.stderr)
     return {}
-  old = {"weights": RAW} | old  # files of before say of no other
-  same = all(old[key] == content[key] for key in ("step", "weights"))
+  # Files of before say of no other weights, and not which parameters.
+  old = {"weights": RAW, "parameters": content["parameters"]} | old
+  told = ("step", "weights", "parameters")
+  same = all(old[key] == content[key] for key in told)
   one = own or _place(old["model"]) == _place(content["model"])
   return old["scores"] if same and one else {}
 

@@ -126,6 +126,22 @@ def test_scores_are_kept_beside_others_of_the_same_step(
   assert set(json.loads(path.read_text())["scores"]) == {"a"}
 
 
+def test_scores_of_other_parameters_in_the_same_place_are_not_kept(
+  loaded,  # noqa: F811
+  tmp_path,
+):
+  """As of a folder that was written anew, whose step is 0 each time."""
+  path = tmp_path / "all.json"
+  again = dataclasses.replace(loaded)
+  other = jax.tree.map(lambda x: x + 1, loaded.params)
+  other = dataclasses.replace(loaded, params=other)
+  kept = []
+  for name, model in dict(a=loaded, b=again, c=other).items():
+    evaluate.save(path, model, {name: {"acc": Estimate(0.5, 0.1, 4)}})
+    kept.append("".join(json.loads(path.read_text())["scores"]))
+  assert kept == ["a", "ab", "c"]
+
+
 def test_a_signature_is_shown_whole_however_narrow_the_table(loaded):  # noqa: F811
   how = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
   bleu, loss = Estimate(3.0, 1.0, 2, how), Estimate(1.0, math.nan, 9)

@@ -66,6 +66,13 @@ class Loaded:
       return made
     return self.config["data"].get("length", 0)
 
+  @functools.cached_property
+  def digest(self) -> str:
+    """Hexadecimal, of all that the model reads; every process has to ask."""
+    with jax.set_mesh(self.mesh):
+      words = jax.jit(tree.digest)(self.variables)
+    return "".join(f"{word:08x}" for word in np.asarray(words).tolist())
+
   def most_written(self, length: int) -> int:
     """Tokens that hold any target of a length, its end of text included.
 
