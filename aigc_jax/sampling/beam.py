@@ -20,7 +20,7 @@ from jax import lax
 from aigc_jax import tree
 from aigc_jax.data import check_ids
 from aigc_jax.errors import BadConfig, NonFinite
-from aigc_jax.sampling.decode import bucket
+from aigc_jax.sampling.decode import NOT, bucket
 from aigc_jax.sampling.decodes import Forward, Hears
 from aigc_jax.sampling.text import Completion, finished, reader
 
@@ -64,6 +64,7 @@ class Search:
   kept_scores_UW: jax.Array
   kept_lengths_UW: jax.Array  # 0 where none has ended
   open_U: jax.Array  # whether something better may still come
+  finite: jax.Array  # whether there was always something to choose from
 
 
 class BeamSearch:
@@ -132,15 +133,17 @@ class BeamSearch:
     if alike:  # also the rows that fill the bucket
       lengths_U[:] = lengths_U[0]
     uniform = alike or self.model.source  # of which targets start alike
-    search, finite = self._begin(
+    search = self._begin(
       self._params, tokens_UP, lengths_U, real_U, S=S, N=max_tokens
     )
-    if not finite:
-      raise NonFinite("the model's predictions for the prompt are not finite")
+    if not search.finite:
+      raise NonFinite(f"the model's predictions for the prompt {NOT}")
     while np.any(np.asarray(search.open_U)):
       if poll:
         poll()
       search = self._go(self._params, search, np.int32(steps), uniform=uniform)
+      if not search.finite:
+        raise NonFinite(f"the model's predictions after what it wrote {NOT}")
     return _results(search, len(prompts))
 
   # Compiled from here on.
@@ -149,7 +152,6 @@ class BeamSearch:
     logits_UV, cache, _, lengths_U = self.forward.first(
       params, tokens_UP, lengths_U, S
     )
-    finite = jnp.all(jnp.isfinite(logits_UV))
     U, W = len(lengths_U), self.beams.width
     # All beams of a prompt are alike: only the first one counts.
     scores_UW = jnp.full((U, W), NOTHING).at[:, 0].set(0.0)
@@ -163,9 +165,10 @@ class BeamSearch:
       kept_scores_UW=jnp.full((U, W), NOTHING),
       kept_lengths_UW=jnp.zeros((U, W), jnp.int32),
       open_U=real_U,
+      finite=jnp.bool_(True),
     )
     logits_UWV = jnp.broadcast_to(logits_UV[:, None], (U, W, self.model.vocab))
-    return self._grow(search, logits_UWV), finite
+    return self._grow(search, logits_UWV)
 
   def _advance(self, params, search: Search, steps, *, uniform: bool):
     """Up to `steps` more tokens of each beam that goes on."""
@@ -194,6 +197,7 @@ class BeamSearch:
     U, W, N = search.tokens_UWN.shape
     V = logits_UWV.shape[-1]
     n = search.made + 1  # tokens, with the new one
+    sound_U = jnp.all(jnp.isfinite(logits_UWV), axis=(1, 2))
     scores_UWV = jax.nn.log_softmax(logits_UWV) + search.scores_UW[..., None]
     K = min(max(2, 1 + len(self.stop_ids)) * W, W * V)
     scores_UK, index_UK = lax.top_k(scores_UWV.reshape(U, W * V), K)
@@ -239,6 +243,7 @@ class BeamSearch:
       kept_scores_UW=kept_scores_UW,
       kept_lengths_UW=kept_lengths_UW,
       open_U=open_U,
+      finite=search.finite & jnp.all(sound_U | ~search.open_U),
     )
 
 

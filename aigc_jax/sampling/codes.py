@@ -22,6 +22,7 @@ from aigc_jax.tree import Tree
 # Of the noise beside what the model is sure of, at the first step; none at the
 # last. With less of it, images are alike.
 RANDOM = 4.5
+LOST = -1  # in place of a code that could not be drawn
 
 
 class CodeSampler(Batches):
@@ -54,7 +55,9 @@ class CodeSampler(Batches):
         codes_BT = unmasked(model, prior, keys_B, told, steps=steps, **how)
       else:
         codes_BT = one_by_one(model, prior, keys_B, told, **how)
-      return model.vq.apply(vq, codes_BT, method="decode")
+      images = model.vq.apply(vq, jnp.maximum(codes_BT, 0), method="decode")
+      lost_B = jnp.any(codes_BT == LOST, axis=1)
+      return jnp.where(lost_B[:, None, None, None], jnp.nan, images)
 
     super().__init__(variables, draw, mean, std, library)
 
@@ -74,7 +77,7 @@ def one_by_one(
 ) -> jax.Array:
   """Codes (B, T) of a causal prior with these variables.
 
-  told: labels (B,), or captions (B, S).
+  told: labels (B,), or captions (B, S). LOST where no code could be drawn.
   """
   B, T = len(told), model.length
   lead_BP = model.lead(_twice(told, model, guidance))
@@ -93,8 +96,7 @@ def one_by_one(
 
   def drawn(logits_BV, t):
     key_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
-    code_B = jax.vmap(jax.random.categorical)(key_B, logits_BV)
-    return code_B.astype(jnp.int32)
+    return _drawn(key_B, logits_BV)
 
   def one(carry, t):
     code_B, cache = carry
@@ -124,7 +126,7 @@ def unmasked(
 ) -> jax.Array:
   """Codes (B, T) of a masked prior with these variables.
 
-  told: labels (B,), or captions (B, S).
+  told: labels (B,), or captions (B, S). LOST where no code could be drawn.
   """
   B, T = len(told), model.length
   left = hidden_after(T, steps)
@@ -139,8 +141,8 @@ def unmasked(
     logits_BTV = _guided(model.told(output).logits(), guidance)
     key_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, i)
     code_B, noise_B = jax.vmap(jax.random.split, out_axes=1)(key_B)
-    new_BT = jax.vmap(jax.random.categorical)(code_B, logits_BTV)
-    codes_BT = jnp.where(hidden_BT, new_BT.astype(jnp.int32), codes_BT)
+    new_BT = _drawn(code_B, logits_BTV)
+    codes_BT = jnp.where(hidden_BT, new_BT, codes_BT)
     logp_BTV = jax.nn.log_softmax(logits_BTV)
     sure_BT = jnp.take_along_axis(logp_BTV, codes_BT[..., None], -1)[..., 0]
     noise_BT = jax.vmap(lambda key: jax.random.gumbel(key, (T,)))(noise_B)
@@ -158,6 +160,13 @@ def unmasked(
   each = (jnp.arange(len(left), dtype=jnp.int32), lefts)
   (codes_BT, _), _ = jax.lax.scan(one, start, each)
   return codes_BT
+
+
+def _drawn(key_B: jax.Array, logits: jax.Array) -> jax.Array:
+  """Codes of the rows, each drawn with its key; LOST of what is not finite."""
+  codes = jax.vmap(jax.random.categorical)(key_B, logits)
+  sound = jnp.all(jnp.isfinite(logits), axis=-1)
+  return jnp.where(sound, codes.astype(jnp.int32), LOST)
 
 
 def hidden_after(T: int, steps: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from aigc_jax.errors import NonFinite
 from aigc_jax.sampling.decodes import Forward
 from aigc_jax.sampling.logits import Sampling, check_seed, choose
 
+NOT = "are not finite: no token can be chosen from them"
 SMALLEST = 16  # positions; shorter buckets would save nothing
 
 
@@ -43,6 +44,7 @@ class Carry:
   token_B: jax.Array  # the newest token, which the cache does not hold yet
   position_B: jax.Array  # where that token stands
   left_B: jax.Array  # how many tokens a row may still make; 0 when finished
+  lost_B: jax.Array  # whether there was nothing to choose one of them from
   prompt_B: jax.Array  # uint32 checksum of the prompt, part of the row's key
   sample_B: jax.Array
   seen_BV: jax.Array | None  # which tokens a row has, where that matters
@@ -156,6 +158,8 @@ class Engine:
   def _chosen(self, carry: Carry, logits_BV) -> Carry:
     """One more token for each row that is not finished."""
     position_B = carry.position_B + 1
+    sound_B = jnp.all(jnp.isfinite(logits_BV), axis=-1)
+    lost_B = carry.lost_B | ((carry.left_B > 0) & ~sound_B)
     key_B = self._keys(carry, position_B)
     token_B = choose(logits_BV, carry.seen_BV, self.sampling, key_B)
     seen_BV = carry.seen_BV
@@ -165,8 +169,9 @@ class Engine:
     stopped_B = jnp.any(token_B[:, None] == stops, axis=-1)
     left_B = jnp.where(stopped_B, 0, jnp.maximum(carry.left_B - 1, 0))
     return carry.replace(
-      token_B=token_B, position_B=position_B, left_B=left_B, seen_BV=seen_BV
-    )
+      token_B=token_B, position_B=position_B, left_B=left_B, lost_B=lost_B,
+      seen_BV=seen_BV,
+    )  # fmt: skip
 
   def _keys(self, carry: Carry, position_B):
     if self.sampling.temperature == 0:
@@ -257,6 +262,7 @@ class Session:
       token_B=None,
       position_B=None,
       left_B=np.pad(np.full(len(rows), max_tokens, np.int32), lacking),
+      lost_B=np.zeros(B, bool),
       prompt_B=np.pad(np.array(sums, np.uint32), lacking),
       sample_B=np.pad(np.array([r.sample for r in rows], np.uint32), lacking),
       seen_BV=None,
@@ -269,7 +275,7 @@ class Session:
       engine._params, tokens_UP, lengths_U, index_B, carry, S=S
     )
     if not finite:
-      raise NonFinite("the model's predictions for the prompt are not finite")
+      raise NonFinite(f"the model's predictions for the prompt {NOT}")
     self._first_B: np.ndarray | None = np.asarray(first_B)
 
   @property
@@ -282,7 +288,8 @@ class Session:
   def advance(self, steps: int) -> list[np.ndarray]:
     """Up to `steps` (at most the engine's group) new tokens of each row.
 
-    The token a row stops at is among them.
+    The token a row stops at is among them. NonFinite where the model predicts
+    nothing that one of them can be chosen from.
     """
     if self._first_B is not None:
       first_B, self._first_B = self._first_B, None
@@ -294,6 +301,8 @@ class Session:
       engine._params, self._carry, steps, uniform=self._uniform
     )
     out_BG, count_B = np.asarray(out_BG), np.asarray(count_B)
+    if np.any(np.asarray(self._carry.lost_B)):
+      raise NonFinite(f"the model's predictions after what it wrote {NOT}")
     if compiles == engine.compiles:
       engine.seconds += time.perf_counter() - started
       engine.tokens += int(count_B[: len(self.rows)].sum())

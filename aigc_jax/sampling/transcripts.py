@@ -9,10 +9,10 @@ import numpy as np
 from flax import linen as nn
 
 from aigc_jax import tree
-from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.errors import BadConfig, BadData, NonFinite
 from aigc_jax.layers.readout import Aligned
 from aigc_jax.sampling.beam import BeamSearch, search_texts
-from aigc_jax.sampling.decode import Engine, bucket
+from aigc_jax.sampling.decode import NOT, Engine, bucket
 from aigc_jax.sampling.decodes import Decodes, Hears
 from aigc_jax.sampling.text import generate
 
@@ -58,18 +58,24 @@ class Greedy:
     def likeliest(params, audio_BA, lengths_B):
       batch = {"audio": audio_BA, "audio_lengths": lengths_B}
       found = model.apply({"params": params}, batch)
-      return jnp.argmax(found.readout.logits(), axis=-1), found.lengths_B
+      logits_BTV = found.readout.logits()
+      inside_BT = jnp.arange(logits_BTV.shape[1]) < found.lengths_B[:, None]
+      sound_BT = jnp.all(jnp.isfinite(logits_BTV), axis=-1)
+      sound = jnp.all(sound_BT | ~inside_BT)
+      return jnp.argmax(logits_BTV, axis=-1), found.lengths_B, sound
 
     self._run = jax.jit(likeliest)
 
   def __call__(self, clips: Sequence[Clip]) -> list[list[int]]:
-    """The tokens of each clip."""
+    """The tokens of each clip; NonFinite where one cannot be chosen."""
     longest = bucket(max(len(clip) for clip in clips))
     rows = bucket(len(clips), 1)
     audio, lengths = np.zeros((rows, longest), np.int16), np.zeros(rows, "i4")
     for row, clip in enumerate(clips):
       audio[row, : len(clip)], lengths[row] = clip, len(clip)
-    ids, steps = map(np.asarray, self._run(self._params, audio, lengths))
+    ids, steps, sound = map(np.asarray, self._run(self._params, audio, lengths))
+    if not sound:
+      raise NonFinite(f"the model's predictions for the sound {NOT}")
     return [
       collapsed(ids[i, : steps[i]], self.blank) for i in range(len(clips))
     ]

@@ -156,6 +156,20 @@ def sampler(name: str, seed: int = 0):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [CAUSAL, MASKED])
+def test_codes_of_what_is_no_number_are_no_images(name):
+  variables = kinds.variables_of(name)
+  params = variables["params"]
+  nothing = jax.tree.map(lambda x: jnp.nan * x, params["prior"])
+  draw = codes.CodeSampler(
+    kinds.build(name), variables | dict(params=params | dict(prior=nothing)),
+    mean=[0.5], std=[0.5], steps=4, guidance=1.0, seed=0,
+  )  # fmt: skip
+  with pytest.raises(images.NotDrawn, match="not finite"):
+    draw(np.arange(2), np.array([0, 1]), 2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOLD)
 def test_a_sample_follows_from_its_seed_number_and_what_is_told_alone(name):
   model = kinds.build(name)

@@ -7,6 +7,7 @@ import pytest
 
 from aigc_jax import sharding
 from aigc_jax.errors import BadConfig, NonFinite
+from aigc_jax.sampling.beam import Beams, BeamSearch
 from aigc_jax.sampling.decode import Engine, Row, bucket
 from aigc_jax.sampling.logits import Sampling
 from tests import tiny
@@ -176,6 +177,29 @@ def test_predictions_that_are_not_finite_are_refused():
   )  # fmt: skip
   with pytest.raises(NonFinite):
     e.start([Row((1,))], 3)
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_later_on_is_refused_too():
+  """As of a position, or a token, that has no number in the weights."""
+  params = tiny.params_of("gpt2")
+  table = np.array(params["position"]["table"])
+  table[17] = np.nan
+  bad = params | dict(position=dict(table=table))
+  e = Engine(
+    tiny.build("gpt2"), bad, sampling=Sampling(), stop_ids=(), positions=19,
+    unrolled=False, group=4, seed=0,
+  )  # fmt: skip
+  assert len(decode(e, [Row((1, 2, 3))], 15)[0]) == 15
+  with pytest.raises(NonFinite, match="after what it wrote"):
+    decode(e, [Row((1, 2, 3))], 16)
+  beams = BeamSearch(
+    tiny.build("gpt2"), bad, beams=Beams(2), stop_ids=(), positions=19,
+    unrolled=False,
+  )  # fmt: skip
+  assert len(beams([(1, 2, 3)], 15)[0][0][1]) == 15
+  with pytest.raises(NonFinite, match="after what it wrote"):
+    beams([(1, 2, 3)], 16)
 
 
 @pytest.mark.slow

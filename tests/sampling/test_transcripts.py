@@ -7,9 +7,9 @@ import pytest
 from aigc_jax import evaluate, run, sharding
 from aigc_jax.data import tokenizers
 from aigc_jax.data.sound.decoding import wav
-from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.errors import BadConfig, BadData, NonFinite
 from aigc_jax.sampling.beam import Beams
-from aigc_jax.sampling.transcripts import collapsed, transcribed
+from aigc_jax.sampling.transcripts import Greedy, collapsed, transcribed
 from tests import fresh, seq2seq, sound
 
 
@@ -49,6 +49,16 @@ def loaded_of(style: str, tmp_path, **data) -> run.Loaded:
     model, params, tokenizers.Bytes(), {"model": keys, "data": config | data},
     mesh, 7, "tiny",
   )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_is_heard_and_no_number_is_no_text(tmp_path):
+  loaded = loaded_of("ctc", tmp_path)
+  nothing = jax.tree.map(lambda x: np.nan * x, loaded.params)
+  hears = Greedy(loaded.model, loaded.params)
+  assert len(hears(clips(2))) == 2
+  with pytest.raises(NonFinite, match="for the sound"):
+    Greedy(loaded.model, nothing)(clips(2))
 
 
 def clips(n: int) -> list[np.ndarray]:
