@@ -94,6 +94,7 @@ def shared(c: Settings, activation: str, eps: float) -> dict:
   return dict(activation=found[0][0], norm_eps=found[0][1])
 
 
+TOWERS = ("vision_config", "text_config")
 # What a config.json does not decide.
 PLAIN = dict(
   init_std=0.02, dropout=0.0, remat="none", unroll=1, kernel="auto",
@@ -101,7 +102,14 @@ PLAIN = dict(
 
 
 def settings(c: Settings) -> dict:
-  """The keywords of `models.clip` for a config.json."""
+  """The keywords of `models.clip` for a config.json.
+
+  Where older keys of the towers are there, those count alone, as they do in
+  transformers.
+  """
+  for tower in TOWERS:
+    if f"{tower}_dict" in c:
+      c = c.instead(**{tower: c.value(f"{tower}_dict")})
   read = c.part("text_config")
   found = sizes(c, 512, 77, 49_408)
   end = read.integer("eos_token_id", found["vocab"] - 1, least=0)

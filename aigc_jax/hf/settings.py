@@ -104,6 +104,10 @@ class Settings:
     """The value as it is, None where there is none."""
     return self._values.get(key)
 
+  def instead(self, **values) -> "Settings":
+    """The same, but for these keys."""
+    return Settings({**self._values, **values}, self._where)
+
   def items(self) -> Iterator[tuple]:
     """All keys with their values as they are."""
     return iter(self._values.items())

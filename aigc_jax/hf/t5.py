@@ -80,6 +80,10 @@ def settings(c: Settings) -> dict:
   c.only("is_encoder_decoder", True)
   layers = c.integer("num_layers", 6)
   tied = c.flag("tie_word_embeddings", True)
+  # Newer than `tied`, which said both; a tied model may go without it.
+  scaled = c.flag("scale_decoder_outputs", tied)
+  if scaled and not tied:
+    raise c.fault("scale_decoder_outputs", "false where nothing is tied")
   activation, gated = c.among("feed_forward_proj", MLPS, "relu")
   buckets = c.integer("relative_attention_num_buckets", 32)
   distance = c.integer("relative_attention_max_distance", 128)
@@ -114,7 +118,7 @@ def settings(c: Settings) -> dict:
     embed_scale=False,
     shared=True,
     tied=tied,
-    tied_scale=tied,
+    tied_scale=scaled,
     head_bias=False,
     start_token=start_of(c, 0),
   )

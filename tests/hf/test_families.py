@@ -393,6 +393,34 @@ def test_a_folder_has_as_many_parameters_as_published(
   table.leaves(family, shapes)
 
 
+def test_whether_features_are_scaled_is_said_by_a_key_of_its_own():
+  """Which transformers 5 writes, beside a tie that is always true."""
+
+  def scaled(**config):
+    t5 = hf.FAMILIES["t5"]
+    return t5.settings(Settings(config, "config.json"))["tied_scale"]
+
+  assert scaled() and not scaled(tie_word_embeddings=False)
+  assert not scaled(tie_word_embeddings=True, scale_decoder_outputs=False)
+  with pytest.raises(BadData, match="scale_decoder_outputs"):
+    scaled(tie_word_embeddings=False, scale_decoder_outputs=True)
+
+
+def test_older_keys_of_towers_count_alone_where_they_are():
+  """As in transformers: what they leave unsaid is its default."""
+
+  def read(**config):
+    clip = hf.FAMILIES["clip"]
+    return clip.settings(Settings(config, "config.json"))
+
+  newer = dict(text_config=dict(num_attention_heads=4, num_hidden_layers=3))
+  older = dict(text_config_dict=dict(num_hidden_layers=2))
+  assert (read(**newer)["text_heads"], read(**newer)["text_layers"]) == (4, 3)
+  both = read(**newer, **older)
+  assert (both["text_heads"], both["text_layers"]) == (8, 2)
+  assert read(**newer, text_config_dict=None)["text_heads"] == 4
+
+
 def test_a_tensor_by_its_older_name_and_its_newer_is_refused():
   norm = "bert.embeddings.LayerNorm."
   tensor = Tensor(Path("model.safetensors"), np.dtype("f4"), (2,), 8)
