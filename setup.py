@@ -1,4 +1,4 @@
-"""Installs aigc_jax: `pip install -e .` (extras: gpu, tpu, hf, plots, test)."""
+"""Installs aigc_jax: `pip install -e .` (extras: extras_require below)."""
 
 from setuptools import find_packages, setup
 

@@ -101,6 +101,8 @@ def describe(store: data.Store, verified: bool = False) -> str:
     f"  {m['tokens']:,} tokens, {counted(m['documents'], 'document')}, "
     f"{m['bytes']:,} bytes, {m['bytes_per_token']:.3f} bytes per token",
   ]
+  if m["split"] != "train" and (line := run.few(m["tokens"])):
+    lines.append(f"  {line} (a larger --validation, or more text, says more)")
   if m["replaced"]:
     lines.append(f"  {counted(m['replaced'], 'document')} not in UTF-8")
   if m["yardsticks"]:

@@ -68,7 +68,9 @@ def define_flags() -> None:
   """The flags of this command."""
   flags.DEFINE_string("workdir", "", "folder of the run")
   flags.DEFINE_string("repeat", "", "work directory to run again and compare")
-  flags.DEFINE_bool("dry_run", False, "check everything, compile nothing")
+  flags.DEFINE_bool(
+    "dry_run", False, "check the config and the plan; reads no data"
+  )
   flags.DEFINE_bool("print_config", False, "print the config and stop")
   flags.DEFINE_list(
     "allow_change", [], "keys that may differ on resume, or from init_from"

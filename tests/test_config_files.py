@@ -44,6 +44,10 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
     ("import nowhere_at_all\n", "line 1: imports what is not here.*e_at_all"),
     ("from mnie import x\n", r"not here: .*; did you mean 'mine'\?"),
     (
+      "from aigc_jax.presets import lama\n",
+      r"not here: .*; did you mean 'llama'\?",
+    ),
+    (
       OWN.replace("config.model.dim", "config.modl.dim"),
       r"line 6: there is no 'modl'; did you mean 'model'\?",
     ),
@@ -117,6 +121,12 @@ def test_a_preset_that_a_file_does_not_take_is_refused():
   assert run.configured(quickstart, [])["steps"] == 600
   with pytest.raises(BadConfig, match="takes no preset: leave ':huge' out"):
     run.configured(f"{quickstart}:huge", [])
+
+
+def test_a_missing_file_is_told_what_lies_beside_it(tmp_path):
+  written(tmp_path, OWN)
+  with pytest.raises(BadConfig, match=r"no such file; did you mean 'mine\.py'"):
+    run.configured(f"{tmp_path}/mnie.py", [])
 
 
 def test_a_missing_file_is_told_where_configs_are():

@@ -20,8 +20,14 @@ def test_the_command_makes_what_training_finds(tmp_path):
   flags = (f"--path={path}", f"--root={tmp_path}/root", "--validation=0.1")
   done = command(*flags, "--workers=2", "--verify")
   assert done.returncode == 0, done.stderr
-  for word in ("x (train)", "x (validation)", "bytes per token", "gzip",
-               "every sha256 is right"):  # fmt: skip
+  for word in (
+    "x (train)",
+    "x (validation)",
+    "bytes per token",
+    "gzip",
+    "every sha256 is right",
+    "742 tokens held out: what so few say",
+  ):
     assert word in done.stdout
   assert "MB/s" in done.stderr
   source = prepare.source_of(path=str(path), corpus="", tfds="", field="text")

@@ -40,6 +40,7 @@ ESCAPED = re.compile(b"\x10[u\x10]")
 SURROGATES = re.compile("[\ud800-\udfff]")
 # Kept as it is by a model that loses nothing.
 PROBE = "  a  b\n\n\t\u00c5 \u2163 \ufb01 e\u0301 \u3000x\r\n \x00 "
+BYTES = "--config.data.tokenizer=bytes (with --config.model.vocab=257)"
 SMALLEST = 300  # 256 bytes, two special ids, and some pieces
 
 
@@ -206,7 +207,8 @@ def train(
   if vocab < SMALLEST:
     raise BadConfig(
       f"data.tokenizer_vocab={vocab}: a SentencePiece tokenizer needs at least "
-      f"{SMALLEST}, 256 of them single bytes; use --config.data.tokenizer=bytes"
+      f"{SMALLEST}, 256 of them single bytes: "
+      f"--config.data.tokenizer_vocab={SMALLEST} or more, or {BYTES}"
     )
   blocks = [b for text in texts for b in BLOCK.findall(escape(text))]
   if not any(map(str.strip, blocks)):
@@ -246,7 +248,7 @@ def train(
     )
     raise BadConfig(
       f"data.tokenizer_vocab={vocab}: {name} has too little text for so many "
-      f"pieces; {way_out}--config.data.tokenizer=bytes"
+      f"pieces; {way_out}{BYTES}"
     ) from e
   return SentencePiece(out.getvalue(), name)
 

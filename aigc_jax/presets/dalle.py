@@ -39,8 +39,14 @@ def get_config(preset="small"):
   codes, order = vq.MODEL | vq.SIZES[size.pop("vq")], size.pop("order")
   text, tiny = size.pop("text"), preset.startswith("tiny")
   if text and "," in preset:
+    size_alone = preset.partition(",")[0]
     raise ValueError(
-      f"preset {preset!r}: captioned images are named by config.data.sources"
+      f"preset {preset!r}: take {size_alone!r} alone"
+      + (
+        ", which is of captioned digits"
+        if tiny
+        else "; captioned images are named by config.data.sources"
+      )
     )
   config = captions() if text else images()
   config.steps = 300_000

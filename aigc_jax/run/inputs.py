@@ -12,7 +12,7 @@ from aigc_jax.data.windows import vocab_of
 from aigc_jax.run.settings import Config, data_of
 from aigc_jax.terminal import counted
 
-FEW, FEW_EXAMPLES = 1000, 100
+LIMITS = {"token": 1000, "example": 100}  # fewer held out are few
 
 
 def check_workdir(config: Config, workdir: str) -> None:
@@ -125,17 +125,24 @@ def open_eval(
 def note_few(found: EvalSet, say=print) -> None:
   """Says of a set that is too small to tell two models apart how small it is.
 
-  Of FEW tokens a loss is known to some tenths, of FEW_EXAMPLES a share to five
-  percent.
+  Of a thousand tokens a loss is known to a tenth, of a hundred examples a share
+  to five percent.
   """
   tokens, examples = (found.counts.get(k) for k in ("tokens", "examples"))
-  n, noun = (examples, "example") if tokens is None else (tokens, "token")
-  if n is not None and n < (FEW_EXAMPLES if tokens is None else FEW):
-    name = f"{found.views[0].name!r}: " if len(found.views) == 1 else ""
+  name = f"{found.views[0].name!r}: " if len(found.views) == 1 else ""
+  line = few(examples, "example") if tokens is None else few(tokens)
+  if line:
     say(
-      f"{name}{counted(n, noun)} held out: what so few say is mostly chance (a "
-      "larger --config.data.validation, or more data, says more)"
+      f"{name}{line} (a larger --config.data.validation, or more data, says "
+      "more)"
     )
+
+
+def few(held_out: int | None, noun: str = "token") -> str:
+  """What is said of so few, or nothing."""
+  if held_out is None or held_out >= LIMITS[noun]:
+    return ""
+  return f"{counted(held_out, noun)} held out: what so few say is mostly chance"
 
 
 def find_eval(

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import pkgutil
 import re
 import sys
 import traceback
@@ -149,8 +150,8 @@ def module(
   file = files.expanded(path)
   if not file.is_file():
     raise BadConfig(
-      f"{where}: there is no such file ({_in_clone(path)}; an own one begins "
-      f"with: {begin})"
+      f"{where}: there is no such file{_nearest_beside(file)} "
+      f"({_in_clone(path)}; an own one begins with: {begin})"
     )
   _let_import(file)
   spec = importlib.util.spec_from_file_location(name, file.absolute())
@@ -162,6 +163,11 @@ def module(
   except (Exception, SystemExit) as error:
     raise _refusal(error, path, where) from error
   return found
+
+
+def _nearest_beside(file: Path) -> str:
+  """ "; did you mean 'x.py'?" where a file nearby is called nearly so."""
+  return nearest(file.name, [path.name for path in file.parent.glob("*.py")])
 
 
 def _in_clone(path: str) -> str:
@@ -253,6 +259,13 @@ def _plain(error: BaseException) -> str:
 
 
 def _beside(error: ImportError, file: str) -> str:
-  """ "; did you mean 'x'?" where a file beside a config is called nearly so."""
+  """ "; did you mean 'x'?" where what a config imports is called nearly so.
+
+  A file beside it; or a module of the package that it is imported from.
+  """
+  if name := re.match(r"cannot import name '(\w+)' from '", str(error)):
+    package = importlib.import_module(error.name)
+    among = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    return nearest(name[1], among)
   names = [path.stem for path in Path(file).parent.glob("*.py")]
   return nearest(error.name or "", names)
