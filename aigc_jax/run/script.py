@@ -264,8 +264,8 @@ def _beside(error: ImportError, file: str) -> str:
   A file beside it; or a module of the package that it is imported from.
   """
   if name := re.match(r"cannot import name '(\w+)' from '", str(error)):
-    package = importlib.import_module(error.name)
-    among = [m.name for m in pkgutil.iter_modules(package.__path__)]
-    return nearest(name[1], among)
+    package = sys.modules.get(error.name or "")
+    paths = getattr(package, "__path__", ())
+    return nearest(name[1], [m.name for m in pkgutil.iter_modules(paths)])
   names = [path.stem for path in Path(file).parent.glob("*.py")]
   return nearest(error.name or "", names)
