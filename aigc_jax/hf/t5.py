@@ -5,7 +5,7 @@ https://huggingface.co/docs/transformers/model_doc/t5; arXiv:1910.10683.
 
 from collections.abc import Mapping
 
-from aigc_jax.hf.settings import LARGEST, Settings
+from aigc_jax.hf.settings import ACTIVATIONS, LARGEST, Settings
 from aigc_jax.hf.table import Family, Row
 
 # How an encoder-decoder is computed: no config.json says it.
@@ -85,6 +85,11 @@ def settings(c: Settings) -> dict:
   if scaled and not tied:
     raise c.fault("scale_decoder_outputs", "false where nothing is tied")
   activation, gated = c.among("feed_forward_proj", MLPS, "relu")
+  # What transformers makes of that key, writes beside it, and goes by.
+  own = "dense_act_fn"
+  if own in c and c.among(own, ACTIVATIONS) != activation:
+    raise c.fault(own, "the activation of feed_forward_proj")
+  c.only("is_gated_act", gated)
   buckets = c.integer("relative_attention_num_buckets", 32)
   distance = c.integer("relative_attention_max_distance", 128)
   if buckets % 4:

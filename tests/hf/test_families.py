@@ -314,6 +314,8 @@ def test_an_absent_key_means_what_transformers_means(
     # transformers has the key, and passes it over.
     ("gemma3_text", dict(attn_logit_softcapping=2.0), "attn_logit_softcap"),
     ("llama", dict(rope_parameters={"full_attention": {}}), "full_attention"),
+    ("t5", dict(feed_forward_proj="gelu", dense_act_fn="relu"), "dense_act_fn"),
+    ("t5", dict(is_gated_act=True), "is_gated_act"),
     ("phi", dict(qk_layernorm=True), "qk_layernorm"),
     ("stablelm", dict(partial_rotary_factor=1.5), "partial_rotary_factor"),
     ("cohere", dict(use_qk_norm=True), "use_qk_norm"),
@@ -400,6 +402,8 @@ def test_whether_features_are_scaled_is_said_by_a_key_of_its_own():
     t5 = hf.FAMILIES["t5"]
     return t5.settings(Settings(config, "config.json"))["tied_scale"]
 
+  told = dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu_new")
+  assert scaled(is_gated_act=True, **told)
   assert scaled() and not scaled(tie_word_embeddings=False)
   assert not scaled(tie_word_embeddings=True, scale_decoder_outputs=False)
   with pytest.raises(BadData, match="scale_decoder_outputs"):
