@@ -16,6 +16,7 @@ from aigc_jax.hf.settings import (
 )
 from aigc_jax.hf.table import Family, Row
 
+SLOWED = ("longrope", "su")  # the newer name and the older
 HEADS = ("NH", "KH", "KH")  # of query, key and value, one after the other
 
 
@@ -54,6 +55,8 @@ ROWS = (
 
 def settings3(c: Settings) -> dict:
   """The decoder of a Phi-3 config.json."""
+  for key in llama.KEYS_OF_KIND:  # transformers takes yarn for longrope
+    llama.slowing(c).only(key, "default", *SLOWED)
   found = llama.unturned(c)
   window = c.maybe("sliding_window", 0)
   return (
@@ -64,6 +67,17 @@ def settings3(c: Settings) -> dict:
       windows=(window,) if window else (),
     )
   )
+
+
+def limits3(k: Mapping) -> list[str]:
+  """Of scalings transformers loads this one, of heads of the usual width."""
+  scaling, width = k["rotary_scaling"], k["dim"] // k["heads"]
+  if not scaling:
+    return []
+  if scaling["kind"] not in SLOWED:
+    return [f"rotary_scaling={dict(scaling)}"]
+  usual = k["head_dim"] in (None, 0, width)
+  return [] if usual else [f"head_dim={k['head_dim']}"]
 
 
 def config3(k: Mapping) -> dict:
@@ -128,4 +142,5 @@ PHI3 = Family(
   settings=settings3,
   config=config3,
   ignored=llama.IGNORED,
+  limits=limits3,
 )

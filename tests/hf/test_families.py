@@ -119,7 +119,7 @@ FITS = {
     LLAMA | dict(rotary_scaling=LONGROPE | dict(attention_factor=1.2)), "llama"
   ),
   "longrope of a part": (
-    LLAMA | dict(rotary_dim=6,
+    LLAMA | dict(rotary_dim=6, dim=48,
                  rotary_scaling=LONGROPE | dict(short=[1, 1, 2],
                                                 long=(1.5, 2, 3))),
     "phi3",
@@ -165,6 +165,15 @@ def test_what_no_family_expresses_is_refused_by_name(name):
     hf.choose_family(LLAMA | change)
   for word in words:
     assert f"model.{word}" in str(fault.value)
+
+
+def test_a_phi_3_is_slowed_as_transformers_loads_it_or_not_at_all():
+  part = FITS["longrope of a part"][0]
+  for change, word in (
+    (dict(dim=24), "head_dim=8"), (dict(rotary_scaling=YARN), "yarn"),
+  ):  # fmt: skip
+    with pytest.raises(BadConfig, match=word):
+      hf.choose_family(part | change, "phi3")
 
 
 def test_a_cap_in_attention_is_written_only_where_it_is_computed():
@@ -308,6 +317,7 @@ def test_an_absent_key_means_what_transformers_means(
       dict(rope_scaling={"type": "su", "short_factor": [0, 1]}),
       "short_factor",
     ),
+    ("phi3", dict(rope_scaling={"type": "yarn", "factor": 2.0}), "longrope"),
     ("llama", dict(rope_scaling={"rope_type": "proportional"}), "proportional"),
     ("gemma3_text", dict(rope_scaling={"rope_type": "dynamic"}), "dynamic"),
     ("gemma2", dict(attn_logit_softcapping=0.0), "attn_logit_softcapping"),
