@@ -266,7 +266,11 @@ def _rewind(workdir: Path, lock: Lock, step: int) -> None:
     workdir, step=step, tensorboard=False, fence=lock.check
   ) as journal:
     journal.event("rewind", step, set_aside=gone)
-  print(f"{workdir} is back at step {step}: run it again without --rewind")
+  later = ", ".join(f"checkpoints/{s}.rewound-*" for s in gone)
+  aside = f" (set aside: {later})" if later else ""
+  print(
+    f"{workdir} is back at step {step}{aside}: run it again without --rewind"
+  )
 
 
 def train(config, mesh, workdir: Path, stop, lock, watchdog) -> dict:

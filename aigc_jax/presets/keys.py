@@ -178,7 +178,7 @@ def skeleton() -> ConfigDict:
   )
   config.checkpoint = dict(
     every_steps=500,  # None: at the end only, where one is always saved
-    keep=3,  # how many of the newest stay
+    keep=3,  # how many of the newest stay, beside what was resumed from
     keep_every_steps=None,  # multiples of it stay for ever; None: none do
   )
   config.log = dict(every_steps=10)  # rows of metrics.jsonl

@@ -20,7 +20,7 @@ from pathlib import Path
 from aigc_jax.errors import BadConfig
 from aigc_jax.trainer import arrays, restoring
 from aigc_jax.trainer.identity import Identity
-from aigc_jax.trainer.retention import Steps, quiet
+from aigc_jax.trainer.retention import REWOUND, Steps, quiet
 from aigc_jax.trainer.saving import Saver
 from aigc_jax.trainer.state import kept
 
@@ -215,7 +215,7 @@ class Checkpoints:
     later = [s for s in self.steps() if s > step]
     for s in reversed(later):
       self._steps.fence()
-      self._steps.set_aside(s, "rewound")
+      self._steps.set_aside(s, REWOUND)
     return later
 
   def check_whole(self, step: int) -> None:

@@ -14,6 +14,7 @@ from aigc_jax.trainer import faults, manifest
 from aigc_jax.trainer.identity import Identity
 
 ASIDE = (".saving", ".deleting")
+REWOUND = "rewound"  # why a step is set aside that --rewind leaves behind
 MOST_SHOWN = 12  # steps that a message names
 
 
@@ -144,7 +145,10 @@ class Steps:
     return gone
 
   def set_aside(self, step: int, why: str) -> None:
-    """Renames a step, which is no step after that: <step>.<why>-<time>."""
+    """Renames a step, which is no step after that: <step>.<why>-<time>.
+
+    Told at once where nobody asked for it.
+    """
     path = self.folder / str(step)
     stamp = time.strftime("%Y%m%dT%H%M%S")
     aside = path.with_name(f"{path.name}.{why}-{stamp}")
@@ -153,7 +157,8 @@ class Steps:
       number += 1
       aside = path.with_name(f"{path.name}.{why}-{stamp}-{number}")
     os.rename(path, aside)
-    logging.error("%s is set aside as %s", path, aside.name)
+    if why != REWOUND:
+      logging.error("%s is set aside as %s", path, aside.name)
 
   def loud(self, kind: str, step: int, text: str, **fields) -> None:
     """Tells an event that somebody should hear of at once."""

@@ -244,7 +244,8 @@ def test_another_version_of_a_package_is_told(start, copy, twin, record):
 @pytest.mark.slow
 def test_a_run_that_goes_back(start, copy, twin, record):
   """Two steps back, and again after the end."""
-  start(copy, "--rewind=8").done()
+  back = start(copy, "--rewind=8").done()
+  assert "error" not in back.err and "checkpoints/10.rewound-*" in back.out
   assert saved(copy) == [2, 4, 6, 8] and last_step(copy) == 8
   start(copy).done()
   assert events(copy, "restart")[-1]["step"] == 8
