@@ -91,6 +91,7 @@ def define_flags() -> None:
   flags.DEFINE_integer("max_tokens", 64, "written at most, for references")
   flags.DEFINE_integer("beams", 0, "of what is written; 0 takes the likeliest")
   flags.DEFINE_float("length_penalty", 1.0, "of beams: more favours long ones")
+  command.define_words()
   flags.DEFINE_string(
     "features", "", "run or hf:FOLDER by which drawn images are compared"
   )
@@ -121,6 +122,7 @@ def main() -> int:
     if FLAGS[name].value < least:
       raise BadConfig(f"--{name}={FLAGS[name].value}: expected {least} or more")
   check_features_flags()
+  command.check_words(FLAGS)
   if FLAGS.out:
     command.check_out(FLAGS.out, make=True)
   texts = {path: text_of(path) for path in FLAGS.text}
@@ -195,6 +197,9 @@ def check_flags_read(model, texts, tasks) -> None:
   if not writes:
     written = ("beams", "length_penalty", "max_tokens", "stop")
     unread |= dict.fromkeys(written, "what is written, and nothing is")
+  if texts or tasks or not transcripts.transcribes(model):
+    heard = dict.fromkeys(command.WORDS, "held-out sound that is written down")
+    unread = heard | unread
   if not FLAGS.beams:
     unread["length_penalty"] = "--beams"
   command.check_read(unread)
@@ -505,8 +510,8 @@ def score_sound(loaded: run.Loaded, eval_set: EvalSet) -> Scores:
   said = said[: len(eval_set)]
   most = loaded.most_written(run.data_of(loaded.config).target_length)
   texts = transcripts.transcribed(
-    loaded.hearing(beams), loaded.tokenizer, (clip for clip, _ in said),
-    max_tokens=most, batch=FLAGS.batch,
+    loaded.hearing(beams, command.words_given(FLAGS)), loaded.tokenizer,
+    (clip for clip, _ in said), max_tokens=most, batch=FLAGS.batch,
   )  # fmt: skip
   return word_errors(list(texts), [text for _, text in said])
 

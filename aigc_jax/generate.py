@@ -103,6 +103,7 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "length_penalty", 1.0, "of beams: more favours long ones, less short ones"
   )
+  command.define_words()
   flags.DEFINE_multi_string(
     "audio", [], "WAV or FLAC to write down; repeatable"
   )
@@ -130,11 +131,11 @@ def define_flags() -> None:
 OF_TEXT = (
   "prompt", "prompts_file", "chat", "special", "max_tokens", "temperature",
   "top_k", "top_p", "min_p", "repetition_penalty", "stop", "num_samples",
-  "beams", "length_penalty",
+  "beams", "length_penalty", *command.WORDS,
 )  # fmt: skip
 OF_IMAGES = ("steps", "sampler", "guidance", "labels", "reconstruct")
 OF_DRAWING = ("steps", "sampler", "guidance", "labels", "prompt", "seed")
-OF_SOUND = ("max_tokens", "beams", "length_penalty")  # and of text
+OF_SOUND = ("max_tokens", "beams", "length_penalty", *command.WORDS)
 OF_SPEECH = ("prompt", "prompts_file", "num_samples")  # and of text
 ONLY_IMAGES = ("labels", "reconstruct")
 
@@ -155,7 +156,12 @@ def main() -> int:
   for name in OF_IMAGES:
     if FLAGS[name].present:
       raise BadConfig(f"--{name} is of images: add --grid=4x4 --out=x.png")
-  return write_down() if FLAGS.audio else write_on()
+  if FLAGS.audio:
+    return write_down()
+  for name in command.WORDS:
+    if FLAGS[name].present:
+      raise BadConfig(f"--{name} is of sound: add --audio=x.wav")
+  return write_on()
 
 
 def loaded_model() -> run.Loaded:
@@ -233,6 +239,8 @@ def write_down() -> int:
     if FLAGS[name].present and name not in OF_SOUND:
       raise BadConfig(f"--{name} is of text, --audio of sound: leave one out")
   beams = beams_of()
+  command.check_words(FLAGS)
+  words = command.words_given(FLAGS)
   for name in ("max_tokens", "batch"):
     value = FLAGS[name].value
     if not 1 <= value <= MOST:
@@ -247,7 +255,7 @@ def write_down() -> int:
   with jax.set_mesh(loaded.mesh):
     texts = list(
       transcripts.transcribed(
-        loaded.hearing(beams), loaded.tokenizer, clips,
+        loaded.hearing(beams, words), loaded.tokenizer, clips,
         max_tokens=FLAGS.max_tokens, batch=FLAGS.batch, names=FLAGS.audio,
       )
     )  # fmt: skip

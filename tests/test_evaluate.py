@@ -283,7 +283,8 @@ def test_a_flag_is_read_or_refused(monkeypatch, tmp_path):
     (own, "--length=8"), (own, "--batch=2"), (own, "--stop=x"),
     (own, "--beams=4"), (own, "--max_tokens=3"), (text, "--prepare"),
     (text, "--beams=4"), (questions, "--stop=x"), (questions, "--max_tokens=3"),
-    (written, "--length_penalty=2.0"),
+    (written, "--length_penalty=2.0"), (own, "--words=x"), (text, "--words=x"),
+    (written, "--words_weight=2.0"),
   ):  # fmt: skip
     with pytest.raises(BadConfig, match=f"{flag.split('=')[0]} is of"):
       check(flag, **what)

@@ -14,7 +14,7 @@ from experiments import optimum
 from experiments.batch_size import critical
 from experiments.repeated_data import worth
 from experiments.schedules import lengths
-from experiments.speech import prompts
+from experiments.speech import phrases, prompts
 
 FOLDER = Path(optimum.__file__).parent
 SWEEPS = sorted(path.parent.name for path in FOLDER.glob("*/sweep.py"))
@@ -229,3 +229,28 @@ def test_a_prompt_is_written_as_it_sounds_and_its_notes_are_left_out():
     "help": "press star to pause pound to exit",
     "menu": "dial four for a polite don't call menu de activated",
   }
+
+
+def test_no_phrase_says_what_is_held_out_be_it_across_two(tmp_path):
+  heldout = ["one", "access denied"]
+  texts = ["press one", "no one's there", "access", "denied", ""]
+  assert phrases.without(texts, heldout) == texts[1:4]
+  assert phrases.adds(["access", "denied"], heldout)
+  assert not phrases.adds(["denied", "access"], heldout)
+  assert not phrases.adds(["press one", "denied"], heldout)
+  line = '1 n 00 @ | a thing; "an Old hat, worn"; "alone"; "x y"; "in 1984"'
+  (tmp_path / "data.noun").write_text(f"  1 licence\n{line}\n")
+  assert phrases.examples(tmp_path) == ["an old hat worn", "x y"]
+
+
+def test_all_recordings_are_joined_once_a_round_to_clips_that_fit():
+  lengths = (30_000, 9_000, 8_000, 20_000, 1_000, 39_999)
+  clips = [(np.full(n, i + 1, np.int16), str(i)) for i, n in enumerate(lengths)]
+  found = list(phrases.joined(clips, np.random.default_rng(0)))
+  assert sorted(t for _, texts in found for t in texts) == list("012345")
+  assert 3 <= len(found) < 6
+  for clip, texts in found:
+    assert len(clip) <= phrases.SECONDS * phrases.RATE
+    for text in texts:
+      assert (clip == int(text) + 1).sum() == lengths[int(text)]
+    assert clip[-1] == int(texts[-1]) + 1

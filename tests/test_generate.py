@@ -419,6 +419,13 @@ def test_files_of_sound_are_written_down(loaded, call, monkeypatch, tmp_path):
   assert [(one["audio"], one["text"]) for one in lines] == [
     (names[0], "a"), (names[1], "b"),
   ]  # fmt: skip
+  (tmp_path / "known.txt").write_text("be my b\n")
+  words = (f"--words={tmp_path / 'known.txt'}", "--beams=9")
+  assert call("--workdir=x", *given, f"--out={out}", *words) == 0
+  lines = [json.loads(line) for line in out.read_text().splitlines()]
+  texts = [one["text"] for one in lines]
+  assert texts[0] != texts[1] and "b" in texts[1].split()
+  assert set(" ".join(texts).split()) <= {"be", "my", "b"}
 
 
 def test_a_file_that_is_no_sound_is_refused_by_name(tmp_path):
@@ -466,6 +473,25 @@ def test_a_grid_that_shows_more_than_is_held_out_names_one_that_fits(
   draws = dataclasses.replace(loaded, model=kinds.build("vq"))
   with pytest.raises(BadConfig, match="measured on 4 held out.*--grid=2x4$"):
     generate.reconstructed(draws, 4, 8)
+
+
+@pytest.mark.parametrize(
+  ("flags", "told"),
+  [
+    (("--prompt=a", "--words=x"), "add --audio"),
+    (("--audio=a.wav", "--words=x"), "add --beams"),
+    (("--audio=a.wav", "--words_reward=2"), "add --words"),
+    (("--audio=a.wav", "--words=x", "--beams=4", "--length_penalty=2"), "not:"),
+    (("--audio=a.wav", "--words=x", "--beams=4", "--words_weight=-1"), "least"),
+    (("--audio=a.wav", "--words=x", "--beams=4"), "--words=x: No such file"),
+  ],
+)
+def test_flags_of_known_words_are_checked_before_a_model_is_read(
+  flags, told, call, monkeypatch
+):
+  monkeypatch.setattr(run, "load", None)
+  with pytest.raises((BadConfig, BadData), match=told):
+    call("--workdir=x", *flags)
 
 
 @pytest.mark.parametrize("flag", ["--prompt=a", "--seed=1", "--top_k=2"])

@@ -39,7 +39,13 @@ from aigc_jax.sampling.images import (
 )
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.speech import Line, Synthesiser, check_speaks, line_of
-from aigc_jax.sampling.transcripts import Aligns, Greedy, check_transcribes
+from aigc_jax.sampling.transcripts import (
+  Aligns,
+  Greedy,
+  InWords,
+  check_transcribes,
+)
+from aigc_jax.sampling.words import Known
 from aigc_jax.trainer.state import Fixed
 
 HEARD = 200  # tokens of what is heard, where nothing says how many
@@ -100,19 +106,32 @@ class Loaded:
       **decoding_of(self.config, self.tokenizer),
     )  # fmt: skip
 
-  def hearing(self, beams: Beams | None = None) -> Greedy | Engine | BeamSearch:
+  def hearing(
+    self, beams: Beams | None = None, words: Known | None = None
+  ) -> Greedy | Engine | BeamSearch:
     """What makes text of sound; see sampling/transcripts.py.
 
-    beams: of a model that writes; None takes the likeliest.
+    beams: of a model that writes, or of known words; None takes the likeliest.
+    words: that alone are heard, by a model that aligns; with beams.
     """
     check_transcribes(self.model, "transcribing")
     if isinstance(self.model, Aligns):
+      if words is not None:
+        if beams is None:
+          raise BadConfig("--words searches: say how widely, --beams=32")
+        search = words.search(self.tokenizer, self.model.blank, beams.width)
+        return InWords(self.model, self.params, search)
       if beams is not None:
         raise BadConfig(
           "beams are of a model that writes; this one says the likeliest of "
-          "each step: leave them out"
+          "each step: leave them out, or add known words, --words=FILE"
         )
       return Greedy(self.model, self.params)
+    if words is not None:
+      raise BadConfig(
+        "--words is of a model that says a token at each step, a ctc; this one "
+        "has learnt words with its texts: leave it out"
+      )
     if beams is not None:
       return self.search(beams)
     return self.engine(Sampling(temperature=0.0), seed=0, group=32)

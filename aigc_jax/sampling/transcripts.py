@@ -15,6 +15,7 @@ from aigc_jax.sampling.beam import BeamSearch, search_texts
 from aigc_jax.sampling.decode import NOT, Engine, bucket
 from aigc_jax.sampling.decodes import Decodes, Hears
 from aigc_jax.sampling.text import generate
+from aigc_jax.sampling.words import WordSearch
 
 Clip = np.ndarray  # samples (n,) int16 at 16 kHz
 
@@ -55,16 +56,24 @@ class Greedy:
   def __init__(self, model: Aligns, params: tree.Tree):
     self.blank, self._params = model.blank, params
 
-    def likeliest(params, audio_BA, lengths_B):
+    def heard(params, audio_BA, lengths_B):
       batch = {"audio": audio_BA, "audio_lengths": lengths_B}
       found = model.apply({"params": params}, batch)
       logits_BTV = found.readout.logits()
       inside_BT = jnp.arange(logits_BTV.shape[1]) < found.lengths_B[:, None]
       sound_BT = jnp.all(jnp.isfinite(logits_BTV), axis=-1)
       sound = jnp.all(sound_BT | ~inside_BT)
-      return jnp.argmax(logits_BTV, axis=-1), found.lengths_B, sound
+      return self._kept(logits_BTV), found.lengths_B, sound
 
-    self._run = jax.jit(likeliest)
+    self._run = jax.jit(heard)
+
+  def _kept(self, logits_BTV: jax.Array) -> jax.Array:
+    """What of all steps a text is read from."""
+    return jnp.argmax(logits_BTV, axis=-1)
+
+  def _text(self, steps: np.ndarray) -> list[int]:
+    """The tokens of what was kept of the steps of a clip."""
+    return collapsed(steps, self.blank)
 
   def __call__(self, clips: Sequence[Clip]) -> list[list[int]]:
     """The tokens of each clip; NonFinite where one cannot be chosen."""
@@ -73,12 +82,23 @@ class Greedy:
     audio, lengths = np.zeros((rows, longest), np.int16), np.zeros(rows, "i4")
     for row, clip in enumerate(clips):
       audio[row, : len(clip)], lengths[row] = clip, len(clip)
-    ids, steps, sound = map(np.asarray, self._run(self._params, audio, lengths))
+    kept, steps, sound = map(
+      np.asarray, self._run(self._params, audio, lengths)
+    )
     if not sound:
       raise NonFinite(f"the model's predictions for the sound {NOT}")
-    return [
-      collapsed(ids[i, : steps[i]], self.blank) for i in range(len(clips))
-    ]
+    return [self._text(kept[i, : steps[i]]) for i in range(len(clips))]
+
+
+class InWords(Greedy):
+  """The best text in known words, as a search of sampling/words.py finds it."""
+
+  def __init__(self, model: Aligns, params: tree.Tree, search: WordSearch):
+    super().__init__(model, params)
+    self._text = search
+
+  def _kept(self, logits_BTV: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
 
 
 def collapsed(ids: np.ndarray, blank: int) -> list[int]:

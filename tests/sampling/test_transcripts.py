@@ -10,6 +10,7 @@ from aigc_jax.data.sound.decoding import wav
 from aigc_jax.errors import BadConfig, BadData, NonFinite
 from aigc_jax.sampling.beam import Beams
 from aigc_jax.sampling.transcripts import Greedy, collapsed, transcribed
+from aigc_jax.sampling.words import Known
 from tests import fresh, seq2seq, sound
 
 
@@ -34,7 +35,7 @@ def loaded_of(style: str, tmp_path, **data) -> run.Loaded:
   model = sound.build(style, **keys)
   params = fresh.variables(model, model.example())["params"]
   folder = tmp_path / "speech"
-  folder.mkdir()
+  folder.mkdir(parents=True)
   for i, clip in enumerate(clips(9)):
     (folder / f"{i}.wav").write_bytes(wav(clip))
     (folder / f"{i}.txt").write_text(f"w {i}")
@@ -101,7 +102,7 @@ def test_word_errors_of_a_held_out_set_are_those_of_its_utterances(
   loaded = loaded_of(style, tmp_path, target_length=19)
 
   class Flags:
-    batch, beams, length_penalty = 4, width, 1.0
+    batch, beams, length_penalty, words = 4, width, 1.0, ""
 
   monkeypatch.setattr(evaluate, "FLAGS", Flags)
   data = run.data_of(loaded.config)
@@ -119,6 +120,11 @@ def test_what_makes_no_text_of_sound_is_refused(tmp_path):
   loaded = loaded_of("ctc", tmp_path)
   with pytest.raises(BadConfig, match="beams are of a model that writes"):
     loaded.hearing(Beams(2))
+  with pytest.raises(BadConfig, match="say how widely"):
+    loaded.hearing(words=Known(["a"]))
+  whisper = loaded_of("whisper", tmp_path / "whisper")
+  with pytest.raises(BadConfig, match="--words is of a model that says"):
+    whisper.hearing(Beams(2), Known(["a"]))
   other = run.Loaded(
     seq2seq.build("t5"), {}, None, {}, loaded.mesh, 0, "translator"
   )
