@@ -148,28 +148,38 @@ def test_flipped_bits(start, tmp_path, twin, record):
   )  # fmt: skip
 
 
+def files_of(workdir: Path, step: int) -> list[Path]:
+  """The files of a checkpoint, in order, relative to its work directory."""
+  found = (workdir / "checkpoints" / str(step)).rglob("*")
+  return sorted(path.relative_to(workdir) for path in found if path.is_file())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "deleted"])
-def test_every_file_of_the_newest_checkpoint(
-  start, midway, tmp_path, twin, record, how
-):
-  names = [
-    path.relative_to(midway)
-    for path in (midway / "checkpoints" / "12").rglob("*")
-    if path.is_file()
-  ]
-  worst = 0.0
-  for i, name in enumerate(names):
-    workdir = tmp_path / str(i)
+def test_every_file_of_a_checkpoint(start, midway, tmp_path, twin, record, how):
+  """Another file in each of all checkpoints but the oldest, and so on."""
+  oldest, *steps = saved(midway)
+  files = {step: files_of(midway, step) for step in steps}
+  count, worst, turn = max(map(len, files.values())), 0.0, 0
+  while turn < count:
+    workdir, damaged = tmp_path / str(turn), set()
     shutil.copytree(midway, workdir)
-    if how == "deleted":
-      (workdir / name).unlink()
-    else:
-      os.truncate(workdir / name, (workdir / name).stat().st_size // 2)
+    for step in reversed(steps):
+      if turn < len(files[step]):
+        path = workdir / files[step][turn]
+        if how == "deleted":
+          path.unlink()
+        else:
+          os.truncate(path, path.stat().st_size // 2)
+        damaged.add(step)
+      turn += 1
     worst = max(worst, recovered(start, workdir, twin))
-    assert set_aside(workdir) == {12}
+    whole = [step for step in saved(midway) if step not in damaged]
+    newest = max(whole)
+    assert set_aside(workdir) == {step for step in steps if step > newest}
+    assert events(workdir, "restart")[-1]["step"] == newest
   record(
-    "damaged checkpoint", f"each of its {len(names)} files {how} in turn",
+    "damaged checkpoints", f"each of their {count} files {how} in turn",
     "set aside and told, the one before is used, equals the twin", worst,
   )  # fmt: skip
 
