@@ -86,5 +86,10 @@ DISTILBERT = Family(
   heads={"token_head": "vocab_transform.weight"},
   copies={"vocab_projector.weight": f"{EMBED}.word_embeddings.weight"},
   ignored=("*embeddings.position_ids",),
+  aliases={
+    "hidden_size": "dim",
+    "num_attention_heads": "n_heads",
+    "num_hidden_layers": "n_layers",
+  },
   pipeline="fill-mask",
 )

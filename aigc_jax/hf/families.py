@@ -65,6 +65,8 @@ FAMILIES = {
 }
 
 
+# Kinds whose config.json has no say in what sees what.
+SEE_ALL = ("encoder", "vit", "resnet", "autoencoder", "vq")
 # Uses of what reads no text.
 WORDLESS = ("image-classification", "image-to-image")
 
@@ -84,6 +86,11 @@ def family_of(config: Mapping, where: str) -> Family:
       f"{where}: quantised weights are not read; save the model in float32 or "
       "bfloat16"
     )
+  # Layers that differ, and what sees what comes after it, in transformers.
+  for part in (named, named.part("text_config"), named.part("vision_config")):
+    part.only("per_layer_config")
+    if FAMILIES[kind].kind not in SEE_ALL:
+      part.only("is_causal", True)
   return FAMILIES[kind]
 
 
@@ -93,6 +100,11 @@ def read_config(family: Family, config: Mapping, where: str) -> dict:
   dtype, of the computation, is bfloat16 where the weights are, else float32.
   """
   read = Settings(config, where)
+  for alias, own in family.aliases.items():
+    if alias in read:
+      if own in read and read.value(own) != read.value(alias):
+        raise read.fault(alias, f"{own}={read.value(own)!r}: it means the same")
+      read = read.instead(**{own: read.value(alias)})
   kind = read.value("dtype") or read.value("torch_dtype")
   dtype = "bfloat16" if kind == "bfloat16" else "float32"
   return family.settings(read) | dict(dtype=dtype)

@@ -27,15 +27,16 @@ def settings1(c: Settings) -> dict:
   """The decoder of a Gemma config.json."""
   c.only("use_bidirectional_attention", False)
   bias = c.flag("attention_bias", False)
-  name, table = "hidden_act", ACTIVATIONS1
-  if "hidden_activation" in c:  # the newer key
-    name, table = "hidden_activation", ACTIVATIONS
+  activation = c.among("hidden_act", ACTIVATIONS1, "gelu_pytorch_tanh")
+  own = "hidden_activation"  # which transformers 4 went by, and 5 passes over
+  if own in c and c.among(own, ACTIVATIONS) != activation:
+    raise c.fault(own, "the activation of hidden_act")
   found = llama.body(c, head_dim=256, kv_heads=16)
   return (
     found
     | llama.rotary_or_yarn(c, found["head_dim"])
     | dict(
-      activation=c.among(name, table, "gelu_pytorch_tanh"),
+      activation=activation,
       tied=c.flag("tie_word_embeddings", True),
       norm_offset=1.0,
       embed_scale=True,
@@ -103,17 +104,12 @@ def settings3(c: Settings) -> dict:
 
 def _rotary3(c: Settings) -> dict:
   """Global and local layers turn at rates of their own."""
-  if "rope_parameters" in c:
-    both = llama.slowing(c, by_window=True)
-    wide, near = both.part("full_attention"), both.part("sliding_attention")
-    near.only("rope_type", "default")
-    return dict(
-      rotary_base=wide.number("rope_theta", 1e6),
-      rotary_local_base=near.number("rope_theta", 1e4),
-      rotary_scaling=llama.scaling(wide),
-    )
-  return llama.rotary(c, 1e6) | dict(
-    rotary_local_base=c.number("rope_local_base_freq", 1e4)
+  wide, near = llama.by_kind(c)
+  local = c.number("rope_local_base_freq", 1e4)
+  return dict(
+    rotary_base=wide.number("rope_theta", c.number("rope_theta", 1e6)),
+    rotary_local_base=near.number("rope_theta", local),
+    rotary_scaling=llama.scaling(c, wide),
   )
 
 

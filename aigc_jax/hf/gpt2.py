@@ -105,4 +105,10 @@ GPT2 = Family(
   settings=settings,
   config=config,
   ignored=("*h.*.attn.bias", "*h.*.attn.masked_bias"),
+  aliases={
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+    "max_position_embeddings": "n_positions",
+  },
 )

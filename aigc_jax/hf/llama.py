@@ -100,33 +100,45 @@ YARN = {
 }
 KEYS_OF_KIND = ("rope_type", "type")
 WIDE, NEAR = "full_attention", "sliding_attention"
+# Keys that may stand outside of what slows positions, and their names there.
+OUTSIDE = MappingProxyType(
+  {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
+)
 _KINDS = {"default": None, "linear": "linear", "llama3": "llama3"}
 
 
 def rotary(c: Settings, base: float = 10000.0) -> dict:
   """rotary_base and rotary_scaling, by the older keys or the newer."""
   c.only("partial_rotary_factor", 1, 1.0)
-  return _base(c, base) | dict(rotary_scaling=scaling(slowing(c)))
+  return _base(c, base) | dict(rotary_scaling=scaling(c, slowing(c)))
 
 
-def slowing(c: Settings, by_window: bool = False) -> Settings:
+def slowing(
+  c: Settings, by_window: bool = False, outside: Mapping = OUTSIDE
+) -> Settings:
   """What slows rotary planes, by the newer key or, without it, the older.
 
   by_window: of a family whose newer key may tell it for each kind of layer.
+  outside: names of what may stand outside of it.
   BadData where another's does, and where the older says something else beside
-  the newer, as where a scaling was added to a file that had none: readers
-  differ in what counts.
+  the newer, as where a scaling was added to a file that had none, or leaves
+  unsaid what the newer says: readers differ in what counts.
   """
   if "rope_parameters" not in c:
     return c.part("rope_scaling")
-  both = c.part("rope_parameters")
+  both, older = c.part("rope_parameters"), c.part("rope_scaling")
   wide = both.part(WIDE) if by_window and WIDE in both else both
   for kind in () if by_window else (WIDE, NEAR):
     if kind in both:
       raise both.fault(kind, "none: layers of this family are turned alike")
-  for key, value in c.part("rope_scaling").items():
-    said = _kind(wide) if key in KEYS_OF_KIND else wide.value(key)
-    if value is not None and value != said:
+  told = [key for key, value in older.items() if value is not None]
+  # Of layers that are turned alike the older counts alone, in transformers.
+  alone = not by_window and dict(older.items())
+  asked = [key for key, value in wide.items() if alone and value is not None]
+  for key in (*told, *asked):
+    said, unsaid = _said(wide, key), c.value(outside.get(key, ""))
+    found = _said(older, key)
+    if said != (unsaid if found is None else found):
       raise c.fault(
         "rope_scaling",
         f"what rope_parameters says, {key}={said!r}: write the scaling that "
@@ -136,11 +148,35 @@ def slowing(c: Settings, by_window: bool = False) -> Settings:
   return both
 
 
+def _said(scale: Settings, key: str):
+  """The value of a key, and for those of the kind the kind."""
+  return _kind(scale) or "default" if key in KEYS_OF_KIND else scale.value(key)
+
+
+def by_kind(c: Settings) -> tuple[Settings, Settings]:
+  """What slows layers without a window, and what turns those with one.
+
+  BadData where the latter are slowed, or heads turned in part: nothing computes
+  that here. It also is where what is said of no kind would be passed over.
+  """
+  wide, near = slowing(c, by_window=True), Settings({}, NEAR)
+  if "rope_parameters" in c:
+    for key, value in wide.items():
+      if value is not None and key not in (WIDE, NEAR):
+        raise wide.fault(key, f"none but within {WIDE} and {NEAR}")
+    wide, near = wide.part(WIDE), wide.part(NEAR)
+  if (_kind(near) or "default") != "default":
+    raise near.fault("rope_type", "'default': nothing else is computed here")
+  for part in (c, wide, near):
+    part.only("partial_rotary_factor", 1, 1.0)
+  # What counts is within, where it is said there, and else another length.
+  c.only(ORIGINAL, wide.value(ORIGINAL))
+  return wide, near
+
+
 def _base(c: Settings, base: float) -> dict:
   outer = c.number("rope_theta", base)
-  if "rope_parameters" in c:
-    outer = slowing(c).number("rope_theta", outer)
-  return dict(rotary_base=outer)
+  return dict(rotary_base=slowing(c).number("rope_theta", outer))
 
 
 def rotary_or_yarn(c: Settings, head_dim: int, base: float = 1e4) -> dict:
@@ -169,17 +205,17 @@ def rotary_in_part(
   head_dim: int,
   *,
   share: float,
-  names: Mapping = MappingProxyType({}),
+  outside: Mapping = OUTSIDE,
 ) -> dict:
   """As `rotary`, for a model that may turn a part of each head only.
 
-  share: of the head, where it is not said. names: older ones of the keys of
-  the base and of the share. What YaRN makes longer is that part.
+  share: of the head, where it is not said. outside: see `slowing`. What YaRN
+  makes longer is that part.
   """
-  scale = slowing(c)
-  base = c.number(names.get("base", "rope_theta"), 10000.0)
+  scale = slowing(c, outside=outside)
+  base = c.number(outside["rope_theta"], 10000.0)
   key = "partial_rotary_factor"
-  part = c.number(names.get("part", key), share)
+  part = c.number(outside[key], share)
   turned = int(head_dim * scale.number(key, part))
   if turned % 2 or not 2 <= turned <= head_dim:
     raise c.fault(key, f"an even part of the {head_dim} components of a head")
@@ -217,7 +253,7 @@ def any_scaling(c: Settings, scale: Settings) -> dict | None:
   if kind in BY_LENGTH:
     return BY_LENGTH[kind](c, scale)
   if kind != "yarn":
-    return _scaling(scale)
+    return _scaling(c, scale)
   found = {ours: scale.number(*theirs) for ours, theirs in YARN.items()}
   if not found["slow"] < found["fast"]:
     raise scale.fault("beta_slow", "less than beta_fast")
@@ -235,16 +271,19 @@ def any_scaling(c: Settings, scale: Settings) -> dict | None:
 
 
 def _original(c: Settings, scale: Settings) -> int:
-  """The length before it was made longer; what stands outside goes first."""
+  """The length before it was made longer; what stands outside goes first.
+
+  Families differ in what they take for the length where it is not said.
+  """
   within = scale.integer(ORIGINAL, 0)
-  return c.integer(ORIGINAL, 0) or within or c.integer(LENGTH, 2048)
+  return c.integer(ORIGINAL, 0) or within or c.integer(LENGTH)
 
 
 def _dynamic(c: Settings, scale: Settings) -> dict:
   return dict(
     kind="dynamic",
     factor=scale.number("factor"),
-    original_length=c.integer(LENGTH, 2048),
+    original_length=c.integer(LENGTH),
   )
 
 
@@ -257,7 +296,7 @@ def _longrope(c: Settings, scale: Settings) -> dict:
   original = _original(c, scale)
   longer = scale.number("attention_factor", 0.0)
   if not longer:
-    reach = scale.number("factor", c.integer(LENGTH, 2048) / original)
+    reach = scale.number("factor", 0.0) or c.integer(LENGTH) / original
     if reach > 1 and original < 2:
       raise scale.fault(ORIGINAL, "at least 2")
     more = math.log(reach) / math.log(original) if reach > 1 else 0.0
@@ -316,20 +355,21 @@ THEIRS = {
 }
 
 
-def scaling(scale: Settings) -> dict | None:
+def scaling(c: Settings, scale: Settings) -> dict | None:
   """Our description of the slowing of rotary planes; None for none."""
   scale.only("partial_rotary_factor", 1, 1.0)
-  return _scaling(scale)
+  return _scaling(c, scale)
 
 
-def _scaling(scale: Settings) -> dict | None:
+def _scaling(c: Settings, scale: Settings) -> dict | None:
   key = "rope_type" if "rope_type" in scale else "type"
   kind = scale.among(key, _KINDS, "default")
   if kind is None:
     return None
-  found = {ours: scale.number(k) for ours, k in SCALINGS[kind].items()}
-  if "original_length" in found:
-    found["original_length"] = int(found["original_length"])
+  keys = {o: k for o, k in SCALINGS[kind].items() if k != ORIGINAL}
+  found = {ours: scale.number(key) for ours, key in keys.items()}
+  if ORIGINAL in SCALINGS[kind].values():
+    found["original_length"] = _original(c, scale)
     if not found["low_factor"] < found["high_factor"]:
       raise scale.fault("low_freq_factor", "less than high_freq_factor")
   return dict(kind=kind, **found)

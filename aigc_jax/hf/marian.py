@@ -56,10 +56,12 @@ def settings(c: Settings) -> dict:
   vocab, dim = c.integer("vocab_size", 58_101), c.integer("d_model", 1024)
   heads = c.integer("encoder_attention_heads", 16)
   mlp_dim = c.integer("encoder_ffn_dim", 4096)
-  # One size serves both sides.
+  # One size serves both sides; unsaid, they are as large as in the first.
   c.only("decoder_vocab_size", vocab)
-  c.only("decoder_attention_heads", heads)
-  c.only("decoder_ffn_dim", mlp_dim)
+  if c.integer("decoder_attention_heads", 16) != heads:
+    raise c.fault("decoder_attention_heads", f"encoder_attention_heads={heads}")
+  if c.integer("decoder_ffn_dim", 4096) != mlp_dim:
+    raise c.fault("decoder_ffn_dim", f"encoder_ffn_dim={mlp_dim}")
   return PLAIN | dict(
     vocab=vocab,
     encoder_layers=c.integer("encoder_layers", 12),
@@ -126,6 +128,11 @@ MARIAN = Family(
   settings=settings,
   config=config,
   ignored=("model.*coder.embed_positions.weight",),
+  aliases={
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+  },
   kind="encoder_decoder",
   copies={
     "model.encoder.embed_tokens.weight": SHARED,

@@ -49,10 +49,10 @@ def settings(c: Settings) -> dict:
   dim, heads = c.integer("hidden_size"), c.integer("num_attention_heads")
   head_dim = max(dim // heads, 1)
   bias = c.flag("attention_bias", True)
-  old = dict(base="rotary_emb_base", part="rotary_pct")
+  old = dict(rope_theta="rotary_emb_base", partial_rotary_factor="rotary_pct")
   return (
     PLAIN
-    | llama.rotary_in_part(c, head_dim, share=0.25, names=old)
+    | llama.rotary_in_part(c, head_dim, share=0.25, outside=old)
     | llama.with_layer_norms(c)
     | dict(
       vocab=c.integer("vocab_size"),

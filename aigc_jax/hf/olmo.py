@@ -11,6 +11,7 @@ from aigc_jax.hf.qwen import KINDS, their_windows
 from aigc_jax.hf.settings import Settings, windows_of
 from aigc_jax.hf.table import Family
 
+BASE = 5e5  # of rotary positions, where it is not said
 ROWS = (
   llama.PROJECTIONS
   + llama.HEAD_NORMS
@@ -47,15 +48,17 @@ def settings3(c: Settings) -> dict:
   window = c.integer("sliding_window", 4096)
   local = c.words("layer_types", KINDS, found["layers"])
   local = local or [(i + 1) % 4 != 0 for i in range(found["layers"])]
-  wide = near = llama.slowing(c, by_window=True)
-  if "full_attention" in wide or "sliding_attention" in wide:
-    wide, near = (wide.part(name) for name in KINDS)
-    near.only("rope_type", "default")
-  base = c.number("rope_theta", 5e5)
+  wide, near = llama.by_kind(c)
+  base = c.number("rope_theta", BASE)
+  if base != BASE and "rope_theta" not in near:
+    # Of layers with a window transformers 5 goes by its default then.
+    raise c.fault("rope_theta", "that of each kind of layer in rope_parameters")
+  # It counts where it stands beside those of the kinds alone.
+  wide.only("truncate", True)
   return _shared(c, found) | dict(
     windows=windows_of([window if x else None for x in local]),
     rotary_base=wide.number("rope_theta", base),
-    rotary_local_base=near.number("rope_theta", base),
+    rotary_local_base=near.number("rope_theta", BASE),
     rotary_scaling=llama.any_scaling(c, wide),
   )
 

@@ -55,6 +55,8 @@ ROWS = (
 
 def settings3(c: Settings) -> dict:
   """The decoder of a Phi-3 config.json."""
+  # Outside of what slows it always stands a length: this one, unsaid.
+  c = c.instead(**{llama.ORIGINAL: c.integer(llama.ORIGINAL, 4096)})
   for key in llama.KEYS_OF_KIND:  # transformers takes yarn for longrope
     llama.slowing(c).only(key, "default", *SLOWED)
   found = llama.unturned(c)

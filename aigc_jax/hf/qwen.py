@@ -12,10 +12,12 @@ KINDS = {"full_attention": False, "sliding_attention": True}
 def _windows(c: Settings, layers: int) -> tuple:
   """By layer_types, or for the layers from max_window_layers on."""
   window = c.maybe("sliding_window", 4096)
+  local = c.words("layer_types", KINDS, layers)
   if not c.flag("use_sliding_window", False):
+    if local and any(local):
+      raise c.fault("use_sliding_window", "true, as layer_types says")
     return ()
   first = c.integer("max_window_layers", 28, least=0)
-  local = c.words("layer_types", KINDS, layers)
   local = local or [i >= first for i in range(layers)]
   return windows_of([window if near else None for near in local])
 

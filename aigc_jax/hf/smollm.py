@@ -31,9 +31,13 @@ def settings(c: Settings) -> dict:
   found = llama.plain(c, kv_heads=4, base=2e6)
   turned = _turned(c, found["layers"])
   windows, window = (), c.maybe("sliding_window", 0)
-  if window and c.flag("use_sliding_window", False):
+  local = c.words("layer_types", KINDS, found["layers"])
+  used = c.flag("use_sliding_window", False)
+  if window and local and any(local) and not used:
+    # Which of the two counts, depends on how transformers computes attention.
+    raise c.fault("use_sliding_window", "true, as layer_types says")
+  if window and used:
     # Where the kinds are not said, layers without positions are the local ones.
-    local = c.words("layer_types", KINDS, found["layers"])
     local = local or [not x for x in turned]
     windows = windows_of([window if near else None for near in local])
   return found | dict(

@@ -171,4 +171,10 @@ T5 = Family(
     for side in ("encoder", "decoder")
   },
   pipeline="text2text-generation",
+  aliases={
+    "hidden_size": "d_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "head_dim": "d_kv",
+  },
 )

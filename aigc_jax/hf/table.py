@@ -57,6 +57,7 @@ class Family:
   if they are the same. spellings: parts of names that were others once.
   fixed: {tensor: its values for keywords of the model}: what is computed here
   and stored there, where it must be that.
+  aliases: {key of config.json: the family's own that it means}.
   pipeline: what transformers calls the use of it. library: whose folders these
   are, transformers' or diffusers'.
   unsaid: paths of ours, under STATS, of what is for the record alone: a folder
@@ -82,6 +83,7 @@ class Family:
   fixed: Mapping[str, Callable[[Mapping], np.ndarray]] = dataclasses.field(
     default_factory=dict
   )
+  aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
   pipeline: str = "text-generation"
   library: str = "transformers"
   unsaid: tuple[str, ...] = ()

@@ -61,10 +61,12 @@ def settings(c: Settings) -> dict:
     c.integer("d_model", 384),
     c.integer("encoder_attention_heads", 6),
   )
-  mlp_dim = c.integer("encoder_ffn_dim", 4 * dim)
-  # One size serves both sides.
-  c.only("decoder_attention_heads", heads)
-  c.only("decoder_ffn_dim", mlp_dim)
+  mlp_dim = c.integer("encoder_ffn_dim", 1536)
+  # One size serves both sides; unsaid, they are as large as in the first.
+  if c.integer("decoder_attention_heads", 6) != heads:
+    raise c.fault("decoder_attention_heads", f"encoder_attention_heads={heads}")
+  if c.integer("decoder_ffn_dim", 1536) != mlp_dim:
+    raise c.fault("decoder_ffn_dim", f"encoder_ffn_dim={mlp_dim}")
   if dim % heads or dim % 2:
     raise c.fault("d_model", "an even multiple of encoder_attention_heads")
   steps = c.integer("max_source_positions", 1500)
@@ -150,6 +152,12 @@ WHISPER = Family(
   settings=settings,
   config=config,
   kind="whisper",
+  aliases={
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+    "num_key_value_heads": "encoder_attention_heads",
+  },
   fixed={POSITIONS: positions},
   check=check_ears,
   pipeline="automatic-speech-recognition",

@@ -257,6 +257,14 @@ def test_a_window_pattern_is_the_shortest():
   assert windows_of([4, 4, None, 4]) == (4, 4, None)
 
 
+LLAMA3 = dict(
+  rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0
+)
+OURS3 = dict(kind="llama3", factor=8.0, low_factor=1.0, high_factor=4.0)
+SLOWED = {"rope_type": "yarn", "factor": 2.0, "truncate": False}
+LONG = dict(rope_type="longrope", short_factor=[1.0], long_factor=[2.0])
+
+
 @pytest.mark.parametrize(
   "model_type,config,expected",
   [
@@ -290,6 +298,32 @@ def test_a_window_pattern_is_the_shortest():
       dict(rope_theta=5.0, rope_scaling={"type": "linear", "factor": 2}),
       dict(rotary_base=5.0, rotary_scaling=dict(kind="linear", factor=2.0)),
     ),
+    # What stands within goes before what stands outside, and may stand alone.
+    (
+      "llama",
+      dict(rope_theta=5.0, rope_scaling={"rope_theta": 7.0}),
+      dict(rotary_base=7.0),
+    ),
+    (
+      "gemma3_text",
+      dict(
+        rope_parameters={"full_attention": {}},
+        rope_theta=5.0,
+        rope_local_base_freq=7.0,
+      ),
+      dict(rotary_base=5.0, rotary_local_base=7.0),
+    ),
+    # A length outside of what slows positions goes before the one within.
+    (
+      "llama",
+      dict(original_max_position_embeddings=16, rope_parameters=LLAMA3),
+      dict(rotary_scaling=OURS3 | dict(original_length=16)),
+    ),
+    (
+      "llama",
+      dict(max_position_embeddings=99, rope_parameters=LLAMA3),
+      dict(rotary_scaling=OURS3 | dict(original_length=99)),
+    ),
   ],
   ids=str,
 )  # fmt: skip
@@ -311,10 +345,17 @@ def test_an_absent_key_means_what_transformers_means(
     ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by"),
     ("gpt2", dict(add_cross_attention=True), "add_cross_attention"),
     ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
-    ("llama", dict(rope_scaling={"rope_type": "longrope"}), "short_factor"),
+    (
+      "llama",
+      dict(max_position_embeddings=9, rope_scaling={"rope_type": "longrope"}),
+      "short_factor",
+    ),
     (
       "phi3",
-      dict(rope_scaling={"type": "su", "short_factor": [0, 1]}),
+      dict(
+        max_position_embeddings=9,
+        rope_scaling={"type": "su", "short_factor": [0, 1]},
+      ),
       "short_factor",
     ),
     ("phi3", dict(rope_scaling={"type": "yarn", "factor": 2.0}), "longrope"),
@@ -324,6 +365,50 @@ def test_an_absent_key_means_what_transformers_means(
     # transformers has the key, and passes it over.
     ("gemma3_text", dict(attn_logit_softcapping=2.0), "attn_logit_softcap"),
     ("llama", dict(rope_parameters={"full_attention": {}}), "full_attention"),
+    # Families differ in how long they are where it is not said.
+    ("llama", dict(rope_parameters=SLOWED), "no 'max_position_embeddings'"),
+    (
+      "mistral",
+      dict(rope_scaling={"type": "dynamic", "factor": 2.0}),
+      "no 'max_position_embeddings'",
+    ),
+    # Versions of transformers differ in what counts.
+    ("gemma", dict(hidden_activation="relu"), "hidden_activation"),
+    ("gemma", dict(hidden_act="gelu", hidden_activation="gelu"), "hidden_acti"),
+    ("olmo3", dict(rope_theta=99.0), "rope_theta"),
+    (
+      "olmo3",
+      dict(max_position_embeddings=9, rope_scaling=SLOWED),
+      "truncate",
+    ),
+    (
+      "olmo3",
+      dict(
+        original_max_position_embeddings=8,
+        rope_scaling={"rope_type": "yarn", "factor": 2.0},
+      ),
+      "original_max_position_embeddings",
+    ),
+    *(
+      (name, dict(rope_parameters=slowing), word)
+      for name in ("olmo3", "gemma3_text")
+      for slowing, word in (
+        # Of no kind of layer: it would be passed over.
+        ({"rope_type": "linear", "factor": 4.0}, "rope_type"),
+        ({"sliding_attention": {"type": "linear"}}, "rope_type"),
+        ({"full_attention": {"partial_rotary_factor": 0.5}}, "partial_rotary"),
+      )
+    ),
+    (
+      "smollm3",
+      dict(sliding_window=5, layer_types=["sliding_attention"] * 2),
+      "use_sliding_window",
+    ),
+    ("qwen3", dict(layer_types=["sliding_attention"] * 2), "use_sliding"),
+    ("marian", dict(encoder_attention_heads=8), "decoder_attention_heads"),
+    ("marian", dict(encoder_ffn_dim=8), "decoder_ffn_dim"),
+    ("whisper", dict(encoder_attention_heads=8), "decoder_attention_heads"),
+    ("whisper", dict(encoder_ffn_dim=8), "decoder_ffn_dim"),
     ("t5", dict(feed_forward_proj="gelu", dense_act_fn="relu"), "dense_act_fn"),
     ("t5", dict(is_gated_act=True), "is_gated_act"),
     ("phi", dict(qk_layernorm=True), "qk_layernorm"),
@@ -371,9 +456,79 @@ def test_a_scaling_that_was_added_in_the_older_way_is_not_passed_over(
     body["rope_scaling"] = older
     return families.read_config(family, body, "config.json")
 
-  assert read(None) == read({}) == read({"type": "default", "factor": None})
+  whole = {"type": "default", "factor": None, "rope_theta": 5e5}
+  assert read(None) == read({}) == read(whole)
   with pytest.raises(BadData, match="rope_parameters, beside its rope_theta"):
     read(FOUR)
+  if newer is not PLAIN:
+    return  # of kinds of layers the older changes what it says, no more
+  # It counts alone: a base that it leaves unsaid stands outside, or is lost.
+  with pytest.raises(BadData, match="rope_theta=500000"):
+    read({"type": "default"})
+  body |= dict(rope_theta=5e5, rotary_emb_base=5e5)
+  assert read({"type": "default"}) == read(None)
+
+
+def test_a_phi_3_was_as_long_as_stands_outside_of_what_slows_it():
+  """transformers takes 4096 where it is not said, whatever stands within."""
+  body = dict(
+    vocab_size=9, hidden_size=16, intermediate_size=8, num_hidden_layers=2,
+    num_attention_heads=8, max_position_embeddings=8192,
+    rope_scaling=LONG | dict(original_max_position_embeddings=32),
+  )  # fmt: skip
+
+  def length(**more):
+    found = hf.FAMILIES["phi3"].settings(Settings(body | more, "config.json"))
+    return found["rotary_scaling"]["original_length"]
+
+  assert length() == 4096
+  assert length(original_max_position_embeddings=64) == 64
+
+
+@pytest.mark.parametrize(
+  "key,value", [("is_causal", False), ("per_layer_config", {"0": {}})]
+)
+def test_what_transformers_reads_of_any_decoder_is_not_passed_over(key, value):
+  """What sees what comes after it, and layers that differ."""
+  for name, family in hf.FAMILIES.items():
+    config = {"model_type": name, key: value}
+    if family.library != "transformers":
+      continue
+    if key == "is_causal" and family.kind in families.SEE_ALL:
+      assert families.family_of(config, "config.json") is family
+      continue
+    with pytest.raises(BadData, match=key):
+      families.family_of(config, "config.json")
+  # A tower of two reads it too.
+  for name in ("clip", "siglip"):
+    with pytest.raises(BadData, match=key):
+      families.family_of(
+        {"model_type": name, "text_config": {key: value}}, "config.json"
+      )
+
+
+@pytest.mark.parametrize(
+  "name", [name for name, family in hf.FAMILIES.items() if family.aliases]
+)
+def test_a_key_that_means_another_is_read_as_that_or_refused(name):
+  """As of GPT-2, whose n_head may be said as num_attention_heads."""
+  family = hf.FAMILIES[name]
+  body = dict(vocab_size=9, n_embd=24, n_layer=2, n_head=2)
+  for side in ("encoder", "decoder") if name != "t5" else ():
+    body |= {f"{side}_attention_heads": 4, f"{side}_layers": 3}
+
+  def read(**config):
+    return families.read_config(family, body | config, "config.json")
+
+  assert {"num_attention_heads", "num_hidden_layers"} <= family.aliases.keys()
+  for alias, own in family.aliases.items():
+    if not alias.startswith("num"):
+      continue
+    there = body.get(own, 8)
+    assert read(**{own: None, alias: there}) == read(**{own: there})
+    assert read(**{own: there, alias: there}) == read(**{own: there})
+    with pytest.raises(BadData, match=f"{alias}.*{own}"):
+      read(**{own: there, alias: there + 1})
 
 
 @pytest.mark.parametrize(
