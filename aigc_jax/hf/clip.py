@@ -112,7 +112,9 @@ def settings(c: Settings) -> dict:
       c = c.instead(**{tower: c.value(f"{tower}_dict")})
   read = c.part("text_config")
   found = sizes(c, 512, 77, 49_408)
-  end = read.integer("eos_token_id", found["vocab"] - 1, least=0)
+  end = read.integer("eos_token_id", 49_407, least=0)
+  if end >= found["vocab"]:
+    raise read.fault("eos_token_id", f"an id below vocab_size={found['vocab']}")
   scale = c.number("logit_scale_init_value", 2.6592)
   if scale > math.log(MOST_SCALE):
     raise c.fault("logit_scale_init_value", f"at most ln({MOST_SCALE:g})")

@@ -52,10 +52,11 @@ def settings2(c: Settings) -> dict:
   every = c.integer("sliding_window_pattern", 4)
   local = c.words("layer_types", KINDS, found["layers"])
   local = local or [(i + 1) % every != 0 for i in range(found["layers"])]
-  return found | dict(
+  found |= dict(
     windows=windows_of([window if near else None for near in local]),
     rotary_layers=() if all(local) else pattern_of(local),
   )
+  return found | llama.rotary_in_some(c, found)
 
 
 def config(k: Mapping) -> dict:

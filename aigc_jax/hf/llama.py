@@ -200,6 +200,18 @@ def rotary_or_yarn(c: Settings, head_dim: int, base: float = 1e4) -> dict:
   )
 
 
+def rotary_in_some(c: Settings, found: Mapping) -> dict:
+  """What else is with YaRN where some layers are not turned.
+
+  It makes longer what is turned alone, so not the scores of all layers.
+  found: keywords by `plain`, with rotary_layers.
+  """
+  scale = slowing(c)
+  if not found["rotary_layers"] or _kind(scale) != "yarn":
+    return {}
+  return dict(rotary_scaling=any_scaling(c, scale), attention_scale=0.0)
+
+
 def rotary_in_part(
   c: Settings,
   head_dim: int,

@@ -40,7 +40,7 @@ def settings(c: Settings) -> dict:
     # Where the kinds are not said, layers without positions are the local ones.
     local = local or [not x for x in turned]
     windows = windows_of([window if near else None for near in local])
-  return found | dict(
+  found |= dict(
     tied=c.flag("tie_word_embeddings", True),
     attention_bias=bias,
     out_bias=bias,
@@ -48,6 +48,7 @@ def settings(c: Settings) -> dict:
     rotary_layers=() if all(turned) else pattern_of(turned),
     windows=windows,
   )
+  return found | llama.rotary_in_some(c, found)
 
 
 def config(k: Mapping) -> dict:

@@ -469,6 +469,52 @@ def test_a_scaling_that_was_added_in_the_older_way_is_not_passed_over(
   assert read({"type": "default"}) == read(None)
 
 
+@pytest.mark.parametrize("name", ["smollm3", "cohere2"])
+def test_yarn_makes_longer_what_is_turned_alone(name):
+  """Not the scores of layers that know no positions."""
+  family = hf.FAMILIES[name]
+
+  def read(**config):
+    body = dict(
+      vocab_size=9, hidden_size=16, intermediate_size=8, num_hidden_layers=2,
+      num_attention_heads=2, num_key_value_heads=2,
+      max_position_embeddings=64, rope_parameters=SLOWED,
+      layer_types=["sliding_attention", "full_attention"],
+      use_sliding_window=True, sliding_window=5,
+    )  # fmt: skip
+    return family.settings(Settings(body | config, "config.json"))
+
+  found = read(no_rope_layers=[1, 0])
+  assert found["rotary_layers"] == (True, False)
+  assert not found["attention_scale"]
+  assert found["rotary_scaling"]["attention_factor"] > 1
+  # What is written is read as what it was.
+  again = family.settings(Settings(family.config(found), "config.json"))
+  assert again["rotary_scaling"] == found["rotary_scaling"]
+  apart = dict(found["rotary_scaling"])
+  longer = apart.pop("attention_factor")
+  scores = found | dict(
+    rotary_scaling=apart, attention_scale=longer**2 * 8**-0.5, dtype="float32"
+  )
+  assert any(
+    "attention_scale" in x for x in families.objections(family, scores)
+  )
+
+
+def test_a_clip_reads_a_text_where_transformers_does():
+  """Whose default is the end of the published vocabulary."""
+
+  def end(**config):
+    clip = hf.FAMILIES["clip"]
+    return clip.settings(Settings(dict(text_config=config), "c"))["text_end"]
+
+  assert end() == 49_407 and end(eos_token_id=7) == 7
+  assert end(vocab_size=50_000) == 49_407
+  assert end(vocab_size=300, eos_token_id=2) == 299, "the largest there is"
+  with pytest.raises(BadData, match="eos_token_id"):
+    end(vocab_size=300)
+
+
 def test_a_phi_3_was_as_long_as_stands_outside_of_what_slows_it():
   """transformers takes 4096 where it is not said, whatever stands within."""
   body = dict(
