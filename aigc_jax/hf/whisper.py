@@ -11,7 +11,7 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.hf.llama import layer_norm, linear
 from aigc_jax.hf.marian import OWN, side_rows
-from aigc_jax.hf.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
+from aigc_jax.hf.settings import Settings
 from aigc_jax.hf.t5 import start_of
 from aigc_jax.hf.table import Family, Row
 from aigc_jax.layers.mel import HOP, RATE, WINDOW
@@ -57,6 +57,7 @@ def settings(c: Settings) -> dict:
   c.only("is_encoder_decoder", True)
   c.only("tie_word_embeddings", True)
   c.only("scale_embedding", False)
+  c.only("activation_function", "gelu")  # its convolutions have no other
   dim, heads = (
     c.integer("d_model", 384),
     c.integer("encoder_attention_heads", 6),
@@ -85,7 +86,7 @@ def settings(c: Settings) -> dict:
     dim=dim,
     heads=heads,
     mlp_dim=mlp_dim,
-    activation=c.among("activation_function", ACTIVATIONS, "gelu"),
+    activation="gelu",
     position_length=c.integer("max_target_positions", 448),
     start_token=start_of(c, min(50_257, vocab - 1)),
     embed_std=c.number("init_std", 0.02, zero=True),
@@ -115,7 +116,7 @@ def config(k: Mapping) -> dict:
     decoder_attention_heads=k["heads"],
     encoder_ffn_dim=mlp_dim,
     decoder_ffn_dim=mlp_dim,
-    activation_function=THEIR_ACTIVATIONS.get(k["activation"]),
+    activation_function="gelu",
     max_source_positions=round(k["seconds"] * RATE / STEP),
     max_target_positions=k["position_length"],
     scale_embedding=False,

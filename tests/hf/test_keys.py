@@ -159,6 +159,7 @@ def test_an_absent_key_means_what_transformers_means(
     ("marian", dict(encoder_ffn_dim=8), "decoder_ffn_dim"),
     ("whisper", dict(encoder_attention_heads=8), "decoder_attention_heads"),
     ("whisper", dict(encoder_ffn_dim=8), "decoder_ffn_dim"),
+    ("whisper", dict(activation_function="relu"), "activation_function"),
     ("t5", dict(feed_forward_proj="gelu", dense_act_fn="relu"), "dense_act_fn"),
     ("t5", dict(is_gated_act=True), "is_gated_act"),
     ("phi", dict(qk_layernorm=True), "qk_layernorm"),
@@ -249,6 +250,15 @@ def test_yarn_makes_longer_what_is_turned_alone(name):
   assert any(
     "attention_scale" in x for x in families.objections(family, scores)
   )
+
+
+def test_a_whisper_is_written_only_with_the_activation_of_its_convolutions():
+  family = hf.FAMILIES["whisper"]
+  config = dict(d_model=24, vocab_size=9, decoder_start_token_id=1)
+  k = family.settings(Settings(config, "config.json")) | dict(dtype="float32")
+  assert not families.objections(family, k)
+  other = families.objections(family, k | dict(activation="relu"))
+  assert other == ["activation='relu'"]
 
 
 def test_a_clip_reads_a_text_where_transformers_does():
