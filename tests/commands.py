@@ -55,15 +55,16 @@ def run(
 ) -> subprocess.CompletedProcess:
   """`python -m MODULE ARGV`; its output as text.
 
-  `environ` is beside what the tests have. What JAX reads while it is imported,
-  as JAX_PLATFORMS, is theirs; XLA_FLAGS and the folder of compiled programs
-  are read later.
+  On one device, for which programs compile sooner than for the eight of the
+  tests. `environ` is beside what the tests have. What JAX reads while it is
+  imported, as JAX_PLATFORMS, is theirs; XLA_FLAGS and the folder of compiled
+  programs are read later.
   """
   with tempfile.TemporaryDirectory() as folder:
     out, err = (Path(folder, name) for name in ("out", "err"))
     process = start(
-      module, *argv, cwd=cwd, environ=os.environ | (environ or {}), out=out,
-      err=err,
+      module, *argv, cwd=cwd, out=out, err=err,
+      environ=os.environ | one_device() | (environ or {}),
     )  # fmt: skip
     try:
       code = process.wait(LIMIT)
