@@ -359,7 +359,7 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
   prints = run.heldout_prints(loaded.name, loaded.step) if embedded else {}
   for name in embedded:
     entry = config["evaluate"][name]
-    run.check_evaluators(config | {"evaluate": {name: entry}})
+    run.check_evaluators(config | {"evaluate": {name: entry}}, prepared=True)
     found[name] = score_embedded(loaded, name, entry, prints.get(name, ()))
   return found
 

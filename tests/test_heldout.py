@@ -64,6 +64,18 @@ def test_held_out_text_that_is_not_there_is_told_before_anything_is_prepared(
     run.check_evaluators(config)
 
 
+def test_what_was_prepared_needs_its_text_no_more(texts):
+  config = config_of(texts, validation_path=str(texts[1]))
+  made = run.open_eval(config, "validation", say=lambda text: None)
+  texts[1].unlink()
+  run.check_evaluators(config, prepared=True)
+  found = run.find_eval(
+    config, "validation", tokenizer=made.tokenizer,
+    fingerprints=[made.fingerprint],
+  )  # fmt: skip
+  assert found.fingerprint == made.fingerprint
+
+
 def test_a_tokenizer_is_never_trained_on_held_out_text(texts):
   texts[0].write_text("only these words are read for pieces\n" * 400)
   config = config_of(

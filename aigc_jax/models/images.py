@@ -13,17 +13,22 @@ def image_example(
   return {"images": jax.ShapeDtypeStruct((1, *image), jnp.float32)}
 
 
-def check_images(images_BYXC: jax.Array, image: tuple[int, int, int]) -> None:
-  """Raises BadConfig unless the images are of the model's size."""
+def check_images(
+  images_BYXC: jax.Array, image: tuple[int, int, int], part: str | None = None
+) -> None:
+  """Raises BadConfig unless the images are of the model's size.
+
+  part: which of a model's parts takes them; None for the model itself.
+  """
   if images_BYXC.shape[1:] != image:
     given, wanted = (
       "x".join(map(str, s)) for s in (images_BYXC.shape[1:], image)
     )
+    section = f"model.parts.{part}" if part else "model"
     raise errors.BadConfig(
       f"the model takes images of {wanted} (rows, columns, channels), the data "
       f"gives {given}: {_set('data', image)}, or "
-      f"{_set('model', images_BYXC.shape[1:])}; a model of parts has them by "
-      "part (model.parts.NAME.image_size)"
+      f"{_set(section, images_BYXC.shape[1:])}"
     )
 
 

@@ -120,7 +120,7 @@ class Vae(nn.Module):
 
   def __call__(self, batch: Batch) -> Told:
     images_BYXC = batch["images"]
-    check_images(images_BYXC, self.image)
+    check_images(images_BYXC, self.image, self.name)
     mean, log_var = self.encoder(images_BYXC)
     noise = normal(batch["draw"], "code", self.noise)
     code = mean + jnp.exp(log_var / 2) * noise
@@ -136,7 +136,7 @@ class Vae(nn.Module):
 
   def moments(self, images_BYXC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and deviation of the images' codes, (B, *noise) float32."""
-    check_images(images_BYXC, self.image)
+    check_images(images_BYXC, self.image, self.name)
     mean, log_var = self.encoder(images_BYXC)
     return mean, jnp.exp(log_var / 2)
 
@@ -152,7 +152,7 @@ class Vae(nn.Module):
 
   def reconstruct(self, images_BYXC: jax.Array) -> jax.Array:
     """The means of the pixels of the images' likeliest codes."""
-    check_images(images_BYXC, self.image)
+    check_images(images_BYXC, self.image, self.name)
     return self.decoder(self.encoder(images_BYXC)[0])[0]
 
   @property

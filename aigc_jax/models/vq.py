@@ -120,7 +120,7 @@ class Vq(nn.Module):
 
   def __call__(self, batch: Batch) -> Coded:
     images_BYXC = batch["images"]
-    check_images(images_BYXC, self.image)
+    check_images(images_BYXC, self.image, self.name)
     weights_B = batch.get("weights", jnp.ones(len(images_BYXC)))
     found = self.book(self.encoder(images_BYXC), weights_B, batch.get("draw"))
     return Coded(
@@ -131,7 +131,7 @@ class Vq(nn.Module):
     )
 
   def encode(self, images_BYXC: jax.Array) -> jax.Array:
-    check_images(images_BYXC, self.image)
+    check_images(images_BYXC, self.image, self.name)
     return self.book.encode(self.encoder(images_BYXC))
 
   def decode(self, codes_BT: jax.Array) -> jax.Array:

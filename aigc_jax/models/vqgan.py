@@ -87,7 +87,7 @@ class Vqgan(nn.Module):
 
   def judged(self, batch: Batch) -> Judged:
     """Of the images of a batch."""
-    check_images(batch["images"], self.image)
+    check_images(batch["images"], self.image, self.name)
     return self.discriminator(batch["images"])
 
   def encode(self, images_BYXC: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ def heldout_sets(
       f"{otherwise}"
     )
   for name, entry in entries.items():
-    check_evaluators(config | {"evaluate": {name: entry}})
+    check_evaluators(config | {"evaluate": {name: entry}}, prepared=True)
     given = dict(batches=entry["batches"], tokenizer=loaded.tokenizer)
     given |= entry["data"]
     found = find_eval(config, fingerprints=prints.get(name, ()), **given)

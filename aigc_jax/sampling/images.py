@@ -122,7 +122,12 @@ def check_draws(model: nn.Module, what: str) -> None:
   if isinstance(model, Draws | DrawsByCodes):
     return
   way = "leave it out, or take a dit, a unet, a vae, a gan or an image_tokens"
-  if isinstance(model, Reconstructs):
+  if isinstance(model, Reconstructs) and what.startswith("evaluate."):
+    way = (
+      "leave it out (`generate --grid=4x8 --reconstruct` draws what it makes "
+      "of held-out images), or train an image_tokens on its codes"
+    )
+  elif isinstance(model, Reconstructs):
     way = "add --reconstruct, or train an image_tokens on its codes"
   raise BadConfig(
     f"{what} makes images, which a model of the kind {type(model).__name__} "

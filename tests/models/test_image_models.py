@@ -262,8 +262,12 @@ def test_images_of_another_size_are_told_the_keys_also_of_a_model_of_parts():
   images_BYXC = jnp.zeros((2, 16, 16, 1))
   with pytest.raises(BadConfig) as told:
     check_images(images_BYXC, (8, 8, 3))
+  with pytest.raises(
+    BadConfig, match=r"--config\.model\.parts\.vq\.image_size=16"
+  ):
+    check_images(images_BYXC, (8, 8, 3), "vq")
   for words in (
     "--config.data.image_size=8 --config.data.channels=3",
-    "model.parts.NAME.image_size",
+    "--config.model.image_size=16 --config.model.channels=1",
   ):
     assert words in str(told.value)
