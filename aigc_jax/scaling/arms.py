@@ -17,7 +17,7 @@ from aigc_jax.trainer.changes import HARMLESS
 MATTERS = {"init_from", "data/skip_steps*"}
 NOT_AN_ARM = ("seed", *(key for key in HARMLESS if key not in MATTERS))
 EACH_RUN = "run"  # --by=run: every run is an arm of its own
-MOST_IN_NAME = 28  # characters of a value
+MOST_IN_NAME, MOST_KEYS = 28, 4  # characters of a value; keys in a name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ def arms_of(runs: Sequence[Record], by: Sequence[str] = ()) -> list[Arm]:
 
   by: config keys, such as "optim.learning_rate"; none: as the sweep named them
   that all runs are of, else all keys in which the runs differ, but for the seed
-  and what changes no result; "run": each run.
+  and what changes no result; "run": each run. An arm that differs in more than
+  MOST_KEYS is called as its first run is.
   Raises BadConfig for a key that no config has.
   """
   if tuple(by) == (EACH_RUN,):
@@ -61,7 +62,10 @@ def arms_of(runs: Sequence[Record], by: Sequence[str] = ()) -> list[Arm]:
   for i, one in enumerate(leaves):
     values = [one.get(key, "(not there)") for key in keys]
     groups[json.dumps(values, sort_keys=True)].append(i)
-  names = _names(keys, [leaves[members[0]] for members in groups.values()])
+  if by or len(keys) <= MOST_KEYS:
+    names = _names(keys, [leaves[members[0]] for members in groups.values()])
+  else:  # of other models, data or tasks: no name could say in what they differ
+    names = [runs[members[0]].name for members in groups.values()]
   return [
     Arm(
       name,

@@ -167,6 +167,17 @@ def test_arms_are_named_by_the_keys_that_tell_them_apart(tmp_path):
   assert sorted(len(a.runs) for a in by) == [2, 4]
 
 
+def test_arms_that_differ_in_many_keys_are_called_as_their_runs_are(tmp_path):
+  for name, number in (("wide", 8), ("deep", 16)):
+    keys = ("dim", "layers", "heads", "mlp_dim", "vocab")
+    made_run(tmp_path / name, config={f"model.{k}": number for k in keys})
+  arms = arms_of(open_runs([str(tmp_path)]))
+  assert sorted(a.name for a in arms) == ["deep", "wide"]
+  assert all(len(a.values) == 5 for a in arms)
+  named = arms_of(open_runs([str(tmp_path)]), ["model.dim"])
+  assert sorted(a.name for a in named) == ["dim=16", "dim=8"]
+
+
 # Keys that a run of an older program lacks, with what it did.
 SINCE = {
   "library": "xla", "cast_once": True, "optim.kind": "adamw",
