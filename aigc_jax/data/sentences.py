@@ -208,7 +208,8 @@ def train(
     raise BadConfig(
       f"data.tokenizer_vocab={vocab}: a SentencePiece tokenizer needs at least "
       f"{SMALLEST}, 256 of them single bytes: "
-      f"--config.data.tokenizer_vocab={SMALLEST} or more, or {BYTES}"
+      f"--config.data.tokenizer_vocab={SMALLEST} or more (with "
+      f"--config.model.vocab={SMALLEST}, or as many), or {BYTES}"
     )
   blocks = [b for text in texts for b in BLOCK.findall(escape(text))]
   if not any(map(str.strip, blocks)):
@@ -242,7 +243,8 @@ def train(
     if not least:
       raise BadData(f"{name}: SentencePiece cannot be trained: {e}") from e
     way_out = (
-      f"--config.data.tokenizer_vocab={least} or less, or "
+      f"--config.data.tokenizer_vocab={least} or less (with "
+      f"--config.model.vocab={least}, or as many), or "
       if least >= SMALLEST
       else ""
     )

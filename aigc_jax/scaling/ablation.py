@@ -421,6 +421,8 @@ def _notes(results, place: Place, metric: str) -> list[str]:
   notes = []
   for r in results:
     out = [v for v in r.values if v.value is None]
+    for v in r.values:
+      notes += [f"{v.run.name} ({r.arm.name}): {x}" for x in v.run.changed]
     for v in out:
       notes.append(f"{v.run.name} ({r.arm.name}) does not count: {v.why}")
     if out and r.summary:

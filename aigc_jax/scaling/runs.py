@@ -2,20 +2,25 @@
 
 import dataclasses
 import functools
+import json
 import math
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aigc_jax import files, run
+from aigc_jax import files, run, tree
 from aigc_jax.errors import BadConfig, nearest
+from aigc_jax.run.settings import SECTIONS
 from aigc_jax.scaling import results
 from aigc_jax.scaling.sweeps import ledger
+from aigc_jax.trainer.changes import HARMLESS
 from aigc_jax.trainer.journal import EVENT, EVENTS, METRICS, rows
 
+KEY = re.compile(r"[\w.\[\]-]{1,80}")  # of a config
 # What a row says of how far the run has come.
 AXES = ("step", "tokens", "examples", "flops", "seconds")
 FINISHED, UNFINISHED, DIVERGED = "finished", "unfinished", "diverged"
@@ -137,6 +142,28 @@ class Record:
       return FINISHED if self.result or not self.config else UNFINISHED
     done = max(self.result.get("step", 0), self.last_step)
     return FINISHED if done >= self.planned else UNFINISHED
+
+  @functools.cached_property
+  def changed(self) -> list[str]:
+    """What of its config was another before, a sentence each.
+
+    Changes of what is only computed or measured otherwise are left out.
+    """
+    return [
+      _told(event)
+      for event in rows(self.path / EVENTS, EVENT)
+      if event["event"] == "change"
+      and KEY.fullmatch(str(event.get("key", "")))
+      and event["key"].partition(".")[0] in SECTIONS
+      and not tree.match(HARMLESS, event["key"].replace(".", "/"))
+    ]
+
+
+def _told(change: Mapping) -> str:
+  """ "optim.clip was 1.0 until step 8, and 2.0 from there on"."""
+  old, new = (json.dumps(change.get(k))[:40] for k in ("old", "new"))
+  step = change.get("step")
+  return f"{change['key']} was {old} until step {step}, and {new} from there on"
 
 
 def _grown(losses: Sequence) -> bool:

@@ -178,6 +178,25 @@ def test_arms_that_differ_in_many_keys_are_called_as_their_runs_are(tmp_path):
   assert sorted(a.name for a in named) == ["dim=16", "dim=8"]
 
 
+def test_a_key_that_was_changed_on_the_way_is_told(tmp_path):
+  for i in range(2):
+    arm(tmp_path, f"arm{i}", [1.0, 2.0])
+  rate = dict(key="optim.learning_rate", old=1e-3, new=2e-3)
+  events = [
+    dict(event="change", step=8, **rate),
+    dict(event="change", step=9, key="log.every_steps", old=1, new=2),
+    dict(event="change", step=9, key="a\x1b[2J", old=1, new=2),
+    dict(event="change", step=9, key="hlo_sha256", old="a", new="b"),
+  ]
+  lines = "".join(json.dumps(e) + "\n" for e in events)
+  (tmp_path / "arm00" / "events.jsonl").write_text(lines)
+  notes = [n for n in made(tmp_path).notes if " was " in n]
+  assert notes == [
+    "arm00 (name=arm0): optim.learning_rate was 0.001 until step 8, and 0.002 "
+    "from there on"
+  ]
+
+
 # Keys that a run of an older program lacks, with what it did.
 SINCE = {
   "library": "xla", "cast_once": True, "optim.kind": "adamw",
