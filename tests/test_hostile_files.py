@@ -395,6 +395,7 @@ TALKS = "".join(
 class Loaded(NamedTuple):
   name: str
   step: int
+  digest: str = "0" * 16
 
 
 def read_scores(folder: Path) -> None:
