@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import math
 import os
 import re
 import sys
@@ -26,13 +25,10 @@ from aigc_jax.errors import (
   nearest,
 )
 from aigc_jax.presets import skeleton
-from aigc_jax.sampling.words import REWARD, WEIGHT, Known, known
 from aigc_jax.trainer.loop import COMPILING
 
 # The flags of several processes.
 TOGETHER = ("coordinator", "processes", "process", "heartbeat", "join_limit")
-# Those of known words.
-WORDS = ("words", "words_weight", "words_reward")
 HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 COMPILED = "~/.cache/aigc_jax/compiled"
 
@@ -60,9 +56,8 @@ def main(
   flags.DEFINE_integer("heartbeat", 30, "seconds until a silent one is dead")
   flags.DEFINE_integer("join_limit", 300, "seconds to wait for all of them")
   flags.DEFINE_multi_string("with", [], "FILE.py with kinds of your own")
-  shown = ("config",) * config + ("with", *TOGETHER)
-  for name in shown:  # in --help, not only --helpfull
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  for flag in _own_flags().values():  # in --help, not only --helpfull
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   logging.set_verbosity(logging.WARNING)
   speak_once()
 
@@ -409,46 +404,6 @@ def check_read(unread: Mapping[str, str]) -> None:
       mean = longer in flags.FLAGS and longer not in unread
       also = f", or say --{longer}={flags.FLAGS[name].value}" * mean
       raise BadConfig(f"--{name} is of {of}: leave it out{also}")
-
-
-def define_words() -> None:
-  """The flags of known words, by which sound is written down."""
-  flags.DEFINE_string(
-    "words", "", "of a ctc: file of texts, in whose words alone it writes"
-  )
-  flags.DEFINE_float(
-    "words_weight", WEIGHT, "of how likely those texts make a text"
-  )
-  flags.DEFINE_float("words_reward", REWARD, "of each word, in nats")
-
-
-def words_given(values: flags.FlagValues) -> Known | None:
-  """The texts that --words names, None without. Raises BadData."""
-  if not values.words:
-    return None
-  return known(values.words, values.words_weight, values.words_reward)
-
-
-def check_words(values: flags.FlagValues) -> None:
-  """BadConfig for flags of known words that do not go together."""
-  if not values.words:
-    for name in ("words_weight", "words_reward"):
-      if values[name].present:
-        raise BadConfig(f"--{name} is of known words: add --words=FILE")
-    return
-  if not values.beams:
-    raise BadConfig("--words searches for a text: add --beams=32")
-  if values["length_penalty"].present:
-    raise BadConfig(
-      "--length_penalty is of a model that writes, --words is not: there is "
-      "--words_reward"
-    )
-  for name, least in (("words_weight", 0.0), ("words_reward", -math.inf)):
-    if not (least <= values[name].value < math.inf):
-      raise BadConfig(
-        f"--{name}={values[name].value}: expected a finite number"
-        + ", at least 0" * (least == 0)
-      )
 
 
 def check_out(out: str | Path, *, make: bool = False) -> None:

@@ -51,7 +51,7 @@ from aigc_jax.evaluators.loss import RAW, Loss, results
 from aigc_jax.evaluators.spoken import Spoken
 from aigc_jax.evaluators.word_errors import word_errors
 from aigc_jax.records import COUNT
-from aigc_jax.sampling import transcripts
+from aigc_jax.sampling import transcripts, wordlist
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decodes import Decodes
 from aigc_jax.sampling.images import SAMPLERS, check_draws
@@ -91,7 +91,7 @@ def define_flags() -> None:
   flags.DEFINE_integer("max_tokens", 64, "written at most, for references")
   flags.DEFINE_integer("beams", 0, "of what is written; 0 takes the likeliest")
   flags.DEFINE_float("length_penalty", 1.0, "of beams: more favours long ones")
-  command.define_words()
+  wordlist.define_flags()
   flags.DEFINE_string(
     "features", "", "run or hf:FOLDER by which drawn images are compared"
   )
@@ -122,7 +122,7 @@ def main() -> int:
     if FLAGS[name].value < least:
       raise BadConfig(f"--{name}={FLAGS[name].value}: expected {least} or more")
   check_features_flags()
-  command.check_words(FLAGS)
+  wordlist.check_flags(FLAGS)
   if FLAGS.out:
     command.check_out(FLAGS.out, make=True)
   texts = {path: text_of(path) for path in FLAGS.text}
@@ -198,7 +198,7 @@ def check_flags_read(model, texts, tasks) -> None:
     written = ("beams", "length_penalty", "max_tokens", "stop")
     unread |= dict.fromkeys(written, "what is written, and nothing is")
   if texts or tasks or not transcripts.transcribes(model):
-    heard = dict.fromkeys(command.WORDS, "held-out sound that is written down")
+    heard = dict.fromkeys(wordlist.FLAGS, "held-out sound that is written down")
     unread = heard | unread
   if not FLAGS.beams:
     unread["length_penalty"] = "--beams"
@@ -217,12 +217,7 @@ def check_likelihood(model) -> None:
 
 def text_of(path: str) -> str:
   """A text file, byte for byte. Raises BadData."""
-  try:
-    text = files.given(path, LARGEST, "--text").decode("utf-8")
-  except OSError as error:
-    raise BadData(f"--text={path}: {error.strerror}") from None
-  except UnicodeDecodeError as error:
-    raise BadData(f"--text={path}: not UTF-8: {error}") from None
+  text = files.given_text(path, LARGEST, "--text")
   if not text:
     raise BadData(f"--text={path}: the file is empty")
   return text
@@ -510,7 +505,7 @@ def score_sound(loaded: run.Loaded, eval_set: EvalSet) -> Scores:
   said = said[: len(eval_set)]
   most = loaded.most_written(run.data_of(loaded.config).target_length)
   texts = transcripts.transcribed(
-    loaded.hearing(beams, command.words_given(FLAGS)), loaded.tokenizer,
+    loaded.hearing(beams, wordlist.given(FLAGS)), loaded.tokenizer,
     (clip for clip, _ in said), max_tokens=most, batch=FLAGS.batch,
   )  # fmt: skip
   return word_errors(list(texts), [text for _, text in said])

@@ -172,6 +172,23 @@ def given(path: str | Path, most: int, flag: str) -> bytes:
   return found
 
 
+def given_text(path: str | Path, most: int, flag: str) -> str:
+  """The text of what a user named by a flag; BadData where it is none."""
+  with told(f"{flag}={path}"):
+    return given(path, most, flag).decode("utf-8")
+
+
+@contextlib.contextmanager
+def told(where: str) -> Iterator[None]:
+  """Makes BadData of what cannot be read, or is no text in UTF-8."""
+  try:
+    yield
+  except OSError as error:
+    raise BadData(f"{where}: {error.strerror}") from None
+  except UnicodeDecodeError as error:
+    raise BadData(f"{where}: not UTF-8: {error}") from None
+
+
 def read_json(
   path: Path, limit: int = LIMIT, error: Failure = BadData, most: int = MOST
 ) -> dict[str, Any]:

@@ -50,7 +50,15 @@ from absl import flags
 from aigc_jax import command, data, files, run, tree
 from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig, BadData, choose
-from aigc_jax.sampling import chat, images, png, speech, transcripts, uses
+from aigc_jax.sampling import (
+  chat,
+  images,
+  png,
+  speech,
+  transcripts,
+  uses,
+  wordlist,
+)
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decode import Engine
 from aigc_jax.sampling.logits import Sampling, check_seed
@@ -103,7 +111,7 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "length_penalty", 1.0, "of beams: more favours long ones, less short ones"
   )
-  command.define_words()
+  wordlist.define_flags()
   flags.DEFINE_multi_string(
     "audio", [], "WAV or FLAC to write down; repeatable"
   )
@@ -131,11 +139,11 @@ def define_flags() -> None:
 OF_TEXT = (
   "prompt", "prompts_file", "chat", "special", "max_tokens", "temperature",
   "top_k", "top_p", "min_p", "repetition_penalty", "stop", "num_samples",
-  "beams", "length_penalty", *command.WORDS,
+  "beams", "length_penalty", *wordlist.FLAGS,
 )  # fmt: skip
 OF_IMAGES = ("steps", "sampler", "guidance", "labels", "reconstruct")
 OF_DRAWING = ("steps", "sampler", "guidance", "labels", "prompt", "seed")
-OF_SOUND = ("max_tokens", "beams", "length_penalty", *command.WORDS)
+OF_SOUND = ("max_tokens", "beams", "length_penalty", *wordlist.FLAGS)
 OF_SPEECH = ("prompt", "prompts_file", "num_samples")  # and of text
 ONLY_IMAGES = ("labels", "reconstruct")
 
@@ -158,7 +166,7 @@ def main() -> int:
       raise BadConfig(f"--{name} is of images: add --grid=4x4 --out=x.png")
   if FLAGS.audio:
     return write_down()
-  for name in command.WORDS:
+  for name in wordlist.FLAGS:
     if FLAGS[name].present:
       raise BadConfig(f"--{name} is of sound: add --audio=x.wav")
   return write_on()
@@ -239,8 +247,8 @@ def write_down() -> int:
     if FLAGS[name].present and name not in OF_SOUND:
       raise BadConfig(f"--{name} is of text, --audio of sound: leave one out")
   beams = beams_of()
-  command.check_words(FLAGS)
-  words = command.words_given(FLAGS)
+  wordlist.check_flags(FLAGS)
+  words = wordlist.given(FLAGS)
   for name in ("max_tokens", "batch"):
     value = FLAGS[name].value
     if not 1 <= value <= MOST:

@@ -241,7 +241,14 @@ def test_a_warning_is_said_once():
 def test_help_that_was_asked_for_is_no_failure(words):
   done = commands.run("aigc_jax.generate", *words)
   assert done.returncode == 0, done.stderr
-  assert "--prompt:" in done.stdout and "--grid=4x8" in done.stdout
+  for text in (
+    "--prompt:",
+    "--grid=4x8",
+    "--words:",
+    "--with:",
+    "--processes:",
+  ):
+    assert text in done.stdout
 
 
 def test_a_word_that_only_looks_like_help_is_a_fault():

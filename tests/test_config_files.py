@@ -110,7 +110,7 @@ def test_a_wrong_key_is_told_where_it_stands_in_the_file(tmp_path, line, words):
   path = written(tmp_path, OWN.replace("config.model.dim = 256", line))
   done = commands.run(
     "aigc_jax.train", f"--config={path}", "--config.steps=3", "--dry_run",
-    cwd=tmp_path, environ=commands.one_device(),
+    cwd=tmp_path,
   )  # fmt: skip
   assert done.returncode == BadConfig.code and not done.stdout
   assert re.search(words, done.stderr.strip()), done.stderr

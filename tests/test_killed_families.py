@@ -75,8 +75,7 @@ def train(folder, preset: str, workdir: str, plan: dict | None = None):
     "aigc_jax.train", f"--config=configs/{preset}",
     f"--workdir={folder / workdir}",
     *(f"--config.{key}={value}" for key, value in keys.items()),
-    environ=commands.one_device()
-    | ({faults.VARIABLE: json.dumps(plan)} if plan else {}),
+    environ={faults.VARIABLE: json.dumps(plan)} if plan else {},
   )  # fmt: skip
 
 
@@ -115,7 +114,6 @@ def test_a_model_speaks_and_another_writes_down_what_it_says(folder):
   def said(out: str, *words: str) -> None:
     done = commands.run(
       "aigc_jax.generate", own, f"--out={folder / out}", "--steps=2", *words,
-      environ=commands.one_device(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -130,18 +128,16 @@ def test_a_model_speaks_and_another_writes_down_what_it_says(folder):
   assert (folder / "other.wav").read_bytes() != data["one.wav"]
   done = commands.run(
     "aigc_jax.evaluate", own, judge, "--steps=2", "--utterances=3",
-    f"--out={folder / 'scores.json'}", environ=commands.one_device(),
+    f"--out={folder / 'scores.json'}",
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   scores = json.loads((folder / "scores.json").read_text())["scores"]
   found = scores["heldout, spoken"]
   assert {"wer", "recorded_wer", "vocoded_wer", "mel_db"} <= set(found)
   assert found["wer"]["items"] == 3 and found["mel_db"]["value"] > 0
-  done = commands.run("aigc_jax.evaluate", own, environ=commands.one_device())
+  done = commands.run("aigc_jax.evaluate", own)
   assert done.returncode == 0 and "duration" in done.stdout, done.stderr
-  done = commands.run(
-    "aigc_jax.generate", own, "--prompt=a", environ=commands.one_device()
-  )
+  done = commands.run("aigc_jax.generate", own, "--prompt=a")
   assert done.returncode == BadConfig.code and "--out=x.wav" in done.stderr
 
 

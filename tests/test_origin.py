@@ -238,7 +238,6 @@ def test_a_run_goes_on_from_another_with_a_key_changed_on_purpose(tmp_path):
       "--config.data.length=16", "--config.model.layers=1",
       "--config.model.dim=16", "--config.model.heads=2",
       "--config.model.kv_heads=2", "--config.optim.warmup_steps=1", *flags,
-      environ=commands.one_device(),
     )  # fmt: skip
 
   first = train(f"--workdir={tmp_path}/a")

@@ -192,8 +192,7 @@ def test_the_config_of_a_run_is_taken_from_any_folder(
 
 
 def train(*argv, cwd):
-  one = commands.one_device()
-  return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
+  return commands.run("aigc_jax.train", *argv, cwd=cwd)
 
 
 def test_a_frozen_part_that_is_gone_is_told_by_its_key(tmp_path):

@@ -22,8 +22,7 @@ CONFIG = "--config=tests/faults/tiny.py:"
 
 
 def train(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-  one = commands.one_device()
-  return commands.run("aigc_jax.train", *argv, cwd=cwd, environ=one)
+  return commands.run("aigc_jax.train", *argv, cwd=cwd)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])

@@ -73,11 +73,15 @@ class Loaded:
     return self.config["data"].get("length", 0)
 
   @functools.cached_property
-  def digest(self) -> str:
-    """Hexadecimal, of all that the model reads; every process has to ask."""
+  def digest_words(self) -> list[int]:
+    """The digest of all that the model reads; every process has to ask."""
     with jax.set_mesh(self.mesh):
-      words = jax.jit(tree.digest)(self.variables)
-    return "".join(f"{word:08x}" for word in np.asarray(words).tolist())
+      return np.asarray(jax.jit(tree.digest)(self.variables)).tolist()
+
+  @property
+  def digest(self) -> str:
+    """The same in hexadecimal."""
+    return "".join(f"{word:08x}" for word in self.digest_words)
 
   def most_written(self, length: int) -> int:
     """Tokens that hold any target of a length, its end of text included.
@@ -176,9 +180,8 @@ class Loaded:
   def recogniser(self) -> Recogniser:
     """This model as one that judges speech; see evaluators/spoken.py."""
     most = trained_length(self.config)
-    words = np.asarray(jax.jit(tree.digest)(self.variables)).tolist()
     made = files.sha256_json(
-      ["recogniser 1", words, self.tokenizer.fingerprint]
+      ["recogniser 1", self.digest_words, self.tokenizer.fingerprint]
     )
     return Recogniser(self.hearing(), self.tokenizer, most or HEARD, made)
 

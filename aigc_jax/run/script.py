@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from aigc_jax import files
 from aigc_jax.errors import BadConfig, Refusal, nearest
+from aigc_jax.signature import WORDS
 
 # What a ConfigDict says of a value that is of another type than its key's.
 WRONG_TYPE = re.compile(
@@ -29,11 +30,11 @@ WRONG_TYPE = re.compile(
   r"<class '([\w.]+)'> and cannot be casted to type <class '([\w.]+)'>",
   re.DOTALL,
 )
-EXPECTED = {
-  "bool": "True or False", "int": "a whole number", "float": "a number",
-  "str": "text", "tuple": "a tuple", "list": "a list",
+EXPECTED = {kind.__name__: words for kind, words in WORDS.items()} | {
+  "tuple": "a tuple",
+  "list": "a list",
   "ml_collections.config_dict.config_dict.ConfigDict": "keys and their values",
-}  # fmt: skip
+}
 NAME = "aigc_jax_config"  # of the module that a config file becomes
 
 

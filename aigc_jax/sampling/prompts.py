@@ -31,15 +31,11 @@ def _given(given: list[str], file: str, chats: bool) -> list:
     raise BadConfig("--prompt and --prompts_file: give one of them")
   if not file:
     return list(given) or [""]
-  try:
-    if file == "-":
+  if file == "-":
+    with files.told("--prompts_file=-"):
       text = sys.stdin.read()
-    else:
-      text = files.given(file, LARGEST, "--prompts_file").decode("utf-8")
-  except OSError as error:
-    raise BadData(f"--prompts_file={file}: {error.strerror}") from None
-  except UnicodeDecodeError as error:
-    raise BadData(f"--prompts_file={file}: not UTF-8: {error}") from None
+  else:
+    text = files.given_text(file, LARGEST, "--prompts_file")
   text = text.removeprefix("\ufeff")  # what some editors put first
   lines = text.split("\n")
   lines = lines[:-1] if lines[-1] == "" else lines

@@ -84,12 +84,8 @@ class Known(NamedTuple):
 
 def known(path: str, weight: float, reward: float) -> Known:
   """Of the texts in a file, one a line. Raises BadData."""
-  try:
-    text = files.given(path, LARGEST, "--words").decode("utf-8")
-  except OSError as error:
-    raise BadData(f"--words={path}: {error.strerror}") from None
-  except UnicodeDecodeError as error:
-    raise BadData(f"--words={path}: not UTF-8: {error}") from None
+  text = files.given_text(path, LARGEST, "--words")
+  text = text.removeprefix("\ufeff")  # what some editors put first
   texts = [line for line in files.lines_of(text) if line.strip()]
   if not texts:
     raise BadData(f"--words={path}: no text in it, expected one a line")
@@ -151,6 +147,7 @@ class WordSearch:
     kept = {(): (0.0, -math.inf)}
     for logs_V in logs_TV.tolist():
       kept = self._step(kept, places, logs_V)
+      places = {text: places[text] for text in kept}
     ends = {text: self._ended(places[text]) for text in kept}
     ends = {text: end for text, end in ends.items() if end is not None}
     if not ends:

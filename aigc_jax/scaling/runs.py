@@ -133,8 +133,7 @@ class Record:
       return DIVERGED
     if self.objective not in GAMES and _grown(losses):
       return DIVERGED
-    events = rows(self.path / EVENTS, EVENT)
-    if events and events[-1].get("event") == "non_finite":
+    if self.events and self.events[-1].get("event") == "non_finite":
       return DIVERGED
     if not self.rows:
       return UNFINISHED
@@ -144,6 +143,11 @@ class Record:
     return FINISHED if done >= self.planned else UNFINISHED
 
   @functools.cached_property
+  def events(self) -> list[dict]:
+    """What happened to it, as its journal says."""
+    return rows(self.path / EVENTS, EVENT)
+
+  @functools.cached_property
   def changed(self) -> list[str]:
     """What of its config was another before, a sentence each.
 
@@ -151,7 +155,7 @@ class Record:
     """
     return [
       _told(event)
-      for event in rows(self.path / EVENTS, EVENT)
+      for event in self.events
       if event["event"] == "change"
       and KEY.fullmatch(str(event.get("key", "")))
       and event["key"].partition(".")[0] in SECTIONS

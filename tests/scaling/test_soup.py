@@ -77,7 +77,7 @@ def averaged(runs):
   """What the command said of the average of some that both runs kept."""
   return commands.run(
     "aigc_jax.report", "soup", str(runs / "a"), str(runs / "b"), "--steps=4,6",
-    f"--out={runs / 'both'}", environ=commands.one_device(),
+    f"--out={runs / 'both'}",
   )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def test_a_folder_that_is_there_is_not_written_into(runs, averaged):
 def test_it_is_no_run_that_goes_on_and_says_so(runs, averaged):
   done = commands.run(
     "aigc_jax.train", f"--config={runs / 'both'}/config.json",
-    f"--workdir={runs / 'both'}", environ=commands.one_device(),
+    f"--workdir={runs / 'both'}",
   )  # fmt: skip
   assert done.returncode == 78, done.stderr
   assert "holds parameters alone" in done.stderr
@@ -217,9 +217,7 @@ def test_every_command_reads_the_average_of_a_real_run(tmp_path):
       f"--config.init_from={tmp_path / 'both'}",
     ),
   ):  # fmt: skip
-    done = commands.run(
-      f"aigc_jax.{module}", *flags, environ=commands.one_device()
-    )
+    done = commands.run(f"aigc_jax.{module}", *flags)
     assert done.returncode == 0, f"{module}: {done.stderr}"
     told[module] = done.stdout
   rows = dict(
