@@ -31,7 +31,7 @@ from absl import flags
 ROOT = Path(__file__).parents[1]
 LIMIT = 600.0  # seconds: a machine may have others to work for
 # Most of what commands import; the rest of it comes in the forked process.
-MODULE = "aigc_jax.train"
+MODULES = ("aigc_jax.train", "aigc_jax.trainer.board")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 EVERY = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 MESSAGE = 1 << 20  # bytes that a message has at most
@@ -175,7 +175,8 @@ class Nursery:
 
 def serve(fd: int) -> None:
   """Forks a process for each message of a socket; tells how each ends."""
-  importlib.import_module(MODULE)
+  for module in MODULES:
+    importlib.import_module(module)
   there = socket.socket(fileno=fd)
   wakes, wake = os.pipe()
   os.set_blocking(wake, False)

@@ -1,19 +1,39 @@
 """TensorBoard's files, written beside metrics.jsonl."""
 
+import contextlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from absl import logging
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboardX.proto.tensor_pb2 import TensorProto
 
 from aigc_jax import files
 from aigc_jax.errors import StorageFailure
+
+
+@contextlib.contextmanager
+def without(name: str):
+  """A package that has not been imported counts as not installed meanwhile."""
+  if name in sys.modules:
+    yield
+    return
+  sys.modules[name] = None
+  try:
+    yield
+  finally:
+    del sys.modules[name]
+
+
+# tensorboardX imports PyTorch wherever it is installed: seconds of every start,
+# and nothing of it is used here.
+with without("torch"):
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto import event_pb2
+  from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
+  from tensorboardX.proto.tensor_pb2 import TensorProto
 
 # Columns of a row that say where it stands, and no curve.
 NO_TAGS = ("step", "examples", "tokens", "flops", "seconds", "data/batch_hash")

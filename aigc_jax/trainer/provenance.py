@@ -145,13 +145,9 @@ def devices(mesh: Mapping[str, int]) -> dict:
 
 def packages() -> dict[str, str]:
   """The version of every installed distribution."""
-  return dict(
-    sorted(
-      (str(d.metadata["Name"]), d.version)
-      for d in importlib.metadata.distributions()
-      if d.metadata["Name"]
-    )
-  )
+  # Each asking for `metadata` parses a file anew.
+  found = (d.metadata for d in importlib.metadata.distributions())
+  return dict(sorted((x["Name"], x["Version"]) for x in found if "Name" in x))
 
 
 def code(package: Path) -> dict:

@@ -1,20 +1,25 @@
 """Rows are whole, in order, and outlive a full disk."""
 
+import importlib
 import json
 import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 
 from aigc_jax import files
 from aigc_jax.errors import StorageFailure, WorkdirInUse
 from aigc_jax.trainer import console, faults, journal, provenance
+from aigc_jax.trainer.board import event_pb2, without
 from aigc_jax.trainer.console import Console, short
 from aigc_jax.trainer.consumed import Consumed
 from aigc_jax.trainer.journal import Journal, rows
+
+ROOT = Path(__file__).parents[2]
 
 
 def written(workdir, step=0, **settings) -> Journal:
@@ -332,3 +337,23 @@ STRANGE_RUNS = ([[0, 2**52, 1]], [[5]], [[1, 2, 3, 4]], [["a"]], 3)
 def test_strange_notes_of_rows_neither_fail_nor_fill_the_memory(tmp_path, runs):
   fill(tmp_path)
   goes_on(tmp_path, noted(tmp_path) | {"count": 99, "trained": runs})
+
+
+def test_what_a_board_needs_is_imported_without_what_takes_seconds(monkeypatch):
+  """tensorboardX imports PyTorch wherever it is installed."""
+  monkeypatch.delitem(sys.modules, "torch", raising=False)
+  with without("torch"):
+    with pytest.raises(ImportError):
+      importlib.import_module("torch")
+  assert "torch" not in sys.modules
+  with without("json"):  # what is there already stays
+    assert importlib.import_module("json") is json
+
+
+@pytest.mark.slow
+def test_a_board_does_not_import_a_package_that_lies_there(tmp_path):
+  (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
+  subprocess.run(
+    [sys.executable, "-c", "import aigc_jax.trainer.board"], check=True,
+    env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+  )  # fmt: skip
