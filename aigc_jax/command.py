@@ -62,7 +62,7 @@ def main(
   speak_once()
 
   def guarded(argv):
-    early.hear_again()
+    early.imported()
     try:
       if argv[1:] and not words:
         raise BadConfig(f"unexpected {argv[1]!r}: flags look like --name=value")

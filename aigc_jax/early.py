@@ -9,6 +9,7 @@ registered here for the end comes last there.
 
 import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ def begin(line: Sequence[str], words: Sequence[str]) -> None:
   line: all of it; words: what comes after the command.
   """
   atexit.register(_deaf)
+  gc.disable()  # nothing that an import makes is garbage
   sys.excepthook = _not_begun
   command = line[len(line) - len(words) - 1].rpartition(".")[2]
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -41,8 +43,16 @@ def begin(line: Sequence[str], words: Sequence[str]) -> None:
       print(f"reading {''.join(seen)} ...", file=sys.stderr, flush=True)
 
 
-def hear_again() -> None:
-  """From here on Ctrl-C is an exception, as ever: all is imported."""
+def imported() -> None:
+  """All is imported: Ctrl-C is an exception from here on, as ever.
+
+  And garbage is looked for again, but not among what was imported, and rarely:
+  a seventh of a start went into it, most of it where programs are traced. What
+  holds an array is freed at once without it, by counts of references.
+  """
+  gc.freeze()
+  gc.set_threshold(50_000, 10, 10)
+  gc.enable()
   if sys.excepthook is _not_begun:
     sys.excepthook = sys.__excepthook__
   if signal.getsignal(signal.SIGINT) is _leave:

@@ -8,6 +8,7 @@ folder, an environment, files for its output and an exit status.
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -177,6 +178,7 @@ def serve(fd: int) -> None:
   """Forks a process for each message of a socket; tells how each ends."""
   for module in MODULES:
     importlib.import_module(module)
+  gc.freeze()  # whoever is forked leaves these pages as they are
   there = socket.socket(fileno=fd)
   wakes, wake = os.pipe()
   os.set_blocking(wake, False)

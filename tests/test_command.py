@@ -101,6 +101,23 @@ def said(way: str, *argv: str, **environ: str) -> subprocess.CompletedProcess:
   )  # fmt: skip
 
 
+IMPORTING = """
+import gc
+from aigc_jax import early
+early.begin(["python", "-m", "aigc_jax.report"], [])
+before = gc.isenabled(), gc.get_freeze_count() > 0
+early.imported()
+print(*before, gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+
+
+def test_garbage_is_looked_for_once_all_is_imported_and_not_among_it():
+  found = subprocess.run(
+    [sys.executable, "-c", IMPORTING], capture_output=True, text=True
+  )
+  assert found.stdout.split() == ["False", "False", "True", "True"]
+
+
 @pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_told_and_closed_ones_are_not():
   full = said("> /dev/full")
