@@ -401,6 +401,7 @@ class Forged(NamedTuple):
   records: list
   name: str = "forged"
   fingerprint: str = "0" * 64
+  state: str = ""
 
   def about(self, split: str) -> dict:
     return self.meaning

@@ -21,7 +21,7 @@ import numpy as np
 
 from aigc_jax import files, records
 from aigc_jax.data.arrays import AGAIN, HEADER
-from aigc_jax.data.documents import Job
+from aigc_jax.data.documents import Job, changed, reading
 from aigc_jax.data.store import seal
 from aigc_jax.data.verified import (
   Expected,
@@ -70,14 +70,16 @@ Drop = Callable[[str, str], None]  # (why, which)
 class Source(Protocol):
   """What records are read from: plain values but for what it caches.
 
-  columns: {name: type}. about(split): what the records mean, as JSON, such as
-  the names of labels. read: the records of a job; `drop` is told of one that is
-  left out. check(split, records, left_out) raises BadData where that is too
-  much, or no record is left.
+  columns: {name: type}. state: of all its files, before any of them was read;
+  unchanged(): whether it still is that. about(split): what the records mean, as
+  JSON, such as the names of labels. read: the records of a job; `drop` is told
+  of one that is left out. check(split, records, left_out) raises BadData where
+  that is too much, or no record is left.
   """
 
   name: str
   fingerprint: str
+  state: str
   columns: Mapping[str, str]
 
   def about(self, split: str) -> dict: ...
@@ -115,9 +117,11 @@ def write(
 
 
 def _build(folder: Path, source: Source, split: str, progress) -> None:
-  jobs = source.jobs(split)
   aside = beside(folder, ".building")
-  start_aside(aside, jobs)
+  with reading():
+    jobs = source.jobs(split)
+    state = source.state
+  start_aside(aside, jobs, state)
   total, done, found = max(1, sum(job.size for job in jobs)), 0, []
   for i, job in enumerate(jobs):
     found.append(
@@ -131,11 +135,14 @@ def _build(folder: Path, source: Source, split: str, progress) -> None:
     _note(left_out, why, some["first"], some["count"])
   shards = [{key: r[key] for key in SHARD} for r in found]
   kept = sum(s["records"] for s in shards)
-  source.check(split, kept, left_out)
-  if not source.unchanged():
-    raise BadData(
-      f"source {source.name!r} changed while it was read; run again"
-    )
+  try:
+    with reading():
+      if not source.unchanged():
+        raise changed(source.name)
+    source.check(split, kept, left_out)
+  except BadData:  # what it has then is another source, or asked for otherwise
+    shutil.rmtree(aside)
+    raise
   manifest = {
     "format": FORMAT,
     "name": source.name.encode("utf-8", "replace").decode(),
@@ -228,7 +235,7 @@ def _write_shard(aside: Path, i: int, source: Source, split: str, job) -> dict:
     _note(left_out, why, [shown], 1)
 
   count = 0
-  for record in source.read(job, split, drop):
+  for record in _records(source, job, split, drop):
     for column, kind in source.columns.items():
       whole = writers[column][0][1]
       if kind == BYTES:
@@ -244,6 +251,11 @@ def _write_shard(aside: Path, i: int, source: Source, split: str, job) -> dict:
   record = {"records": count, "files": made, "left_out": left_out}
   files.write_json(aside / f"shard-{i:05d}.json", record)
   return record
+
+
+def _records(source: Source, job, split: str, drop: Drop) -> Iterator[Record]:
+  with reading():
+    yield from source.read(job, split, drop)
 
 
 class Columns(Verified):

@@ -1,8 +1,11 @@
 """What a source hands out: documents, in jobs that can be read separately."""
 
+import contextlib
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
+
+from aigc_jax.errors import BadData
 
 ALL = "all"  # a split of text files: whatever they hold
 
@@ -21,6 +24,27 @@ class Job(NamedTuple):
 
   parts: tuple
   size: int  # bytes of text to come, about
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+  """Makes BadData of what the file system refuses of a source's files.
+
+  They may be moved, removed or replaced while they are listed or read.
+  """
+  try:
+    yield
+  except OSError as e:
+    where = f"{e.filename}: " if e.filename else ""
+    raise BadData(
+      f"{where}cannot be read: {e.strerror or e}; where it was moved or "
+      "changed meanwhile, run again"
+    ) from e
+
+
+def changed(name: str) -> BadData:
+  """The refusal of a source that is not what it was when it was listed."""
+  return BadData(f"source {name!r} changed while it was read; run again")
 
 
 def fold(name: str) -> float:

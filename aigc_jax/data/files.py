@@ -23,6 +23,7 @@ from pathlib import Path
 
 from aigc_jax import files, records
 from aigc_jax.data import listing
+from aigc_jax.data.arrays import state_of
 from aigc_jax.data.documents import (
   ALL,
   Document,
@@ -95,24 +96,27 @@ class Files:
   def fingerprint(self) -> str:
     """sha256 over (name, size, sha256 of the content) of the files, and field.
 
-    Kept beside the stores under the state of the files (path, size, time of
-    change), so that a large source is read once and not at every start.
+    Kept beside the stores under the state of the files (path, size, times), so
+    that a large source is read once and not at every start.
     """
-    self._state_then = state = self._state()
-    kept = Path(self._cache, f"{state[:32]}.json")
+    kept = Path(self._cache, f"{self.state[:32]}.json")
     content = _remembered(kept)
     if not content:
       content = self._content()
       _remember(kept, content)
     return hashlib.sha256(f"{content} {self.field}".encode()).hexdigest()
 
+  @functools.cached_property
+  def state(self) -> str:
+    """What the files were before any of them was read."""
+    return self._state()
+
   def _state(self) -> str:
-    """sha256 over path, size and time of change of every file."""
-    state = hashlib.sha256(b"state 2")
+    """sha256 over path, size and times of every file."""
+    state = hashlib.sha256(b"state 3")
     for _, path, _ in self._found.files:
       try:
-        stat = os.stat(path)
-        line = f"{path}\n{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}\n"
+        line = f"{path}\n{state_of(os.stat(path))}\n"
       except OSError:
         line = f"{path}\ngone\n"
       state.update(line.encode("utf-8", "surrogateescape"))
@@ -214,7 +218,7 @@ class Files:
 
   def unchanged(self) -> bool:
     """Whether the files are what the fingerprint says."""
-    return self._state() == self._state_then
+    return self._state() == self.state
 
 
 def _name(path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from aigc_jax import files
+from aigc_jax.data.documents import reading
 from aigc_jax.data.entries import whole
 from aigc_jax.data.gettext import read_catalogue
 from aigc_jax.data.listing import LONGEST_ROW, below, check_local
@@ -37,8 +38,9 @@ def read_pairs(spec: Mapping) -> Iterator[Pair]:
   """
   read, suffixes, keys = _kind(spec)
   spec = whole(spec, keys)
-  for path in _files(spec["path"], suffixes):
-    yield from read(path, *(spec[key] for key in keys))
+  with reading():
+    for path in _files(spec["path"], suffixes):
+      yield from read(path, *(spec[key] for key in keys))
 
 
 def check_source(where: str, spec: Mapping) -> None:

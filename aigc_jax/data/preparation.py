@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aigc_jax.data import sentences
+from aigc_jax.data.documents import changed
 from aigc_jax.data.listing import check_local
 from aigc_jax.data.sources import open_source
 from aigc_jax.data.store import Store
@@ -79,6 +80,8 @@ def find_tokenizer(
         texts = _sample(source, sources[0]["split"])
         name = f"sentencepiece-{tokenizer_vocab} of {called or source.name}"
         made = sentences.train(texts, tokenizer_vocab, name, special)
+        if not source.unchanged():
+          raise changed(source.name)
         save(made, folder)
         say(f"tokenizer: {folder} ({time.perf_counter() - started:.1f} s)")
   return load(folder)

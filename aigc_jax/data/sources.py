@@ -133,6 +133,8 @@ class Tfds:
           digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()
 
+  state = ""
+
   def unchanged(self) -> bool:
     """A prepared dataset is never changed."""
     return True

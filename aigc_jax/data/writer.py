@@ -2,12 +2,12 @@
 
 The store is built in FOLDER.building, one shard for each job of the source. A
 shard's files are written aside and renamed, and its record comes last, so what
-has a record is whole; it is checked and kept when the work starts again. When
-all shards are there, the manifest is written and the folder renamed. Jobs are a
-function of the source alone, so neither the number of workers nor any
-interruption changes a byte. A lock keeps a second builder waiting; where locks
-do not work (some network file systems) it would write the same bytes, and
-the first rename wins.
+has a record is whole; it is checked and kept when the work starts again, on
+files that nobody touched since. When all shards are there, the manifest is
+written and the folder renamed. Jobs are a function of the source alone, so
+neither the number of workers nor any interruption changes a byte. A lock keeps
+a second builder waiting; where locks do not work (some network file systems) it
+would write the same bytes, and the first rename wins.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ import numpy as np
 
 from aigc_jax import records
 from aigc_jax.data.arrays import HEADER, header
-from aigc_jax.data.documents import Document, Job, dividing
+from aigc_jax.data.documents import Document, Job, changed, dividing, reading
 from aigc_jax.data.store import (
   FORMAT,
   Store,
@@ -101,20 +101,21 @@ def write(
 
 def _build(folder, source, split, tokenizer, workers, progress) -> None:
   """Makes all shards, then the manifest, then the folder."""
-  jobs = source.jobs(split)
   aside = beside(folder, ".building")
-  start_aside(aside, jobs)
+  with reading():
+    jobs = source.jobs(split)
+    state = source.state
+  start_aside(aside, jobs, state)
   records = _shards(aside, source, split, tokenizer, jobs, workers, progress)
   manifest = _manifest(records, source, split, tokenizer)
   if not manifest["documents"]:
     shutil.rmtree(aside)
     raise BadData(_nothing(source, split))
-  if not source.unchanged():
-    raise BadData(
-      f"source {source.name!r} changed while it was read; run again"
-    )
   if split != "train":
     manifest["yardsticks"] = _yardsticks(source, split, jobs)
+  if not source.unchanged():
+    shutil.rmtree(aside)
+    raise changed(source.name)
   manifest["seal"] = seal(manifest)
   write_json(aside / "manifest.json", manifest)
   kept = {"manifest.json"}
@@ -159,9 +160,13 @@ def _nothing(source, split: str) -> str:
   )
 
 
-def start_aside(aside: Path, jobs: list[Job]) -> None:
-  """A place to build in; what another plan left there is thrown away."""
-  plan = sha256_json(jobs)
+def start_aside(aside: Path, jobs: list[Job], state: str = "") -> None:
+  """A place to build in; what another plan left there is thrown away.
+
+  state: of the source's files. What was read of them while they were otherwise
+  is no part of this, also where they are by now what they were before.
+  """
+  plan = sha256_json([jobs, state])
   kept = aside / "plan.json"
   own_folder(aside)
   with contextlib.suppress(BadData):

@@ -27,8 +27,9 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.data import listing, tables
+from aigc_jax.data.arrays import state_of
 from aigc_jax.data.columns import BYTES, Drop, Record
-from aigc_jax.data.documents import Job, grouped, job_size
+from aigc_jax.data.documents import Job, grouped, job_size, reading
 from aigc_jax.data.images.parquet import ParquetFiles
 from aigc_jax.data.images.sources import (
   PACKAGES,
@@ -137,25 +138,36 @@ class OfFiles(Captioned):
     """All images there are; BadData for what lacks a caption or a file."""
 
   @functools.cached_property
+  @reading()
   def _entries(self) -> list[Entry]:
     return self._listed()
 
   @functools.cached_property
+  def _stamps(self) -> tuple[str, str]:
+    return self._stamps_of(self._entries)
+
+  @property
   def fingerprint(self) -> str:
-    return self._stamp(self._entries)
+    return self._stamps[0]
+
+  @property
+  def state(self) -> str:
+    return self._stamps[1]
 
   def unchanged(self) -> bool:
-    return self._stamp(self._listed()) == self.fingerprint
+    return self._stamps_of(self._listed()) == self._stamps
 
   @staticmethod
-  def _stamp(entries: list[Entry]) -> str:
-    """sha256 over names, sizes, times of change, and all captions."""
-    digest = hashlib.sha256(b"captioned files 1")
+  def _stamps_of(entries: list[Entry]) -> tuple[str, str]:
+    """sha256 over names, sizes, times of writing, and all captions; and over
+    all that changes when a file is touched."""
+    digest, state = hashlib.sha256(b"captioned files 1"), hashlib.sha256()
     for name, path, captions in entries:
-      found = files.regular(path)
-      line = json.dumps([name, found.st_size, found.st_mtime_ns, captions])
+      found = state_of(files.regular(path))
+      line = json.dumps([name, found[1], found[2], captions])
       digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+      state.update(json.dumps([name, found, captions]).encode())
+    return digest.hexdigest(), state.hexdigest()
 
   def jobs(self, split: str) -> list[Job]:
     self._check_split(split)
@@ -257,6 +269,10 @@ class Parquet(Captioned):
   @functools.cached_property
   def fingerprint(self) -> str:
     return self._rows.stamp("captions of Parquet 1")
+
+  @property
+  def state(self) -> str:
+    return self._rows.state
 
   def unchanged(self) -> bool:
     return self._rows.unchanged()

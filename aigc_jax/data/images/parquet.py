@@ -6,7 +6,8 @@ from pathlib import Path
 
 from aigc_jax import files
 from aigc_jax.data import listing, tables
-from aigc_jax.data.documents import Job, grouped, job_size
+from aigc_jax.data.arrays import state_of
+from aigc_jax.data.documents import Job, grouped, job_size, reading
 from aigc_jax.data.rows import _parquet
 from aigc_jax.errors import BadData
 
@@ -30,20 +31,21 @@ class ParquetFiles:
     ]
     if not self.files:
       raise BadData(f"{str(path)!r}: no .parquet file there")
-    self._before = self._states()
+    self.state = self._state()
 
-  def _states(self) -> list[tuple[int, ...]]:
-    """What changes with a file, without reading all of it once more."""
+  def _state(self) -> str:
+    """sha256 over what changes with a file, without reading all of it."""
     try:
-      found = [os.stat(path) for _, path in self.files]
-    except OSError:  # gone
-      return []
-    return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in found]
+      found = [state_of(os.stat(path)) for _, path in self.files]
+    except OSError:
+      return "gone"
+    return files.sha256_json(found)
 
   def unchanged(self) -> bool:
     """Whether the files are those that there were at first."""
-    return self._states() == self._before
+    return self._state() == self.state != "gone"
 
+  @reading()
   def stamp(self, what: str) -> str:
     """A sha256 of the files, the columns, and what is made of them."""
     content = [(name, files.sha256_file(path)) for name, path in self.files]

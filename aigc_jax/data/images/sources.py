@@ -19,6 +19,7 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.data import listing
+from aigc_jax.data.arrays import State, state_of
 from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
 from aigc_jax.data.documents import (
   Job,
@@ -27,6 +28,7 @@ from aigc_jax.data.documents import (
   is_held_out,
   job_size,
   none_of,
+  reading,
 )
 from aigc_jax.data.entries import Kinds
 from aigc_jax.data.images.decoding import Unusable, checked
@@ -59,9 +61,11 @@ class Pictured(abc.ABC):
     self.validation, self._damaged = validation, damaged
     self._ends: set[str] = set()  # names: the first and last that are divided
 
+  state = ""  # of files: arrays of a package and prepared datasets stay
+
   def unchanged(self) -> bool:
     """Whether all is as it was when the fingerprint was taken."""
-    return True  # arrays of a package, a prepared dataset
+    return True
 
   def usable(self, name: str, data: bytes, drop: Drop) -> bool:
     """Whether bytes are an image; `drop` is told what there is to tell."""
@@ -178,6 +182,7 @@ class Folder(Labelled):
     return self._splits[name]
 
   @functools.cached_property
+  @reading()
   def labels(self) -> tuple[str, ...]:
     top = self._splits.get("train", self.path)
     names = sorted(
@@ -192,8 +197,9 @@ class Folder(Labelled):
     return tuple(names)
 
   @functools.lru_cache(4)  # noqa: B019
-  def _images(self, split: str) -> list[tuple[str, int]]:
-    """(path below the split's folder, bytes), by name."""
+  @reading()
+  def _images(self, split: str) -> list[tuple[str, State]]:
+    """(path below the split's folder, state of the file), by name."""
     top, found = self._top(split), []
     for label in sorted(p.name for p in top.iterdir() if p.is_dir()):
       if label[0] == ".":
@@ -205,8 +211,8 @@ class Folder(Labelled):
         )
       for path in listing.below(top / label):
         if path.suffix.lower() in SUFFIXES:
-          size = files.regular(path).st_size
-          found.append((path.relative_to(top).as_posix(), size))
+          state = state_of(files.regular(path))
+          found.append((path.relative_to(top).as_posix(), state))
     return sorted(found)
 
   @functools.cached_property
@@ -214,22 +220,24 @@ class Folder(Labelled):
     """sha256 over names, sizes and times of change of all images."""
     digest = hashlib.sha256(b"images of folders 1")
     for split in [*self._splits] or ["all"]:
-      top = self._top(split)
-      for name, size in self._images(split):
-        stamp = os.stat(top / name).st_mtime_ns
-        line = f"\n{split} {name} {size} {stamp}"
+      for name, (_, size, written, _) in self._images(split):
+        line = f"\n{split} {name} {size} {written}"
         digest.update(os.fsencode(line))  # names are bytes
     return digest.hexdigest()
 
+  @functools.cached_property
+  def state(self) -> str:
+    found = [self._images(split) for split in [*self._splits] or ["all"]]
+    return files.sha256_json([self.labels, [*self._splits], found])
+
   def unchanged(self) -> bool:
     again = Folder(self.path, self.split, self.validation, self._damaged)
-    return again.fingerprint == self.fingerprint
+    return again.state == self.state
 
   def jobs(self, split: str) -> list[Job]:
     _ = self.labels  # a folder without any is told so
-    images = self._images(split)
-    total = sum(size for _, size in images)
-    return grouped([((name,), size) for name, size in images], job_size(total))
+    images = [((name,), state[1]) for name, state in self._images(split)]
+    return grouped(images, job_size(sum(size for _, size in images)))
 
   def _records(self, job, split):
     top = self._top(split)
@@ -258,6 +266,10 @@ class Parquet(Labelled):
   @functools.cached_property
   def fingerprint(self) -> str:
     return self._rows.stamp("images of Parquet 1")
+
+  @property
+  def state(self) -> str:
+    return self._rows.state
 
   def unchanged(self) -> bool:
     return self._rows.unchanged()

@@ -23,8 +23,16 @@ from typing import NamedTuple
 
 from aigc_jax import files
 from aigc_jax.data import listing, tables
+from aigc_jax.data.arrays import State, state_of
 from aigc_jax.data.columns import BYTES, Drop, LeftOut, Record, told
-from aigc_jax.data.documents import Job, grouped, is_held_out, job_size, none_of
+from aigc_jax.data.documents import (
+  Job,
+  grouped,
+  is_held_out,
+  job_size,
+  none_of,
+  reading,
+)
 from aigc_jax.data.entries import Kinds
 from aigc_jax.data.sound.decoding import LARGEST_FILE, Unusable, decoded
 from aigc_jax.errors import BadData, nearest
@@ -76,6 +84,7 @@ class Spoken(abc.ABC):
     """All utterances there are, in any order."""
 
   @functools.cached_property
+  @reading()
   def _entries(self) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     places: dict[str, str] = {}
@@ -109,22 +118,32 @@ class Spoken(abc.ABC):
     return {name: number for number, name in enumerate(names)}
 
   @functools.cached_property
+  def _stamps(self) -> tuple[str, str]:
+    return self._stamps_of(self._entries)
+
+  @property
   def fingerprint(self) -> str:
-    return self._stamp(self._entries)
+    return self._stamps[0]
+
+  @property
+  def state(self) -> str:
+    return self._stamps[1]
 
   def unchanged(self) -> bool:
-    return self._stamp({e.name: e for e in self._listed()}) == self.fingerprint
+    found = {entry.name: entry for entry in self._listed()}
+    return self._stamps_of(found) == self._stamps
 
   @staticmethod
-  def _stamp(entries: Mapping[str, Entry]) -> str:
-    """sha256 over names, sizes, times of change, and all transcripts."""
-    digest = hashlib.sha256(b"utterances 1")
+  def _stamps_of(entries: Mapping[str, Entry]) -> tuple[str, str]:
+    """sha256 over names, sizes, times of writing, and all transcripts; and over
+    all that changes when a file is touched."""
+    digest, state = hashlib.sha256(b"utterances 1"), hashlib.sha256()
     for name in sorted(entries):
-      size, changed = _size(entries[name].path)
-      text = entries[name].text
-      line = json.dumps([name, size, changed, text])
+      found, text = _state(entries[name].path), entries[name].text
+      line = json.dumps([name, found[1], found[2], text])
       digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+      state.update(json.dumps([name, found, text]).encode())
+    return digest.hexdigest(), state.hexdigest()
 
   @property
   def division(self) -> str:
@@ -138,7 +157,7 @@ class Spoken(abc.ABC):
         f"splits: {', '.join(SPLITS)})"
       )
     wanted = [
-      ((entry.name,), _size(entry.path)[0] or 1)
+      ((entry.name,), _state(entry.path)[1] or 1)
       for entry in self._entries.values()
       if split == "all" or self._held_out(entry) == (split == "validation")
     ]
@@ -169,7 +188,7 @@ class Spoken(abc.ABC):
         yield from self._usable(entry, drop)
 
   def _usable(self, entry: Entry, drop: Drop) -> Iterator[Record]:
-    if _size(entry.path)[0] > LARGEST_FILE:
+    if _state(entry.path)[1] > LARGEST_FILE:
       drop(f"larger than {LARGEST_FILE >> 20} MB", entry.name)
       return
     data = files.content(entry.path, limit=LARGEST_FILE)
@@ -285,13 +304,12 @@ def _sound(stem: Path) -> Path:
   return next(filter(files.is_there, found), found[0])
 
 
-def _size(path: Path) -> tuple[int, int]:
-  """(bytes, time of change), or zeros where there is no such file."""
+def _state(path: Path) -> State:
+  """What changes with a file, or zeros where there is no such file."""
   try:
-    found = os.stat(path)
+    return state_of(os.stat(path))
   except (OSError, ValueError):
-    return 0, 0
-  return found.st_size, found.st_mtime_ns
+    return 0, 0, 0, 0
 
 
 # kind -> (the maker, the keys that a source of this kind has besides weight)
