@@ -15,6 +15,7 @@ from aigc_jax.hf import safetensors
 STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+LISTS = ".index.json"  # the end of its name
 PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # weights_only=True makes torch refuse everything in a pickle but tensors.
@@ -26,16 +27,29 @@ CONVERT = (
 )
 
 
-def weights(folder: Path) -> dict[str, safetensors.Tensor]:
+def check_there(folder: Path) -> None:
+  """Raises BadData where there is no such folder, or no config.json in it."""
+  lacking = "" if (folder / "config.json").exists() else "no config.json in it"
+  if lacking or not folder.is_dir():
+    why = lacking if folder.is_dir() else "no such folder"
+    raise BadData(f"hf:{folder}: {why} (expected config.json and {SINGLE})")
+
+
+def weights(
+  folder: Path, named: object = None
+) -> dict[str, safetensors.Tensor]:
   """{name: Tensor} of a folder's safetensors, one file or several.
 
+  named: what its config.json calls them (`transformers_weights`, which
+  transformers then reads in place of all others), None where it does not.
   Raises BadData for pickled weights (with the line that converts them), for
   names that lead outside and for an index that disagrees with its files.
   """
-  if not folder.is_dir():
-    raise BadData(
-      f"hf:{folder}: no such folder (expected config.json and {SINGLE})"
-    )
+  if named is not None:
+    where = folder / "config.json: transformers_weights"
+    if isinstance(named, str) and named.endswith(LISTS):
+      return _indexed(folder / (_inside(where, named[: -len(LISTS)]) + LISTS))
+    return safetensors.read(folder / _inside(where, named))
   present = {entry.name for entry in folder.iterdir()}
   for stem in STEMS.values():
     single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"

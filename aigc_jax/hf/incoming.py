@@ -57,10 +57,12 @@ def load(folder: str | Path) -> Imported:
   those that its config.json calls for, in name and shape.
   """
   path = files.expanded(str(folder).removeprefix("hf:"))
-  tensors = folders.weights(path)
+  folders.check_there(path)
   where = str(path / "config.json")
   config = files.read_json(path / "config.json")
   family = family_of(config, where)
+  named = config.get("transformers_weights") if "model_type" in config else None
+  tensors = folders.weights(path, named)
   kwargs = read_config(family, config, where)
   tensors = renamed(family, tensors)
   kwargs |= {head: name in tensors for head, name in family.heads.items()}

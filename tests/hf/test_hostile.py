@@ -302,6 +302,42 @@ def test_an_index_cannot_reach_outside_its_folder(copy, file):
     hf.load(indexed(copy, table))
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_weights_that_the_config_names_are_read_in_place_of_all_others(
+  copy, listed
+):
+  """As in transformers, whose key this is."""
+  single, config = copy / "model.safetensors", copy / "config.json"
+  whole = safetensors.read(single)
+  other = {n: t.view().copy() for n, t in whole.items()}
+  key = "model.norm.weight"
+  other[key][0] = 7.0
+  name = "other.safetensors"
+  safetensors.write(
+    copy / name,
+    {n: (x.shape, x.dtype) for n, x in other.items()},
+    [(n, lambda x=x: x) for n, x in other.items()],
+  )
+  if listed:
+    table = dict.fromkeys(other, name)
+    name += ".index.json"
+    (copy / name).write_text(json.dumps({"weight_map": table}))
+  said = json.loads(config.read_text())
+  config.write_text(json.dumps(said | {"transformers_weights": name}))
+  assert hf.load(copy).tensors[key].view()[0] == 7.0
+  config.write_text(json.dumps(said | {"transformers_weights": None}))
+  assert hf.load(copy).tensors[key].view()[0] == whole[key].view()[0]
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "x.bin", 3, "", ["x"]])
+def test_a_config_names_no_weights_but_of_its_own_folder(copy, name):
+  config = copy / "config.json"
+  said = json.loads(config.read_text()) | {"transformers_weights": name}
+  config.write_text(json.dumps(said))
+  with pytest.raises(BadData, match="transformers_weights"):
+    hf.load(copy)
+
+
 @pytest.mark.parametrize(
   "table",
   ["{}", "[]", '{"weight_map": []}', '{"weight_map": {}}', "{", "",
