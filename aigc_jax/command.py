@@ -31,6 +31,7 @@ from aigc_jax.trainer.loop import COMPILING
 TOGETHER = ("coordinator", "processes", "process", "heartbeat", "join_limit")
 HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 COMPILED = "~/.cache/aigc_jax/compiled"
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def main(
@@ -373,6 +374,7 @@ def start_jax(alone: bool = False) -> None:
       "this command is the work of one process: leave --coordinator, "
       "--processes and --process out"
     )
+  outages.check_xla_flags()
   changed = settle_jax()
   sharding.start_distributed(
     values.coordinator,
@@ -384,12 +386,25 @@ def start_jax(alone: bool = False) -> None:
   )
   _tell_who_speaks()
   _tell_of_settings(changed)
-  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    folder = files.expanded(COMPILED)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+  folder = os.environ.get(CACHE) or COMPILED
+  why = outages.unusable(folder)
+  jax.config.update(CACHE.lower(), None if why else _place_of(folder))
+  outages.hear_of_programs()
+  if why and is_first():
+    print(
+      f"aigc_jax: compiled programs are not kept, and are compiled anew each "
+      f"time: {why}. {CACHE}=FOLDER names a place for them",
+      file=sys.stderr,
+      flush=True,
+    )
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _place_of(folder: str) -> str:
+  """A folder's path in full; the address of one that is elsewhere as it is."""
+  return folder if "://" in folder else str(files.expanded(folder))
 
 
 def check_read(unread: Mapping[str, str]) -> None:

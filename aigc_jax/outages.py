@@ -3,16 +3,20 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
+import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
+from jax.extend.backend import get_compile_options
 
-from aigc_jax import early, native
+from aigc_jax import early, files, native
 from aigc_jax.errors import BadConfig, PeerLost, Refusal, StorageFailure
 
 # What JAX says where a process does not hear from another one any more.
@@ -25,7 +29,84 @@ DENIED = (
   errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
   errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
+# Of XLA, about its flags: the end of a line that begins with where it is.
+REFUSED = re.compile(rb"\] ((?:Unknown flag|Could not open|Couldn't).*)")
+# Of JAX, about its folder of compiled programs.
+KEPT = re.compile(
+  r"Error (reading|writing) persistent compilation cache entry.*?: (.*)", re.S
+)
+WORDS = {"reading": "read", "writing": "kept"}
 FULL = "RESOURCE_EXHAUSTED"  # what JAX says of a memory that is full
+
+
+def check_xla_flags() -> None:
+  """Raises BadConfig for XLA_FLAGS that XLA ends a process for, with its words.
+
+  It does so where it first reads them, without any way to be asked before: a
+  process of its own reads them here.
+  """
+  given = os.environ.get("XLA_FLAGS", "").strip()
+  if not given:
+    return
+  with tempfile.TemporaryFile() as said:
+    with warnings.catch_warnings():  # of threads: it does nothing but this
+      warnings.simplefilter("ignore")
+      child = os.fork()
+    if not child:
+      with contextlib.suppress(BaseException):
+        os.dup2(said.fileno(), 2)
+        get_compile_options(num_replicas=1, num_partitions=1)
+        os._exit(0)
+      os._exit(2)
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) != 1:
+      return  # read, or something else is wrong, which will be told
+    said.seek(0)
+    found = REFUSED.search(said.read(1 << 16))
+  why = found[1].decode(errors="replace") if found else "it refuses them"
+  raise BadConfig(
+    f"XLA cannot read the variable XLA_FLAGS={given!r} of the environment: "
+    f"{why.strip(' .')[:300]}. Set it otherwise, or unset it"
+  )
+
+
+def unusable(folder: str) -> str:
+  """Why nothing can be kept in a folder, which is made; "" where it can be.
+
+  An address (gs://...) is not looked at.
+  """
+  if "://" in folder:
+    return ""
+  try:
+    place = files.expanded(folder)
+    place.mkdir(parents=True, exist_ok=True)
+  except BadConfig as refusal:
+    return str(refusal)
+  except OSError as error:
+    return f"{folder} cannot be written ({error.strerror})"
+  fits = os.access(place, os.R_OK | os.W_OK | os.X_OK)
+  return "" if fits else f"{place} cannot be read and written"
+
+
+def hear_of_programs() -> None:
+  """What JAX warns of compiled programs that it cannot keep is said once."""
+  show = warnings.showwarning
+
+  def shown(message, *rest, **more) -> None:
+    found = KEPT.match(str(message))
+    if not found:
+      return show(message, *rest, **more)
+    if found[1] not in _told:
+      _told.add(found[1])
+      early.say(
+        f"aigc_jax: compiled programs cannot be {WORDS[found[1]]} "
+        f"({' '.join(found[2].split())[:200]}): they are compiled anew"
+      )
+
+  warnings.showwarning = shown
+
+
+_told: set[str] = set()
 
 
 def of_another_process(error: Exception) -> bool:

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -375,3 +376,70 @@ def test_a_memory_too_small_to_begin_is_told(monkeypatch, capfd):
     early._not_begun(type(error), error, None)
   assert left == [BadConfig.code] * 2
   assert capfd.readouterr().err.count("the memory does not even suffice") == 2
+
+
+@pytest.mark.parametrize(
+  "given, why",
+  [
+    ("--xla_nonsense=3", "Unknown flag in XLA_FLAGS: --xla_nonsense=3"),
+    ("nonsense", 'Could not open file "nonsense"'),
+    ("--xla_backend_optimization_level=x", "Couldn't interpret value x"),
+  ],
+)
+def test_flags_that_xla_ends_a_process_for_are_refused_before(
+  tmp_path, given, why
+):
+  found = commands.run(
+    "aigc_jax.evaluate", f"--workdir={tmp_path}", environ={"XLA_FLAGS": given}
+  )
+  assert found.returncode == BadConfig.code
+  assert f"aigc_jax: XLA cannot read the variable XLA_FLAGS={given!r}" in (
+    found.stderr
+  )
+  assert why in found.stderr and "holds no run" not in found.stderr
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_place_for_compiled_programs_that_is_none_is_told_and_not_used(
+  tmp_path, named
+):
+  (tmp_path / "file").touch()
+  where = str(tmp_path / "file")
+  found = commands.run(
+    "aigc_jax.evaluate", f"--workdir={tmp_path}",
+    environ={
+      "HOME": where, "JAX_COMPILATION_CACHE_DIR": f"{where}/x" if named else "",
+    },
+  )  # fmt: skip
+  assert "aigc_jax: compiled programs are not kept" in found.stderr
+  assert "cannot be written (Not a directory)" in found.stderr
+  assert "JAX_COMPILATION_CACHE_DIR=FOLDER" in found.stderr
+
+
+def test_a_user_without_a_home_goes_without_compiled_programs(monkeypatch):
+  monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+  assert "has no home folder here" in outages.unusable(command.COMPILED)
+  assert not outages.unusable("gs://bucket/compiled")
+
+
+def test_what_cannot_be_kept_of_compiled_programs_is_said_once(
+  monkeypatch, capfd
+):
+  told = []
+  monkeypatch.setattr(warnings, "showwarning", lambda *args: told.append(args))
+  monkeypatch.setattr(outages, "_told", set())
+  outages.hear_of_programs()
+  for name in "ab":
+    for how in ("reading", "writing"):
+      warnings.showwarning(
+        UserWarning(
+          f"Error {how} persistent compilation cache entry for {name!r}: "
+          "OSError: [Errno 28] No space left on device"
+        ),
+        UserWarning, "x.py", 1,
+      )  # fmt: skip
+  warnings.showwarning(UserWarning("another"), UserWarning, "x.py", 1)
+  said = capfd.readouterr().err
+  assert said.count("compiled programs cannot be kept") == 1
+  assert said.count("compiled programs cannot be read") == 1
+  assert "No space left on device" in said and len(told) == 1
