@@ -20,6 +20,7 @@ from aigc_jax.layers.report import STATS
 from aigc_jax.tree import joined
 
 ROWS = 1024  # of a table of similarities at a time
+EQUAL = 1e-12  # as near, of similarities up to 1: products in float64 round so
 
 
 @runtime_checkable
@@ -52,15 +53,15 @@ def rivals(
 ) -> np.ndarray:
   """How many wrong keys are as near to each query as its nearest right one.
 
-  right_N: the numbers of the right keys of each query. One that is no number
-  is as near as can be.
+  All of length one; right_N: the numbers of the right keys of each query. One
+  that is no number is as near as can be.
   """
   found = np.empty(len(queries_NZ), np.int64)
   for start in range(0, len(queries_NZ), ROWS):
     near_NM = queries_NZ[start : start + ROWS] @ keys_MZ.T
     for row, near_M in enumerate(near_NM, start):
       own = np.max(near_M[right_N[row]])
-      others = ~(near_M < own)
+      others = ~(near_M < own - EQUAL)
       others[right_N[row]] = False
       found[row] = np.sum(others)
   return found

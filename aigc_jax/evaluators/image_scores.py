@@ -17,6 +17,7 @@ SUBSETS, MOST = 100, 1000  # of KID: how many, of how many images at most
 NEIGHBOURS = 3  # of precision and recall, as in their paper
 LEAST = NEIGHBOURS + 1  # images that all scores take
 BLOCK = 1024  # rows whose distances exist at once
+EQUAL = 1e-12  # of the largest square: the distances of float64 round so
 
 
 def all_scores(
@@ -72,13 +73,18 @@ def fid(real: np.ndarray, drawn: np.ndarray) -> float:
   """
   real, drawn = _checked(real, drawn, 2)
   apart = real.mean(0) - drawn.mean(0)
-  S, T = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, drawn))
-  # The eigenvalues of S T are those of a symmetric matrix, and are not below 0.
-  values, vectors = np.linalg.eigh(S)
-  root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-  both = np.linalg.eigvalsh(root @ T @ root)
-  middle = np.sqrt(np.maximum(both, 0)).sum()
-  return float(apart @ apart + np.trace(S) + np.trace(T) - 2 * middle)
+  A, B = _factor(real), _factor(drawn)
+  # With S = A' A and T = B' B the eigenvalues of S T are the squares of these,
+  # of which a root of S T itself would lose half the digits.
+  middle = np.linalg.svd(A @ B.T, compute_uv=False).sum()
+  whole = apart @ apart + np.sum(A**2) + np.sum(B**2) - 2 * middle
+  return max(float(whole), 0.0)
+
+
+def _factor(x: np.ndarray) -> np.ndarray:
+  """(at most D, D) for (n, D): a matrix A whose A' A is the covariance."""
+  A = (x - x.mean(0)) / np.sqrt(len(x) - 1)
+  return np.linalg.qr(A, mode="r") if len(A) > A.shape[1] else A
 
 
 def kid(
@@ -131,14 +137,22 @@ def precision_recall(
 
 
 def _near(around: np.ndarray, others: np.ndarray, neighbours: int) -> float:
-  """The share of `others` in a ball of one of `around`."""
+  """The share of `others` in a ball of one of `around`.
+
+  On its edge is within, as the neighbour is that reaches to it, whatever the
+  rounding of either.
+  """
+  middle = around.mean(0)
+  around, others = around - middle, others - middle
+  edge = EQUAL * max(np.sum(x**2, axis=1).max() for x in (around, others))
   radii = np.concatenate(
     [
       np.partition(square, neighbours, axis=1)[:, neighbours]
       for square in _squares(around, around)  # the nearest is it itself
     ]
   )
-  inside = [(square <= radii).any(1) for square in _squares(others, around)]
+  within = radii + edge
+  inside = [(row <= within).any(1) for row in _squares(others, around)]
   return float(np.concatenate(inside).mean())
 
 

@@ -69,6 +69,22 @@ def test_a_model_that_says_nothing_is_never_right():
     assert set(found.values()) == {0.0}
 
 
+def test_equal_keys_are_equally_near_wherever_they_stand():
+  """Products of many rows round the last ones otherwise than the first."""
+  draw = np.random.default_rng(0)
+  for seed in range(60):
+    count, size = draw.integers(2, 60), draw.integers(1, 70)
+    queries = on_sphere(9, size, seed=seed)
+    keys = on_sphere(count, size, seed=100 + seed)
+    keys[draw.integers(0, count, count // 2)] = keys[-1] = keys[0]
+    equal = np.flatnonzero((keys == keys[0]).all(1))
+    found = [
+      embedded.rivals(queries, keys, np.full((9, 1), own)) for own in equal
+    ]
+    assert all((x == found[0]).all() for x in found)
+    assert min(map(np.min, found)) >= len(equal) - 1
+
+
 def test_a_label_is_the_mean_of_its_texts_on_the_sphere():
   texts = on_sphere(4, 3, Z)
   found = embedded.class_embeddings(texts)

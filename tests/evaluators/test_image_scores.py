@@ -32,6 +32,16 @@ def test_fid_is_its_formula_by_a_root_of_a_matrix():
     assert scores.fid(a, b) == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.parametrize("n, dims", [(9, 40), (80, 12), (30, 30), (2, 5)])
+def test_images_are_at_no_distance_from_themselves(n, dims):
+  """Nor below none, of however few and however large features."""
+  draw = np.random.default_rng(n)
+  for size, far in ((1, 0), (30, 1e3), (0.01, 10)):
+    a = size * draw.normal(size=(n, dims)) + far
+    found, whole = scores.fid(a, a[::-1]), np.sum(np.var(a, axis=0))
+    assert 0 <= found < 1e-10 * whole
+
+
 def test_fid_of_normal_features_is_known():
   """Of N(0, s^2) and N(m, t^2) in each of D dimensions: D (m^2 + (s - t)^2)."""
   draw = np.random.default_rng(0)
@@ -81,6 +91,22 @@ def test_precision_and_recall_are_theirs_by_loops(monkeypatch):
   for block in (1024, 7):
     monkeypatch.setattr(scores, "BLOCK", block)
     assert scores.precision_recall(a, b) == (near(a, b), near(b, a))
+
+
+def test_what_is_at_the_edge_of_a_ball_is_within_it_however_far_from_zero():
+  """Of features on a grid, where many are as near, and some are copies."""
+  for seed in range(20):
+    draw = np.random.default_rng(seed)
+    real, drawn = (draw.integers(-4, 5, (n, 3)) / 8 for n in (19, 23))
+    real[3:8] = drawn[10:15] = real[0]
+    exact = []
+    for a, b in ((real, drawn), (drawn, real)):
+      apart = np.sum((b[:, None] - a) ** 2, axis=-1)
+      own = np.sum((a[:, None] - a) ** 2, axis=-1)
+      exact.append(np.mean((apart <= np.sort(own)[:, 3]).any(1)))
+    for far in (0, 2.0**26):
+      found = scores.precision_recall(real + far, drawn + far)
+      assert found == tuple(exact)
 
 
 def test_what_has_collapsed_is_precise_and_recalls_nothing():
