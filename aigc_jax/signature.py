@@ -55,8 +55,7 @@ def check_call(f: Callable, section: str, values: Mapping, /, *more: str):
   given = set(values)
   needed = [k for k, p in known.items() if p.default is EMPTY or k in given]
   expect(section, values, needed, among=known, called=f)
-  for key, value in values.items():
-    check_type(f"{section}.{key}", value, known[key].annotation)
+  check_types(section, values, {k: p.annotation for k, p in known.items()})
 
 
 def expect(
@@ -114,11 +113,16 @@ def kind_of(section: str, values: Mapping, table: Mapping) -> tuple:
 
 
 def check_types(section: str, values: Mapping, wanted: Mapping) -> None:
-  """Raises BadConfig for the first value that is not of its type."""
-  prefix = f"{section}." if section else ""
+  """Raises BadConfig, which names all values that are not of their types."""
+  prefix, found = f"{section}." if section else "", []
   for key, value in values.items():
-    if key in wanted:
-      check_type(f"{prefix}{key}", value, wanted[key])
+    try:
+      if key in wanted:
+        check_type(f"{prefix}{key}", value, wanted[key])
+    except BadKey as error:
+      found.append(error)
+  if found:
+    raise BadKey("; ".join(map(str, found)), found[0].key)
 
 
 def check_type(name: str, value: object, wanted: Any) -> None:

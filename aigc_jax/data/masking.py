@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aigc_jax.data.draw import Draw
+from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.spec import Array, Spec
 from aigc_jax.data.words import begins
 from aigc_jax.errors import BadConfig
@@ -162,12 +163,13 @@ def _check(share, as_mask, as_other, edges: bool, segments: bool) -> None:
     )
 
 
-def check(tokenizer, vocab: int | None, **options) -> None:
+def check(tokenizer, model: Mapping, **options) -> None:
   """Refuses a tokenizer without what the task needs, or a model without rows.
 
-  vocab: of the model, None where it has none. Raises BadConfig.
+  model: the section of a config. Raises BadConfig.
   """
-  ids = ids_of(tokenizer, options.get("mask"))
+  more = flags_of(model, "vocab", tokenizer.vocab + 1)
+  ids = ids_of(tokenizer, options.get("mask"), more)
   edges = options.get("edges") or options.get("next_sentence")
   if edges and None in (ids.first, ids.last):
     raise BadConfig(
@@ -177,16 +179,20 @@ def check(tokenizer, vocab: int | None, **options) -> None:
       "--config.data.task.edges=False"
     )
   needed = max(i for i in ids[:3] if i is not None) + 1
-  if vocab is not None and vocab < needed:
+  vocab = vocab_of(model, needed)
+  if vocab < needed:
     raise BadConfig(
       f"model.vocab={vocab}, but the ids of the task's special tokens go up to "
-      f"{needed - 1}: --config.model.vocab={needed}"
+      f"{needed - 1}: {flags_of(model, 'vocab', needed)}"
     )
 
 
 @functools.lru_cache(maxsize=8)
-def ids_of(tokenizer, mask: int | None = None) -> Ids:
-  """The ids that the task needs. Raises BadConfig where there is no mask."""
+def ids_of(tokenizer, mask: int | None = None, more: str = "") -> Ids:
+  """The ids that the task needs. Raises BadConfig where there is no mask.
+
+  more: the flags that give the model an id more than the tokenizer has.
+  """
   words = tokenizer.special_words
   named = getattr(tokenizer, "named_special", {})
 
@@ -201,7 +207,7 @@ def ids_of(tokenizer, mask: int | None = None) -> Ids:
       f"({tokenizer.name}) has none: --config.data.tokenizer=sentencepiece "
       f"trains one with {MASK}; a tokenizer_config.json of hf:FOLDER may name "
       "a mask_token; or an id of none of its tokens, --config.data.task.mask="
-      f"{tokenizer.vocab} with --config.model.vocab={tokenizer.vocab + 1}"
+      f"{tokenizer.vocab} {more}".rstrip()
     )
   never = np.unique([found, tokenizer.eot, *words.values()])
   every = np.arange(min(tokenizer.text_vocab, tokenizer.vocab))

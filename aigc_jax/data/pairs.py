@@ -29,6 +29,7 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.data.documents import ALL
 from aigc_jax.data.draw import Draw
+from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.listing import check_apart
 from aigc_jax.data.pair_sources import (
   Pair,
@@ -297,11 +298,11 @@ def start_of(model: Mapping, tokenizer) -> int:
 
 
 def check_ids_of(model: Mapping, needed: int, name: str) -> None:
-  vocab = model.get("vocab", needed)
+  vocab = vocab_of(model, needed)
   if vocab < needed:
     raise BadConfig(
       f"model.vocab={vocab}, but the tokenizer ({name}) makes {needed} ids: "
-      f"--config.model.vocab={needed}"
+      f"{flags_of(model, 'vocab', needed)}"
     )
 
 

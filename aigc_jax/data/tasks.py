@@ -30,16 +30,17 @@ class Task:
 
   exact: whether each token of a text is a target just once, so that what a
   held-out set counts is known beforehand. special: words that a tokenizer
-  trained here has for it. check(tokenizer, vocab, **options): refuses, as
-  BadConfig, a tokenizer that lacks what the task needs, or a model's vocab that
-  is too small for it. pairs(**options): whether records have an "other" window.
+  trained here has for it. check(tokenizer, model, **options): refuses, as
+  BadConfig, a tokenizer that lacks what the task needs, or a config.model that
+  has too few ids for it. pairs(**options): whether records have an "other"
+  window.
   """
 
   make: Callable[..., Batch]
   spec: Callable[..., Spec]
   exact: bool = False
   special: tuple[str, ...] = ()
-  check: Callable[..., None] = lambda tokenizer, vocab, **options: None
+  check: Callable[..., None] = lambda tokenizer, model, **options: None
   pairs: Callable[..., bool] = lambda **options: False
 
 

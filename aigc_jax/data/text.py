@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from aigc_jax.data.documents import ALL
 from aigc_jax.data.entries import whole
+from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.known import find_eval
 from aigc_jax.data.listing import check_apart
 from aigc_jax.data.preparation import find_tokenizer, open_stores, prepared
@@ -30,7 +31,6 @@ from aigc_jax.data.windows import (
   check_vocab,
   eval_of,
   stream_of,
-  vocab_of,
 )
 from aigc_jax.errors import BadConfig, nearest
 from aigc_jax.signature import check_type, expect, kind_of
@@ -140,7 +140,7 @@ class Text:
     if vocab < needed:
       raise BadConfig(
         f"model.vocab={vocab}, but the tokenizer ({self.tokenizer}) makes "
-        f"{needed} ids: --config.model.vocab={needed}"
+        f"{needed} ids: {flags_of(model, 'vocab', needed)}"
       )
 
   def check_heldout(self, section: str, which: Mapping) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.spec import Spec
 from aigc_jax.data.store import Store
 from aigc_jax.data.stream import EvalSet, Stream, check_batch, digest, used
@@ -115,7 +116,7 @@ def _beside(task: Task, options: Mapping, views: list[Windows]) -> list[View]:
 def check_task(task: Mapping, tokenizer, model: Mapping) -> None:
   """Refuses a tokenizer or a model that lacks what a task needs."""
   found, options = task_of(task, GIVEN)
-  found.check(tokenizer, model.get("vocab"), **options)
+  found.check(tokenizer, model, **options)
 
 
 def eval_fingerprint(
@@ -180,12 +181,6 @@ def _check_tokens(stores, tokenizer) -> None:
       )
 
 
-def vocab_of(model: Mapping, otherwise: int) -> int:
-  """The least of the ids that config.model, or a part of it, has."""
-  parts = [model, *model.get("parts", {}).values()]
-  return min((p["vocab"] for p in parts if "vocab" in p), default=otherwise)
-
-
 def check_vocab(found: Stream | EvalSet, model: Mapping) -> None:
   """Raises BadConfig where the model has fewer ids than text can need.
 
@@ -197,6 +192,6 @@ def check_vocab(found: Stream | EvalSet, model: Mapping) -> None:
   if vocab < needed:
     raise BadConfig(
       f"model.vocab={vocab}, but the tokenizer ({found.tokenizer.name}) makes "
-      f"{needed} ids: --config.model.vocab={needed} (a multiple of 128 is "
+      f"{needed} ids: {flags_of(model, 'vocab', needed)} (a multiple of 128 is "
       f"faster: {-(-needed // 128) * 128})"
     )

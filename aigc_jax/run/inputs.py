@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 
 from aigc_jax.data.denoising import span_counts
+from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.listing import check_local, check_there
 from aigc_jax.data.stream import EvalSet
 from aigc_jax.data.tokenizers import load_tokenizer
-from aigc_jax.data.windows import vocab_of
 from aigc_jax.run.settings import Config, data_of
 from aigc_jax.terminal import counted
 
@@ -35,7 +35,11 @@ def note_inputs(config: Config) -> None:
   A model that is read from elsewhere has the ids that it has.
   """
   section, model = config["data"], config["model"]
-  if config["init_from"] or not section.get("tokenizer"):
+  parts = model.get("parts", {})
+  read = any(
+    "vocab" in parts[name] for name in config["frozen"] if name in parts
+  )
+  if config["init_from"] or read or not section.get("tokenizer"):
     return
   made = section["tokenizer_vocab"]
   if section["tokenizer"] != "sentencepiece":
@@ -59,7 +63,7 @@ def note_inputs(config: Config) -> None:
     "model.vocab=%d, and the tokenizer makes %d ids: %d rows of the embedding "
     "are of no text%s",
     vocab, made, vocab - used,
-    f" (--config.model.vocab={least}{more} is enough)" if fits else "",
+    f" ({flags_of(model, 'vocab', least)}{more} is enough)" if fits else "",
   )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from aigc_jax.data.images.augmenting import Augment  # noqa: E402
 from aigc_jax.data.images.decoding import Unusable, decoded, pixels  # noqa: E402
 from aigc_jax.data.images.sources import netpbm, open_source  # noqa: E402
 from aigc_jax.errors import BadConfig, BadData  # noqa: E402
+from aigc_jax.signature import call  # noqa: E402
 
 SIZE = 12
 PLAIN = dataclasses.asdict(Augment())
@@ -57,14 +58,17 @@ def folder(tmp_path_factory):
   return top
 
 
-def kind_of(folder, root, **change) -> Images:
-  keys = dict(
+def keys_of(folder, root) -> dict:
+  return dict(
     sources=[dict(kind="folder", path=str(folder), split="train")],
     batch=6, image_size=SIZE, channels=3, crop=1.0, mean=(0.5,) * 3,
     std=(0.25,) * 3, augment=PLAIN, shuffle=True, validation=0.2,
     most_damaged=0.01, root=str(root), skip_steps=(),
   )  # fmt: skip
-  return Images(**keys | change)
+
+
+def kind_of(folder, root, **change) -> Images:
+  return Images(**keys_of(folder, root) | change)
 
 
 @pytest.fixture(scope="module")
@@ -412,6 +416,33 @@ def test_what_no_images_could_mend_is_refused(folder, root, change, word):
   with pytest.raises(BadConfig, match=word or "digits"):
     images = kind_of(folder, root, **change)
     streamed(images)
+
+
+def test_mean_and_deviation_of_other_channels_are_refused_at_once(folder, root):
+  with pytest.raises(BadConfig) as refusal:
+    kind_of(folder, root, channels=1)
+  for way in ("--config.data.mean='(0.5,)'", "--config.data.std='(0.25,)'"):
+    assert way in str(refusal.value)
+
+
+def test_all_values_of_another_type_are_refused_at_once(folder, root):
+  with pytest.raises(BadConfig, match="data.mean=0.5: .*data.std=0.5: "):
+    call(Images, "data", keys_of(folder, root) | dict(mean=0.5, std=0.5))
+
+
+def test_labels_beyond_the_parts_of_a_model_are_refused_with_all_keys(
+  folder, root
+):
+  parts = dict(vq=dict(codes=12), prior=dict(vocab=12 + 2 + 1))
+  model = dict(MODEL, kind="image_tokens", classes=2, parts=parts)
+  images = kind_of(folder, root)
+  with pytest.raises(BadConfig, match="prior.vocab=16"):
+    images.stream(seed=0, model=model, say=silent)
+  model |= dict(classes=9, parts=parts | dict(prior=dict(vocab=22)))
+  told = []
+  images.stream(seed=0, model=model, say=told.append)
+  (note,) = [line for line in told if "never trained" in line]
+  assert "--config.model.classes=3 --config.model.parts.prior.vocab=16" in note
 
 
 def test_labels_beyond_the_model_are_refused_by_number(folder, root):

@@ -259,15 +259,15 @@ def test_a_tokenizer_trained_here_has_a_mask_that_no_text_makes():
 
 def test_a_tokenizer_without_a_mask_is_refused_with_the_ways_out():
   with pytest.raises(BadConfig) as fault:
-    masking.check(Bytes(), 300)
+    masking.check(Bytes(), dict(vocab=300))
   for way in ("tokenizer=sentencepiece", "mask_token", "task.mask=257"):
     assert way in str(fault.value)
-  masking.check(Bytes(), 258, mask=257)
+  masking.check(Bytes(), dict(vocab=258), mask=257)
   with pytest.raises(BadConfig, match="model.vocab=258"):
-    masking.check(Bytes(), 257, mask=257)
+    masking.check(Bytes(), dict(vocab=257), mask=257)
   with pytest.raises(BadConfig, match="edges=False"):
-    masking.check(Bytes(), 258, mask=257, edges=True)
-  masking.check(Bytes(), None, mask=257)
+    masking.check(Bytes(), dict(vocab=258), mask=257, edges=True)
+  masking.check(Bytes(), {}, mask=257)
 
 
 def test_a_config_that_cannot_be_is_refused_before_anything_is_opened():

@@ -25,6 +25,7 @@ from aigc_jax.data.arrays import AGAIN
 from aigc_jax.data.captions.sources import COLUMNS, SOURCES
 from aigc_jax.data.columns import Columns
 from aigc_jax.data.draw import Draw
+from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.images.kind import Images
 from aigc_jax.data.pairs import check_ids_of, trained_on
 from aigc_jax.data.spec import Array, Spec
@@ -99,17 +100,20 @@ class Captions(Images):
 
   def _check_text_model(self, model: Mapping, tokenizer) -> None:
     check_ids_of(model, tokenizer.text_vocab, tokenizer.name)
-    vocab = model.get("vocab", tokenizer.vocab)
+    vocab = vocab_of(model, tokenizer.vocab)
     for key in ("start", "pad"):
       id = getattr(self, key)
       if id is not None and id >= vocab:
-        raise BadConfig(f"data.{key}={id} is no id of model.vocab={vocab}")
+        raise BadConfig(
+          f"data.{key}={id} is no id of model.vocab={vocab}: "
+          f"{flags_of(model, 'vocab', id + 1)} has it"
+        )
     end = model.get("text_end")
     if end is not None and end != tokenizer.eot:
       raise BadConfig(
         f"model.text_end={end}, where texts are read, but the tokenizer "
         f"({tokenizer.name}) ends them with {tokenizer.eot}: "
-        f"--config.model.text_end={tokenizer.eot}"
+        f"{flags_of(model, 'text_end', tokenizer.eot)}"
       )
 
   def find_tokenizer(self, say=print):

@@ -25,6 +25,7 @@ from aigc_jax.data import kept
 from aigc_jax.data.columns import Columns, told, write
 from aigc_jax.data.draw import Draw
 from aigc_jax.data.entries import check_source, wholes
+from aigc_jax.data.ids import flags_of
 from aigc_jax.data.images import augmenting, sources
 from aigc_jax.data.images.augmenting import Augment
 from aigc_jax.data.images.decoding import MODES, Unusable, decoded, pixels
@@ -75,15 +76,7 @@ class Images:
     check_batch(batch=self.batch, image_size=self.image_size)
     if self.channels not in MODES:
       raise BadConfig(f"data.channels={self.channels}: expected 1 or 3")
-    for key in ("mean", "std"):
-      values = getattr(self, key)
-      if len(values) != self.channels or (key == "std" and min(values) <= 0):
-        raise BadConfig(
-          f"data.{key}={tuple(values)}: expected {self.channels} numbers, one "
-          "for each of data.channels"
-          + (", above 0" if key == "std" else "")
-          + _alike(key, values, self.channels)
-        )
+    self._check_scale()
     for key in ("validation", "most_damaged"):
       if not 0 <= getattr(self, key) < 1:
         raise BadConfig(
@@ -98,6 +91,25 @@ class Images:
       check_source(f"data.sources[{i}]", source, self.kinds)
     object.__setattr__(self, "sources", wholes(self.sources, self.kinds))
     _ = self.augmentation
+
+  def _check_scale(self) -> None:
+    """BadConfig for numbers that are none of the channels; of both at once."""
+    wrong, ways = [], []
+    for key in ("mean", "std"):
+      values, above = getattr(self, key), key == "std"
+      if len(values) == self.channels and not (above and min(values) <= 0):
+        continue
+      wrong.append(
+        f"data.{key}={tuple(values)}: expected "
+        f"{counted(self.channels, 'number')}, one for each of data.channels"
+        + ", above 0"
+        * above
+      )
+      alike = len(set(values)) == 1 and values[0] > 0
+      many = f"{values[0] if alike else 0.5}," * self.channels
+      ways.append(f"--config.data.{key}='({many})'")
+    if wrong:
+      raise BadConfig(f"{'; '.join(wrong)} (such as {' '.join(ways)})")
 
   @functools.cached_property
   def augmentation(self) -> Augment:
@@ -368,13 +380,13 @@ class Images:
       raise BadConfig(
         f"model.classes={classes}, but the data has "
         f"{counted(len(labels[0]), 'label')}: "
-        f"--config.model.classes={len(labels[0])}"
+        f"{flags_of(model, 'classes', len(labels[0]))}"
       )
     if classes > len(labels[0]) and say:
       say(
         f"note: model.classes={classes}, and the data has "
         f"{counted(len(labels[0]), 'label')}: those beyond are never trained "
-        f"(--config.model.classes={len(labels[0])} has none)"
+        f"({flags_of(model, 'classes', len(labels[0]))} has none)"
       )
     return {"labels": labels[0]}
 
@@ -435,13 +447,6 @@ class Images:
       "weights": real_B.astype(np.float32),
     }
     return found | ({"draw": draw.keys("draw")} if self.draw else {})
-
-
-def _alike(key: str, values: Sequence[float], channels: int) -> str:
-  """How numbers that are alike are set for so many channels; "" of others."""
-  if len(set(values)) != 1 or values[0] <= 0:
-    return ""
-  return f" (--config.data.{key}='({f'{values[0]},' * channels})')"
 
 
 @functools.cache
