@@ -460,6 +460,12 @@ def room() -> int:
   return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def tell_reading(where: str) -> None:
+  """Says that a model is read now; what could be refused before has been."""
+  if is_first():
+    print(f"reading {where} ...", file=sys.stderr, flush=True)
+
+
 def is_first() -> bool:
   """Whether this process is the one that speaks."""
   return jax.process_index() == 0

@@ -1,9 +1,9 @@
 """What a command says and hears while it is still importing, and at its end.
 
-JAX and the rest take seconds to import, on a busy machine many, and then a
-work directory is read: the first word comes before all that, and Ctrl-C ends
-it as it ends everything later. `aigc_jax/__init__.py` calls this first of all;
-so nothing is imported here that takes time (`terminal` would). And what is
+JAX and the rest take seconds to import, on a busy machine many: of commands
+that then read a work directory the first word comes before all that, and Ctrl-C
+ends it as it ends everything later. `aigc_jax/__init__.py` calls this first of
+all; so nothing is imported here that takes time (`terminal` would). And what is
 registered here for the end comes last there.
 """
 
@@ -36,11 +36,10 @@ def begin(line: Sequence[str], words: Sequence[str]) -> None:
   command = line[len(line) - len(words) - 1].rpartition(".")[2]
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)
-  where = workdir_of(words) if command in READERS else ""
-  if where and sys.stderr is not None:
-    seen = (c if c.isprintable() else ascii(c)[1:-1] for c in where)
+  reads = command in READERS and workdir_of(words)
+  if reads and sys.stderr is not None:
     with contextlib.suppress(OSError):
-      print(f"reading {''.join(seen)} ...", file=sys.stderr, flush=True)
+      print("starting ...", file=sys.stderr, flush=True)
 
 
 def imported() -> None:

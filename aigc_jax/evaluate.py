@@ -28,7 +28,7 @@ import lzma
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -128,23 +128,12 @@ def main() -> int:
   texts = {path: text_of(path) for path in FLAGS.text}
   tasks = {name: formats.read(path) for name, path in tasks_of(FLAGS.tasks)}
   loaded = run.load(
-    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, remat="none"
-  )
-  if not texts and not tasks and "evaluate" not in loaded.config:
-    raise BadConfig(
-      f"{FLAGS.workdir} has no held-out data of its own: name some with "
-      "--text=FILE or --tasks=NAME=FILE.jsonl"
-    )
-  check_flags_read(loaded.model, texts, tasks)
+    FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, remat="none",
+    suits=lambda model, config: check_serves(model, config, texts, tasks),
+  )  # fmt: skip
   out = FLAGS.out or default_out(loaded, FLAGS.weights)
   if out:
     command.check_out(out, make=True)
-  if texts or any(
-    formats.FORMATS[form].scores != "references" for form, _ in tasks.values()
-  ):
-    check_likelihood(loaded.model)
-  if FLAGS.features:
-    check_draws(loaded.model, f"--features={FLAGS.features}")
   scores: dict[str, Scores] = {}
   length = FLAGS.length or loaded.length or LENGTH
   if texts or tasks:
@@ -174,6 +163,25 @@ def main() -> int:
       save(files.expanded(out), loaded, scores, FLAGS.weights)
     show(Console(file=terminal.plain(sys.stdout)), loaded, scores)
   return 0
+
+
+def check_serves(model, config: Mapping, texts, tasks) -> None:
+  """BadConfig for what cannot be measured as asked, before it is read."""
+  if not texts and not tasks and "evaluate" not in config:
+    raise BadConfig(
+      f"{FLAGS.workdir} has no held-out data of its own: name some with "
+      "--text=FILE or --tasks=NAME=FILE.jsonl"
+    )
+  check_flags_read(model, texts, tasks)
+  if texts or any(
+    formats.FORMATS[form].scores != "references" for form, _ in tasks.values()
+  ):
+    check_likelihood(model)
+  if FLAGS.features:
+    check_draws(model, f"--features={FLAGS.features}")
+  if FLAGS.recogniser:
+    check_speaks(model, f"--recogniser={FLAGS.recogniser}")
+  command.tell_reading(FLAGS.workdir)
 
 
 def check_flags_read(model, texts, tasks) -> None:
@@ -428,7 +436,6 @@ def drawn(loaded: run.Loaded) -> dict[str, Scores]:
 def spoken(loaded: run.Loaded) -> dict[str, Scores]:
   """What a recogniser hears of each held-out set that the model says anew."""
   config = loaded.config
-  check_speaks(loaded.model, f"--recogniser={FLAGS.recogniser}")
   run.check_data(config)
   synthesiser = loaded.synthesiser(
     sampler=FLAGS.sampler, steps=FLAGS.steps, guidance=FLAGS.guidance,

@@ -347,19 +347,13 @@ def export_run(
 ) -> dict:
   """Exports a work directory, or "hf:FOLDER" once more."""
   _check_new(out)  # before what takes long
-  whole = run.load(where, step=step, weights=weights)
+  whole = run.load(
+    where, step=step, weights=weights,
+    suits=lambda _, config: _check_family(where, config, part),
+  )  # fmt: skip
   loaded = run.part_of(whole, part) if part else whole
   model = run.keywords(loaded.config)
   kind = model.pop("kind")
-  if kind not in kinds.KINDS:
-    parts = run.parts_in(loaded.config["model"]).items()
-    known = [name for name, own in parts if own["kind"] in kinds.KINDS]
-    raise BadConfig(
-      f"{where} holds a model of kind {kind!r}, which no family of "
-      f"transformers or diffusers is written for here (kinds that are: "
-      f"{', '.join(kinds.KINDS)}): use it by generate and evaluate"
-      + "".join(f", or export its --part={name}" for name in known)
-    )
   folder = files.expanded(where)
   trained = run.hf_folder(where) is None
   has_record = trained and (folder / "run.json").is_file()
@@ -379,6 +373,24 @@ def export_run(
       metrics=last_known(folder, loaded.step) if trained else {},
       scaling=scaling_of(whole) if kind == "vae" else {},
     )
+
+
+def _check_family(where: str, config: Mapping, part: str) -> None:
+  """BadConfig for what no family expresses, before it is read."""
+  config = run.config_of_part(where, config, part) if part else config
+  model = run.keywords(config)
+  kind = model.pop("kind")
+  if kind not in kinds.KINDS:
+    parts = run.parts_in(config["model"]).items()
+    known = [name for name, own in parts if own["kind"] in kinds.KINDS]
+    raise BadConfig(
+      f"{where} holds a model of kind {kind!r}, which no family of "
+      f"transformers or diffusers is written for here (kinds that are: "
+      f"{', '.join(kinds.KINDS)}): use it by generate and evaluate"
+      + "".join(f", or export its --part={name}" for name in known)
+    )
+  hf.choose_family(model, kind=kind)
+  command.tell_reading(where)
 
 
 def scaling_of(whole: run.Loaded) -> dict[str, float]:

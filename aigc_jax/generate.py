@@ -41,11 +41,13 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from flax import linen as nn
 
 from aigc_jax import command, data, files, run, tree
 from aigc_jax.data.sound import decoding
@@ -172,11 +174,19 @@ def main() -> int:
   return write_on()
 
 
-def loaded_model() -> run.Loaded:
-  """The model that the flags name, as it writes or draws the fastest."""
+def loaded_model(check: Callable[[nn.Module], None]) -> run.Loaded:
+  """The model that the flags name, as it writes or draws the fastest.
+
+  check: refuses a model that cannot do what is asked, before it is read.
+  """
+
+  def suits(model: nn.Module, _) -> None:
+    check(model)
+    command.tell_reading(FLAGS.workdir)
+
   return run.load(
     FLAGS.workdir, step=FLAGS.step, weights=FLAGS.weights, part=FLAGS.part,
-    unroll=None, remat="none",
+    suits=suits, unroll=None, remat="none",
   )  # fmt: skip
 
 
@@ -199,8 +209,7 @@ def speak() -> int:
   names = sound_names(FLAGS.out, len(prompts) * FLAGS.num_samples)
   for name in names:
     command.check_out(name)
-  loaded = loaded_model()
-  speech.check_speaks(loaded.model, f"--out={FLAGS.out}")
+  loaded = loaded_model(lambda m: speech.check_speaks(m, f"--out={FLAGS.out}"))
   voices = speech.speakers_of(
     FLAGS.speakers, FLAGS.num_samples, loaded.model.speakers
   )
@@ -258,13 +267,16 @@ def write_down() -> int:
   clips = [clip_of(path) for path in FLAGS.audio]
   if FLAGS.out:
     command.check_out(FLAGS.out)
-  loaded = loaded_model()
-  transcripts.check_transcribes(loaded.model, "--audio")
+  loaded = loaded_model(
+    lambda model: transcripts.check_hears(model, "--audio", beams, words)
+  )
+  heard = isinstance(loaded.model, transcripts.Aligns)  # no token by token
+  most = FLAGS.max_tokens if heard else most_tokens(loaded, 1)
   with jax.set_mesh(loaded.mesh):
     texts = list(
       transcripts.transcribed(
         loaded.hearing(beams, words), loaded.tokenizer, clips,
-        max_tokens=FLAGS.max_tokens, batch=FLAGS.batch, names=FLAGS.audio,
+        max_tokens=most, batch=FLAGS.batch, names=FLAGS.audio,
       )
     )  # fmt: skip
   if not command.is_first():
@@ -314,7 +326,12 @@ def draw() -> int:
     raise BadConfig("--out=x.png is missing: the file for the grid")
   png.pillow()
   command.check_out(FLAGS.out)
-  loaded = loaded_model()
+  if FLAGS.reconstruct and rows % 2:
+    raise BadConfig(
+      f"--grid={FLAGS.grid}: each second row is made of the one above it: "
+      "expected an even number of rows"
+    )
+  loaded = loaded_model(check_grid)
   if FLAGS.reconstruct:
     found = reconstructed(loaded, rows, columns)
   else:
@@ -327,15 +344,22 @@ def draw() -> int:
   return 0
 
 
-def drawn(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
-  """(rows * columns, Y, X, C) uint8: images that the model draws."""
-  images.check_draws(loaded.model, "--grid")
-  for name in unread(loaded.model):
+def check_grid(model: nn.Module) -> None:
+  """BadConfig for a model that makes no such images, or reads no such flag."""
+  if FLAGS.reconstruct:
+    images.check_reconstructs(model, "--reconstruct")
+    return
+  images.check_draws(model, "--grid")
+  for name in unread(model):
     if FLAGS[name].present:
       raise BadConfig(
-        f"--{name}: a model of the kind {type(loaded.model).__name__} does not "
-        "read it: leave it out"
+        f"--{name}: a model of the kind {type(model).__name__} does not read "
+        "it: leave it out"
       )
+
+
+def drawn(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
+  """(rows * columns, Y, X, C) uint8: images that the model draws."""
   told = loaded.told_rows(rows, labels=FLAGS.labels, prompts=FLAGS.prompt)
   with jax.set_mesh(loaded.mesh):
     sampler = loaded.sampler(
@@ -360,12 +384,6 @@ def reconstructed(loaded: run.Loaded, rows: int, columns: int) -> np.ndarray:
 
   The first of those that the run was measured on, a row of each in turn.
   """
-  images.check_reconstructs(loaded.model, "--reconstruct")
-  if rows % 2:
-    raise BadConfig(
-      f"--grid={FLAGS.grid}: each second row is made of the one above it: "
-      "expected an even number of rows"
-    )
   count, found = rows // 2 * columns, []
   again = f"python -m aigc_jax.evaluate --workdir={shlex.quote(loaded.name)}"
   _, heldout = next(
@@ -423,27 +441,27 @@ def write_on() -> int:
   prompts = prompts_of(FLAGS.prompt, FLAGS.prompts_file, FLAGS.chat)
   if FLAGS.out:
     command.check_out(FLAGS.out)
-  loaded = loaded_model()
-  check_writes(loaded.model, FLAGS.workdir)
-  note_length(loaded, FLAGS.max_tokens)
-  rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
-  rows = max(rows, FLAGS.beams)
-  check_room(
-    loaded.model, loaded.params, FLAGS.max_tokens, rows, command.room()
-  )
+  loaded = loaded_model(lambda model: check_writes(model, FLAGS.workdir))
   read = reader(loaded.model, special=FLAGS.special)
   if FLAGS.chat:  # the template spells what comes before a text itself
     prompts = written_out(loaded.tokenizer, prompts)
     read = reader(loaded.model, special=True, begin=False)
   elif not FLAGS.special:
     note_special(loaded.tokenizer, prompts)
+  most = most_tokens(
+    loaded, max(len(read(loaded.tokenizer, prompt)) for prompt in prompts)
+  )
+  note_length(loaded, most)
+  rows = min(FLAGS.batch, len(prompts) * FLAGS.num_samples)
+  rows = max(rows, FLAGS.beams)
+  check_room(loaded.model, loaded.params, most, rows, command.room())
   alone = len(prompts) * FLAGS.num_samples == 1 and not beams
   answers = FLAGS.chat or loaded.model.source
   with jax.set_mesh(loaded.mesh):
     started, engine = time.perf_counter(), None
     asked = dict(
-      max_tokens=FLAGS.max_tokens, num_samples=FLAGS.num_samples,
-      stops=FLAGS.stop, batch=FLAGS.batch, read=read,
+      max_tokens=most, num_samples=FLAGS.num_samples, stops=FLAGS.stop,
+      batch=FLAGS.batch, read=read,
     )  # fmt: skip
     if beams:
       search = loaded.search(beams)
@@ -460,10 +478,20 @@ def write_on() -> int:
   if not command.is_first():
     return 0
   seconds = time.perf_counter() - started
-  report(found, engine, seconds, streamed=alone, answers=answers)
+  report(found, engine, seconds, most, streamed=alone, answers=answers)
   if FLAGS.out:
     write(FLAGS.out, found, loaded)
   return 0
+
+
+def most_tokens(loaded: run.Loaded, prompt: int) -> int:
+  """--max_tokens; where it is unsaid, no more than the model has room for.
+
+  prompt: tokens of the longest one, of which a source takes no room.
+  """
+  if FLAGS["max_tokens"].present:
+    return FLAGS.max_tokens
+  return loaded.room(FLAGS.max_tokens, 1 if loaded.model.source else prompt)
 
 
 def check_writes(model, workdir: str) -> None:
@@ -559,11 +587,18 @@ def stream_of(before: str):
 
 
 def report(
-  found, engine: Engine | None, seconds: float, *, streamed: bool, answers: bool
+  found,
+  engine: Engine | None,
+  seconds: float,
+  most: int,
+  *,
+  streamed: bool,
+  answers: bool,
 ) -> None:
   """The continuations, where not shown already, and how fast they came.
 
-  answers: whether they are shown without their prompts.
+  most: tokens of each at most. answers: whether they are shown without their
+  prompts.
   """
   if streamed:
     print()
@@ -572,8 +607,7 @@ def report(
       empty = "" if c.text else ", before any text"
       sys.stdout.flush()
       print(
-        f"note: {ENDS[c.finish]} after {len(c.tokens)} of {FLAGS.max_tokens} "
-        f"tokens{empty}",
+        f"note: {ENDS[c.finish]} after {len(c.tokens)} of {most} tokens{empty}",
         file=sys.stderr,
       )
   else:

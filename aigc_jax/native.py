@@ -5,6 +5,9 @@ own words with a stack of C++, and aborts; what the user has to know comes
 after that, where it comes at all. Here such lines are kept aside, so that our
 own words stand first; `why` makes a sentence of them. All other lines appear
 as ever, and so do these with TF_CPP_MIN_LOG_LEVEL=0 (JAX itself sets 1).
+
+Of one process on CPUs `quiet` leaves out all that C++ writes beside what it
+raises: "Very slow compile?" in a box of stars after two minutes, mostly.
 """
 
 import atexit
@@ -106,6 +109,24 @@ def begin() -> None:
       early.terminal = sieve.plain
   logging.get_absl_handler().python_handler.stream = sys.stderr
   atexit.register(_drain)
+
+
+FATAL = 3  # what C++ writes before it ends the process
+BY_JAX = "1"  # TF_CPP_MIN_LOG_LEVEL where nobody sets one
+
+
+def quiet() -> None:
+  """From here on C++ writes nothing but why it ends, if that is not asked for.
+
+  What fails on CPUs comes as an exception, and how long a program compiles we
+  say ourselves. No descriptor is replaced for it: what comes before an end is
+  lost with nobody.
+  """
+  if os.environ.get("TF_CPP_MIN_LOG_LEVEL", BY_JAX) == BY_JAX:
+    # Not of JAX's public names: where it is gone, all is written as ever.
+    from jax._src.lib import utils
+
+    getattr(utils, "absl_set_min_log_level", lambda level: None)(FATAL)
 
 
 def _like(stream: TextIO, number: int) -> TextIO:

@@ -106,12 +106,12 @@ def main() -> int:
     found = _prepared()
   if found is None:
     return 0
-  config, mesh, workdir = found
+  config, mesh, workdir, made = found
   limits = dict(
     step_seconds=FLAGS.step_limit, compile_seconds=FLAGS.compile_limit
   )
   with (
-    Lock(workdir, steal=FLAGS.steal_lock) as lock,
+    Lock(workdir, steal=FLAGS.steal_lock, made=made) as lock,
     Stop(workdir) as stop,
     Watchdog(workdir, **limits) as watchdog,
     jax.set_mesh(mesh),
@@ -142,7 +142,10 @@ def _check_limits() -> None:
 
 
 def _prepared() -> tuple | None:
-  """(config, mesh, work directory), checked; None where nothing is to do."""
+  """(config, mesh, work directory, folders made for it), checked.
+
+  None where nothing is to do.
+  """
   config = _config()
   if FLAGS.print_config:
     print(json.dumps(config, indent=2))
@@ -162,10 +165,10 @@ def _prepared() -> tuple | None:
   if FLAGS.rewind is None and _finished(workdir, config, mesh):
     _check_repeated(workdir)
     return None
-  _make(workdir)
+  made = _make(workdir)
   faults.enable(workdir)
   faults.hit("prepared")
-  return config, mesh, workdir
+  return config, mesh, workdir, made
 
 
 def _config() -> run.Config:
@@ -202,8 +205,11 @@ def _check_repeated(workdir: Path) -> None:
     )
 
 
-def _make(workdir: Path) -> None:
+def _make(workdir: Path) -> list[Path]:
+  """Makes the folder; those that were not there, the topmost first."""
   run.check_out(workdir, "--workdir")
+  above = (workdir, *workdir.parents)
+  made = [folder for folder in above if not os.path.lexists(folder)][::-1]
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):  # several processes may ask
@@ -213,6 +219,7 @@ def _make(workdir: Path) -> None:
       f"--workdir={workdir} cannot be written ({error.strerror}): choose "
       "another folder or change its permissions"
     ) from None
+  return made
 
 
 def _finished(workdir: Path, config: run.Config, mesh) -> bool:
@@ -234,10 +241,36 @@ def _finished(workdir: Path, config: run.Config, mesh) -> bool:
     print(
       f"The run in {workdir} is finished ({counted(done['step'], 'step')})."
     )
+    if beyond := _beyond(workdir, config, done["step"]):
+      print(beyond)
     for change in filter(changes.moved, found):
       print(f"What lies elsewhere now was not compared: {change}")
     print(footer(workdir, done, config))
   return True
+
+
+def _beyond(workdir: Path, config: run.Config, step: int) -> str:
+  """What is the case where a run has gone further than it is asked to now."""
+  asked = config["steps"]
+  if asked is None or asked >= step:
+    return ""
+  kept = history.checkpoints_in(workdir, run.identity_of(workdir)).steps()
+  before = max((s for s in kept if s <= asked), default=None)
+  shown = f"--workdir={shlex.quote(str(_from_here(workdir)))}"
+  lines = [
+    f"steps={asked} asks for fewer than it has taken: nothing is done, and its "
+    "last checkpoint stays.",
+    f"A run of {counted(asked, 'step')} from the start, with the schedule of "
+    "so many: another --workdir.",
+  ]
+  if before is not None:
+    lines += [
+      f"The same run as it was at step {before}: python -m aigc_jax.evaluate "
+      f"{shown} --step={before} (generate and export take --step too).",
+      f"To go back to there and on from it: this line with --rewind={before}, "
+      "then this line again.",
+    ]
+  return "\n".join(lines)
 
 
 def _rewind(workdir: Path, lock: Lock, step: int) -> None:
@@ -367,9 +400,14 @@ def _flags(use: Use, workdir: Path, config: run.Config, step: int) -> list[str]:
   An average of fewer steps than it reaches back is mostly of the start.
   """
   words, average = list(use.flags), config["optim"]["average"]
+  example = run.example_of(config) if use.reads else None
+  if use.reads == "audio" and example.audio:
+    audio = shlex.quote(str(_from_here(Path(example.audio))))
+    words = [word.replace("FILE.wav", audio) for word in words]
   if use.average and average and run.averaged_enough(average, step):
     words.insert(0, "--weights=average")
-  if prompt := _prompt(config) or use.prompt:
+  text = example.text if use.reads == "text" else ""
+  if prompt := _prompt(config) or text or use.prompt:
     words.append(f"--prompt={shlex.quote(prompt)}")
   if use.out:
     words.append(f"--out={shlex.quote(str(workdir / use.out))}")

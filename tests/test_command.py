@@ -313,8 +313,8 @@ os.kill(os.getpid(), 2)
 @pytest.mark.parametrize(
   ("name", "words", "told"),
   [
-    ("export", ["--out=x", "--workdir=runs/a"], ["reading runs/a ..."]),
-    ("generate", ["--workdir", "hf:\x1b[2J"], ["reading hf:\\x1b[2J ..."]),
+    ("export", ["--out=x", "--workdir=runs/a"], ["starting ..."]),
+    ("generate", ["--workdir", "hf:\x1b[2J"], ["starting ..."]),
     ("evaluate", ["--workdir=a", "--help"], []),
     ("report", ["curve", "runs/a"], []),
   ],

@@ -35,10 +35,21 @@ def loaded():
   return run.Loaded(model, params, tokenizer, config, mesh, 7, "hf:tiny")
 
 
+def giving(found):
+  """A `run.load` of this model, which is shown to who would refuse it."""
+
+  def load(where, *, suits=None, **_):
+    if suits:
+      suits(found.model, found.config)
+    return found
+
+  return load
+
+
 @pytest.fixture
 def call(loaded, monkeypatch):
   """call("--flag=value", ...): the exit status of the command."""
-  monkeypatch.setattr(run, "load", lambda where, **_: loaded)
+  monkeypatch.setattr(run, "load", giving(loaded))
   values = flags.FlagValues()
   monkeypatch.setattr(flags, "FLAGS", values)
   for module in (command.flags, generate.flags):
@@ -64,7 +75,7 @@ def test_one_prompt_is_streamed_after_itself(call, capsys):
   assert call("--workdir=x", "--prompt=def ", "--max_tokens=9") == 0
   out = capsys.readouterr()
   assert out.out.startswith("def ") and out.out.endswith("\n")
-  assert "tokens/s" in out.err and out.err.startswith("9 tokens")
+  assert out.err.startswith("reading x ...\n9 tokens") and "tokens/s" in out.err
 
 
 def test_completions_are_json_lines_the_same_for_the_same_seed(
@@ -218,6 +229,38 @@ def test_learned_positions_are_the_limit_of_an_engine(loaded):
   assert other.length == 12
 
 
+def test_what_is_unsaid_of_tokens_is_what_a_model_has_room_for(
+  call, loaded, monkeypatch, capsys
+):
+  learned = {"position": "learned", "position_length": 12}
+  config = {"model": MODEL | learned}
+  model = run.model_of(config)
+  tokens = {"tokens": jax.numpy.zeros((1, 2), "int32")}
+  params = fresh.variables(model, tokens)["params"]
+  short = dataclasses.replace(loaded, model=model, params=params, config=config)
+  monkeypatch.setattr(run, "load", giving(short))
+  assert call("--workdir=x", "--prompt=abcde", "--temperature=0") == 0
+  assert "7 tokens" in capsys.readouterr().err
+  with pytest.raises(BadConfig, match="max_tokens=7 fits"):
+    call("--workdir=x", "--prompt=abcde", "--max_tokens=64")
+
+
+@pytest.mark.parametrize(
+  "words",
+  [("--audio=x.wav",), ("--grid=2x2", "--out=x.png"),
+   ("--prompt=a", "--out=x.wav"), ("--grid=2x2", "--reconstruct",
+   "--out=x.png")],
+)  # fmt: skip
+def test_a_model_that_cannot_is_refused_before_it_is_said_to_be_read(
+  call, loaded, words, monkeypatch, capsys, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(generate, "clip_of", lambda path: np.zeros(9, np.int16))
+  with pytest.raises(BadConfig):
+    call("--workdir=x", *words)
+  assert "reading" not in capsys.readouterr().err
+
+
 def test_an_output_that_cannot_be_finished_leaves_the_old_one(
   call, tmp_path, monkeypatch
 ):
@@ -288,7 +331,7 @@ def drawing(loaded, call, monkeypatch):
     "objective": dict(kind="flow"),
   }
   found = run.Loaded(Plain(), {}, None, config, loaded.mesh, 7, "x")
-  monkeypatch.setattr(run, "load", lambda where, **_: found)
+  monkeypatch.setattr(run, "load", giving(found))
   return call
 
 
@@ -349,7 +392,7 @@ def test_a_flag_that_a_way_of_drawing_does_not_read_is_refused(
   if not gradual:
     config = {"data": dict(mean=(0.5,), std=(0.5,)), "model": {}}
     found = run.Loaded(AtOnce(), {}, None, config, None, 7, "x")
-    monkeypatch.setattr(run, "load", lambda where, **_: found)
+    monkeypatch.setattr(run, "load", giving(found))
   with pytest.raises(BadConfig, match=word):
     drawing("--workdir=x", "--grid=2x2", f"--out={tmp_path / 'x.png'}", *line)
 
@@ -370,7 +413,7 @@ def test_images_are_made_again_of_no_others_than_a_run_was_measured_on(
   config["data"]["root"] = str(tmp_path / "data")
   name = str(tmp_path / "a run")
   found = run.Loaded(Again(), {}, None, config, loaded.mesh, 7, name)
-  monkeypatch.setattr(run, "load", lambda where, **_: found)
+  monkeypatch.setattr(run, "load", giving(found))
   line = ("--workdir=x", "--grid=2x2", "--reconstruct",
           f"--out={tmp_path / 'x.png'}")  # fmt: skip
   # The data that a config names is not read because it names it.
@@ -406,7 +449,7 @@ def test_files_of_sound_are_written_down(loaded, call, monkeypatch, tmp_path):
   tokenizer = load_tokenizer("bytes")
   config = {"model": {"kind": "ctc"}}
   found = run.Loaded(Echo(), {}, tokenizer, config, loaded.mesh, 7, "x")
-  monkeypatch.setattr(run, "load", lambda where, **_: found)
+  monkeypatch.setattr(run, "load", giving(found))
   names = []
   for letter in "ab":
     names.append(str(tmp_path / f"{letter}.wav"))

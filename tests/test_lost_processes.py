@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from aigc_jax import command, outages
+from aigc_jax import command, outages, sharding
 from aigc_jax.errors import PeerLost
 
 ABORTED = """
@@ -116,6 +116,21 @@ def test_words_of_a_library_about_lost_processes_make_one_line_of_ours():
     "heartbeats): 1 0",
     "the end",
   ]
+
+
+@pytest.mark.parametrize(("asked", "levels"), [("1", [3]), ("0", [])])
+def test_one_process_on_cpus_leaves_out_what_xla_says_of_slow_compilation(
+  monkeypatch, asked, levels
+):
+  from jax._src.lib import utils
+
+  assert callable(utils.absl_set_min_log_level)  # in the JAX that is installed
+  set_to = []
+  monkeypatch.setattr(utils, "absl_set_min_log_level", set_to.append)
+  monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", asked)
+  axes = {axis: 1 for axis in sharding.AXES}
+  sharding.make_mesh(**axes, devices=jax.devices()[:1])
+  assert set_to == levels
 
 
 SETTLED = """

@@ -8,10 +8,12 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aigc_jax import run
 from aigc_jax import train as training
+from aigc_jax.data.sound import decoding
 from aigc_jax.errors import BadConfig
 from aigc_jax.planning import summary
 from configs import gpt2, llama, quickstart
@@ -83,6 +85,22 @@ def test_the_same_line_again_says_it_is_finished(finished, folder):
   again = train(f"{CONFIG}{folder}", f"--workdir={workdir}")
   assert again.returncode == 0 and "is finished" in again.stdout
   assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_fewer_steps_than_a_finished_run_has_are_told_with_ways_out(
+  finished, folder
+):
+  """Each of them leads to the step that it names."""
+  workdir, _ = finished
+  steps = json.loads((workdir / "config.json").read_text())["steps"]
+  less = (f"--config.steps={steps - 1}", "--allow_change=steps")
+  done = train(f"{CONFIG}{folder}", f"--workdir={workdir}", *less)
+  assert done.returncode == 0, done.stderr
+  assert f"steps={steps - 1} asks for fewer than it has taken" in done.stdout
+  assert "another --workdir" in done.stdout
+  kept = [int(p.name) for p in (workdir / "checkpoints").iterdir()
+          if p.name.isdigit() and int(p.name) < steps]  # fmt: skip
+  assert (f"--rewind={max(kept)}" in done.stdout) if kept else True
 
 
 def test_another_config_in_its_work_directory_is_refused(finished, folder):
@@ -219,12 +237,42 @@ USES = {
   "tts.py:digits": ("--weights=average --prompt=hello --out=x.wav", False),
   "ctc.py:small": ("--audio=FILE.wav", False),
   "whisper.py:tiny": ("--audio=FILE.wav", True),
-  "transformer.py:base": ("", False),
-  "t5.py:small": ("", True),
+  "transformer.py:base": ("--prompt=hello", False),
+  "t5.py:small": ("--prompt=hello", True),
   "vae.py:sd": ("--grid=4x8 --out=x.png", True),
   "clip.py:digits": (None, True),
   "distilbert.py:base": (None, "--part=student"),
 }
+
+
+def test_a_translator_is_given_a_held_out_source_to_write_from(tmp_path):
+  pairs = [dict(source=f"source {i}", target=f"t {i}") for i in range(60)]
+  path = tmp_path / "pairs.jsonl"
+  path.write_text("\n".join(map(json.dumps, pairs)))
+  source = dict(kind="json", path=str(path), source="source", target="target")
+  config = run.read(run.configured("configs/transformer.py:base", []))
+  config["data"] |= dict(sources=[source], validation=0.1)
+  text = training.footer(Path("runs/a"), {"step": 60}, config)
+  (line,) = [x for x in text.splitlines() if "aigc_jax.generate" in x]
+  asked = shlex.split(line)[-1].removeprefix("--prompt=")
+  apart = run.data_of(config).texts("validation")
+  assert asked == apart[0][0]
+  path.unlink()  # data that is gone is no reason to fail at the end
+  assert "--prompt=hello" in training.footer(Path("a"), {"step": 60}, config)
+
+
+def test_a_model_that_hears_is_given_a_file_of_its_data(tmp_path):
+  (tmp_path / "a b").mkdir()
+  for name, samples in (("a b/long", 40 * 16_000), ("a b/short", 1600)):
+    sound = np.full(samples, 99, np.int16)
+    (tmp_path / f"{name}.wav").write_bytes(decoding.wav(sound))
+    (tmp_path / f"{name}.txt").write_text("three")
+  config = run.read(run.configured("configs/ctc.py:small", []))
+  source = dict(kind="folder", path=str(tmp_path), weight=1.0)
+  config["data"] |= dict(sources=[source], tokenizer="bytes", seconds=30.0)
+  text = training.footer(Path("runs/a"), {"step": 60}, config)
+  (line,) = [x for x in text.splitlines() if "aigc_jax.generate" in x]
+  assert shlex.split(line)[-1] == f"--audio={tmp_path}/a b/short.wav"
 
 
 @pytest.mark.parametrize("name", USES)

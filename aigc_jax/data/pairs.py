@@ -21,6 +21,7 @@ side is left out; of one with a side that is too long (`long`) that side is
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import numpy as np
 from aigc_jax import files
 from aigc_jax.data.documents import ALL
 from aigc_jax.data.draw import Draw
+from aigc_jax.data.example import LOOKED_AT, Example
 from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.listing import check_apart
 from aigc_jax.data.pair_sources import (
@@ -241,10 +243,17 @@ class Pairs:
     found = [p for s in used for p in _read(s, split, self.validation)]
     return [pair for pair in found if all(side.strip() for side in pair)]
 
+  def example(self) -> Example:
+    """A source that is held out, or else the first one that has text."""
+    pairs = itertools.islice(read_pairs(self.used_sources()[0]), LOOKED_AT)
+    found = [source for source, _ in pairs if source.strip()]
+    apart = (source for source in found if held_out(source, self.validation))
+    return Example(text=next(apart, found[0] if found else ""))
+
   def _views(self, sources, split: str, tokenizer, say) -> list["PairRows"]:
     return [
       PairRows(
-        source["path"], _read(source, split, self.validation), tokenizer,
+        source["path"], split, _read(source, split, self.validation), tokenizer,
         (self.source_length, self.target_length), long=self.long,
         packed=self.packed, say=say,
       )
@@ -323,6 +332,7 @@ class PairRows:
   def __init__(
     self,
     name: str,
+    split: str,
     pairs: Iterable[Pair],
     tokenizer,
     lengths: tuple[int, int],
@@ -372,7 +382,7 @@ class PairRows:
     if empty:
       told.append(f"{empty:,} with an empty side {_left_out(empty)}")
     say(
-      f"{name}: {counted(len(self.pairs), 'pair')} in "
+      f"{name!r} ({split}): {counted(len(self.pairs), 'pair')} in "
       f"{counted(len(self.rows), 'row')} of "
       f"{lengths[0]} and {lengths[1]} tokens"
       + (f"; {', '.join(told)}" if told else "")

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from aigc_jax.data.documents import ALL
 from aigc_jax.data.entries import whole
+from aigc_jax.data.example import LOOKED_AT, WORDS, Example
 from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.known import find_eval
 from aigc_jax.data.listing import check_apart
 from aigc_jax.data.preparation import find_tokenizer, open_stores, prepared
-from aigc_jax.data.sources import SOURCES
+from aigc_jax.data.sources import SOURCES, open_source
 from aigc_jax.data.spec import Spec
 from aigc_jax.data.stream import EvalSet, Stream, check_batch
 from aigc_jax.data.tasks import task_of
@@ -114,6 +115,20 @@ class Text:
       "root": self.root,
       "special": task_of(self.task, GIVEN)[0].special,
     }
+
+  def example(self) -> Example:
+    """The first words of the data."""
+    spec = self.used_sources()[0]
+    source = open_source(
+      dict(spec), validation=self.validation or 0.0, root=self.root,
+      say=lambda text: None,
+    )  # fmt: skip
+    for job in source.jobs(spec["split"]):
+      for document in source.read(job, spec["split"]):
+        text = document.data[:LOOKED_AT].decode("utf-8", "replace")
+        if words := text.split():
+          return Example(text=" ".join(words[:WORDS]))
+    return Example()
 
   def heldout_arguments(self, split: str) -> dict:
     """What says which stores `split` is: sources and split.

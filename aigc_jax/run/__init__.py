@@ -43,6 +43,7 @@ from aigc_jax.run.inputs import (
   check_inputs,
   check_paths,
   check_workdir,
+  example_of,
   few,
   find_eval,
   note_inputs,
@@ -52,6 +53,7 @@ from aigc_jax.run.inputs import (
 from aigc_jax.run.kept import check_out
 from aigc_jax.run.load import (
   averaged_enough,
+  config_of_part,
   frozen_digest,
   heldout_prints,
   load,
@@ -142,9 +144,11 @@ __all__ = [
   "note_inputs",
   "objective_of",
   "open_embedded",
+  "example_of",
   "open_eval",
   "open_stream",
   "part_of",
+  "config_of_part",
   "parts_in",
   "place_of",
   "provenance_in",

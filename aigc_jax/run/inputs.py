@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 
 from aigc_jax.data.denoising import span_counts
+from aigc_jax.data.example import Example
 from aigc_jax.data.ids import flags_of, vocab_of
 from aigc_jax.data.listing import check_local, check_there
 from aigc_jax.data.stream import EvalSet
 from aigc_jax.data.tokenizers import load_tokenizer
+from aigc_jax.errors import Refusal
 from aigc_jax.run.settings import Config, data_of
 from aigc_jax.terminal import counted
 
@@ -95,6 +97,15 @@ def check_paths(config: Config) -> None:
   for key, path in found.items():
     if path:
       check_there(path, key)
+
+
+def example_of(config: Config) -> Example:
+  """A piece of the data of a config, as far as it is still there."""
+  find = getattr(data_of(config), "example", Example)
+  try:
+    return find()
+  except (Refusal, OSError):
+    return Example()
 
 
 def open_stream(config: Config, say=print, progress=None):

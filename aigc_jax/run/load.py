@@ -59,14 +59,16 @@ def load(
   step: int | None = None,
   weights: str = "raw",
   part: str = "",
+  suits: Callable[[nn.Module, Config], None] | None = None,
   **how,
 ) -> Loaded:
   """The run in a work directory, or the model in "hf:FOLDER".
 
   weights: "raw", or "average" where a run keeps one. part: of a model of
-  several roles, that one alone. how: keys of config.compute, such as unroll,
-  for where the model takes them. Raises BadConfig where there is none,
-  StorageFailure where no checkpoint is valid.
+  several roles, that one alone. suits: is given the model and its config before
+  parameters are read, which may take long, to refuse what does not serve. how:
+  keys of config.compute, such as unroll, for where the model takes them. Raises
+  BadConfig where there is none, StorageFailure where no checkpoint is valid.
   """
   check_local(where, "--workdir")
   folder = hf_folder(where)
@@ -87,6 +89,9 @@ def load(
   config = compute.changed(config, **how)
   mesh = sharding.make_mesh(**everywhere(config)["mesh"])
   model = model_of(config)
+  if suits is not None:
+    own = config_of_part(where, config, part) if part else config
+    suits(model_of(own) if part else model, own)
   with jax.set_mesh(mesh):
     params, fixed, step = read_variables(
       where, config, model, mesh, step, check, weights
@@ -97,11 +102,7 @@ def load(
 
 def part_of(whole: Loaded, part: str) -> Loaded:
   """One role of a model of several, as a model. Raises BadConfig."""
-  parts = parts_in(whole.config["model"])
-  if part not in parts:
-    known = f"it has {', '.join(parts)}" if parts else "it has no parts"
-    raise BadConfig(f"part={part}: the model in {whole.name}: {known}")
-  config = whole.config | {"model": parts[part]}
+  config = config_of_part(whole.name, whole.config, part)
   fixed = whole.fixed
   if fixed is not None:
     fixed = Fixed(None, fixed.stats.get(part))
@@ -112,6 +113,15 @@ def part_of(whole: Loaded, part: str) -> Loaded:
     config=config,
     fixed=fixed,
   )
+
+
+def config_of_part(name: str, config: Config, part: str) -> Config:
+  """The config with that part for a model. Raises BadConfig without one."""
+  parts = parts_in(config["model"])
+  if part not in parts:
+    known = f"it has {', '.join(parts)}" if parts else "it has no parts"
+    raise BadConfig(f"part={part}: the model in {name}: {known}")
+  return config | {"model": parts[part]}
 
 
 def parts_in(model: Mapping) -> Mapping[str, Mapping]:

@@ -11,7 +11,6 @@ from flax import linen as nn
 
 from aigc_jax import files, tree
 from aigc_jax.data import special
-from aigc_jax.errors import BadConfig
 from aigc_jax.evaluators.features import Features, check_features
 from aigc_jax.evaluators.spoken import Recogniser
 from aigc_jax.layers.report import STATS
@@ -43,7 +42,7 @@ from aigc_jax.sampling.transcripts import (
   Aligns,
   Greedy,
   InWords,
-  check_transcribes,
+  check_hears,
 )
 from aigc_jax.sampling.words import Known
 from aigc_jax.trainer.state import Fixed
@@ -89,10 +88,17 @@ class Loaded:
     Where no position is left for that end, nothing is to come behind it: it
     need not be written.
     """
-    positions = most_positions(compute.keywords(self.config))
-    if not positions or not getattr(self.model, "source", False):
+    if not getattr(self.model, "source", False):
       return length
-    return max(1, min(length, positions - 1))  # one has the start token
+    return self.room(length, 1)  # one has the start token
+
+  def room(self, tokens: int, before: int) -> int:
+    """So many tokens, or as many as there are positions behind those before.
+
+    At least 1: where there is none at all, whoever writes refuses that.
+    """
+    positions = most_positions(compute.keywords(self.config))
+    return max(1, min(tokens, positions - before)) if positions else tokens
 
   def engine(self, sampling: Sampling, *, seed: int, group: int) -> Engine:
     """Decoding with this model; see sampling/decode.py."""
@@ -118,24 +124,12 @@ class Loaded:
     beams: of a model that writes, or of known words; None takes the likeliest.
     words: that alone are heard, by a model that aligns; with beams.
     """
-    check_transcribes(self.model, "transcribing")
+    check_hears(self.model, "transcribing", beams, words)
     if isinstance(self.model, Aligns):
-      if words is not None:
-        if beams is None:
-          raise BadConfig("--words searches: say how widely, --beams=32")
-        search = words.search(self.tokenizer, self.model.blank, beams.width)
-        return InWords(self.model, self.params, search)
-      if beams is not None:
-        raise BadConfig(
-          "beams are of a model that writes; this one says the likeliest of "
-          "each step: leave them out, or add known words, --words=FILE"
-        )
-      return Greedy(self.model, self.params)
-    if words is not None:
-      raise BadConfig(
-        "--words is of a model that says a token at each step, a ctc; this one "
-        "has learnt words with its texts: leave it out"
-      )
+      if words is None:
+        return Greedy(self.model, self.params)
+      search = words.search(self.tokenizer, self.model.blank, beams.width)
+      return InWords(self.model, self.params, search)
     if beams is not None:
       return self.search(beams)
     return self.engine(Sampling(temperature=0.0), seed=0, group=32)

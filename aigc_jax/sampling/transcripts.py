@@ -50,6 +50,27 @@ def check_transcribes(model: nn.Module, what: str) -> None:
     )
 
 
+def check_hears(model: nn.Module, what: str, beams, words) -> None:
+  """BadConfig unless the model makes text of sound in the way asked for.
+
+  beams, words: None where it is not by a search, not in known words alone.
+  """
+  check_transcribes(model, what)
+  aligns = isinstance(model, Aligns)
+  if words is not None and not aligns:
+    raise BadConfig(
+      "--words is of a model that says a token at each step, a ctc; this one "
+      "has learnt words with its texts: leave it out"
+    )
+  if words is not None and beams is None:
+    raise BadConfig("--words searches: say how widely, --beams=32")
+  if aligns and words is None and beams is not None:
+    raise BadConfig(
+      "beams are of a model that writes; this one says the likeliest of each "
+      "step: leave them out, or add known words, --words=FILE"
+    )
+
+
 class Greedy:
   """Of each step the likeliest, of runs of equal ones one, without blanks."""
 

@@ -15,20 +15,26 @@ class Use:
   """words: what such a model does. flags: those that ask for it.
 
   out: the file that it writes, "" where all is shown. prompt: a text that is
-  needed beside them. average: whether averaged parameters do it better.
+  needed beside them, where the data gives none. reads: whether a piece of the
+  data is what it is given, "text" for a prompt or "audio" for a file. average:
+  whether averaged parameters do it better.
   """
 
   words: str
   flags: tuple[str, ...] = ()
   out: str = ""
   prompt: str = ""
+  reads: str = ""
   average: bool = False
 
 
 # The first that fits: a Whisper decodes too, a VAE draws and reconstructs.
 USES = (
-  (Speaks, Use("speaks", out="x.wav", prompt="hello", average=True)),
-  (Aligns | Hears, Use("hears sound", ("--audio=FILE.wav",))),
+  (
+    Speaks,
+    Use("speaks", out="x.wav", prompt="hello", reads="text", average=True),
+  ),
+  (Aligns | Hears, Use("hears sound", ("--audio=FILE.wav",), reads="audio")),
   (
     Draws | DrawsByCodes,
     Use("draws images", ("--grid=4x8",), out="x.png", average=True),
@@ -44,4 +50,7 @@ USES = (
 
 def use_of(model: nn.Module) -> Use | None:
   """What `generate` does with a model; None for one that only answers."""
-  return next((use for kind, use in USES if isinstance(model, kind)), None)
+  found = next((use for kind, use in USES if isinstance(model, kind)), None)
+  if found is not None and getattr(model, "source", False) and not found.reads:
+    return dataclasses.replace(found, prompt="hello", reads="text")
+  return found

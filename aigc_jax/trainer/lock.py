@@ -7,13 +7,14 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from absl import logging
 
 from aigc_jax import files
-from aigc_jax.errors import BadData, StorageFailure, WorkdirInUse
+from aigc_jax.errors import BadData, Refusal, StorageFailure, WorkdirInUse
 from aigc_jax.trainer.together import all_or_none
 
 # What a run writes into its directory, besides LOCK: nothing of it may be a
@@ -36,6 +37,9 @@ class Lock:
   `check` tells a former holder that woke up (a frozen machine) that the
   directory is no longer its own.
 
+  A run that is refused before it wrote anything leaves nothing: no LOCK that
+  was not there, and none of the folders `made` for it.
+
   With several processes, process 0 holds the lock for all. Raises WorkdirInUse
   naming the holder, StorageFailure if the directory cannot be written or
   something in it that a run writes is a link or no file of its own.
@@ -47,8 +51,11 @@ class Lock:
     *,
     heartbeat_seconds: float = 10.0,
     steal: bool = False,
+    made: Sequence[Path] = (),
   ):
     self.path = Path(workdir) / "LOCK"
+    self._made = made
+    self._before: set[str] = set()
     self._heartbeat = heartbeat_seconds
     self._steal = steal
     self._token = secrets.token_hex(8)
@@ -60,8 +67,9 @@ class Lock:
     self.acquire()
     return self
 
-  def __exit__(self, *_) -> None:
-    self.release()
+  def __exit__(self, kind, *_) -> None:
+    refused = kind is not None and issubclass(kind, Refusal)
+    self.release(forget=refused)
 
   def acquire(self) -> None:
     with all_or_none():
@@ -71,6 +79,7 @@ class Lock:
   def _acquire(self) -> None:
     try:
       self.path.parent.mkdir(parents=True, exist_ok=True)
+      self._before = set(os.listdir(self.path.parent))
       for name in WRITTEN:
         files.check_own(self.path.with_name(name))
       fd = self._open_and_lock()
@@ -202,18 +211,31 @@ class Lock:
         "did not move: leaving it to the new one"
       )
 
-  def release(self) -> None:
-    """Lets go; a lock that was taken over stays with its new holder."""
+  def release(self, forget: bool = False) -> None:
+    """Lets go; a lock that was taken over stays with its new holder.
+
+    forget: whether LOCK and the folders made for it go where nothing else came.
+    """
     self._done.set()
     if self._fd < 0:
       return
     try:
       self.check()
       os.ftruncate(self._fd, 0)
+      if forget:
+        self._forget()
     except (WorkdirInUse, StorageFailure, OSError):
       pass
     os.close(self._fd)
     self._fd = -1
+
+  def _forget(self) -> None:
+    folder = self.path.parent
+    if set(os.listdir(folder)) - self._before != {self.path.name}:
+      return
+    self.path.unlink()  # while it is held: nobody else holds it
+    for one in reversed(self._made):
+      one.rmdir()  # OSError where something is in it by now
 
 
 def holder(workdir: str | Path, heartbeat_seconds: float = 10.0) -> dict | None:

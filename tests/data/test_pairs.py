@@ -226,6 +226,14 @@ def test_what_does_not_fit_is_told(tmp_path, long):
   assert ("cut" in said[0]) == (long == "cut")
 
 
+def test_pairs_are_told_with_the_split_that_they_are_of(tmp_path):
+  rows = [(f"source {i}", f"target {i}") for i in range(30)]
+  data, said = pairs_of(tmp_path, rows, validation=0.3, batch=1), []
+  data.stream(seed=0, model=MODEL, say=said.append)
+  data.heldout(split="validation", model=MODEL, say=said.append)
+  assert "(train): " in said[0] and "(validation): " in said[1]
+
+
 def test_a_count_of_none_left_out_is_not_told(tmp_path):
   cases = {
     (): "",

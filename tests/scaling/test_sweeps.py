@@ -12,11 +12,12 @@ import time
 import types
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import aigc_jax
-from aigc_jax import files
+from aigc_jax import files, sharding
 from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.scaling.sweeps import (
   joint_runs,
@@ -494,6 +495,29 @@ def test_a_row_that_is_being_written_does_not_count(tmp_path):
   text = "".join(json.dumps(row) + "\n" for row in rows)
   path.write_text(text + '{"step": 3, "train/lo')
   assert work.last_row(path)["step"] == 2
+
+
+def test_what_points_that_train_together_say_is_said_once(
+  tmp_path, monkeypatch, capsys
+):
+  class Member:
+    def __init__(self, *_, say, **__):
+      self.say = say
+
+    def plan(self): ...
+
+    def open_data(self):
+      self.say("12 tokens held out")
+
+    train = plan
+
+  monkeypatch.setattr(joint_runs, "Member", Member)
+  meeting = joint.Meeting(lambda *_: None, 2)
+  mesh = sharding.mesh_of(jax.devices()[0])
+  crew = joint_runs._Crew(mesh, meeting, tmp_path / "listed.json")
+  for k in range(2):
+    crew.work(k, {}, tmp_path / str(k), None)
+  assert capsys.readouterr().out.count("12 tokens held out") == 1
 
 
 def test_points_that_train_together_work_one_at_a_time(tmp_path):

@@ -14,7 +14,13 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from aigc_jax.errors import Hang, Stopped, StorageFailure, WorkdirInUse
+from aigc_jax.errors import (
+  BadConfig,
+  Hang,
+  Stopped,
+  StorageFailure,
+  WorkdirInUse,
+)
 from aigc_jax.evaluators import samples
 from aigc_jax.trainer import lock as lock_module
 from aigc_jax.trainer.checkpoint import Checkpoints
@@ -55,6 +61,34 @@ def test_a_second_writer_is_refused_within_seconds_by_name(tmp_path):
   assert time.monotonic() - began < 5
   with Lock(tmp_path):
     pass
+
+
+@pytest.mark.parametrize("written", ["", "config.json"])
+def test_a_refused_run_leaves_nothing_unless_it_wrote(tmp_path, written):
+  top = tmp_path / "deep"
+  workdir = top / "er"
+  workdir.mkdir(parents=True)
+  with (
+    pytest.raises(BadConfig),
+    Lock(workdir, made=[top, workdir]),
+  ):
+    if written:
+      (workdir / written).write_text("{}")
+    raise BadConfig("refused")
+  assert top.exists() == bool(written)
+  assert not written or (workdir / "LOCK").exists()
+
+
+def test_a_refused_run_leaves_a_folder_of_before_as_it_was(tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  with pytest.raises(BadConfig), Lock(tmp_path):
+    raise BadConfig("refused")
+  assert os.listdir(tmp_path) == ["notes.txt"]
+  with Lock(tmp_path):
+    pass  # it ended well: its LOCK is of a run
+  with pytest.raises(BadConfig), Lock(tmp_path):
+    raise BadConfig("refused")
+  assert (tmp_path / "LOCK").exists()
 
 
 def test_a_killed_holder_leaves_the_lock_free(tmp_path):

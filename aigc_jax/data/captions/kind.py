@@ -159,8 +159,9 @@ class Captions(Images):
       )
       if cut:
         say(
-          f"{store.name!r}: {cut:,} of the first {len(texts):,} captions are "
-          f"longer than data.length={self.length} tokens and are cut"
+          f"{store.name!r} ({store.manifest['split']}): {cut:,} of the first "
+          f"{len(texts):,} captions are longer than data.length={self.length} "
+          "tokens and are cut"
         )
     return {}
 

@@ -32,6 +32,7 @@ from aigc_jax.data import kept
 from aigc_jax.data.columns import Columns, told, write
 from aigc_jax.data.draw import Draw
 from aigc_jax.data.entries import check_source
+from aigc_jax.data.example import Example
 from aigc_jax.data.listing import check_apart, check_local
 from aigc_jax.data.pairs import check_ids_of, start_of, trained_on
 from aigc_jax.data.sound import sources
@@ -349,6 +350,13 @@ class Sound:
       self.speakers,
     )  # fmt: skip
     return sources.open_source(source, how)
+
+  def example(self) -> Example:
+    """An utterance that fits a row: what is said in it, and its file."""
+    found = self._open(self.used_sources()[0]).example(self.seconds)
+    if found is None:
+      return Example()
+    return Example(" ".join(found.text.split()), str(found.path))
 
   def _folder(self, source, split: str) -> Path:
     check_local(self.root, "data.root")

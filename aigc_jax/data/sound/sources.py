@@ -34,7 +34,8 @@ from aigc_jax.data.documents import (
   reading,
 )
 from aigc_jax.data.entries import Kinds
-from aigc_jax.data.sound.decoding import LARGEST_FILE, Unusable, decoded
+from aigc_jax.data.example import LOOKED_AT
+from aigc_jax.data.sound.decoding import LARGEST_FILE, RATE, Unusable, decoded
 from aigc_jax.errors import BadData, nearest
 
 COLUMNS = {"audio": BYTES, "samples": "<i4", "text": BYTES}
@@ -173,6 +174,17 @@ class Spoken(abc.ABC):
       "folder": entry.name.rpartition("/")[0],
       "text": " ".join((entry.text or "").casefold().split()),
     }[self.how.split_by]
+
+  def example(self, seconds: float) -> Entry | None:
+    """An utterance of at most so many seconds, held out where one is."""
+    apart = [e for e in self._entries.values() if self._held_out(e)]
+    for entry in [*apart, *self._entries.values()][:LOOKED_AT]:
+      if not (entry.text or "").strip() or not files.is_there(entry.path):
+        continue
+      found = next(self._usable(entry, lambda *_: None), None)
+      if found is not None and found["samples"] <= seconds * RATE:
+        return entry
+    return None
 
   def read(self, job: Job, split: str, drop: Drop) -> Iterator[Record]:
     """The records of a job whose sound and text are as they should be."""

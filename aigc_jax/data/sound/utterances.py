@@ -65,8 +65,8 @@ class Utterances:
     """Says what does not fit, where something does not."""
     if any(self.left_out.values()):
       say(
-        f"{self.name}: {len(self):,} of {len(self.ids):,} utterances fit; left "
-        f"out are {self._told()}"
+        f"{self.name!r} ({self.store.manifest['split']}): {len(self):,} of "
+        f"{len(self.ids):,} utterances fit; left out are {self._told()}"
       )
 
   def __len__(self) -> int:

@@ -148,6 +148,15 @@ class _Crew:
   path: Path
   outcomes: dict[str, dict] = dataclasses.field(default_factory=dict)
   noting: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+  said: set[str] = dataclasses.field(default_factory=set)
+
+  def say(self, text: str) -> None:
+    """A line that a run says, once of all of them."""
+    with self.noting:
+      if text in self.said:
+        return
+      self.said.add(text)
+    print(text, flush=True)
 
   def work(self, k: int, config: run.Config, workdir: Path, stop) -> None:
     """One run, from its lock to its result, in turns; never raises."""
@@ -180,7 +189,7 @@ class _Crew:
       session = Member(
         config, self.mesh, workdir,
         stop=stop, lock=lock, watchdog=watchdog, options=run.Options(),
-        say=lambda text: None, first=True,
+        say=self.say, first=True,
       )  # fmt: skip
       session.meeting, session.number = self.meeting, k
       session.plan()
