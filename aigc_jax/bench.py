@@ -110,7 +110,7 @@ def measure(config: run.Config, mesh, steps: int) -> dict:
   rate = r.flops_per_step / seconds
   device = mesh.devices.flat[0]
   found = {
-    "headline": headline(r),
+    "headline": headline(r, "steps"),
     "config": config,
     "device": device.device_kind,
     "devices": mesh.size,

@@ -530,7 +530,11 @@ def show(
 def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
   """All scores, a row each."""
   table = Table(title=_text(f"{loaded.name}, step {loaded.step}"))
-  for name in ("set", "score", "value", "± error", "items"):
+  known = any(
+    not math.isnan(e.error) for some in scores.values() for e in some.values()
+  )
+  names = ("set", "score", "value", *["± error"] * known, "items")
+  for name in names:
     justify = "left" if name in ("set", "score") else "right"
     table.add_column(name, justify=justify, overflow="fold")
   for name, values in scores.items():
@@ -540,7 +544,7 @@ def table_of(loaded: run.Loaded, scores: dict[str, Scores]) -> Table:
         _text(name),
         _text(score),
         terminal.score(e.value),
-        error,
+        *[error] * known,
         f"{e.items:,}",
       )
       name = ""

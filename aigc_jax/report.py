@@ -57,6 +57,7 @@ from aigc_jax.scaling import (
 )
 from aigc_jax.scaling.ablation import Ablation, ablation
 from aigc_jax.scaling.arms import EACH_RUN, Arm, arms_of
+from aigc_jax.scaling.comparable import unlike_losses
 from aigc_jax.scaling.runs import AXES, open_runs
 from aigc_jax.scaling.sweeps import ledger
 from aigc_jax.terminal import counted
@@ -84,6 +85,9 @@ def curve(words: list[str]) -> int:
   pictures.check_kind(out)
   command.check_out(out)
   lines = _lines(arms)
+  runs = [r for arm in arms for r in arm.runs]
+  if unlike := unlike_losses(runs, flags.FLAGS.metrics):
+    print(f"note: {unlike}")
   print(
     curves.draw(lines, out, metrics=flags.FLAGS.metrics, style=_style(arms))
   )
@@ -284,13 +288,16 @@ def _axis(arms: list[Arm]) -> str:
 
 def _lines(arms: list[Arm]) -> list[curves.Line]:
   """Arms where any has several seeds, else each run by itself; says which."""
+  if flags.FLAGS.by == [EACH_RUN]:
+    found = arms_of([r for arm in arms for r in arm.runs], [])
+    if any(len(set(arm.seeds)) > 1 for arm in found):
+      return curves.seeds(found)
   if not any(len(set(arm.seeds)) > 1 for arm in arms):
     return curves.single([r for arm in arms for r in arm.runs])
-  if flags.FLAGS.by != [EACH_RUN]:
-    print(
-      f"{counted(len(arms), 'arm')}, each the mean of its seeds in a band of "
-      f"one standard deviation (--by={EACH_RUN} draws each run by itself)"
-    )
+  print(
+    f"{counted(len(arms), 'arm')}, each the mean of its seeds in a band of "
+    f"one standard deviation (--by={EACH_RUN} draws each run by itself)"
+  )
   return [curves.Line(arm.name, arm.runs) for arm in arms]
 
 

@@ -203,6 +203,7 @@ def test_what_is_left_is_settled_from_what_was_consumed():
   assert r.going_on(9, Consumed({"examples": 99, "tokens": 999}, 1)).steps == 9
   # What is told before that is known names what ends the run, and no steps.
   assert summary.headline(r).endswith("up to 640 tokens by steps of 128 tokens")
+  assert summary.headline(r, "steps").endswith(", steps of 128 tokens")
   # The schedule ends where the run does.
   assert float(goes_on.schedule(8)) == pytest.approx(1e-3)
   assert float(goes_on.schedule(6)) > 1.5e-3

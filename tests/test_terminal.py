@@ -110,6 +110,15 @@ def test_a_table_of_scores_takes_any_name(name):
   assert text.count(terminal.shown(name)) == 5 and harmless(text)
 
 
+@pytest.mark.parametrize(("error", "column"), [(0.5, True), (math.nan, False)])
+def test_a_table_of_scores_has_no_column_that_is_empty(error, column):
+  loaded = run.Loaded(None, None, None, {}, None, 7, "x")
+  table = evaluate.table_of(
+    loaded, {"heldout": {"loss": Estimate(1, error, 3)}}
+  )
+  assert ("± error" in [c.header for c in table.columns]) == column
+
+
 def test_the_live_bar_says_what_it_is_told(monkeypatch):
   screens = screens_of(monkeypatch)
   bar = console.Console(10, 0)

@@ -13,13 +13,16 @@ from aigc_jax.terminal import counted
 EMBEDDINGS = ("*embed*/table", "*position*/table", "*token*/table")
 
 
-def headline(r: run.Run) -> str:
-  """One line: the model, the mesh, the length of the run."""
+def headline(r: run.Run, extent: str = "") -> str:
+  """One line: the model, the mesh, the length of the run.
+
+  extent: what stands for the length, of what is no run.
+  """
   mesh = " x ".join(f"{n}={s}" for n, s in r.mesh.shape.items() if s > 1)
   device = r.mesh.devices.flat[0].device_kind
   return (
     f"{tree.count(r.state.params):,} parameters, {r.mesh.size} x {device}"
-    f"{f' ({mesh})' if mesh else ''}, {_extent(r)} of "
+    f"{f' ({mesh})' if mesh else ''}, {extent or _extent(r)} of "
     f"{r.units_per_step:,} {r.unit}"
   )
 

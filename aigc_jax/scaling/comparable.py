@@ -28,6 +28,41 @@ TOLD = ("image_to_text", "text_to_image")
 CONTRASTIVE = "contrastive"  # the objective whose rows are each other's rivals
 
 
+# What of an objective changes how it is computed, not what it is.
+FORM = ("chunk", "logits")
+
+
+def unlike_losses(runs: Sequence[Record], metrics: Sequence[str]) -> str:
+  """What is to be said where training losses are of unlike objectives, or "".
+
+  A distilled run's is a sum of what the teacher says and of the tokens, which
+  no other run's is, however alike the two are called.
+  """
+  named = [m for m in metrics if m in ("train/loss", "train/last_loss")]
+  kinds: dict[str, list] = {}
+  for r in runs:
+    if "objective" in r.config:
+      section = r.config["objective"]
+      said = {k: v for k, v in section.items() if k not in FORM}
+      kinds.setdefault(json.dumps(said, sort_keys=True), []).append(r)
+  if not named or len(kinds) < 2:
+    return ""
+  each = (f"{_names(some)}: {_told(kind)}" for kind, some in kinds.items())
+  alike = all("train/nll" in r.metrics for r in runs)
+  way = "train/nll" if alike else "eval/heldout/loss"
+  return (
+    f"{named[0]} is not one quantity in these runs, whose objectives differ "
+    f"({'; '.join(each)}): {way} is the same in all, where it is measured"
+  )
+
+
+def _told(objective: str) -> str:
+  """An objective in a few words, such as "distill, soft=5.0, hard=2.0"."""
+  section = json.loads(objective)
+  kind = section.pop("kind", "unknown")
+  return ", ".join([kind, *(f"{k}={v}" for k, v in section.items())])
+
+
 def higher_is_better(metric: str) -> bool | None:
   """Whether a larger value of the metric is the better one; None: unknown."""
   part = metric.partition("/")[0]
@@ -51,7 +86,9 @@ def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
   part, _, rest = metric.partition("/")
   _check_rivals(runs, metric)
   if part != "eval":
-    return metric, _same_training_data(runs, metric)
+    notes = _same_training_data(runs, metric)
+    unlike = unlike_losses(runs, [metric])
+    return metric, notes + [unlike] * bool(unlike)
   name = rest.rpartition("/")[0]
   notes = []
   prints = _prints(runs, name)

@@ -8,6 +8,8 @@ import numpy as np
 
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import pictures
+from aigc_jax.scaling.arms import Arm
+from aigc_jax.scaling.comparable import unlike_losses
 from aigc_jax.scaling.runs import Record
 
 # What is measured in the same unit shares an axis.
@@ -28,11 +30,14 @@ INSETS = {  # left, bottom, width, height, in parts of the axes
 class Line:
   """What is drawn in one colour: a run, or the runs of an arm.
 
-  label: in the legend. runs: one, or one for each seed.
+  label: in the legend. runs: one, or one for each seed. arm: the number of the
+  arm of which the one run is a seed, whose colour it shares with the others,
+  and which of them it is; None has a colour of its own.
   """
 
   label: str
   runs: tuple[Record, ...]
+  arm: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,17 @@ class Style:
 def single(runs: Sequence[Record]) -> list[Line]:
   """Each run as a line of its own."""
   return [Line(r.name, (r,)) for r in runs]
+
+
+def seeds(arms: Sequence[Arm]) -> list[Line]:
+  """Each run as a line of its own, in the colour of its arm."""
+  return [
+    Line(
+      f"{arm.name}, {r.name}" if arm.name != r.name else r.name, (r,), (i, k)
+    )
+    for i, arm in enumerate(arms)
+    for k, r in enumerate(arm.runs)
+  ]
 
 
 def draw(
@@ -218,13 +234,16 @@ def _set_axes(sides: dict, read: Sequence, style: Style) -> None:
   left.set_xlabel(pictures.AXIS_LABELS[style.against])
   smoothed = {quantity(m) for _, m, _, curve in read if curve.smoothed}
   plain = {quantity(m) for _, m, _, curve in read if not curve.smoothed}
+  runs = [r for _, _, line, _ in read for r in line.runs]
   for name, axes in sides.items():
     which = "of training a " * (name in plain)  # what is held out is as it is
     more = f" ({which}running mean of {_odd(style.smooth)} rows)"
     own = {metric for _, metric, *_ in read if quantity(metric) == name}
+    unlike = unlike_losses(runs, sorted(own))
     # A title of one's own stands where the metric's name would.
     label = own.pop() if style.title and len(own) == 1 else name
-    axes.set_ylabel(label + more * (name in smoothed))
+    apart = " (of each run's own objective)" * bool(unlike)
+    axes.set_ylabel(label + apart + more * (name in smoothed))
   for i, scale in (("x", "set_xscale"), ("y", "set_yscale")):
     if i not in style.log:
       continue
@@ -248,8 +267,15 @@ def _look(i: int, lines: Sequence, metric: str, metrics: Sequence) -> dict:
     linestyle = pictures.DASHES[metrics.index(metric) % len(pictures.DASHES)]
   else:
     linestyle = pictures.dash(i, len(lines))
+  places = [line.arm for line in lines]
+  color = pictures.colours(len(lines))[i]
+  # Dashes tell seeds apart, where they do not tell metrics.
+  if None not in places and len(metrics) == 1:
+    arm, seed = places[i]
+    color = pictures.colours(1 + max(a for a, _ in places))[arm]
+    linestyle = pictures.DASHES[seed % len(pictures.DASHES)]
   return dict(
-    color=pictures.colours(len(lines))[i],
+    color=color,
     linestyle=linestyle,
     marker="o" if held_out else None,
     markersize=3.5,

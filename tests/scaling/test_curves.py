@@ -9,6 +9,7 @@ import pytest
 from aigc_jax.errors import BadConfig
 from aigc_jax.scaling import curves, pictures
 from aigc_jax.scaling.arms import arms_of
+from aigc_jax.scaling.comparable import unlike_losses
 from aigc_jax.scaling.runs import distinct, open_runs
 from tests.scaling.made import made_run, power_loss
 from tests.sweep import slow
@@ -56,6 +57,43 @@ def test_each_run_has_a_colour_of_its_own_however_many(count):
 
   found = {to_hex(c) for c in pictures.colours(count)}
   assert len(found) == count and "#ffffff" not in found
+
+
+def distilled(folder):
+  """A student whose loss is more than nll, and the run that it is beside."""
+  soft = {"objective": dict(kind="distill", soft=5.0, hard=2.0, chunk=None)}
+  plain = {"objective": dict(kind="tokens", chunk=16)}
+  for name, config in (("student", soft), ("plain", plain)):
+    made_run(folder / name, config=config)
+  return open_runs([str(folder / "student"), str(folder / "plain")])
+
+
+def test_losses_of_unlike_objectives_are_not_drawn_as_one_quantity(tmp_path):
+  runs = distilled(tmp_path)
+  figure = figure_of(runs, "train/loss")
+  assert "of each run's own objective" in figure.axes[0].get_ylabel()
+  note = unlike_losses(runs, ["train/loss"])
+  assert "student: distill, hard=2.0, soft=5.0" in note
+  assert "eval/heldout/loss is the same in all" in note
+  for alike in (runs[:1], [runs[1], *open_runs([str(tmp_path / "plain")])]):
+    assert not unlike_losses(alike, ["train/loss"])
+  held_out = figure_of(runs, "eval/heldout/loss")
+  assert "objective" not in held_out.axes[0].get_ylabel()
+
+
+def test_seeds_of_an_arm_that_are_drawn_by_themselves_share_its_colour(
+  tmp_path,
+):
+  for rate in (1e-3, 1e-2):
+    for seed in (0, 1):
+      where = tmp_path / f"{rate}-{seed}"
+      made_run(where, seed=seed, config={"optim.learning_rate": rate})
+  lines = curves.seeds(arms_of(open_runs([str(tmp_path)])))
+  figure = curves.picture(lines, metrics=["train/loss"], style=curves.Style())
+  drawn = {x.get_label(): x for x in figure.axes[0].get_lines()}
+  looks = [(x.get_color(), x.get_linestyle()) for x in drawn.values()]
+  assert len(set(looks)) == len(looks) == 4
+  assert len({color for color, _ in looks}) == 2
 
 
 @pytest.mark.parametrize(
