@@ -94,7 +94,7 @@ class Lock:
     except OSError as error:
       raise StorageFailure(
         f"{self.path.parent} cannot be written ({error}): choose another "
-        "--workdir, or make it writable"
+        "--workdir, make room, or make it writable"
       ) from error
     self._fd = fd
     if not self._kernel:
