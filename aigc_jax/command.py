@@ -1,6 +1,7 @@
 """What all commands share: flags, devices, exit codes."""
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
@@ -71,7 +72,7 @@ def main(
       status = command(argv[1:]) if words else command()
     except Refusal as refusal:
       sys.stdout.flush()
-      text = f"{text_of(refusal)}{_place(refusal)}"
+      text = f"{text_of(refusal)}{_room(refusal)}{_place(refusal)}"
       print(f"aigc_jax: {text}", file=sys.stderr, flush=True)
       status = refusal.code
     except Exception as error:
@@ -127,6 +128,21 @@ def _leave(status: int) -> NoReturn:
 def text_of(error: BaseException) -> str:
   """The message, without what JAX adds to errors inside a traced function."""
   return str(error).split("\n--------------------")[0]
+
+
+FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+TOLD = re.compile(r"\b(make|makes) room\b|\bfree some space\b", re.IGNORECASE)
+
+
+def _room(refusal: Refusal) -> str:
+  """What to do about a disk that is full; "" where it is not, or is said.
+
+  Whatever was to be written, and whoever found that it cannot be.
+  """
+  text = text_of(refusal)
+  if not any(why in text for why in FULL) or TOLD.search(text):
+    return ""
+  return ": make room there, then run the same line again"
 
 
 def _place(refusal: Refusal) -> str:

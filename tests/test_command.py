@@ -13,8 +13,17 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from aigc_jax import command, early, export, outages, run, sweep, train
-from aigc_jax.errors import BadConfig
+from aigc_jax import (
+  command,
+  early,
+  export,
+  files,
+  outages,
+  run,
+  sweep,
+  train,
+)
+from aigc_jax.errors import BadConfig, StorageFailure
 from aigc_jax.scaling import soup
 from configs import quickstart
 from tests import commands
@@ -376,6 +385,38 @@ def test_a_memory_too_small_to_begin_is_told(monkeypatch, capfd):
     early._not_begun(type(error), error, None)
   assert left == [BadConfig.code] * 2
   assert capfd.readouterr().err.count("the memory does not even suffice") == 2
+
+
+def test_a_full_disk_is_told_with_what_to_do_by_whoever_finds_it(
+  tmp_path, monkeypatch, capfd
+):
+  way = "make room there, then run the same line again"
+
+  def full(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  def told(act) -> str:
+    own = commands.own_flags(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["aigc_jax"])
+    monkeypatch.setattr(command, "start_jax", lambda alone: None)
+    monkeypatch.setattr(command.terminal, "guard", lambda: None)
+    monkeypatch.setattr(command.terminal, "settled", lambda status: status)
+    monkeypatch.setattr(command.flags, "FLAGS", own)
+    monkeypatch.setattr(command.app, "run", lambda main, **_: main([""]))
+    with pytest.raises(SystemExit) as end:
+      command.main(act)
+    assert end.value.code == StorageFailure.code
+    return capfd.readouterr().err
+
+  monkeypatch.setattr(files.os, "fsync", full)
+  said = told(lambda: files.write_json(tmp_path / "config.json", {}))
+  assert said.endswith(f"No space left on device: {way}\n")
+
+  def stored():
+    with files.storage(tmp_path, "choose another --out, or make room"):
+      full()
+
+  assert way not in told(stored)
 
 
 @pytest.mark.parametrize(
