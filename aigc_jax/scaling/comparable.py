@@ -41,25 +41,32 @@ def unlike_losses(runs: Sequence[Record], metrics: Sequence[str]) -> str:
   named = [m for m in metrics if m in ("train/loss", "train/last_loss")]
   kinds: dict[str, list] = {}
   for r in runs:
-    if "objective" in r.config:
-      section = r.config["objective"]
-      said = {k: v for k, v in section.items() if k not in FORM}
-      kinds.setdefault(json.dumps(said, sort_keys=True), []).append(r)
+    said = {k: v for k, v in _objective(r).items() if k not in FORM}
+    kinds.setdefault(json.dumps(said, sort_keys=True), []).append(r)
   if not named or len(kinds) < 2:
     return ""
   each = (f"{_names(some)}: {_told(kind)}" for kind, some in kinds.items())
   alike = all("train/nll" in r.metrics for r in runs)
-  way = "train/nll" if alike else "eval/heldout/loss"
+  way = "train/nll is" if alike else "eval/heldout/loss is, where that is nll"
   return (
     f"{named[0]} is not one quantity in these runs, whose objectives differ "
-    f"({'; '.join(each)}): {way} is the same in all, where it is measured"
+    f"({'; '.join(each)}): {way}"
   )
+
+
+def _objective(r: Record) -> Mapping:
+  """What a run was trained for; of a file of results as far as that says it."""
+  if "objective" in r.config:
+    return r.config["objective"]
+  said = {k: v for k, v in r.values.items() if k.startswith("objective.")}
+  own = {k.removeprefix("objective."): v for k, v in said.items()}
+  return r.about.get("objective") or own
 
 
 def _told(objective: str) -> str:
   """An objective in a few words, such as "distill, soft=5.0, hard=2.0"."""
   section = json.loads(objective)
-  kind = section.pop("kind", "unknown")
+  kind = section.pop("kind", "the sweep's own")
   return ", ".join([kind, *(f"{k}={v}" for k, v in section.items())])
 
 

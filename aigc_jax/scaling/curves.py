@@ -1,6 +1,7 @@
 """Curves of runs, drawn from their rows: one colour for each run or arm."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,13 +75,13 @@ def single(runs: Sequence[Record]) -> list[Line]:
 
 def seeds(arms: Sequence[Arm]) -> list[Line]:
   """Each run as a line of its own, in the colour of its arm."""
-  return [
-    Line(
-      f"{arm.name}, {r.name}" if arm.name != r.name else r.name, (r,), (i, k)
-    )
-    for i, arm in enumerate(arms)
-    for k, r in enumerate(arm.runs)
-  ]
+  found = []
+  for i, arm in enumerate(arms):
+    for k, r in enumerate(arm.runs):
+      said = r.name.startswith(arm.name)
+      label = r.name if said else f"{arm.name}, {r.name}"
+      found.append(Line(label, (r,), (i, k)))
+  return found
 
 
 def draw(
@@ -335,8 +336,10 @@ def _inset(left, sides, read, lines, metrics, style: Style) -> None:
     start = high * (low / high) ** style.zoom
   else:
     start = high - style.zoom * (high - low)
-  tails = []
+  tails, ends = [], []
   for *_, curve in shown:
+    known = curve.x[np.isfinite(curve.mean)]
+    ends += [known[-2]] if len(known) > 1 else []
     at = (curve.x >= start) & np.isfinite(curve.mean)
     if at.sum() < 2:
       continue
@@ -345,6 +348,7 @@ def _inset(left, sides, read, lines, metrics, style: Style) -> None:
   if not tails:
     raise BadConfig(
       f"--zoom={style.zoom}: no curve has two points in that part of the axis"
+      + _wider(ends, low, high, "x" in style.log)
     )
   bounds = _free_corner(left, shown)
   inset = left.inset_axes(bounds)
@@ -361,6 +365,18 @@ def _inset(left, sides, read, lines, metrics, style: Style) -> None:
   inset.tick_params(labelsize=7.5)
   inset.spines.right.set_visible(False)
   inset.patch.set_alpha(0.9)
+
+
+def _wider(ends: Sequence, low: float, high: float, log: bool) -> str:
+  """How large a part of an axis has two points; ends: the last but one."""
+  if not ends:
+    return ": leave it out"
+  start = max(ends)
+  part = (high - start) / (high - low)
+  if log:
+    part = math.log(high / start) / math.log(high / low)
+  part = math.ceil(100 * part) / 100
+  return f": --zoom={part:g} has" if part < 1 else ": leave it out"
 
 
 def _few():

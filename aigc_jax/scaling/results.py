@@ -37,6 +37,7 @@ HEAD = {
   "heldout_fingerprints?": TEXTS,
   "heldout_texts?": TEXTS,
   "parameters?": (COUNT, None),
+  "objective?": dict,
 }
 NUMBERS = ("step", "tokens", "examples", "flops", "seconds")
 ROW = {
@@ -185,10 +186,12 @@ def lines_of(runs: Sequence, arms: Mapping[str, str], metrics) -> str:
       key: r.about[key]
       for key in (
         "data_fingerprint", "tokenizer_fingerprint", "heldout_fingerprints",
-        "heldout_texts", "parameters",
+        "heldout_texts", "parameters", "objective",
       )
       if key in r.about
     }  # fmt: skip
+    if "objective" in r.config:
+      head["objective"] = r.config["objective"]
     texts = held_out.texts_of(r.config)
     if texts:
       head["heldout_texts"] = texts

@@ -29,7 +29,7 @@ FEW = 5  # rows at each end by which a loss has grown
 # Of a run.json, what a file of results keeps.
 ABOUT = (
   "seed", "steps", "data_fingerprint", "tokenizer_fingerprint",
-  "heldout_fingerprints", "heldout_texts", "parameters",
+  "heldout_fingerprints", "heldout_texts", "parameters", "objective",
 )  # fmt: skip
 # How deep below a folder that is no run its runs are looked for.
 DEPTH = 3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import BadConfig
-from aigc_jax.scaling import curves, pictures
+from aigc_jax.scaling import curves, pictures, results
 from aigc_jax.scaling.arms import arms_of
 from aigc_jax.scaling.comparable import unlike_losses
 from aigc_jax.scaling.runs import distinct, open_runs
@@ -74,11 +74,30 @@ def test_losses_of_unlike_objectives_are_not_drawn_as_one_quantity(tmp_path):
   assert "of each run's own objective" in figure.axes[0].get_ylabel()
   note = unlike_losses(runs, ["train/loss"])
   assert "student: distill, hard=2.0, soft=5.0" in note
-  assert "eval/heldout/loss is the same in all" in note
+  assert "eval/heldout/loss is, where that is nll" in note
   for alike in (runs[:1], [runs[1], *open_runs([str(tmp_path / "plain")])]):
     assert not unlike_losses(alike, ["train/loss"])
   held_out = figure_of(runs, "eval/heldout/loss")
   assert "objective" not in held_out.axes[0].get_ylabel()
+
+
+def test_what_a_file_of_results_says_of_objectives_is_enough(tmp_path):
+  runs = distilled(tmp_path)
+  metrics = ["train/loss", "eval/heldout/loss"]
+  text = results.lines_of(runs, {r.name: r.name for r in runs}, metrics)
+  (tmp_path / "results.jsonl").write_text(text)
+  again = open_runs([str(tmp_path / "results.jsonl")])
+  assert unlike_losses(again, metrics) == unlike_losses(runs, metrics)
+
+
+def test_a_zoom_that_shows_nothing_is_answered_with_one_that_does(tmp_path):
+  made_run(tmp_path / "a")  # held out at a quarter of the way each time
+  runs = open_runs([str(tmp_path / "a")])
+  with pytest.raises(BadConfig, match="--zoom=") as refusal:
+    figure_of(runs, "eval/heldout/loss", zoom=0.1)
+  way = float(str(refusal.value).rpartition("--zoom=")[2].split()[0])
+  assert way < 0.5
+  figure_of(runs, "eval/heldout/loss", zoom=way)
 
 
 def test_seeds_of_an_arm_that_are_drawn_by_themselves_share_its_colour(
