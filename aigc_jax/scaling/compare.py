@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aigc_jax import files, run
 from aigc_jax.errors import BadConfig
+from aigc_jax.scaling.comparable import FORM
 from aigc_jax.terminal import counted
 from aigc_jax.trainer.changes import Change, changes
 from aigc_jax.trainer.journal import rows
@@ -140,6 +141,11 @@ def as_text(found: Comparison, limit: int = 40) -> str:
       f"  train/loss differs by at most {found.worst:.3g} relative over "
       f"{counted(found.steps, 'common row')}"
     )
+    keys = [c.key.partition(".") for c in found.config]
+    if any(part == "objective" and key not in FORM for part, _, key in keys):
+      lines.append(
+        "  (train/loss is not one quantity in the two: their objectives differ)"
+      )
   return "\n".join(lines)
 
 

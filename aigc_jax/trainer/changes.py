@@ -79,11 +79,21 @@ class Change:
 def changes(old: Mapping, new: Mapping) -> list[Change]:
   """The keys in which two configs differ, in order of their names."""
   a, b = (_budget(BEFORE | _leaves(config)) for config in (old, new))
+  a, b = _without_begun(a, b), _without_begun(b, a)
   return [
     Change(key.replace("/", "."), _value(a, key), _value(b, key))
     for key in sorted(a.keys() | b.keys())
     if _value(a, key) != _value(b, key)
   ]
+
+
+def _without_begun(leaves: Mapping, other: Mapping) -> dict:
+  """Those without the empty sections that have keys in the other config."""
+  return {
+    key: value
+    for key, value in leaves.items()
+    if value != {} or not any(k.startswith(f"{key}/") for k in other)
+  }
 
 
 def before(key: str, otherwise: object = None) -> object:

@@ -68,6 +68,17 @@ def test_every_difference_stands_under_its_heading(tmp_path):
     assert words in compare.as_text(found)
 
 
+def test_losses_of_unlike_objectives_are_said_to_be_no_pair(tmp_path):
+  kinds = (dict(kind="distill", soft=5.0), dict(kind="tokens"))
+  one, other = (
+    workdir(tmp_path / o["kind"], CONFIG | {"objective": o}, losses=(i, 1.0))
+    for i, o in enumerate(kinds, 2)
+  )
+  assert "their objectives differ" in compare.as_text(
+    compare.compare(one, other)
+  )
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(BadConfig, match="holds no run"):
     compare.compare(tmp_path, tmp_path)

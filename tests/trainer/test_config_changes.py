@@ -34,6 +34,13 @@ def test_a_run_from_before_a_part_of_the_decoder_was_there_goes_on():
   assert [x.key for x in found] == ["model.parallel"]
 
 
+def test_a_section_that_was_empty_differs_in_its_keys_alone():
+  old, new = OLD | {"frozen": {}}, OLD | {"frozen": {"teacher": "runs/a"}}
+  there, back = changes.changes(old, new), changes.changes(new, old)
+  assert list(map(str, there)) == ["frozen.teacher: None -> 'runs/a'"]
+  assert list(map(str, back)) == ["frozen.teacher: 'runs/a' -> None"]
+
+
 def test_a_key_of_learning_is_asked_about():
   found = changes.changes(NEW, NEW | {"optim": {"b1": 0.8}})
   with pytest.raises(BadConfig, match=r"--allow_change=optim\.b1"):
