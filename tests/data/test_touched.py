@@ -236,10 +236,9 @@ def test_files_that_go_are_bad_data_and_no_fault_of_the_place_of_the_store(
     os.rename(away, top)
 
 
+@pytest.mark.parametrize("given", ["images", "captions"], indirect=True)
 def test_what_is_refused_leaves_nothing_that_is_half_made(given, tmp_path):
   kind, top, _ = given
-  if kind.ends != ".ppm":
-    pytest.skip("images alone are looked at")
   path = sorted(top.rglob("*.ppm"))[1]
   path.write_bytes(path.read_bytes()[:-9])
   for _ in range(2):
