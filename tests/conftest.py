@@ -57,6 +57,29 @@ def pytest_collection_finish():
   gc.set_threshold(50_000, 20, 100)
 
 
+# A file's name in this variable: each test, or file of tests, that was skipped
+# is a line of it, for whoever installs what they lacked and runs them alone.
+SKIPPED = "AIGC_JAX_SKIPPED"
+skipped: dict[str, None] = {}  # node ids, each once, in order
+
+
+def pytest_runtest_logreport(report):
+  if report.skipped and not hasattr(report, "wasxfail"):
+    skipped[report.nodeid] = None
+
+
+def pytest_collectreport(report):
+  if report.skipped:
+    skipped[report.nodeid] = None
+
+
+def pytest_sessionfinish(session):
+  path = os.environ.get(SKIPPED)
+  if path and not hasattr(session.config, "workerinput"):
+    with open(path, "w") as file:
+      file.writelines(f"{name}\n" for name in skipped)
+
+
 left_out = {}  # {process: slow tests that its collection left out}
 
 
