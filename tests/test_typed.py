@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 INLINE = re.compile(r"`(python -m aigc_jax\.[^`]+)`")
 TYPED = re.compile(r"^ *(?:[A-Z_]+=\S+ )?python -m aigc_jax\b.*$", re.MULTILINE)
-# Names in capitals stand for what one has: DIR, FILE.jsonl, hf:FOLDER, C.py.
-STANDS_FOR = re.compile(r"\b[A-Z]{3,}\b|\bC\.py|\.\.\.|\{")
+# Names in capitals stand for what one has: DIR, FILE.jsonl, hf:FOLDER, C.py. What
+# is in runs/ is made by a line before.
+STANDS_FOR = re.compile(r"\b[A-Z]{3,}\b|\bC\.py|\.\.\.|\{|:runs/")
 
 
 def sources() -> dict[str, str]:

@@ -56,18 +56,19 @@ def unlike_losses(runs: Sequence[Record], metrics: Sequence[str]) -> str:
 
 def _objective(r: Record) -> Mapping:
   """What a run was trained for; of a file of results as far as that says it."""
-  if "objective" in r.config:
+  if isinstance(r.config.get("objective"), Mapping):
     return r.config["objective"]
   said = {k: v for k, v in r.values.items() if k.startswith("objective.")}
   own = {k.removeprefix("objective."): v for k, v in said.items()}
-  return r.about.get("objective") or own
+  about = r.about.get("objective")
+  return about if isinstance(about, Mapping) else own
 
 
 def _told(objective: str) -> str:
   """An objective in a few words, such as "distill, soft=5.0, hard=2.0"."""
   section = json.loads(objective)
   kind = section.pop("kind", "the sweep's own")
-  return ", ".join([kind, *(f"{k}={v}" for k, v in section.items())])
+  return ", ".join([str(kind), *(f"{k}={v}" for k, v in section.items())])
 
 
 def higher_is_better(metric: str) -> bool | None:
