@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 INLINE = re.compile(r"`(python -m aigc_jax\.[^`]+)`")
 TYPED = re.compile(r"^ *(?:[A-Z_]+=\S+ )?python -m aigc_jax\b.*$", re.MULTILINE)
-# Names in capitals stand for what one has: DIR, FILE.jsonl, hf:FOLDER, C.py. And
-# what is in runs/ is made by a line before.
+# Names in capitals stand for what one has: DIR, FILE.jsonl, hf:FOLDER, C.py.
+# What is in runs/ is made by a line before.
 STANDS_FOR = re.compile(r"\b[A-Z]{3,}\b|\bC\.py|\.\.\.|\{|:runs/")
 
 
