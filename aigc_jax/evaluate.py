@@ -635,7 +635,8 @@ def _kept(path: Path, content: dict, own: bool) -> dict:
 def _place(model: str) -> str:
   """A work directory or hf:FOLDER, in full."""
   folder = model.removeprefix("hf:")
-  with contextlib.suppress(BadConfig):  # of a user who is gone
+  # Of a user who is gone, or no path at all.
+  with contextlib.suppress(BadConfig, ValueError):
     where = os.path.realpath(files.expanded(folder))
     return model[: len(model) - len(folder)] + where
   return model

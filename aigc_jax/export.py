@@ -356,6 +356,8 @@ def export_run(
   kind = model.pop("kind")
   folder = files.expanded(where)
   trained = run.hf_folder(where) is None
+  if trained:
+    run.check_data(loaded.config)
   has_record = trained and (folder / "run.json").is_file()
   with jax.set_mesh(loaded.mesh):
     return export(

@@ -124,6 +124,11 @@ def test_scores_are_kept_beside_others_of_the_same_step(
   later = dataclasses.replace(loaded, step=8)
   evaluate.save(path, later, one)
   assert set(json.loads(path.read_text())["scores"]) == {"a"}
+  # A file that somebody else wrote is read, whatever it is said to be of.
+  old = json.loads(path.read_text()) | {"model": "a\0b"}
+  path.write_text(json.dumps(old))
+  evaluate.save(path, later, {"b": {"bleu": Estimate(3.0, 1.0, 2, "v:1")}})
+  assert set(json.loads(path.read_text())["scores"]) == {"b"}
 
 
 def test_scores_of_other_parameters_in_the_same_place_are_not_kept(

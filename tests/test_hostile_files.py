@@ -290,8 +290,8 @@ def read_used_config(folder: Path) -> None:
   loaded = run.Loaded(model, None, tokenizer, config, None, 6, "one")
   assert loaded.length >= 0
   generate.note_length(loaded, 9)
+  run.check_data(config)  # as before an export
   assert export.length_of(config, tokenizer) > 0
-  run.check_data(config)
   run.check_evaluators(config)
   run.evaluations(config)
   run.objective_of(config)
