@@ -56,8 +56,9 @@ def unlike_losses(runs: Sequence[Record], metrics: Sequence[str]) -> str:
 
 def _objective(r: Record) -> Mapping:
   """What a run was trained for; of a file of results as far as that says it."""
-  if isinstance(r.config.get("objective"), Mapping):
-    return r.config["objective"]
+  ours = r.config["objective"] if "objective" in r.config else None
+  if isinstance(ours, Mapping):
+    return ours
   said = {k: v for k, v in r.values.items() if k.startswith("objective.")}
   own = {k.removeprefix("objective."): v for k, v in said.items()}
   about = r.about.get("objective")
