@@ -64,6 +64,7 @@ def main() -> int:
     command.check_out(out)
   config = run.read(FLAGS.config)
   mesh = run.make_mesh(config)
+  command.quiet_compiler()
   with jax.set_mesh(mesh):
     if FLAGS.switches:
       found = ablate(config, mesh, FLAGS.steps)

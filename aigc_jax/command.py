@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from aigc_jax import early, files, outages, run, sharding, terminal
+from aigc_jax import early, files, native, outages, run, sharding, terminal
 from aigc_jax.errors import (
   BadConfig,
   BadKey,
@@ -476,8 +476,14 @@ def room() -> int:
   return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def quiet_compiler() -> None:
+  """Leaves out what C++ writes that nobody needs, once devices are there."""
+  native.quiet(jax.devices()[0], jax.process_count())
+
+
 def tell_reading(where: str) -> None:
   """Says that a model is read now; what could be refused before has been."""
+  quiet_compiler()
   if is_first():
     print(f"reading {where} ...", file=sys.stderr, flush=True)
 

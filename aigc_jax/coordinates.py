@@ -47,6 +47,7 @@ def main() -> int:
   """The command; the exit status."""
   axes, outs = _axes(), _outs()
   config = run.read(FLAGS.config)
+  command.quiet_compiler()
   config["optim"]["learning_rate"] = FLAGS.rate
   kinds = FLAGS.parametrizations or [
     config["model"].get("parametrization", "standard")

@@ -115,13 +115,15 @@ FATAL = 3  # what C++ writes before it ends the process
 BY_JAX = "1"  # TF_CPP_MIN_LOG_LEVEL where nobody sets one
 
 
-def quiet() -> None:
-  """From here on C++ writes nothing but why it ends, if that is not asked for.
+def quiet(device, processes: int) -> None:
+  """From here on C++ writes nothing but why it ends, in one process on CPUs.
 
-  What fails on CPUs comes as an exception, and how long a program compiles we
-  say ourselves. No descriptor is replaced for it: what comes before an end is
-  lost with nobody.
+  Where more is not asked for. What fails on CPUs comes as an exception, and how
+  long a program compiles we say ourselves. No descriptor is replaced for it:
+  what comes before an end is lost with nobody.
   """
+  if processes > 1 or device.platform != "cpu":
+    return
   if os.environ.get("TF_CPP_MIN_LOG_LEVEL", BY_JAX) == BY_JAX:
     # Not of JAX's public names: where it is gone, all is written as ever.
     from jax._src.lib import utils

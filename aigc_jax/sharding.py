@@ -22,7 +22,6 @@ from flax import struct
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from aigc_jax import native
 from aigc_jax.errors import BadConfig
 from aigc_jax.terminal import counted
 
@@ -63,8 +62,6 @@ def make_mesh(
     zip(AXES, (data, fsdp, expert, tensor, sequence, pipeline), strict=True)
   )
   devices = list(devices or jax.devices())
-  if jax.process_count() == 1 and devices[0].platform == "cpu":
-    native.quiet()
   for name, size in sizes.items():
     if size is not None and (not isinstance(size, int) or size < 1):
       raise BadConfig(

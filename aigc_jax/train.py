@@ -151,6 +151,7 @@ def _prepared() -> tuple | None:
     print(json.dumps(config, indent=2))
     return None
   mesh = run.make_mesh(config)
+  command.quiet_compiler()
   if FLAGS.dry_run:
     print(summary.describe(config, mesh, FLAGS.allow_change))
     return None

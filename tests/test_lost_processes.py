@@ -130,6 +130,8 @@ def test_one_process_on_cpus_leaves_out_what_xla_says_of_slow_compilation(
   monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", asked)
   axes = {axis: 1 for axis in sharding.AXES}
   sharding.make_mesh(**axes, devices=jax.devices()[:1])
+  assert not set_to  # it is for commands to say, and no mesh's
+  command.quiet_compiler()
   assert set_to == levels
 
 

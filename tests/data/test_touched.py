@@ -124,6 +124,14 @@ def after_one(source, act: Callable[[], None]) -> None:
   source.read = hooked
 
 
+def changing(kind, top: Path):
+  """(a source whose last files change once its first is read, the way back)."""
+  source, ways = kind.opened(top), []
+  _ = source.fingerprint
+  after_one(source, lambda: ways.append(other_bytes(top, kind.ends)))
+  return source, lambda: ways[0]()
+
+
 def other_bytes(top: Path, ends: str) -> Callable[[], None]:
   """Changes the last files, not their sizes; gives what puts all back."""
   before = [
@@ -145,12 +153,10 @@ def test_what_was_read_of_changed_files_is_in_no_store_once_they_are_back(
   given, tmp_path
 ):
   kind, top, whole = given
-  source, ways = kind.opened(top), []
-  _ = source.fingerprint
-  after_one(source, lambda: ways.append(other_bytes(top, kind.ends)))
+  source, put_back = changing(kind, top)
   with pytest.raises(BadData, match="changed while it was read"):
     made(tmp_path / "store", source)
-  ways[0]()
+  put_back()
   assert made(tmp_path / "store", kind.opened(top)).fingerprint == whole
 
 
@@ -158,11 +164,9 @@ def test_files_that_were_changed_and_put_back_while_they_were_read_are_refused(
   given, tmp_path
 ):
   kind, top, whole = given
-  source, ways = kind.opened(top), []
-  _ = source.fingerprint
-  after_one(source, lambda: ways.append(other_bytes(top, kind.ends)))
+  source, put_back = changing(kind, top)
   unchanged = source.unchanged
-  source.unchanged = lambda: (ways[0](), unchanged())[1]
+  source.unchanged = lambda: (put_back(), unchanged())[1]
   with pytest.raises(BadData, match="changed while it was read"):
     made(tmp_path / "store", source)
 
@@ -177,14 +181,11 @@ def test_a_store_goes_on_after_a_kill_but_not_with_files_that_were_touched(
 
   put_back = other_bytes(top, kind.ends)
   put_back()
-  first = kind.opened(top)
-  _ = first.fingerprint
-  ways = []
-  after_one(first, lambda: ways.append(other_bytes(top, kind.ends)))
+  first, put_back = changing(kind, top)
   first.unchanged = stop  # all is read, and then it is killed
   with pytest.raises(KeyboardInterrupt):
     made(tmp_path / "store", first)
-  ways[0]()
+  put_back()
   assert made(tmp_path / "store", kind.opened(top)).fingerprint == whole
 
 

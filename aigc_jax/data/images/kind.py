@@ -102,8 +102,7 @@ class Images:
       wrong.append(
         f"data.{key}={tuple(values)}: expected "
         f"{counted(self.channels, 'number')}, one for each of data.channels"
-        + ", above 0"
-        * above
+        f"{', above 0' if above else ''}"
       )
       alike = len(set(values)) == 1 and values[0] > 0
       many = f"{values[0] if alike else 0.5}," * self.channels

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from aigc_jax import files, records, run, tree
+from aigc_jax import files, native, records, run, tree
 from aigc_jax.errors import BadConfig, Refusal, Stopped
 from aigc_jax.scaling.arms import leaves_of
 from aigc_jax.trainer import joint
@@ -104,6 +104,7 @@ def train_all(path: str) -> int:
   configs = [run.read(run.configured(one["config"], [])) for one in found]
   folders = [files.expanded(one["workdir"]) for one in found]
   mesh = run.make_mesh(configs[0])
+  native.quiet(mesh.devices.flat[0], jax.process_count())
   meeting = joint.Meeting(_program, len(found))
   crew = _Crew(mesh, meeting, listed)
   for folder in folders:
