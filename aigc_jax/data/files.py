@@ -28,6 +28,7 @@ from aigc_jax.data.documents import (
   ALL,
   Document,
   Job,
+  changed,
   fold,
   grouped,
   is_held_out,
@@ -70,6 +71,7 @@ class Files:
 
   @functools.cached_property
   def _divided(self) -> tuple[list[File], dict[str, list[str]]]:
+    _ = self.state  # before any of them is read
     if os.path.isfile(self.path):
       return listing.single(self._found, self.given, self.field), {}
     return listing.divided(self._found, self.field)
@@ -108,8 +110,17 @@ class Files:
 
   @functools.cached_property
   def state(self) -> str:
-    """What the files were before any of them was read."""
-    return self._state()
+    """What the files were before any of them was read.
+
+    Raises BadData where one is not as long as when it was found: it would be
+    read that far, and its end be missing.
+    """
+    found = self._state()
+    for _, path, size in self._found.files:
+      with contextlib.suppress(OSError):
+        if os.stat(path).st_size != size:
+          raise changed(self.name)
+    return found
 
   def _state(self) -> str:
     """sha256 over path, size and times of every file."""

@@ -3,11 +3,13 @@
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from aigc_jax import files
-from aigc_jax.data.documents import reading
+from aigc_jax.data.arrays import State, state_of
+from aigc_jax.data.documents import changed, reading
 from aigc_jax.data.entries import whole
 from aigc_jax.data.gettext import read_catalogue
 from aigc_jax.data.listing import LONGEST_ROW, below, check_local
@@ -34,13 +36,16 @@ def read_pairs(spec: Mapping) -> Iterator[Pair]:
   """All the pairs of one entry of `data.sources`, in a fixed order.
 
   Raises BadConfig for an unknown or missing key, BadData for what cannot be
-  read.
+  read, or was touched meanwhile.
   """
   read, suffixes, keys = _kind(spec)
   spec = whole(spec, keys)
   with reading():
-    for path in _files(spec["path"], suffixes):
+    before = _states(spec["path"], suffixes)
+    for path in before:
       yield from read(path, *(spec[key] for key in keys))
+    if _states(spec["path"], suffixes) != before:
+      raise changed(spec["path"])
 
 
 def check_source(where: str, spec: Mapping) -> None:
@@ -88,6 +93,14 @@ def _files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
       f"{path}: no file that ends in {', '.join(suffixes)}, nor a glob of such"
     )
   return found
+
+
+def _states(path: str, suffixes: tuple[str, ...]) -> dict[Path, State]:
+  """What each of `_files` is; a prepared dataset is never changed."""
+  found = _files(path, suffixes)
+  if not suffixes:
+    return {folder: (0, 0, 0, 0) for folder in found}
+  return {file: state_of(os.stat(file)) for file in found}
 
 
 def _pair(row, fields: tuple[str, str], place: Callable[[], str]) -> Pair:

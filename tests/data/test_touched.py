@@ -237,6 +237,19 @@ def test_files_that_go_are_bad_data_and_no_fault_of_the_place_of_the_store(
     os.rename(away, top)
 
 
+def test_text_that_became_longer_before_it_was_read_is_not_read_in_part(
+  tmp_path,
+):
+  written(tmp_path / "text")
+  source = text_at(tmp_path / "text")
+  (tmp_path / "text/1.txt").write_text("another text, and a longer one\n" * 9)
+  with pytest.raises(BadData, match="changed while it was read"):
+    made(tmp_path / "store", source)
+  whole = made(tmp_path / "store", text_at(tmp_path / "text"))
+  ids = whole.read(0, whole.tokens).clip(0, 255)
+  assert bytes(ids.tolist()).count(b"a longer one\n") == 9
+
+
 @pytest.mark.parametrize("given", ["images", "captions"], indirect=True)
 def test_what_is_refused_leaves_nothing_that_is_half_made(given, tmp_path):
   kind, top, _ = given
