@@ -2,9 +2,9 @@
 
 The least number of words put in, left out or put in another's place, over how
 many the references have; of characters the same. Both texts are first written
-alike (`alike`): compatible forms of Unicode as one, lower case, punctuation and
-symbols left out but for an apostrophe within a word, words parted by single
-spaces, which count as characters.
+alike (`alike`): compatible forms of Unicode as one, case folded (lower case,
+and "ss" for a sharp s), punctuation and symbols left out but for an apostrophe
+within a word, words parted by single spaces, which count as characters.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ import numpy as np
 from aigc_jax.evaluators.choices import Estimate, bootstrap
 
 RESAMPLES = 300
-SIGNATURE = "NFKC, lower case, no punctuation or symbols"
+SIGNATURE = "NFKC, case folded, no punctuation or symbols"
 APOSTROPHES = {"\u2019": "'", "\u02bc": "'"}
 
 
