@@ -40,7 +40,7 @@ from rich.text import Text
 
 from aigc_jax import command, files, records, run, terminal
 from aigc_jax.data import EvalSet
-from aigc_jax.data.pairs import Pairs
+from aigc_jax.data.pairs import Pairs, texts_fingerprint
 from aigc_jax.data.sound import Sound
 from aigc_jax.errors import BadConfig, BadData, StorageFailure, choose
 from aigc_jax.evaluators import choices, formats, text_scores
@@ -58,6 +58,7 @@ from aigc_jax.sampling.images import SAMPLERS, check_draws
 from aigc_jax.sampling.logits import Sampling, check_seed
 from aigc_jax.sampling.speech import check_speaks
 from aigc_jax.sampling.text import generate
+from aigc_jax.sampling.words import Known
 
 FLAGS = flags.FLAGS
 Scores = dict[str, Estimate]
@@ -301,7 +302,27 @@ def score_written(
   found, lacking = text_scores.all_scores([c.text for c in written], references)
   for reason in lacking:
     print(f"note: {reason}", file=sys.stderr)
-  return found
+  return by_search(found)
+
+
+def by_search(found: Scores, words: Known | None = None) -> Scores:
+  """The same, signed with what texts were searched by, where they were.
+
+  Scores without that are of the likeliest text, token by token.
+  """
+  if not FLAGS.beams:
+    return found
+  how = f"beams={FLAGS.beams}, length_penalty={FLAGS.length_penalty}"
+  if words is not None:
+    print_ = files.sha256_json(words.texts)[:12]
+    how = f"beams={FLAGS.beams}, words={print_}, "
+    how += f"words_weight={words.weight}, words_reward={words.reward}"
+  return {
+    key: dataclasses.replace(
+      e, signature=f"{e.signature}; " * bool(e.signature) + how
+    )
+    for key, e in found.items()
+  }
 
 
 def width_of(loaded: run.Loaded) -> int:
@@ -358,7 +379,8 @@ def heldout(loaded: run.Loaded) -> dict[str, Scores]:
     if hears and isinstance(run.data_of(config), Sound):
       found[name] |= score_sound(loaded, eval_set)
     elif isinstance(loaded.model, Decodes) and loaded.model.source:
-      found[name] |= score_pairs(loaded, config["evaluate"][name]["data"])
+      which = config["evaluate"][name]["data"]
+      found[name] |= score_pairs(loaded, which, eval_set.texts_fingerprint)
   prints = run.heldout_prints(loaded.name, loaded.step) if embedded else {}
   for name in embedded:
     entry = config["evaluate"][name]
@@ -480,15 +502,18 @@ def check_features_flags() -> None:
       raise BadConfig(f"--{name} is of what a model makes: add {ways}")
 
 
-def score_pairs(loaded: run.Loaded, which: dict) -> Scores:
+def score_pairs(loaded: run.Loaded, which: dict, texts: str) -> Scores:
   """The scores of the targets that the model writes for held-out sources.
 
-  Nothing where the data has no pairs. Every pair counts, however long.
+  Nothing where the data has no pairs. Every pair counts, however long. Raises
+  BadData where they are not those of this texts_fingerprint any more.
   """
   data = run.data_of(loaded.config)
   if not isinstance(data, Pairs):
     return {}
   pairs = data.texts(**which)
+  if texts_fingerprint(pairs) != texts:
+    raise BadData("the held-out pairs changed while they were read; run again")
   most = FLAGS.max_tokens
   if not FLAGS["max_tokens"].present:
     most = loaded.most_written(data.target_length)
@@ -503,7 +528,7 @@ def score_sound(loaded: run.Loaded, eval_set: EvalSet) -> Scores:
 
   Whatever its batches: all utterances that fit a row count, so does each alike.
   """
-  beams = None
+  beams, words = None, wordlist.given(FLAGS)
   if FLAGS.beams:
     beams = Beams(FLAGS.beams, FLAGS.length_penalty)
   said = [
@@ -512,10 +537,11 @@ def score_sound(loaded: run.Loaded, eval_set: EvalSet) -> Scores:
   said = said[: len(eval_set)]
   most = loaded.most_written(run.data_of(loaded.config).target_length)
   texts = transcripts.transcribed(
-    loaded.hearing(beams, wordlist.given(FLAGS)), loaded.tokenizer,
+    loaded.hearing(beams, words), loaded.tokenizer,
     (clip for clip, _ in said), max_tokens=most, batch=FLAGS.batch,
   )  # fmt: skip
-  return word_errors(list(texts), [text for _, text in said])
+  found = word_errors(list(texts), [text for _, text in said])
+  return by_search(found, words)
 
 
 def show(
@@ -598,32 +624,51 @@ def save(
       held.enter_context(files.alone_in(path.parent))
     except OSError as error:
       raise StorageFailure(f"--out={path}: {error.strerror}") from None
-    kept = _kept(path, content, own) if path.is_file() else {}
+    kept, fault = {}, ""
+    if path.is_file():
+      try:
+        kept = _kept(path, content, own)
+      except BadData as error:
+        fault = str(error)
     for name, values in scores.items():
       kept[name] = {k: as_json(e) for k, e in values.items()}
     text = json.dumps(content | {"scores": kept}, indent=1, allow_nan=False)
-    files.write_out(path, f"{text}\n")
+    with _aside(path, fault) if fault else contextlib.nullcontext():
+      files.write_out(path, f"{text}\n")
   print(f"written to {path}")
+
+
+@contextlib.contextmanager
+def _aside(path: Path, fault: str) -> Iterator[None]:
+  """Gives another name to a file that holds no scores: it is not ours.
+
+  It has its own again where nothing could be written in its place.
+  """
+  path = Path(os.path.realpath(path))  # a link is what the user chose
+  aside = path.with_name(f"{path.name}.unreadable")
+  others = len(list(path.parent.glob(f"{glob.escape(aside.name)}*")))
+  if others:  # an earlier one is not lost for this one
+    aside = path.with_name(f"{aside.name}.{others}")
+  try:
+    os.replace(path, aside)
+  except OSError as error:
+    raise StorageFailure(f"--out={path}: {error.strerror}") from None
+  try:
+    yield
+  except BaseException:
+    os.replace(aside, path)
+    raise
+  print(f"note: {fault}; it is {aside} now", file=sys.stderr)
 
 
 def _kept(path: Path, content: dict, own: bool) -> dict:
   """The scores in a file of the same model, step and parameters.
 
   own: whether it lies in the work directory of the model, which may be called
-  by another name each time. A file that holds no scores is set aside: it is not
-  ours to overwrite.
+  by another name each time. Raises BadData for a file that holds no scores.
   """
   path = Path(os.path.realpath(path))  # a link is what the user chose
-  try:
-    old = records.check(files.read_json(path), SCORES, str(path))
-  except BadData as error:
-    aside = path.with_name(f"{path.name}.unreadable")
-    others = len(list(path.parent.glob(f"{glob.escape(aside.name)}*")))
-    if others:  # an earlier one is not lost for this one
-      aside = path.with_name(f"{aside.name}.{others}")
-    os.replace(path, aside)
-    print(f"note: {error}; it is {aside} now", file=sys.stderr)
-    return {}
+  old = records.check(files.read_json(path), SCORES, str(path))
   # Files of before say of no other weights, and not which parameters.
   old = {"weights": RAW, "parameters": content["parameters"]} | old
   told = ("step", "weights", "parameters")

@@ -205,11 +205,17 @@ def soup_(words: list[str]) -> int:
   soup.check_new(values.out)
   of = soup.sources(words, _whole_numbers("steps", values.steps), values.last)
   newest = {source.workdir: source for source in of}
-  rows = [(str(s), soup.losses(s.workdir, s.step)) for s in newest.values()]
+  lacking: dict[str, None] = {}
+  rows = [
+    (str(s), soup.losses(s.workdir, s.step, lacking.setdefault))
+    for s in newest.values()
+  ]
   print(f"the average of {counted(len(of), 'checkpoint')}:")
   for source in of:
     print(f"  {source}")
   for line in soup.notes(of):
+    print(f"note: {line}")
+  for line in lacking:
     print(f"note: {line}")
   out = soup.write(values.out, of)
   rows.append((f"{values.out}, the average", soup.losses(out)))

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from aigc_jax import evaluate, run, sharding
 from aigc_jax.data import tokenizers
+from aigc_jax.data.pairs import texts_fingerprint
 from aigc_jax.errors import BadConfig, BadData, StorageFailure
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.formats import Reference
@@ -26,6 +27,7 @@ from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.presets import skeleton
+from aigc_jax.sampling.words import Known
 from tests import fresh, seq2seq
 from tests.sweep import sweep
 from tests.test_generate import loaded  # noqa: F401
@@ -260,6 +262,40 @@ def test_files_that_hold_no_scores_are_set_aside_one_beside_the_other(
   assert kept == {"mine", "also mine"}
 
 
+def test_a_score_of_texts_that_were_searched_for_says_by_what(monkeypatch):
+  found = {"wer": Estimate(0.5, 0.1, 4, "as written"), "f": Estimate(1, 0, 4)}
+
+  def signatures(beams, words=None):
+    mine = types.SimpleNamespace(beams=beams, length_penalty=0.6)
+    monkeypatch.setattr(evaluate, "FLAGS", mine)
+    return [e.signature for e in evaluate.by_search(found, words).values()]
+
+  assert signatures(0) == ["as written", ""]
+  how = "beams=4, length_penalty=0.6"
+  assert signatures(4) == [f"as written; {how}", how]
+  one, other = (signatures(4, Known([text]))[1] for text in ("a b", "a c"))
+  assert one != other and one.endswith("words_weight=0.5, words_reward=1.0")
+
+
+def test_a_file_of_others_has_its_name_where_no_scores_can_be_written(
+  loaded,  # noqa: F811
+  tmp_path,
+  monkeypatch,
+):
+  path = tmp_path / "x.json"
+  path.write_text("mine")
+
+  def full(*args):
+    raise StorageFailure("No space left on device")
+
+  monkeypatch.setattr(evaluate.files, "write_out", full)
+  with pytest.raises(StorageFailure):
+    evaluate.save(path, loaded, {"a": {"acc": Estimate(0.5, 0.1, 4)}})
+  assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+    "x.json": "mine"
+  }
+
+
 def test_a_flag_is_read_or_refused(monkeypatch, tmp_path):
   """Of what is measured: held-out sets, texts, questions, what is written."""
   mine = flags.FlagValues()
@@ -370,8 +406,9 @@ def test_targets_of_held_out_pairs_are_written_and_scored(
   known = Flags(max_tokens=Flag)
   known.beams = beams
   monkeypatch.setattr(evaluate, "FLAGS", known)
-  found = evaluate.score_pairs(loaded, {"split": "validation"})
   held = run.data_of(config).texts("validation")
+  texts = texts_fingerprint(held)
+  found = evaluate.score_pairs(loaded, {"split": "validation"}, texts)
   assert found["exact_match"].items == len(held) > 0
   scored = importlib.util.find_spec("sacrebleu") is not None
   assert ({"bleu", "chrf"} <= found.keys()) == scored

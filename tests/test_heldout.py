@@ -1,12 +1,19 @@
 """Held-out text: of one's own, a share of the sources, or none at all."""
 
+import io
 import json
 import re
+import types
 
 import pytest
+import sentencepiece
 
-from aigc_jax import run
+from aigc_jax import evaluate, run
 from aigc_jax.errors import BadConfig, BadData
+from aigc_jax.evaluators.loss import Loss
+from aigc_jax.run import record
+from aigc_jax.scaling import soup
+from aigc_jax.trainer import changes
 from configs import text_file
 from tests import commands
 
@@ -74,6 +81,99 @@ def test_what_was_prepared_needs_its_text_no_more(texts):
     fingerprints=[made.fingerprint],
   )  # fmt: skip
   assert found.fingerprint == made.fingerprint
+
+
+def test_text_of_the_same_tokens_is_not_taken_for_text_of_another_length(
+  texts, tmp_path
+):
+  """Bits per byte are of the text, and a tokenizer may make it shorter."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["train held line 0123456789"] * 9),
+    model_writer=model, vocab_size=40, minloglevel=2, hard_vocab_limit=False,
+  )  # fmt: skip
+  (tmp_path / "x.model").write_bytes(model.getvalue())
+  path = str(tmp_path / "x.model")
+  config = config_of(
+    texts, validation_path=str(texts[1]), tokenizer=path, tokenizer_vocab=40
+  )
+  made = []
+  for spaces in (" ", "  "):
+    texts[1].write_text(f"held{spaces}line 7 " * 50)
+    made.append(run.open_eval(config, "validation", say=lambda text: None))
+  assert made[0].fingerprint == made[1].fingerprint
+  assert made[0].counts["bytes"] != made[1].counts["bytes"]
+  for one in made:
+    known = dict(
+      fingerprints=[one.fingerprint], texts=[one.texts_fingerprint],
+      tokenizer=one.tokenizer,
+    )  # fmt: skip
+    found = run.find_eval(config, "validation", **known)
+    assert found.counts == one.counts
+    known["texts"] = ["0" * 64]
+    assert run.find_eval(config, "validation", **known) is None
+    known["texts"] = ()  # of a run from before they were noted
+    assert run.find_eval(config, "validation", **known) is not None
+
+
+def pairs_in(folder, end: str):
+  """The config of a run on pairs, one of which has more text than is read."""
+  row = {"source": "a b", "target": "c" * 99 + end}
+  (folder / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+  source = dict(kind="json", path=str(folder / "pairs.jsonl"))
+  source |= dict(source="source", target="target")
+  config = run.read(run.configured("configs/transformer.py:base", []))
+  config["data"] |= dict(sources=[source], tokenizer="bytes", batch=1)
+  config["data"] |= dict(validation=0.0, long="cut", target_length=8)
+  return config
+
+
+def test_text_beyond_what_is_read_is_noted_and_compared_where_scores_read_it(
+  tmp_path,
+):
+  config = pairs_in(tmp_path, "1")
+  config["evaluate"] = {"heldout": {"kind": "loss", "data": {"split": "all"}}}
+
+  def prints():
+    held = run.open_eval(config, "all", say=lambda text: None)
+    loss = Loss(lambda *_: {}, held, None, name="heldout")
+    stream = types.SimpleNamespace(fingerprint="data")
+    return record.fingerprints(stream, {"heldout": (0, loss)})
+
+  before, entries = prints(), record.entries(config)
+  meta = {"heldout_fingerprints": before, "heldout_entries": entries}
+  pairs_in(tmp_path, "2")
+  now = prints()
+  assert now["evaluate.heldout"] == before["evaluate.heldout"]
+  with pytest.raises(BadConfig, match="evaluate.heldout.texts: "):
+    changes.data_changes(meta, now, entries, False, "step 3")
+  with pytest.raises(BadData, match="changed while they were read"):
+    evaluate.score_pairs(
+      types.SimpleNamespace(config=config), {"split": "all"},
+      before["evaluate.heldout.texts"],
+    )  # fmt: skip
+  del meta["heldout_fingerprints"]["evaluate.heldout.texts"]
+  assert not changes.data_changes(meta, now, entries, False, "step 3")
+
+
+def test_a_store_that_is_damaged_is_named_where_its_set_is_missed(
+  texts, tmp_path, monkeypatch
+):
+  config = config_of(texts, validation_path=str(texts[1]))
+  made = run.open_eval(config, "validation", say=lambda text: None)
+  folder = made.stores[0].folder
+  (folder / "manifest.json").write_text("{")
+  prints = {"heldout": [made.fingerprint]}
+  monkeypatch.setattr(run, "heldout_prints", lambda *_: prints)
+  loaded = types.SimpleNamespace(
+    config=config, tokenizer=made.tokenizer, name="a run", step=3
+  )
+  said = []
+  assert list(soup._held_out(loaded, said.append)) == []
+  (line,) = said
+  assert line.startswith("not measured: evaluate.heldout: ")
+  assert f"{folder}/manifest.json" in line
+  assert line.endswith("evaluate --workdir='a run' --prepare")
 
 
 def test_a_tokenizer_is_never_trained_on_held_out_text(texts):

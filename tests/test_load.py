@@ -51,6 +51,22 @@ def test_how_a_model_is_computed_is_free(tokenizer, key):
   check_resumed(edited["model"], [], saved(tokenizer))
 
 
+def test_what_a_folder_says_of_its_model_beside_parameters_is_known(tmp_path):
+  """A judge with other activations may have the same parameters."""
+  found = []
+  for said in (
+    dict(hidden_act="gelu", transformers_version="4"),
+    dict(hidden_act="gelu", transformers_version="5"),
+    dict(hidden_act="relu", transformers_version="5"),
+  ):
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    loaded = run.Loaded(None, None, None, {}, None, 0, f"hf:{tmp_path}")
+    found.append(loaded.said_of_itself)
+  assert found[0] == found[1] != found[2]
+  own = run.Loaded(None, None, None, {}, None, 4, str(tmp_path))
+  assert own.said_of_itself == ""
+
+
 def test_the_tokenizer_of_another_run_is_refused(tokenizer):
   text = "def f(a, aa, ab):\n    return a == aa  # the word\n" * 9
   other = sentences.train([text], 310, "other")

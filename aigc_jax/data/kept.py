@@ -1,4 +1,4 @@
-"""Stores of columns that lie below a root, and the sets that were made of them.
+"""Stores that lie below a root, and sets that were made of those of columns.
 
 Only these are read: no source is, and nothing is written.
 """
@@ -7,12 +7,20 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from aigc_jax import files
+from aigc_jax.data import columns
 from aigc_jax.data.columns import Columns
+from aigc_jax.data.store import read_manifest
 from aigc_jax.data.stream import EvalSet, first_fingerprint
 from aigc_jax.errors import BadData
 
 MOST = 10_000  # choices of stores among which a set is looked for
 Choice = tuple[Columns, ...]
+# What reads the manifest of a store, by the folder below a root that it is in.
+READERS = {
+  "stores": read_manifest,
+  **dict.fromkeys(("images", "captions", "sound"), columns.read_manifest),
+}
 
 
 def stores_in(folder: Path, opened=Columns) -> list[Columns]:
@@ -24,6 +32,22 @@ def stores_in(folder: Path, opened=Columns) -> list[Columns]:
     except BadData:
       continue  # it cannot be one that was read
   return found
+
+
+def damaged(root: str) -> str:
+  """Why a store below root is none that could be read; "" where all can be.
+
+  Such a one is passed over where a set is looked for among them.
+  """
+  for place, read in READERS.items():
+    for path in sorted((files.expanded(root) / place).glob("*")):
+      if not path.is_dir() or path.suffix == ".building":
+        continue
+      try:
+        read(path)
+      except BadData as refusal:
+        return str(refusal)
+  return ""
 
 
 def of_split(stores: Iterable[Columns], split: str) -> list[Columns]:

@@ -22,7 +22,8 @@ side is left out; of one with a side that is too long (`long`) that side is
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -181,10 +182,12 @@ class Pairs:
   def stream(self, *, seed: int, model: Mapping, say=print, progress=None):
     """The training data; model is config.model."""
     tokenizer = self.find_tokenizer(say)
-    views = self._views(self.used_sources(), "train", tokenizer, say)
+    used = self.used_sources()
+    read = (_read(source, "train", self.validation) for source in used)
+    views = self._views(used, "train", tokenizer, say, read)
     check_ids_of(model, tokenizer.text_vocab, tokenizer.name)
     start = start_of(model, tokenizer)
-    weights = [source.get("weight", 1.0) for source in self.used_sources()]
+    weights = [source.get("weight", 1.0) for source in used]
     return Stream(
       views, weights, _maker(start, self.packed),
       spec=self.spec, batch=self.batch, shuffle=self.shuffle,
@@ -203,7 +206,8 @@ class Pairs:
     """A split of the sources, or of others."""
     tokenizer = tokenizer or self.find_tokenizer(say)
     used = self.used_sources() if sources is None else sources
-    views = self._views([dict(s) for s in used], split, tokenizer, say)
+    read = [_read(s, split, self.validation) for s in used]
+    views = self._views(used, split, tokenizer, say, read)
     check_ids_of(model, tokenizer.text_vocab, tokenizer.name)
     start = start_of(model, tokenizer)
     counts = {
@@ -217,13 +221,19 @@ class Pairs:
         self.batch,
       ),
       targets=counts["tokens"], counts=counts, recount=_recount,
+      texts_fingerprint=texts_fingerprint(_with_text(read)),
       tokenizer=tokenizer,
     )  # fmt: skip
 
   def known(
-    self, *, split, batches, model, tokenizer, fingerprints, sources=None
-  ) -> EvalSet | None:
-    """The set that `heldout` gave a run, or None where it is gone."""
+    self, *, split, batches, model, tokenizer, fingerprints, texts=(),
+    sources=None,
+  ) -> EvalSet | None:  # fmt: skip
+    """The set that `heldout` gave a run, or None where it is gone.
+
+    texts: as the checkpoints of the run noted its texts_fingerprint; those from
+    before there was one did not.
+    """
     try:
       found = self.heldout(
         split=split, model=model, tokenizer=tokenizer, sources=sources,
@@ -232,6 +242,8 @@ class Pairs:
     except BadData:
       return None
     found = found if batches is None else found.first(batches)
+    if texts and found.texts_fingerprint not in texts:
+      return None
     return found if found.fingerprint in fingerprints else None
 
   def texts(self, split: str, sources: list[dict] | None = None) -> list[Pair]:
@@ -240,8 +252,7 @@ class Pairs:
     All but those with an empty side, whatever their length.
     """
     used = self.used_sources() if sources is None else sources
-    found = [p for s in used for p in _read(s, split, self.validation)]
-    return [pair for pair in found if all(side.strip() for side in pair)]
+    return list(_with_text(_read(s, split, self.validation) for s in used))
 
   def example(self) -> Example:
     """A source that is held out, or else the first one that has text."""
@@ -250,14 +261,16 @@ class Pairs:
     apart = (source for source in found if held_out(source, self.validation))
     return Example(text=next(apart, found[0] if found else ""))
 
-  def _views(self, sources, split: str, tokenizer, say) -> list["PairRows"]:
+  def _views(
+    self, sources, split: str, tokenizer, say, read: Iterable[list[Pair]]
+  ) -> list["PairRows"]:
     return [
       PairRows(
-        source["path"], split, _read(source, split, self.validation), tokenizer,
+        source["path"], split, pairs, tokenizer,
         (self.source_length, self.target_length), long=self.long,
         packed=self.packed, say=say,
       )
-      for source in sources
+      for source, pairs in zip(sources, read, strict=True)
     ]  # fmt: skip
 
 
@@ -278,10 +291,10 @@ def trained_on(
   # A zero byte in one of them would make the file of all no text.
   lines = [" ".join(text.replace("\0", " ").split()) for text in texts]
   text = ("\n".join(lines) + "\n").encode("utf-8", "replace")
-  key = hashlib.sha256(text).hexdigest()[:16]
-  path = Path(files.expanded(root), name, f"{key}.txt")
+  sha256 = hashlib.sha256(text).hexdigest()
+  path = Path(files.expanded(root), name, f"{sha256[:16]}.txt")
   with files.storage(path, "--config.data.root=FOLDER"):
-    if not path.is_file():
+    if not path.is_file() or files.sha256_file(path) != sha256:
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_bytes(path, text)
   return find_tokenizer(
@@ -298,6 +311,25 @@ def _read(source: Mapping, split: str, share: float) -> list[Pair]:
     return list(pairs)
   wanted = split == "validation"
   return [pair for pair in pairs if held_out(pair[0], share) == wanted]
+
+
+def _with_text(read: Iterable[list[Pair]]) -> Iterator[Pair]:
+  """The pairs of each source that have no empty side."""
+  for pair in itertools.chain.from_iterable(read):
+    if all(side.strip() for side in pair):
+      yield pair
+
+
+def texts_fingerprint(pairs: Iterable[Pair]) -> str:
+  """sha256 over pairs as they are written, beyond any length too.
+
+  What is written is compared with the whole of them, and a batch has their ids
+  as far as there is room, which may be those of other texts as well.
+  """
+  content = hashlib.sha256(b"pairs 1")
+  for pair in pairs:
+    content.update(json.dumps(pair).encode() + b"\n")
+  return content.hexdigest()
 
 
 def start_of(model: Mapping, tokenizer) -> int:

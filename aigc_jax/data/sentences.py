@@ -90,6 +90,7 @@ class SentencePiece:
 
   kind = "sentencepiece"
   start = ()
+  special_fingerprint = ""
 
   def __init__(self, model: bytes, name: str):
     self._model = model

@@ -162,7 +162,8 @@ class EvalSet:
   where that is not known beforehand; counts: of what the set is of, {"tokens":
   n, "bytes": n} of text; yardsticks: {name: bits per byte} of others. `recount`
   gives (targets, counts) of a set with fewer batches. `rows(index, rows)` as of
-  a Stream.
+  a Stream. texts_fingerprint: of what scores read beside the batches, such as
+  texts that a batch has a part of; "" where they read nothing else.
   """
 
   def __init__(
@@ -178,10 +179,12 @@ class EvalSet:
     recount: Callable[["EvalSet"], tuple[int | None, Mapping[str, int]]],
     yardsticks: Mapping[str, float] | None = None,
     tokenizer=None,
+    texts_fingerprint: str = "",
   ):
     check_batch(batch=batch)
     self.views, self.spec, self.batch = list(views), spec, batch
     self.fingerprint, self.tokenizer = fingerprint, tokenizer
+    self.texts_fingerprint = texts_fingerprint
     self.targets, self.counts = targets, dict(counts)
     self.yardsticks = dict(yardsticks or {})
     self._make, self._recount = make, recount

@@ -237,12 +237,14 @@ class Text:
     model: Mapping,
     tokenizer,
     fingerprints: Sequence[str],
+    texts: Sequence[str] = (),
     sources: list[dict] | None = None,
   ) -> EvalSet | None:
     """The set that `heldout` gave a run, or None where it is gone.
 
-    fingerprints: as the checkpoints of the run noted them. Only stores below
-    `root` are read: no source is, and nothing is written.
+    fingerprints, texts: as the checkpoints of the run noted them; those from
+    before there was a texts_fingerprint did not. Only stores below `root` are
+    read: no source is, and nothing is written.
     """
     if sources is None:
       arguments = self.heldout_arguments(split)
@@ -253,6 +255,7 @@ class Text:
       batches=batches,
       tokenizer=tokenizer,
       root=self.root,
+      texts=texts,
       **self._windows(),
     )
     if found is not None:

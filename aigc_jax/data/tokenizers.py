@@ -4,7 +4,9 @@ Every tokenizer has: kind, name, vocab (how many ids), text_vocab (how many a
 model needs rows for: special ids that no text makes may lie beyond), eot (the
 id between documents), start (the ids it puts before a prompt by itself, mostly
 none), special (ids for config.json, eos_token_id among them, see special.py),
-fingerprint (sha256), lossless, byte_lengths (vocab,), and
+fingerprint (sha256 of all that decides the ids of a text), special_fingerprint
+(of what else its folder says of special tokens, "" for nothing), lossless,
+byte_lengths (vocab,), and
   encode(text) -> int32 array without special ids; encode_documents(texts)
   decode(ids) -> str; decode_bytes(ids) -> bytes
 special_words: {text: id} of special tokens, which are text to `encode` and ids
@@ -58,6 +60,7 @@ class Bytes:
   start = ()
   lossless = True
   fingerprint = hashlib.sha256(b"bytes 257").hexdigest()
+  special_fingerprint = ""
   byte_lengths = np.array([1] * 256 + [0], np.int32)
 
   def encode_bytes(self, data: bytes) -> np.ndarray:
@@ -160,6 +163,16 @@ class HuggingFace:
         if role.endswith("_token") and isinstance(word, str):
           found[role] = word
     return found
+
+  @property
+  def special_fingerprint(self) -> str:
+    """sha256 of what masks and edges of texts are, and of what ends them.
+
+    Other files than tokenizer.json say so, of which no fingerprint is.
+    """
+    roles = ("mask_token", "cls_token", "sep_token")
+    words = [self.named_special.get(role) for role in roles]
+    return files.sha256_json(["special 1", words, special.stops(self)])
 
   @property
   def continues(self) -> str:

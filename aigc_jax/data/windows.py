@@ -86,11 +86,12 @@ def eval_of(
   _check_tokens(stores, tokenizer)
   found, options = task_of(task, GIVEN)
   given = dict(eot=tokenizer.eot, segments=segments, tokenizer=tokenizer)
-  targets, counts, yardsticks = None, {}, {}
+  targets, counts, yardsticks, texts = None, {}, {}, ""
   if found.exact:
     targets = sum(store.tokens - 1 for store in stores)
     counts = {"tokens": targets, "bytes": sum(store.bytes for store in stores)}
     yardsticks = _yardsticks(stores)
+    texts = texts_fingerprint([store.bytes for store in stores])
   views = [Pieces(store, length, tokenizer.eot) for store in stores]
   return EvalSet(
     _beside(found, options, views),
@@ -105,7 +106,17 @@ def eval_of(
     recount=_recount if found.exact else lambda part: (None, {}),
     yardsticks=yardsticks,
     tokenizer=tokenizer,
+    texts_fingerprint=texts,
   )
+
+
+def texts_fingerprint(sizes: Sequence[int]) -> str:
+  """That of stores of so many bytes of text.
+
+  Bits per byte are of these, and a tokenizer that puts several spaces as one
+  gives the ids of one text to another that is longer.
+  """
+  return digest("text 1", list(sizes))
 
 
 def _beside(task: Task, options: Mapping, views: list[Windows]) -> list[View]:

@@ -106,6 +106,8 @@ class Scores:
     self._name, self._average, self._poll = name, average, poll
     self.fingerprint = comparison.fingerprint
     self.judges = {"features": comparison.features_fingerprint}
+    if comparison.features_said:
+      self.judges["features.config"] = comparison.features_said
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The scores of this state."""
@@ -149,6 +151,7 @@ class Comparison:
       )
     self._held, self.fingerprint = held, held.fingerprint
     self.features_fingerprint = features.fingerprint
+    self.features_said = features.said
     self._known: tuple | None = None
 
   def _real(self) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,8 @@ class Features:
 
   model: one whose output has `features_BD`. mean, std: of its channels, as it
   was trained. Images of another size are resized as those of held-out sets are;
-  grey becomes colour and the other way round.
+  grey becomes colour and the other way round. said: a fingerprint of what else
+  makes the network what it is, "" where its parameters say it.
   """
 
   def __init__(
@@ -36,6 +37,7 @@ class Features:
     mean: Sequence[float],
     std: Sequence[float],
     batch: int = 64,
+    said: str = "",
   ):
     check_features(model, name)
     channels = model.image[-1]
@@ -45,6 +47,7 @@ class Features:
         f"pixels are scaled by mean={list(mean)}, std={list(std)}"
       )
     self.name, self._image, self._batch = name, model.image, batch
+    self.said = said
     self._mean, self._std = (np.asarray(v, np.float32) for v in (mean, std))
     self._variables = variables
 

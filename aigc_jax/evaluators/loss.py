@@ -45,6 +45,7 @@ class Loss:
   ):
     self.eval_set, self.mesh, self.name = eval_set, mesh, name
     self.fingerprint = eval_set.fingerprint
+    self.texts_fingerprint = eval_set.texts_fingerprint
     self._poll = poll or _go_on
     self._average = weights != RAW
     self._score = jax.jit(functools.partial(_counted, score))

@@ -32,13 +32,15 @@ Poll = Callable[[], None]
 class Recogniser(NamedTuple):
   """how: what makes text of sound. tokens: that it writes at most.
 
-  fingerprint: of its parameters and tokenizer; "" where it is not known.
+  fingerprint: of its parameters and tokenizer; "" where it is not known. said:
+  of what else makes it what it is, "" where these do.
   """
 
   how: Greedy | Engine | BeamSearch
   tokenizer: object
   tokens: int
   fingerprint: str = ""
+  said: str = ""
 
 
 class Said(NamedTuple):
@@ -127,6 +129,8 @@ class SpokenScores:
     self.fingerprint = fingerprint
     judge = spoken.recogniser.fingerprint
     self.judges = {"recogniser": judge} if judge else {}
+    if spoken.recogniser.said:
+      self.judges["recogniser.config"] = spoken.recogniser.said
 
   def __call__(self, step: int, state) -> dict[str, float]:
     """The scores of this state."""

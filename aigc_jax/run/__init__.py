@@ -64,7 +64,7 @@ from aigc_jax.run.load import (
   read_trained,
 )
 from aigc_jax.run.loaded import Loaded, trained_length
-from aigc_jax.run.measured import heldout_sets, lost
+from aigc_jax.run.measured import heldout_sets, known_by, lost
 from aigc_jax.run.origin import (
   check_origin,
   check_resumed,
@@ -134,6 +134,7 @@ __all__ = [
   "identity_in",
   "identity_of",
   "keywords",
+  "known_by",
   "known_embedded",
   "load",
   "lost",

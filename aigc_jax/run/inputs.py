@@ -167,13 +167,17 @@ def find_eval(
   *,
   tokenizer,
   fingerprints: Sequence[str],
+  texts: Sequence[str] = (),
   **which,
 ):
   """The set that `open_eval` gave a run, or None where it is gone.
 
-  fingerprints: as the checkpoints of the run noted them. Only stores below
-  data.root are read: no source is, and nothing is written.
+  fingerprints, texts: as the checkpoints of the run noted them, texts of what
+  scores read beside the batches, if anything. Only stores below data.root are
+  read, and pairs: no other source is, and nothing is written.
   """
+  if texts:
+    which["texts"] = texts
   return data_of(config).known(
     split=split,
     batches=batches,

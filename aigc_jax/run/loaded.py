@@ -47,6 +47,8 @@ from aigc_jax.sampling.transcripts import (
 from aigc_jax.sampling.words import Known
 from aigc_jax.trainer.state import Fixed
 
+# Of a config.json, what no model is made by.
+UNREAD = ("transformers_version", "_name_or_path", "architectures")
 HEARD = 200  # tokens of what is heard, where nothing says how many
 
 
@@ -177,7 +179,24 @@ class Loaded:
     made = files.sha256_json(
       ["recogniser 1", self.digest_words, self.tokenizer.fingerprint]
     )
-    return Recogniser(self.hearing(), self.tokenizer, most or HEARD, made)
+    return Recogniser(
+      self.hearing(), self.tokenizer, most or HEARD, made, self.said_of_itself
+    )
+
+  @functools.cached_property
+  def said_of_itself(self) -> str:
+    """sha256 of what hf:FOLDER says of its model beside the parameters.
+
+    An activation, say, or where texts end; "" of a run, whose checkpoints hold
+    its config.
+    """
+    folder = hf_folder(self.name)
+    if folder is None:
+      return ""
+    said = files.read_json(files.expanded(folder) / "config.json")
+    said = {key: x for key, x in said.items() if key not in UNREAD}
+    special = getattr(self.tokenizer, "special_fingerprint", "")
+    return files.sha256_json(["config 1", said, special])
 
   def features(self) -> Features:
     """Of images, by this model of their labels; see evaluators/features.py."""
@@ -187,7 +206,10 @@ class Loaded:
       pixels = {key: self.config["data"].get(key) for key in ("mean", "std")}
     else:
       pixels = pixels_in(hf_folder(self.name))
-    return Features(self.model, self.variables, name=self.name, **pixels)
+    return Features(
+      self.model, self.variables, name=self.name, said=self.said_of_itself,
+      **pixels,
+    )  # fmt: skip
 
   def reconstructed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images in the units of the data, as uint8, and what is made of them."""

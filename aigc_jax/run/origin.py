@@ -33,6 +33,9 @@ from aigc_jax.trainer import changes, identity
 from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 
+# The fingerprint, beside others, of what a tokenizer's folder says beside ids.
+SPECIAL = "data.special"
+
 
 def hf_folder(where: str) -> str | None:
   """The folder of "hf:FOLDER", or None for anything else."""
@@ -301,8 +304,18 @@ def check_saved(
       "%s/config.json is not as it was then: it is taken as it is", step, where
     )  # fmt: skip
   words = meta.get("tokenizer_fingerprint")
-  if tokenizer is None or words in (None, tokenizer.fingerprint):
+  if tokenizer is None:
     return
+  if words in (None, tokenizer.fingerprint):
+    special = meta.get("heldout_fingerprints", {}).get(SPECIAL)
+    if special in (None, tokenizer.special_fingerprint):
+      return
+    raise BadConfig(
+      f"{where}/tokenizer says other special tokens (mask_token, eos_token_id "
+      f"and the like) than step {step} was trained with: put back its "
+      "tokenizer_config.json, special_tokens_map.json, config.json and "
+      "generation_config.json"
+    )
   raise BadConfig(
     f"{where}/tokenizer is not the tokenizer that step {step} was trained with "
     f"({tokenizer.fingerprint[:12]}, there it was {words[:12]}): put back that "

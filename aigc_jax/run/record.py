@@ -10,6 +10,7 @@ from absl import logging
 from aigc_jax import tree
 from aigc_jax.run.build import Run
 from aigc_jax.run.load import frozen_digest
+from aigc_jax.run.origin import SPECIAL
 from aigc_jax.run.places import JUDGES
 from aigc_jax.run.settings import (
   Config,
@@ -23,28 +24,40 @@ from aigc_jax.trainer.changes import Change
 from aigc_jax.trainer.identity import Identity
 from aigc_jax.trainer.journal import Journal
 
+TEXTS = "texts"  # of the name of a held-out set: what scores read beside it
+
 
 def fingerprints(stream, evaluators: dict) -> dict[str, str]:
   """Of the training data and of every held-out set, by their config keys.
 
-  And of the networks that judge what is drawn or said: a curve is by one.
+  And of the networks that judge what is drawn or said: a curve is by one; of
+  the texts that scores read beside what a batch has of them; and of special
+  tokens, by which texts are hidden, joined and ended.
   """
   found = {"data": stream.fingerprint}
+  tokenizer = getattr(stream, "tokenizer", None)
+  if special := getattr(tokenizer, "special_fingerprint", ""):
+    found[SPECIAL] = special
   for name, (_, evaluator) in evaluators.items():
     if hasattr(evaluator, "fingerprint"):
       found[f"evaluate.{name}"] = evaluator.fingerprint
+    if texts := getattr(evaluator, "texts_fingerprint", ""):
+      found[f"evaluate.{name}.{TEXTS}"] = texts
     for judge, print_ in getattr(evaluator, "judges", {}).items():
       found[f"evaluate.{name}.{judge}"] = print_
   return found
 
 
 def entries(config: Config) -> dict[str, str]:
-  """Hashes of how each held-out set is configured, and each network."""
-  return {
-    f"evaluate.{name}{end}": fingerprint(entry)
-    for name, entry in config["evaluate"].items()
-    for end in ("", *(f".{judge}" for judge in JUDGES if judge in entry))
-  }
+  """Hashes of how each held-out set is configured, texts, and each network."""
+  found = {}
+  for name, entry in config["evaluate"].items():
+    judges = [judge for judge in JUDGES if judge in entry]
+    ends = [f".{judge}{more}" for judge in judges for more in ("", ".config")]
+    ends += [f".{TEXTS}"] * (entry.get("kind") == "loss")
+    for end in ("", *ends):
+      found[f"evaluate.{name}{end}"] = fingerprint(entry)
+  return found
 
 
 def note_identity(

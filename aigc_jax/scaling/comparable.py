@@ -103,11 +103,23 @@ def fair_metric(runs: Sequence[Record], metric: str) -> tuple[str, list[str]]:
   prints = _prints(runs, name)
   for judge in ("features", "recogniser"):
     judges = _prints(runs, f"{name}.{judge}")
+    said = _prints(runs, f"{name}.{judge}.config")
+    if len(judges) == 1 and len({*said} - {None}) > 1:
+      judges = said
     if len(judges) > 1:
       by = (f"{_short(p)}: {_names(some)}" for p, some in judges.items())
       raise BadConfig(
         f"{metric} is by different networks, {'; '.join(by)}: measure all by "
         f"one, with python -m aigc_jax.evaluate --{judge}=DIR"
+      )
+  texts = _prints(runs, f"{name}.texts")
+  if len(prints) == 1 and len({*texts} - {None}) > 1:
+    if metric.endswith(f"/{PER_BYTE}"):
+      by = (f"{_short(p)}: {_names(some)}" for p, some in texts.items())
+      raise BadConfig(
+        f"{metric} is of texts that the tokenizer makes the same ids of and "
+        f"that are not the same ({'; '.join(by)}): compare eval/{name}/loss, "
+        "or measure all on one text (python -m aigc_jax.evaluate --text=FILE)"
       )
   tokenizers = _values(runs, "tokenizer_fingerprint")
   if len(prints) == 1 and len(tokenizers) <= 1:

@@ -166,6 +166,7 @@ def _provenance(runs: Sequence[Record]) -> str:
         ", ".join(
           f"{name.removeprefix('evaluate.')}: {_short(print_)}"
           for name, print_ in held.items()
+          if name.startswith("evaluate.")
         )
         or table.NONE,
         _short(about.get("tokenizer_fingerprint")),

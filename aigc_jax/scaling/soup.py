@@ -12,7 +12,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -122,7 +122,7 @@ def notes(of: Sequence[Source]) -> list[str]:
   metas = [source.manifest["meta"] for source in of]
   names = {key for m in metas for key in m.get("heldout_fingerprints") or {}}
   lines = []
-  for name in sorted(names):
+  for name in sorted(n for n in names if n.startswith("evaluate.")):
     prints = {(m.get("heldout_fingerprints") or {}).get(name) for m in metas}
     if len(prints) > 1:
       lines.append(
@@ -232,33 +232,43 @@ def _told(source: Source) -> dict:
   }
 
 
-def losses(workdir: str | Path, step: int | None = None) -> dict[str, float]:
+def losses(
+  workdir: str | Path,
+  step: int | None = None,
+  say: Callable[[str], None] = lambda text: None,
+) -> dict[str, float]:
   """{held-out set: loss} of a run or an average, of the sets it has by it.
 
-  None of those whose store is not there any more. Raises BadData, BadConfig for
-  data that cannot be read.
+  None of those whose store is not there any more, of which `say` is told why.
+  Raises BadData, BadConfig for data that cannot be read.
   """
   loaded = run.load(str(workdir), step=step, remat="none")
   config, found = loaded.config, {}
   score = run.scorer(loaded.model, run.objective_of(config))
   with jax.set_mesh(loaded.mesh):
-    for name, held in _held_out(loaded):
+    for name, held in _held_out(loaded, say):
       measured = Loss(score, held, loaded.mesh, name=name)
       values = measured.measure(loaded.params, loaded.fixed)
       found[name] = float(values["loss"])
   return found
 
 
-def _held_out(loaded: run.Loaded) -> Iterator[tuple[str, object]]:
+def _held_out(
+  loaded: run.Loaded, say: Callable[[str], None]
+) -> Iterator[tuple[str, object]]:
   prints = run.heldout_prints(loaded.name, loaded.step)
   for name, entry in run.evaluations(loaded.config).items():
     if entry["kind"] != "loss":
       continue
     given = dict(batches=entry["batches"], tokenizer=loaded.tokenizer)
     held = run.find_eval(
-      loaded.config, fingerprints=prints.get(name, ()), **given | entry["data"]
+      loaded.config, **run.known_by(prints, name), **given | entry["data"]
     )
-    if held is not None:
+    if held is None:
+      where = f"--workdir={shlex.quote(loaded.name)}"
+      way = f"run python -m aigc_jax.evaluate {where} --prepare"
+      say(f"not measured: {run.lost(name, loaded.config, way)}")
+    else:
       yield name, held
 
 

@@ -237,7 +237,9 @@ def data_changes(
     )
     raise BadConfig(
       f"the data has changed since {since} (changed source files or "
-      "tokenizer; of .features and .recogniser, the network that judges). "
+      "tokenizer; of .features and .recogniser, the network that judges; of "
+      ".texts, what scores read beside the tokens; of data.special, what masks "
+      "and ends a text, as the tokenizer's folder says). "
       "Restore them, or fork with --allow_data_change. "
       f"The fingerprints:{''.join(lines)}"
     )

@@ -1,5 +1,6 @@
 """Pairs of texts: read, split, cut or left out, packed, and told."""
 
+import functools
 import gettext
 import json
 import struct
@@ -9,7 +10,7 @@ import pytest
 
 from aigc_jax.data.gettext import read_catalogue
 from aigc_jax.data.pair_sources import held_out, read_pairs
-from aigc_jax.data.pairs import Pairs, trained_on
+from aigc_jax.data.pairs import Pairs, texts_fingerprint, trained_on
 from aigc_jax.errors import BadConfig, BadData
 
 MODEL = dict(vocab=300, start_token=None)
@@ -85,6 +86,17 @@ def test_a_zero_byte_in_a_text_stops_no_tokenizer(tmp_path):
     for more in ((), ("a\0b",))
   )
   assert plain.vocab == odd.vocab
+
+
+def test_a_tokenizer_is_of_the_texts_whatever_lies_where_they_are_kept(
+  tmp_path,
+):
+  texts = [f"some words {i} of a text" for i in range(400)]
+  asked = (texts, "pairs", str(tmp_path), 300, print)
+  first = trained_on(*asked)
+  (kept,) = (tmp_path / "pairs").glob("*.txt")
+  kept.write_text(kept.read_text().replace("words", "worlds"))
+  assert trained_on(*asked).fingerprint == first.fingerprint
 
 
 def test_a_catalogue_is_read_as_text_and_compiled(tmp_path):
@@ -249,6 +261,54 @@ def test_a_count_of_none_left_out_is_not_told(tmp_path):
     said = []
     data.stream(seed=0, model=MODEL, say=said.append)
     assert said[0].partition(" tokens")[2] == told
+
+
+@pytest.mark.parametrize("long", ["cut", "left_out"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_text_that_no_batch_has_is_known_by_its_own_fingerprint(
+  tmp_path, long, side
+):
+  """What is written is compared with all of it, however little is read."""
+
+  def opened(end: str):
+    rows = [(f"source {i}", f"target {i}") for i in range(30)]
+    rows += [("a" * 99 + end * (side == 0), "b" * 99 + end * (side == 1))]
+    data = pairs_of(tmp_path, rows, long=long, validation=0.0)
+    which = dict(split="all", model=MODEL)
+    return data, which, data.heldout(**which, say=quiet)
+
+  _, _, first = opened("1")
+  data, which, other = opened("2")
+  assert other.fingerprint == first.fingerprint
+  assert other.texts_fingerprint != first.texts_fingerprint
+  assert texts_fingerprint(data.texts("all")) == other.texts_fingerprint
+  known = functools.partial(
+    data.known, **which, batches=None, tokenizer=other.tokenizer,
+    fingerprints=[first.fingerprint],
+  )  # fmt: skip
+  assert known(texts=[other.texts_fingerprint]) is not None
+  assert known(texts=[first.texts_fingerprint]) is None
+  assert known() is not None  # noted before there was such a fingerprint
+
+
+@pytest.mark.parametrize("act", ["write", "replace", "add"])
+def test_pairs_that_are_touched_while_they_are_read_are_refused(tmp_path, act):
+  line = json.dumps({"en": "a", "de": "b"}) + "\n"
+  for name in "ab":
+    (tmp_path / f"{name}.jsonl").write_text(line * 2)
+  spec = dict(kind="json", path=str(tmp_path), source="en", target="de")
+  pairs = read_pairs(spec)
+  next(pairs)
+  if act == "replace":
+    (tmp_path / "new").write_text(line)
+    (tmp_path / "new").rename(tmp_path / "b.jsonl")
+  else:
+    name = {"write": "a", "add": "c"}[act]
+    with open(tmp_path / f"{name}.jsonl", "a") as file:
+      file.write(line)
+  with pytest.raises(BadData, match="changed while it was read"):
+    list(pairs)
+  assert len(list(read_pairs(spec))) in (3, 5)
 
 
 def test_nothing_that_fits_is_an_error_with_a_way_out(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import types
 
 import pytest
 
@@ -12,8 +13,11 @@ from aigc_jax.errors import BadConfig, BadData
 from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.hf import llama, vocabulary
 from aigc_jax.presets import skeleton
+from aigc_jax.run import record
+from aigc_jax.run.origin import check_saved
 from aigc_jax.sampling.logits import Sampling
 from aigc_jax.sampling.text import generate
+from aigc_jax.trainer import changes
 
 library = pytest.importorskip("tokenizers", reason="needs the extra [hf]")
 GOLDEN = pathlib.Path(__file__).parents[1] / "hf" / "golden" / "llama"
@@ -74,6 +78,42 @@ def test_the_generation_config_speaks_before_the_config(folder):
   assert tokenizer.special == dict(
     bos_token_id=5, eos_token_id=7, pad_token_id=None
   )
+
+
+@pytest.mark.parametrize(
+  "name, values",
+  [
+    ("tokenizer_config.json", dict(eos_token="</s>", mask_token="b")),
+    ("special_tokens_map.json", dict(cls_token="c")),
+    ("generation_config.json", dict(eos_token_id=[4, 5])),
+  ],
+)
+def test_a_run_knows_what_hides_and_ends_its_texts(folder, name, values):
+  """The ids of its texts do not tell, and its batches and scores go by it."""
+  say(folder, "tokenizer_config.json", eos_token="</s>")
+  before = found(folder)
+  say(folder, name, **values)
+  now = found(folder)
+  assert now.fingerprint == before.fingerprint
+
+  def prints(tokenizer):
+    stream = types.SimpleNamespace(fingerprint="data", tokenizer=tokenizer)
+    return record.fingerprints(stream, {})
+
+  config = {"model": skeleton().model.to_dict()}
+  meta = config | {"tokenizer_fingerprint": now.fingerprint}
+  content = {"step": 3, "meta": meta}
+  check_saved("DIR", config, now, content)  # of before it was noted
+  meta["heldout_fingerprints"] = prints(before)
+  with pytest.raises(BadConfig, match="data.special: "):
+    changes.data_changes(meta, prints(now), {}, False, "step 3")
+  with pytest.raises(BadConfig, match="DIR/tokenizer says other special"):
+    check_saved("DIR", config, now, content)
+  meta["heldout_fingerprints"] = prints(now)
+  say(folder, name, **values, model_max_length=9, temperature=2.0)
+  other = found(folder)  # in what no batch and no score goes by
+  assert not changes.data_changes(meta, prints(other), {}, False, "step 3")
+  check_saved("DIR", config, other, content)
 
 
 def test_ids_that_the_vocabulary_lacks_end_nothing(folder):

@@ -200,6 +200,12 @@ def test_another_network_on_resume_is_refused_by_name(mesh, features):
     changes.data_changes, meta, entries=entries, allowed=False, since="step 3"
   )
   assert not check(prints_of(again))
+  before["evaluate.drawn.features.config"] = "one"
+  said = Features(model, made, name="net", said="two", **HALF)
+  with pytest.raises(BadConfig, match="evaluate.drawn.features.config: one"):
+    check(prints_of(said))
+  del before["evaluate.drawn.features.config"]
+  assert not check(prints_of(said))  # of before it was noted
   for other in others:
     with pytest.raises(BadConfig, match="evaluate.drawn.features: "):
       check(prints_of(other))

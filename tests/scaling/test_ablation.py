@@ -243,6 +243,21 @@ def test_scores_by_the_features_of_two_networks_are_not_compared(tmp_path):
     made(tmp_path)
 
 
+def test_bits_per_byte_of_unlike_texts_of_the_same_ids_are_not_compared(
+  tmp_path,
+):
+  metric = "eval/heldout/bits_per_byte"
+  for name, text in (("base", "t1"), ("other", "t2")):
+    prints = {"evaluate.heldout": "h0", "evaluate.heldout.texts": text}
+    arm(
+      tmp_path, name, [3.0, 3.1], final={metric: 1.0},
+      about={"heldout_fingerprints": prints},
+    )  # fmt: skip
+  assert not made(tmp_path).notes  # a token's loss is of the same tokens
+  with pytest.raises(BadConfig, match="same ids.*t1: base.*t2: other"):
+    made(tmp_path, metric=metric)
+
+
 @pytest.mark.parametrize(
   "name, more",
   [
