@@ -189,6 +189,11 @@ def meteor(texts: Texts, references: References) -> dict[str, Estimate]:
       "METEOR needs WordNet, which nltk keeps apart: "
       "python -m nltk.downloader wordnet"
     ) from None
+  except Exception as error:  # of damaged or linked files its reader has many
+    raise BadConfig(
+      f"METEOR: nltk cannot read its WordNet ({str(error)[:300]}): "
+      "get it anew, python -m nltk.downloader --force wordnet"
+    ) from None
   return {"meteor": _signed(mean(values), ours)}
 
 

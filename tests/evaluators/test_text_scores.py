@@ -164,6 +164,18 @@ def test_meteor_reads_characters_where_there_are_no_spaces(tmp_path):
   assert value == pytest.approx(theirs[0]) and 0.5 < value < 1
 
 
+def test_wordnet_that_cannot_be_read_costs_no_score_but_meteor(monkeypatch):
+  score = pytest.importorskip("nltk.translate.meteor_score")
+
+  def linked(*args):
+    raise ValueError("Path /usr/share/wordnet/data.adj escapes root")
+
+  monkeypatch.setattr(score, "meteor_score", linked)
+  found, lacking = text_scores.all_scores(TEXTS, REFERENCES)
+  assert "exact_match" in found and "meteor" not in found
+  assert any("escapes root" in line for line in lacking)
+
+
 def test_meteor_without_its_data_says_how_to_get_it():
   nltk = pytest.importorskip("nltk", reason="needs [scores]")
   try:
