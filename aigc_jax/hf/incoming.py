@@ -134,17 +134,28 @@ def _without_fixed(
 
   As near as two bytes a number can hold them.
   """
-  for name, make in family.fixed.items():
+  known = {
+    name: lambda _, make=make: make(kwargs)
+    for name, make in family.fixed.items()
+  }
+  known |= {
+    name: lambda rows, make=make: make(kwargs, rows)
+    for name, make in family.implied.items()
+  }
+  for name, make in known.items():
     if name not in tensors:
       continue
-    made, found = make(kwargs), np.asarray(tensors[name].view(), np.float32)
+    found = np.asarray(tensors[name].view(), np.float32)
+    # Of no other shape is as much made as is there.
+    fits = found.ndim == 2 and found.shape[1] == kwargs["dim"]
+    made = make(found.shape[0] if fits else 0)
     if found.shape != made.shape or not np.allclose(found, made, 0, NEAR):
       raise BadData(
         f"{where}: {name} of shape {found.shape} differs from the fixed values "
         f"of shape {made.shape} that it has in {family.architecture}: weights "
         "in which it was trained are not read"
       )
-  return {name: t for name, t in tensors.items() if name not in family.fixed}
+  return {name: t for name, t in tensors.items() if name not in known}
 
 
 def read_params(source: Imported | str | Path, abstract, shardings=None):

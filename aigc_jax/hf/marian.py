@@ -6,6 +6,8 @@ arXiv:1706.03762 with a bias of the logits.
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from aigc_jax.hf.llama import layer_norm, linear
 from aigc_jax.hf.settings import ACTIVATIONS, Settings
 from aigc_jax.hf.t5 import PLAIN, start_of
@@ -42,6 +44,13 @@ ROWS = (
   Row("head/table", "lm_head.weight", "VD->VD"),
   Row("head/bias", "final_logits_bias", "1V->V"),
 )
+
+
+def positions(k: Mapping, rows: int) -> np.ndarray:
+  """The fixed positions, which transformers reads where a folder has them."""
+  dim = k["dim"]
+  angle = np.arange(rows)[:, None] / 10_000 ** (2 * (np.arange(dim) // 2) / dim)
+  return np.concatenate([np.sin(angle[:, ::2]), np.cos(angle[:, 1::2])], axis=1)
 
 
 def settings(c: Settings) -> dict:
@@ -127,7 +136,10 @@ MARIAN = Family(
   rows=ROWS,
   settings=settings,
   config=config,
-  ignored=("model.*coder.embed_positions.weight",),
+  implied=dict.fromkeys(
+    (f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder")),
+    positions,
+  ),
   aliases={
     "hidden_size": "d_model",
     "num_attention_heads": "encoder_attention_heads",

@@ -55,8 +55,9 @@ class Family:
   heads: {keyword: tensor}: parts that are there where that tensor is, whatever
   the config names. copies: {tensor: original} that a folder may hold besides,
   if they are the same. spellings: parts of names that were others once.
-  fixed: {tensor: its values for keywords of the model}: what is computed here
-  and stored there, where it must be that.
+  implied: {tensor: its values for keywords and so many rows}: not needed, and
+  where it is there it holds these. fixed: {tensor: its values for keywords of
+  the model}: what is computed here and stored there, where it must be that.
   aliases: {key of config.json: the family's own that it means}.
   pipeline: what transformers calls the use of it. library: whose folders these
   are, transformers' or diffusers'.
@@ -80,6 +81,9 @@ class Family:
   heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
   copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
   spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  implied: Mapping[str, Callable[[Mapping, int], np.ndarray]] = (
+    dataclasses.field(default_factory=dict)
+  )
   fixed: Mapping[str, Callable[[Mapping], np.ndarray]] = dataclasses.field(
     default_factory=dict
   )

@@ -4,12 +4,14 @@ Needs the extra [parity]: pip install -e '.[parity]'.
 """
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from safetensors import numpy as library
 
 REASON = "needs torch and transformers: pip install -e '.[parity]'"
 torch = pytest.importorskip("torch", reason=REASON)
@@ -18,7 +20,7 @@ transformers = pytest.importorskip("transformers", reason=REASON)
 from aigc_jax import export, hf  # noqa: E402
 from aigc_jax.data import tokenizers  # noqa: E402
 from aigc_jax.errors import BadConfig, BadData  # noqa: E402
-from aigc_jax.hf import safetensors  # noqa: E402
+from aigc_jax.hf import marian, safetensors  # noqa: E402
 from aigc_jax.hf.families import choose_family  # noqa: E402
 from aigc_jax.layers.relative import bucket_of  # noqa: E402
 from aigc_jax.models import decoder, encoder_decoder  # noqa: E402
@@ -316,3 +318,22 @@ def test_beams_of_a_decoder_are_those_of_transformers(tmp_path):
   assert_beams(
     search, out.sequences.numpy(), out.sequences_scores.numpy(), skip=6
   )
+
+
+def test_positions_that_are_not_those_of_marian_are_refused(made, tmp_path):
+  """Where a folder has some, transformers reads them: they may be trained."""
+  _, folder = made("marian")
+  name = "model.decoder.embed_positions.weight"
+  for shift, rows in ((0.0, 64), (0.0, 7), (0.5, 64)):
+    shutil.copytree(folder, tmp_path / f"{shift}{rows}")
+    tensors = read(folder)
+    table = marian.positions({"dim": 24}, rows).astype(np.float32)
+    if name in tensors:
+      np.testing.assert_allclose(tensors[name][:rows], table, atol=1e-5)
+    tensors[name] = table + np.float32(shift)
+    library.save_file(tensors, tmp_path / f"{shift}{rows}/model.safetensors")
+    if not shift:
+      assert hf.load(tmp_path / f"{shift}{rows}").kwargs["dim"] == 24
+      continue
+    with pytest.raises(BadData, match=f"{name}.*trained are not read"):
+      hf.load(tmp_path / f"{shift}{rows}")
