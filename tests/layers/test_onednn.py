@@ -1,6 +1,11 @@
 """What oneDNN multiplies is what the compiler multiplies."""
 
 import functools
+import math
+import os
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +99,72 @@ def test_a_product_and_its_gradients_are_three_calls(equation):
     assert calls(both, x, w) == 0
     for a, b in zip(jax.jit(preferred)(x, w), jax.jit(both)(x, w), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def attention(B, T, N, H):
+  """(its value and gradients by blocks, what they are taken of)."""
+
+  def value(q, k, v, dy):
+    visible = Visible(causal=False)
+    y = blocks.attend(q, k, v, visible, scale=H**-0.5, softcap=0.0)
+    return jnp.vdot(y, dy)
+
+  def both(*x):
+    with onednn.preferred():
+      return jax.value_and_grad(value, argnums=(0, 1, 2))(*x)
+
+  return both, [draw(i, (B, T, N, H)) for i in range(4)]
+
+
+@pytest.mark.parametrize("sizes", [(2, 128, 3, 16), (2, 512, 3, 16)])
+def test_attention_by_it_is_in_blocks_that_threads_do_not_share(sizes):
+  f, x = attention(*sizes)
+  with jax.set_mesh(mesh_of_one()):
+    text = jax.jit(f).lower(*x).as_text()
+  found = [
+    [math.prod(map(int, n.split("x")[2:])) for n in shapes]
+    for line in text.splitlines()
+    if onednn.CALL in line and (shapes := re.findall("<([0-9x]+)xf32>", line))
+  ]
+  assert found
+  assert all(4 * sum(numbers) <= 2**19 for numbers in found)
+
+
+def test_products_that_threads_would_share_are_not_several_in_one_call():
+  x, y = draw(0, (2, 512, 16)), draw(1, (2, 16, 512))
+  assert onednn.einsum("BTD,BDF->BTF", x, y) is None
+  # Whatever makes several of one, as `jax.vmap`, calls for them one by one.
+  found = jax.jit(jax.vmap(functools.partial(onednn.einsum, "TD,DF->TF")))
+  text = found.lower(x, y).as_text()
+  (call,) = (line for line in text.splitlines() if onednn.CALL in line)
+  assert call.endswith("-> tensor<512x512xf32>")
+  np.testing.assert_allclose(found(x, y), x @ y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("T, H", [(512, 128), (2048, 64), (3, 16), (64, 2)])
+def test_attention_that_threads_would_share_is_left_to_the_compiler(T, H):
+  f, x = attention(2, T, 3, H)
+  with jax.set_mesh(mesh_of_one()):
+    assert calls(f, *x) == 0
+
+
+ATTENDS = """
+import jax
+from tests.layers.test_onednn import attention, mesh_of_one
+f, x = attention(4, 512, 4, 32)
+with jax.set_mesh(mesh_of_one()):
+  f = jax.jit(f)
+  for _ in range(100):
+    jax.block_until_ready(f(*x))
+"""
+
+
+@pytest.mark.slow
+def test_attention_to_many_positions_never_stands_still():
+  # As users run it, not compiled as tests are: it stood still after some ten.
+  environ = dict(os.environ, XLA_FLAGS="")
+  script = [sys.executable, "-c", ATTENDS]
+  subprocess.run(script, env=environ, timeout=300, check=True)
 
 
 def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():

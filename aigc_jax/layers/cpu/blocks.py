@@ -4,7 +4,8 @@ A block of queries meets only the keys up to its end where it is causal, so
 about half of the scores are made. The backward pass makes them again
 (arXiv:2205.14135). What would need them transposed takes the queries transposed
 instead, which are smaller, and gives its result transposed; oneDNN takes
-anything as it lies, the heads of one position beside each other too. A few rows
+anything as it lies, the heads of one position beside each other too, but not
+blocks that threads would share (`onednn.rows_at_most`). A few rows
 of the batch at a time, the scores stay in caches; with oneDNN more rows, where
 fewer calls count for more, and of short rows the softmax is kept instead of
 made again. A bias of the scores is the same for all rows of the batch, and so
@@ -48,6 +49,7 @@ class How(NamedTuple):
   q: str  # how queries lie, and all that is one vector for each of them
   k: str  # how keys and values lie
   keep: bool  # the softmax for the backward pass
+  by_onednn: bool
 
 
 APART = ("kgth", "ksh")  # each head's positions together
@@ -86,15 +88,21 @@ def attend(
     if bias_1NTS is not None:
       bias_1NTS = jnp.pad(bias_1NTS, [(0, 0)] * 3 + more[1:2])
     size = size or LARGEST
-  size = size or max(SMALLEST, -(-T // BLOCKS))
+  size = min(size or max(SMALLEST, -(-T // BLOCKS)), T)
+  by_onednn = onednn.chosen()
+  if by_onednn:
+    # A product for each group of heads in one call: none may be shared.
+    most = onednn.rows_at_most(whole, H) // (N // K)
+    by_onednn = min(T, H) > onednn.THIN and most >= min(SMALLEST, T)
+    size = min(size, most - most % LANES) if by_onednn and most < T else size
   # The queries of a group meet its keys as one matrix, and have to lie as one.
-  lie = TOGETHER if onednn.chosen() and N == K else APART
+  lie = TOGETHER if by_onednn and N == K else APART
   # The softmax of a query of S keys is S / H times its size: up to KEPT times,
   # keeping it costs less time than making it again (experiments/speed).
-  keep = onednn.chosen() and not softcap and S <= KEPT * H
+  keep = by_onednn and not softcap and S <= KEPT * H
   how = How(
-    scale, softcap, visible.window, min(size, T), visible.causal, S, whole,
-    *lie, keep,
+    scale, softcap, visible.window, size, visible.causal, S, whole, *lie, keep,
+    by_onednn,
   )  # fmt: skip
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
   bias_KGTS = None
@@ -118,7 +126,8 @@ def _attend(how: How, q, k, v, segments, bias_KGTS):
 
 def _attend_forward(how, q, k, v, segments, bias):
   forward = functools.partial(_forward, how, bias)
-  (y, *softmax), _ = _each(how, forward, q, k, v, segments)
+  with onednn.preferred(how.by_onednn):
+    (y, *softmax), _ = _each(how, forward, q, k, v, segments)
   return y, (bias, q, k, v, segments, y, *softmax)
 
 
@@ -127,8 +136,9 @@ def _attend_backward(how, kept, dy):
   backward = functools.partial(_backward, how, bias)
   if how.q == APART[0]:
     dy = _in_one_pass(dy)
-  (dq, dk, dv), dbias = _each(how, backward, *kept, dy)
-  if not onednn.chosen():
+  with onednn.preferred(how.by_onednn):
+    (dq, dk, dv), dbias = _each(how, backward, *kept, dy)
+  if not how.by_onednn:
     # Turned round here, all at once: the loop writes rows as they are made.
     dk, dv = dk.swapaxes(2, 3), dv.swapaxes(2, 3)
   return dq, dk, dv, None, dbias

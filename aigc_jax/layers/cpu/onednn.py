@@ -3,6 +3,11 @@
 The compiler does not take it of its own accord. It multiplies either way round,
 so nothing is transposed for it first, and it is ahead of the compiler's choice
 most of all in small products, as those of attention are (experiments/speed).
+
+Of several products in one call it gives each thread some, and where one of them
+is large it shares that one among threads once more. What the compiler gives it
+for threads does not allow that: memory was overwritten, and threads waited for
+each other for ever. Such products are left to the compiler.
 """
 
 import contextlib
@@ -22,13 +27,20 @@ CALL = "__onednn$matmul"  # the compiler's own name for it
 # One of these a CPU must have for oneDNN's products of bfloat16 (its manual,
 # "Data types": from avx512_core on, or avx2_vnni_2), as Linux calls them.
 OF_BFLOAT16 = {"avx512bw", "avx_ne_convert"}
+WIDER = "avx512f"  # what a CPU with vectors of 512 bits says of itself
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+CACHE = 2**19  # bytes that oneDNN takes a second-level cache for, unless told
+THIN = 3  # rows or columns, up to which a matrix is always shared
 _chosen = contextvars.ContextVar("onednn", default=False)
 
 
 @contextlib.contextmanager
-def preferred():
-  """What is traced in here multiplies by oneDNN; on one CPU, where `usable`."""
-  token = _chosen.set(True)
+def preferred(chosen: bool = True):
+  """What is traced in here multiplies by oneDNN; on one CPU, where `usable`.
+
+  Or not by it.
+  """
+  token = _chosen.set(chosen)
   try:
     yield
   finally:
@@ -65,13 +77,43 @@ def _instructions() -> set[str]:
   return set(next(flags, "").split())
 
 
-def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
-  """einsum(equation, x, y) in float32; None where it is no product of matrices.
+@functools.cache
+def _cache() -> int:
+  """Bytes of the second-level cache that are one thread's; 0 if not known."""
+  try:
+    for folder in CACHES.glob("index*"):
+      if (folder / "level").read_text().strip() != "2":
+        continue
+      size = int((folder / "size").read_text().strip().removesuffix("K")) * 1024
+      shared = int((folder / "shared_cpu_map").read_text().replace(",", ""), 16)
+      return min(size, CACHE) // max(1, shared.bit_count())
+  except (OSError, ValueError):
+    pass
+  return 0
 
-  It is one where the letters that x, y and the result do not all have form
-  three runs, of what is summed over, of x's own and of y's own, one of which
-  comes last in each of them. Operands of one dtype, float32 or bfloat16. They
-  are read as they lie, and the result is written as it shall lie.
+
+def rows_at_most(columns: int, summed: int) -> int:
+  """Of a product that is one of several in a call; with more it may be shared.
+
+  By `adjust_thread_count` of
+  https://github.com/uxlfoundation/oneDNN/blob/main/src/cpu/x64/gemm/gemm_driver.cpp
+  those that do not fit the cache are shared, and thin ones. 0 where any may be:
+  with wider vectors than that was read for.
+  """
+  if WIDER in _instructions() or columns <= THIN:
+    return 0
+  return max(0, _cache() // 4 - columns * summed) // (columns + summed)
+
+
+def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
+  """einsum(equation, x, y) in float32; None where the compiler has to make it.
+
+  That is where it is no product of matrices, or one of several that may be
+  shared (see `rows_at_most`). It is one where the letters that x, y and the
+  result do not all have form three runs, of what is summed over, of x's own and
+  of y's own, one of which comes last in each of them. Operands of one dtype,
+  float32 or bfloat16. They are read as they lie, and the result is written as
+  it shall lie.
   """
   (a, b), out = sharding.split(equation)
   sizes = dict(zip(a + b, x.shape + y.shape, strict=True))
@@ -94,6 +136,12 @@ def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
   if not all(sides):
     return None
   x_lies, y_lies, z_lies = sides
+  rows, columns, inner = (
+    math.prod(sizes[c] for c in run) for run in (own_a, own_b, summed)
+  )
+  shared = not THIN < rows <= rows_at_most(columns, inner)
+  if shared and each:
+    return None
   turned = {"transpose_a": x_lies.turned, "transpose_b": y_lies.turned}
   z = jax.ffi.ffi_call(
     CALL,
@@ -102,7 +150,8 @@ def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
     output_layouts=z_lies.layout,
     custom_call_api_version=1,
     legacy_backend_config=json.dumps({"onednn_matmul_config": turned}),
-    vmap_method="broadcast_all",
+    # One of several in a call, too, where it is made for each of many.
+    vmap_method="sequential" if shared else "broadcast_all",
   )(x_lies.named(x), y_lies.named(y))
   return z_lies.unnamed(z).reshape(shape)
 
