@@ -33,7 +33,7 @@ SMALLEST = 128  # positions of a block, where there are that many
 LARGEST = 512  # of one that sees all keys
 CACHED = 2**22  # bytes of scores at a time: two cores' caches
 CALLED = 2**25  # and with oneDNN, which has more of a cost at each call
-KEPT = 8  # times a head's width: the longest row whose softmax is kept
+KEPT = 16  # times a head's width: the longest row whose softmax is kept
 
 
 class How(NamedTuple):

@@ -148,16 +148,8 @@ def _of_narrow_weights(x_BYXC, w_YXCD, dy_BYXD, how: How) -> jax.Array:
     for i in range(K)
   ]
   dy_ME = _held(jnp.concatenate(rows, axis=-1)).reshape(-1, K * D)
-  if onednn.chosen():
-    found = [
-      _product("MC,ME->CE", _held(moved(j)).reshape(-1, C), dy_ME)
-      for j in range(K)
-    ]
-    dw_XCE = jnp.stack(found)
-  else:
-    # As one product: the compiler's library has a copy of one side turned.
-    x_MB = _held(jnp.concatenate([moved(j) for j in range(K)], axis=-1))
-    dw_XCE = weight_gradient("MB,BE->ME", x_MB.reshape(-1, K * C), dy_ME)
+  x_MB = _held(jnp.concatenate([moved(j) for j in range(K)], axis=-1))
+  dw_XCE = weight_gradient("MB,BE->ME", x_MB.reshape(-1, K * C), dy_ME)
   dw_XCYD = dw_XCE.reshape(K, C, K, D)
   return dw_XCYD.transpose(2, 0, 1, 3)
 
