@@ -143,6 +143,24 @@ def opened(path: Path, error: Failure = BadData) -> BinaryIO:
   return file
 
 
+def readable(path: str | Path) -> BinaryIO:
+  """A regular file of a user's data, links followed, open for reading.
+
+  What takes its place between a listing and this moment, a pipe say, is not
+  waited for. Raises OSError as open() does, and BadData for what is no file.
+  """
+  flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+  file = open(path, "rb", opener=lambda name, _: os.open(name, flags))
+  mode = os.fstat(file.fileno()).st_mode
+  if stat.S_ISREG(mode):
+    return file
+  file.close()
+  raise BadData(
+    f"{path} is not a regular file but {kind(mode)}, which took its place "
+    "after it was listed; run again"
+  )
+
+
 def content(path: Path, limit: int = LIMIT, error: Failure = BadData) -> bytes:
   """The bytes of a regular file, read only if there are at most `limit`."""
   size = regular(path, error).st_size

@@ -207,7 +207,7 @@ class Files:
       return (0, size) if whole else (0, 0)
     if self.validation == 0:
       return (0, 0) if held_out else (0, size)
-    with open(path, "rb") as f:
+    with files.readable(path) as f:
       cut = _cut(f, int(size * (1 - self.validation)), size, size)
     return (cut, size) if held_out else (0, cut)
 
@@ -259,7 +259,7 @@ def _cut(f: io.BufferedReader, at: int, stop: int, size: int) -> int:
 def _ranges(name, path, start, stop, size) -> list[tuple[tuple, int]]:
   """A plain file as ranges of about `size` bytes, cut after lines."""
   parts = []
-  with open(path, "rb") as f:
+  with files.readable(path) as f:
     at = start
     while at < stop:
       end = stop
@@ -273,7 +273,7 @@ def _ranges(name, path, start, stop, size) -> list[tuple[tuple, int]]:
 
 
 def _read_plain(name, path, start, stop, starts, ends) -> Document:
-  with open(path, "rb") as f:
+  with files.readable(path) as f:
     f.seek(start)
     data = f.read(stop - start)
   if len(data) != stop - start:

@@ -313,7 +313,7 @@ def _packed(name: str) -> bool:
 def _no_text(path: str) -> tuple[str, str]:
   """(why a file is no text that is read here, what it is), or two ""."""
   try:
-    with open(path, "rb") as f:
+    with files.readable(path) as f:
       head = f.read(HEAD)
   except OSError as e:
     raise BadData(f"{path}: cannot be read: {e.strerror}") from e
@@ -340,7 +340,7 @@ def _records(path: str, field: str = "") -> str:
   field: only if the first of them has it.
   """
   try:
-    with open(path, "rb") as f:
+    with files.readable(path) as f:
       line = b""
       while not line.strip() and (line := f.readline(LONGEST_ROW)):
         pass

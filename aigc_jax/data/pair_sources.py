@@ -125,7 +125,7 @@ def _pair(row, fields: tuple[str, str], place: Callable[[], str]) -> Pair:
 
 
 def _lines(path: Path, source: str, target: str) -> Iterator[Pair]:
-  with open(path, "rb") as f:
+  with files.readable(path) as f:
     number = 0
     while line := f.readline(LONGEST_ROW):
       number += 1

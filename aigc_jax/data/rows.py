@@ -9,6 +9,7 @@ import json
 import shlex
 import zlib
 
+from aigc_jax import files
 from aigc_jax.data.documents import Document
 from aigc_jax.data.listing import LONGEST_ROW
 from aigc_jax.errors import BadData, nearest
@@ -46,6 +47,7 @@ def _parquet(path):
       f"{path}: Parquet needs pyarrow: pip install 'aigc_jax[parquet]'"
     ) from e
   try:
+    files.readable(path).close()  # which would be waited for, if it is none
     return parquet.ParquetFile(path)
   except (pyarrow.ArrowException, OSError, UnicodeError) as e:
     raise BadData(f"{path}: not a Parquet file: {e}") from e
@@ -70,7 +72,7 @@ def parquet_rows(path: str, columns: tuple[str, ...]):
 
 def _read_lines(name, path, start, stop, field):
   """Rows whose line begins in [start, stop)."""
-  with open(path, "rb") as f:
+  with files.readable(path) as f:
     at = max(start - 1, 0)
     f.seek(at)
     if start:  # the line that began before belongs to the range before
@@ -87,7 +89,7 @@ def _read_lines(name, path, start, stop, field):
 
 def _place(path: str, offset: int) -> str:
   """ "file line 12" for the line that begins at `offset`."""
-  with open(path, "rb") as f:
+  with files.readable(path) as f:
     number = 1
     while offset:
       block = f.read(min(offset, 1 << 20))
@@ -98,7 +100,7 @@ def _place(path: str, offset: int) -> str:
 
 def _read_packed(name, path, field):
   try:
-    with gzip.open(path, "rb") as f:
+    with files.readable(path) as raw, gzip.open(raw) as f:
       number = 0
       while line := f.readline(LONGEST_ROW):
         number += 1
@@ -110,7 +112,7 @@ def _read_packed(name, path, field):
 
 
 def _read_array(name, path, field):
-  with open(path, "rb") as f:
+  with files.readable(path) as f:
     data = f.read(LONGEST_ROW + 1)
   if len(data) > LONGEST_ROW:
     raise BadData(

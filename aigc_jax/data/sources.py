@@ -26,7 +26,7 @@ from aigc_jax.data.files import Files
 from aigc_jax.data.rows import checked
 from aigc_jax.data.tfds_folders import check_folder, check_name
 from aigc_jax.errors import BadConfig, BadData, choose, nearest
-from aigc_jax.files import locked
+from aigc_jax.files import locked, readable
 
 AT_ONCE = 256  # records read in one call
 LARGEST_HASHED = 256 << 20  # a dataset up to this size is hashed by content
@@ -129,7 +129,7 @@ class Tfds:
     for path in files:
       digest.update(f"\n{path.name} {path.stat().st_size} ".encode())
       if total <= LARGEST_HASHED:
-        with open(path, "rb") as f:
+        with readable(path) as f:
           digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()
 

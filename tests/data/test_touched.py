@@ -3,7 +3,9 @@
 The store holds what the source was when it was listed, or there is none.
 """
 
+import importlib.util
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +17,10 @@ pytest.importorskip("PIL", reason="needs aigc_jax[images]")
 from aigc_jax.data import (  # noqa: E402
   columns,
   files,
+  listing,
+  pair_sources,
   preparation,
+  rows,
   sentences,
   writer,
 )
@@ -248,6 +253,42 @@ def test_text_that_became_longer_before_it_was_read_is_not_read_in_part(
   whole = made(tmp_path / "store", text_at(tmp_path / "text"))
   ids = whole.read(0, whole.tokens).clip(0, 255)
   assert bytes(ids.tolist()).count(b"a longer one\n") == 9
+
+
+def alarmed(*_):
+  raise TimeoutError("it is waited for")
+
+
+@pytest.mark.parametrize(
+  "read",
+  [
+    lambda path: files._read_plain("x", path, 0, 5, True, True),
+    lambda path: files._ranges("x", path, 0, 5, 1),
+    lambda path: list(rows._read_lines("x", path, 0, 5, "text")),
+    lambda path: list(rows._read_packed("x", path, "text")),
+    lambda path: list(rows._read_array("x", path, "text")),
+    lambda path: rows._place(path, 5),
+    lambda path: list(pair_sources._lines(path, "a", "b")),
+    listing._no_text,
+    listing._records,
+    pytest.param(
+      rows._parquet,
+      marks=pytest.mark.skipif(
+        not importlib.util.find_spec("pyarrow"), reason="aigc_jax[parquet]"
+      ),
+    ),
+  ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(read, tmp_path):
+  os.mkfifo(path := tmp_path / "x.txt")
+  before = signal.signal(signal.SIGALRM, alarmed)
+  signal.alarm(20)
+  try:
+    with pytest.raises(BadData, match="x.txt is not a regular file but a pipe"):
+      read(str(path))
+  finally:
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("given", ["images", "captions"], indirect=True)
