@@ -18,18 +18,13 @@ word and character errors. Scores come as a table and as JSON, each with
 its standard error and number of items.
 """
 
-import contextlib
 import dataclasses
 import functools
-import glob
 import gzip
-import json
 import lzma
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -38,19 +33,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aigc_jax import command, files, records, run, terminal
+from aigc_jax import command, files, run, terminal
 from aigc_jax.data import EvalSet
 from aigc_jax.data.pairs import Pairs, texts_fingerprint
 from aigc_jax.data.sound import Sound
-from aigc_jax.errors import BadConfig, BadData, StorageFailure, choose
+from aigc_jax.errors import BadConfig, BadData, choose
 from aigc_jax.evaluators import choices, formats, text_scores
 from aigc_jax.evaluators.choices import Estimate
 from aigc_jax.evaluators.drawn import Comparison
 from aigc_jax.evaluators.likelihood import LENGTH, Scorer
-from aigc_jax.evaluators.loss import RAW, Loss, results
+from aigc_jax.evaluators.loss import Loss, results
 from aigc_jax.evaluators.spoken import Spoken
 from aigc_jax.evaluators.word_errors import word_errors
-from aigc_jax.records import COUNT
+from aigc_jax.run.score_files import default_out, save
 from aigc_jax.sampling import transcripts, wordlist
 from aigc_jax.sampling.beam import Beams, search_texts
 from aigc_jax.sampling.decodes import Decodes
@@ -69,11 +64,6 @@ JUDGES = {
   "features": "a run that knows images by their labels",
   "recogniser": "a run that writes down speech",
 }
-# What a file of them holds.
-SCORES = {
-  "model": str, "step": COUNT, "weights?": str, "parameters?": str,
-  "scores": {str: {str: dict}},
-}  # fmt: skip
 
 
 def define_flags() -> None:
@@ -319,7 +309,7 @@ def by_search(found: Scores, words: Known | None = None) -> Scores:
     how += f"words_weight={words.weight}, words_reward={words.reward}"
   return {
     key: dataclasses.replace(
-      e, signature=f"{e.signature}; " * bool(e.signature) + how
+      e, signature=f"{e.signature}; {how}" if e.signature else how
     )
     for key, e in found.items()
   }
@@ -590,113 +580,6 @@ def signatures(scores: dict[str, Scores]) -> list[str]:
 def _text(text: str) -> Text:
   """For rich: brackets are brackets, and nothing moves the cursor."""
   return Text(terminal.shown(text))
-
-
-def default_out(loaded: run.Loaded, weights: str = RAW) -> str:
-  """DIR/evaluate/<step>.json of a run, <step>.average.json of its average.
-
-  Nothing for a Hugging Face folder.
-  """
-  if run.hf_folder(loaded.name) is not None:
-    return ""
-  which = "" if weights == RAW else f".{weights}"
-  folder = files.expanded(loaded.name)
-  return str(folder / "evaluate" / f"{loaded.step}{which}.json")
-
-
-def save(
-  path: Path, loaded: run.Loaded, scores: dict[str, Scores], weights: str = RAW
-) -> None:
-  """The scores as JSON; those of other sets in the file stay.
-
-  Also those that another process has put there since.
-  """
-  content = {
-    "model": loaded.name, "step": loaded.step, "weights": weights,
-    "parameters": loaded.digest,
-  }  # fmt: skip
-  own = path == Path(default_out(loaded, weights))
-  if own:
-    files.own_folder(path.parent)
-  with contextlib.ExitStack() as held:
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      held.enter_context(files.alone_in(path.parent))
-    except OSError as error:
-      raise StorageFailure(f"--out={path}: {error.strerror}") from None
-    kept, fault = {}, ""
-    if path.is_file():
-      try:
-        kept = _kept(path, content, own)
-      except BadData as error:
-        fault = str(error)
-    for name, values in scores.items():
-      kept[name] = {k: as_json(e) for k, e in values.items()}
-    text = json.dumps(content | {"scores": kept}, indent=1, allow_nan=False)
-    with _aside(path, fault) if fault else contextlib.nullcontext():
-      files.write_out(path, f"{text}\n")
-  print(f"written to {path}")
-
-
-@contextlib.contextmanager
-def _aside(path: Path, fault: str) -> Iterator[None]:
-  """Gives another name to a file that holds no scores: it is not ours.
-
-  It has its own again where nothing could be written in its place.
-  """
-  path = Path(os.path.realpath(path))  # a link is what the user chose
-  aside = path.with_name(f"{path.name}.unreadable")
-  others = len(list(path.parent.glob(f"{glob.escape(aside.name)}*")))
-  if others:  # an earlier one is not lost for this one
-    aside = path.with_name(f"{aside.name}.{others}")
-  try:
-    os.replace(path, aside)
-  except OSError as error:
-    raise StorageFailure(f"--out={path}: {error.strerror}") from None
-  try:
-    yield
-  except BaseException:
-    os.replace(aside, path)
-    raise
-  print(f"note: {fault}; it is {aside} now", file=sys.stderr)
-
-
-def _kept(path: Path, content: dict, own: bool) -> dict:
-  """The scores in a file of the same model, step and parameters.
-
-  own: whether it lies in the work directory of the model, which may be called
-  by another name each time. Raises BadData for a file that holds no scores.
-  """
-  path = Path(os.path.realpath(path))  # a link is what the user chose
-  old = records.check(files.read_json(path), SCORES, str(path))
-  # Files of before say of no other weights, and not which parameters.
-  old = {"weights": RAW, "parameters": content["parameters"]} | old
-  told = ("step", "weights", "parameters")
-  same = all(old[key] == content[key] for key in told)
-  one = own or _place(old["model"]) == _place(content["model"])
-  return old["scores"] if same and one else {}
-
-
-def _place(model: str) -> str:
-  """A work directory or hf:FOLDER, in full."""
-  folder = model.removeprefix("hf:")
-  # Of a user who is gone, or no path at all.
-  with contextlib.suppress(BadConfig, ValueError):
-    where = os.path.realpath(files.expanded(folder))
-    return model[: len(model) - len(folder)] + where
-  return model
-
-
-def as_json(e: Estimate) -> dict:
-  """An estimate without what it lacks; JSON has no infinities."""
-  found = dataclasses.asdict(e)
-  if not math.isfinite(e.value):
-    found["value"] = None
-  if math.isnan(e.error):
-    del found["error"]
-  if not e.signature:
-    del found["signature"]
-  return found
 
 
 if __name__ == "__main__":

@@ -127,14 +127,19 @@ def is_there(path: Path) -> bool:
     return False
 
 
+def _unwaiting(path: str | Path) -> BinaryIO:
+  """open() for reading, at once even where nobody writes to a pipe."""
+  more = os.O_NONBLOCK | os.O_NOCTTY
+  return open(path, "rb", opener=lambda name, how: os.open(name, how | more))
+
+
 def opened(path: Path, error: Failure = BadData) -> BinaryIO:
   """A regular file, as `regular` has it, open for reading."""
   expected = regular(path, error)
   try:
     # What takes its place in this moment is not waited for.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    file = open(fd, "rb")
-    found = os.fstat(fd)
+    file = _unwaiting(path)
+    found = os.fstat(file.fileno())
   except OSError as e:
     raise error(f"{path} cannot be read: {_why(e)}") from None
   if (found.st_dev, found.st_ino) != (expected.st_dev, expected.st_ino):
@@ -149,8 +154,7 @@ def readable(path: str | Path) -> BinaryIO:
   What takes its place between a listing and this moment, a pipe say, is not
   waited for. Raises OSError as open() does, and BadData for what is no file.
   """
-  flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-  file = open(path, "rb", opener=lambda name, _: os.open(name, flags))
+  file = _unwaiting(path)
   mode = os.fstat(file.fileno()).st_mode
   if stat.S_ISREG(mode):
     return file

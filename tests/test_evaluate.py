@@ -27,6 +27,7 @@ from aigc_jax.evaluators.likelihood import Scorer
 from aigc_jax.models import MODELS
 from aigc_jax.objectives import OBJECTIVES
 from aigc_jax.presets import skeleton
+from aigc_jax.run import score_files
 from aigc_jax.sampling.words import Known
 from tests import fresh, seq2seq
 from tests.sweep import sweep
@@ -227,7 +228,7 @@ def test_scores_that_two_commands_add_at_once_are_all_there(
 ):
   estimate = {"acc": Estimate(0.5, 0.1, 4)}
   path = tmp_path / "x.json"
-  kept, met = evaluate._kept, threading.Barrier(2)
+  kept, met = score_files._kept, threading.Barrier(2)
 
   def slowly(*args):
     found = kept(*args)
@@ -236,7 +237,7 @@ def test_scores_that_two_commands_add_at_once_are_all_there(
     return found
 
   evaluate.save(path, loaded, {"first": estimate})
-  monkeypatch.setattr(evaluate, "_kept", slowly)
+  monkeypatch.setattr(score_files, "_kept", slowly)
   ends = [
     threading.Thread(target=evaluate.save, args=(path, loaded, {n: estimate}))
     for n in ("one", "two")

@@ -115,21 +115,28 @@ class Files:
     Raises BadData where one is not as long as when it was found: it would be
     read that far, and its end be missing.
     """
-    found = self._state()
-    for _, path, size in self._found.files:
-      with contextlib.suppress(OSError):
-        if os.stat(path).st_size != size:
-          raise changed(self.name)
-    return found
+    statuses = self._statuses()
+    for (_, _, size), status in zip(self._found.files, statuses, strict=True):
+      if status is not None and status.st_size != size:
+        raise changed(self.name)
+    return self._state(statuses)
 
-  def _state(self) -> str:
-    """sha256 over path, size and times of every file."""
-    state = hashlib.sha256(b"state 3")
+  def _statuses(self) -> list[os.stat_result | None]:
+    """Of every file; None of one that is gone."""
+    found: list[os.stat_result | None] = []
     for _, path, _ in self._found.files:
       try:
-        line = f"{path}\n{state_of(os.stat(path))}\n"
+        found.append(os.stat(path))
       except OSError:
-        line = f"{path}\ngone\n"
+        found.append(None)
+    return found
+
+  def _state(self, statuses: list[os.stat_result | None]) -> str:
+    """sha256 over path, size and times of every file."""
+    state = hashlib.sha256(b"state 3")
+    for (_, path, _), status in zip(self._found.files, statuses, strict=True):
+      is_now = "gone" if status is None else state_of(status)
+      line = f"{path}\n{is_now}\n"
       state.update(line.encode("utf-8", "surrogateescape"))
     return state.hexdigest()
 
@@ -229,7 +236,7 @@ class Files:
 
   def unchanged(self) -> bool:
     """Whether the files are what the fingerprint says."""
-    return self._state() == self.state
+    return self._state(self._statuses()) == self.state
 
 
 def _name(path: str) -> str:

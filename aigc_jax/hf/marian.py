@@ -12,6 +12,7 @@ from aigc_jax.hf.llama import layer_norm, linear
 from aigc_jax.hf.settings import ACTIVATIONS, Settings
 from aigc_jax.hf.t5 import PLAIN, start_of
 from aigc_jax.hf.table import Family, Row
+from aigc_jax.layers.position import sinusoids
 
 SHARED = "model.shared.weight"
 EPS = 1e-5  # of their norms, which no config.json says
@@ -48,9 +49,8 @@ ROWS = (
 
 def positions(k: Mapping, rows: int) -> np.ndarray:
   """The fixed positions, which transformers reads where a folder has them."""
-  dim = k["dim"]
-  angle = np.arange(rows)[:, None] / 10_000 ** (2 * (np.arange(dim) // 2) / dim)
-  return np.concatenate([np.sin(angle[:, ::2]), np.cos(angle[:, 1::2])], axis=1)
+  at_1T = np.arange(rows)[None]
+  return np.asarray(sinusoids(at_1T, k["dim"], np.float32, closed=False)[0])
 
 
 def settings(c: Settings) -> dict:

@@ -38,6 +38,13 @@ LYING = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def read_for_this_cpu(monkeypatch):
+  """Laws are of the CPUs that oneDNN's rule was read for, wherever they run."""
+  monkeypatch.setattr(onednn, "WIDER", "")
+  monkeypatch.setattr(onednn, "_cache", lambda: onednn.CACHE)
+
+
 def draw(seed, shape):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -165,6 +172,21 @@ def test_attention_to_many_positions_never_stands_still():
   environ = dict(os.environ, XLA_FLAGS="")
   script = [sys.executable, "-c", ATTENDS]
   subprocess.run(script, env=environ, timeout=300, check=True)
+
+
+@pytest.mark.parametrize(
+  "change", [{"WIDER": "fpu"}, {"_cache": lambda: 0}], ids=["wider", "unknown"]
+)
+def test_on_another_cpu_no_product_is_one_of_several(change, monkeypatch):
+  monkeypatch.setattr(onednn, "_instructions", lambda: {"fpu"})
+  for name, value in change.items():
+    monkeypatch.setattr(onednn, name, value)
+  x, y = draw(0, (2, 8, 16)), draw(1, (2, 16, 8))
+  assert onednn.einsum("BTD,BDF->BTF", x, y) is None
+  assert onednn.einsum("TD,DF->TF", x[0], y[0]) is not None
+  f, given = attention(2, 128, 3, 16)
+  with jax.set_mesh(mesh_of_one()):
+    assert calls(f, *given) == 0
 
 
 def test_what_is_no_product_of_two_matrices_is_left_to_the_compiler():

@@ -89,12 +89,8 @@ def attend(
       bias_1NTS = jnp.pad(bias_1NTS, [(0, 0)] * 3 + more[1:2])
     size = size or LARGEST
   size = min(size or max(SMALLEST, -(-T // BLOCKS)), T)
-  by_onednn = onednn.chosen()
-  if by_onednn:
-    # A product for each group of heads in one call: none may be shared.
-    most = onednn.rows_at_most(whole, H) // (N // K)
-    by_onednn = min(T, H) > onednn.THIN and most >= min(SMALLEST, T)
-    size = min(size, most - most % LANES) if by_onednn and most < T else size
+  unshared = _unshared(size, T, whole, H, N // K) if onednn.chosen() else 0
+  by_onednn, size = unshared > 0, unshared or size
   # The queries of a group meet its keys as one matrix, and have to lie as one.
   lie = TOGETHER if by_onednn and N == K else APART
   # The softmax of a query of S keys is S / H times its size: up to KEPT times,
@@ -116,6 +112,18 @@ def attend(
   q_BKGTH, k_BKSH, v_BKSH = map(_in_one_pass, (q_BKGTH, k_BKSH, v_BKSH))
   y_BKGTH = _attend(how, q_BKGTH, k_BKSH, v_BKSH, segments, bias_KGTS)
   return y_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _unshared(size: int, T: int, S: int, H: int, heads: int) -> int:
+  """Of at most `size` queries, how many oneDNN takes at once; 0 if too few.
+
+  Each group's heads are one product, several of which are made in one call, and
+  of those no threads may share one.
+  """
+  most = onednn.rows_at_most(S, H) // heads
+  if min(T, H) <= onednn.THIN or most < min(SMALLEST, T):
+    return 0
+  return size if most >= T else min(size, most - most % LANES)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

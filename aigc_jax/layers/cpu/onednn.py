@@ -36,9 +36,9 @@ _chosen = contextvars.ContextVar("onednn", default=False)
 
 @contextlib.contextmanager
 def preferred(chosen: bool = True):
-  """What is traced in here multiplies by oneDNN; on one CPU, where `usable`.
+  """What is traced in here multiplies by oneDNN, or not if it is not `chosen`.
 
-  Or not by it.
+  On one CPU, where it is `usable`.
   """
   token = _chosen.set(chosen)
   try:
