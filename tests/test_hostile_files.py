@@ -124,7 +124,7 @@ def read_fingerprint(folder: Path) -> None:
   source = open_source(text_source(folder / "x.txt"), validation=0.1,
                        root=folder / "root")  # fmt: skip
   shutil.copy(folder / "kept.json", folder / "root" / "fingerprints" /
-              f"{source._state()[:32]}.json")  # fmt: skip
+              f"{source.state[:32]}.json")  # fmt: skip
   assert len(source.fingerprint) == 64
 
 
